@@ -1,0 +1,1 @@
+"""Make a data set of hand gesture photographs with texts that name the gesture."""

@@ -1,0 +1,16 @@
+"""The command `handdata`: the table of its commands. Their flags are in `verbs`."""
+
+import sys
+
+from handdata import commands
+
+ABOUT = "Make a dataset of hand gesture photographs, with texts that name the gesture, out of HaGRID's archives."
+
+COMMANDS: commands.Table = {
+    "assets": "fetch and verify model files",
+}
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(commands.main("handdata", ABOUT, COMMANDS, sys.argv[1:]))

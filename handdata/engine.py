@@ -1,0 +1,250 @@
+"""Run a stage over all shards of a build: in a plain loop, in several processes, or on a Ray cluster.
+
+A stage is a class. Its constructor loads the model; its call takes columns (a dict of equal-length lists) and returns
+the columns it adds, with `reason` (None where all is well). This module alone knows that there are engines.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from handdata.errors import Unfinished, UserError
+from handdata.record import (
+    REASONS,
+    STAGE_COLUMNS,
+    image_path,
+    read_manifest,
+    shard_count,
+    shard_path,
+    write_table,
+)
+
+Columns = dict[str, list[Any]]
+
+
+class Stage(Protocol):
+    """What the engine asks of a stage. `options` is the stage's frozen dataclass."""
+
+    name: ClassVar[str]  # its folder in the build and its key in STAGE_COLUMNS
+    version: ClassVar[int]  # raised when a change of the code changes what comes out
+    inputs: ClassVar[tuple[str, ...]]  # columns it reads; `image` is the bytes of the stored file
+    final_reasons: ClassVar[frozenset[str]]  # reasons that the same input will always give: not tried again
+
+    @staticmethod
+    def fingerprint(options: Any) -> Any: ...  # as JSON: what else decides the output (options, prompt, model)
+    def __init__(self, options: Any) -> None: ...
+    def __call__(self, columns: Columns) -> Columns: ...
+
+
+@dataclass
+class StageReport:
+    """What became of the rows of one stage."""
+
+    rows: int = 0
+    kept_shards: int = 0  # were finished and made from the same inputs
+    made_shards: int = 0
+    failed: Counter[str] = field(default_factory=Counter)  # rows by reason
+
+
+def run(
+    stage: type[Stage], options: Any, build: Path, engine: str = "local", workers: int = 1, progress: bool = True
+) -> StageReport:
+    """Bring one stage of a build up to date and return what became of its rows.
+
+    Shards that are finished, made from the same inputs and free of failures that a second try could mend are kept.
+    The rows do not depend on the engine or the number of workers. Raises whatever the stage raises.
+    """
+    from tqdm import tqdm
+
+    rows = read_manifest(build, columns=["image_id"]).num_rows
+    remove_partial_files(build / stage.name)
+    arguments = {"stage": stage, "options": options, "build": build}
+    report = StageReport()
+    with tqdm(total=rows, desc=stage.name, unit="row", disable=None if progress else True) as bar:
+        for outcome in ENGINES[engine](arguments, shard_count(rows), workers):
+            report.rows += outcome["rows"]
+            report.made_shards += outcome["made"]
+            report.kept_shards += not outcome["made"]
+            report.failed.update(outcome["failed"])
+            bar.update(outcome["rows"])
+    return report
+
+
+class ShardWorker:
+    """Make one shard of a stage: the callable that every engine hands the numbers of the shards to."""
+
+    def __init__(self, stage: type[Stage], options: Any, build: Path) -> None:
+        self.stage, self.options, self.build = stage, options, build
+        self._loaded: Stage | None = None  # the model is loaded for the first shard that needs it
+
+    def __call__(self, shard: int) -> dict[str, Any]:
+        """Bring one shard up to date; return `rows`, `made` (bool) and `failed` (rows by reason)."""
+        columns, failed_earlier = read_inputs(self.build, self.stage.inputs, shard, self.stage.name)
+        key = input_key(self.stage, self.options, columns, failed_earlier)
+        path = shard_path(self.build, self.stage.name, shard)
+        reasons = _finished_reasons(path, key, self.stage.final_reasons)
+        made = reasons is None
+        if reasons is None:
+            if self._loaded is None:
+                self._loaded = self.stage(self.options)
+            table = _make(self._loaded, columns, failed_earlier)
+            write_table(table.replace_schema_metadata({"hand1000:key": key}), path)
+            reasons = table["reason"].to_pylist()
+        return {"rows": len(reasons), "made": made, "failed": Counter(filter(None, reasons))}
+
+
+def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: str) -> tuple[Columns, list[bool]]:
+    """Return a shard's rows as columns, from the manifest and the stages that fill them, and which rows failed earlier.
+
+    `image_id` is always among the columns; `image` is the bytes of the stored file, None where it is missing. Raises
+    `UserError` where a stage that fills an input has not been run.
+    """
+    manifest = read_manifest(build, shard)
+    columns: Columns = {"image_id": manifest["image_id"].to_pylist()}
+    suppliers = {name for name, schema in STAGE_COLUMNS.items() if set(schema.names) & set(inputs)}
+    if "image" in inputs and (build / "fetch").is_dir():
+        suppliers.add("fetch")
+    failed = [False] * manifest.num_rows
+    for supplier in STAGE_COLUMNS:
+        if supplier not in suppliers:
+            continue
+        path = shard_path(build, supplier, shard)
+        if not path.exists():
+            raise UserError(f"'{stage}' needs shard {shard} of '{supplier}', which {build} lacks: run '{supplier}' first")
+        table = pq.read_table(path)
+        assert table["image_id"].equals(manifest["image_id"]), f"{path} holds other rows than the manifest"
+        reasons = table["reason"].to_pylist()
+        failed = [before or reason is not None for before, reason in zip(failed, reasons, strict=True)]
+        columns.update({name: table[name].to_pylist() for name in inputs if name in table.column_names})
+    for name in inputs:
+        if name == "image":
+            places = zip(manifest["gesture"].to_pylist(), columns["image_id"], strict=True)
+            columns["image"] = [_read_bytes(image_path(build, *place)) for place in places]
+        elif name not in columns:
+            columns[name] = manifest[name].to_pylist()
+    return columns, failed
+
+
+def input_key(stage: type[Stage], options: Any, columns: Columns, failed_earlier: list[bool]) -> str:
+    """Return the sha256 of all that decides a shard's content: the stage, its options and its rows."""
+    digest = hashlib.sha256()
+    head = [stage.name, stage.version, stage.fingerprint(options), failed_earlier]
+    digest.update(json.dumps(head, sort_keys=True).encode())
+    for name in sorted(columns):
+        values = columns[name]
+        if name == "image":
+            values = [value and hashlib.sha256(value).hexdigest() for value in values]
+        digest.update(json.dumps([name, values]).encode())
+    return digest.hexdigest()
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what killed processes left behind."""
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
+
+
+def _make(stage: Stage, columns: Columns, failed_earlier: list[bool]) -> pa.Table:
+    """Call the stage on the rows that have not failed, put the others back between them."""
+    schema = STAGE_COLUMNS[stage.name]
+    todo = [index for index, failed in enumerate(failed_earlier) if not failed]
+    found = stage({name: [values[index] for index in todo] for name, values in columns.items()}) if todo else {}
+    rows = len(failed_earlier)
+    table: Columns = {name: [None] * rows for name in schema.names}
+    table |= {"image_id": columns["image_id"], "reason": ["failed-earlier"] * rows}
+    for name in [*schema.names, "reason"] if todo else []:
+        assert len(found[name]) == len(todo), f"{stage.name} returned {len(found[name])} of {len(todo)} {name}"
+        for index, value in zip(todo, found[name], strict=True):
+            table[name][index] = value
+    unknown = set(filter(None, table["reason"])) - set(REASONS)
+    assert not unknown, f"{stage.name} gave reasons that record.REASONS does not explain: {unknown}"
+    return pa.table(table, schema=pa.schema([("image_id", pa.string()), *schema, ("reason", pa.string())]))
+
+
+def _finished_reasons(path: Path, key: str, final: frozenset[str]) -> list[str | None] | None:
+    """Return the reasons of a finished shard, None if it must be made (anew)."""
+    if not path.exists() or (pq.read_metadata(path).metadata or {}).get(b"hand1000:key") != key.encode():
+        return None
+    reasons: list[str | None] = pq.read_table(path, columns=["reason"])["reason"].to_pylist()
+    again = set(filter(None, reasons)) - final - {"failed-earlier"}
+    return None if again else reasons
+
+
+def _read_bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _run_local(arguments: dict[str, Any], shards: int, workers: int) -> Iterator[dict[str, Any]]:
+    if workers == 1 or shards <= 1:
+        yield from map(ShardWorker(**arguments), range(shards))
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
+    context = multiprocessing.get_context("spawn")  # model libraries keep threads, which do not survive a fork
+    with ProcessPoolExecutor(min(workers, shards), context, _start_worker, (arguments,)) as pool:
+        futures = [pool.submit(_work, shard) for shard in range(shards)]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            name = arguments["stage"].name
+            raise Unfinished(f"a worker of '{name}' was killed, perhaps for memory: use fewer workers") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: ShardWorker
+
+
+def _start_worker(arguments: dict[str, Any]) -> None:
+    global _worker  # one per process of the pool, so that its model is loaded once
+    _worker = ShardWorker(**arguments)
+
+
+def _work(shard: int) -> dict[str, Any]:
+    return _worker(shard)
+
+
+def _run_ray(arguments: dict[str, Any], shards: int, workers: int) -> Iterator[dict[str, Any]]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports usage to its maker unless told not to
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--engine ray needs Ray: pip install 'hand1000[ray]'") from None
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    arguments = {**arguments, "build": arguments["build"].absolute()}
+    numbers = ray.data.range(shards, override_num_blocks=shards)
+    outcomes = numbers.map_batches(
+        _RayShardWorker, batch_size=1, concurrency=min(workers, shards), fn_constructor_kwargs=arguments
+    )
+    try:
+        for row in outcomes.iter_rows():
+            yield json.loads(row["outcome"])
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, (UserError, Unfinished)) else error from None
+
+
+class _RayShardWorker(ShardWorker):
+    """Ray Data's batches are dicts of arrays: here one array with the number of one shard."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return {"outcome": [json.dumps(super().__call__(int(batch["id"][0])))]}
+
+
+ENGINES = {"local": _run_local, "ray": _run_ray}

@@ -1,0 +1,36 @@
+"""HaGRID's 33 gestures and our words for them, from `prompts/gestures.toml`."""
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from handdata.errors import UserError
+from handdata.resources import resource
+
+PAPER_GESTURES = ("call", "four", "like", "mute", "ok", "palm")  # Hand1000, section 4
+
+
+@dataclass(frozen=True)
+class Gesture:
+    phrase: str  # what the text of a row holds exactly once
+    words: tuple[str, ...]  # other words that name the gesture; an error in the text of another gesture
+    facing: Literal["palm", "back", "side", "any"]  # the side of the hand that the viewer sees
+    hands: int  # how many hands make it: 1 or 2
+
+
+@cache
+def gestures() -> dict[str, Gesture]:
+    """Return all gestures by HaGRID's name, in alphabetical order."""
+    table = tomllib.loads(resource("prompts/gestures.toml").read_text(encoding="utf-8"))
+    return {name: Gesture(**{**row, "words": tuple(row["words"])}) for name, row in table.items()}
+
+
+def require(names: tuple[str, ...]) -> None:
+    """Raise `UserError` for the first name that is not one of HaGRID's gestures."""
+    import difflib
+
+    for name in names:
+        if name not in gestures():
+            near = difflib.get_close_matches(name, gestures(), n=1, cutoff=0.0)
+            raise UserError(f"'{name}' is not one of HaGRID's 33 gestures; did you mean '{near[0]}'?")

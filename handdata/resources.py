@@ -1,0 +1,17 @@
+"""Find the project's own data files, `prompts/` and `manifests/`, in a wheel or in a checkout."""
+
+from pathlib import Path
+
+_PACKED = Path(__file__).parent / "_data"  # where the wheel carries them (pyproject.toml, force-include)
+
+
+def resource(name: str) -> Path:
+    """Return the path of a shipped data file or folder, such as `manifests/assets.toml`.
+
+    Raises `FileNotFoundError` if this version ships no such file.
+    """
+    root = _PACKED if _PACKED.is_dir() else _PACKED.parent.parent
+    path = root / name
+    if not path.exists():
+        raise FileNotFoundError(f"{name} is not among the files that hand1000 ships ({root})")
+    return path

@@ -1,0 +1,3 @@
+from handtrain.cli import main
+
+main()

@@ -1,0 +1,14 @@
+"""The command `handtrain`: the table of its commands. Their flags are in `verbs`."""
+
+import sys
+
+from handdata import commands
+
+ABOUT = "Fine-tune Stable Diffusion on the photographs of one hand gesture, generate images and evaluate their hands."
+
+COMMANDS: commands.Table = {}
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(commands.main("handtrain", ABOUT, COMMANDS, sys.argv[1:]))
