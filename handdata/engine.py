@@ -118,7 +118,7 @@ def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: str) ->
             continue
         path = shard_path(build, supplier, shard)
         if not path.exists():
-            raise UserError(f"'{stage}' needs shard {shard} of '{supplier}', which {build} lacks: run '{supplier}' first")
+            raise UserError(f"'{stage}' needs '{supplier}', of which {build} lacks shard {shard}: run that first")
         table = pq.read_table(path)
         assert table["image_id"].equals(manifest["image_id"]), f"{path} holds other rows than the manifest"
         reasons = table["reason"].to_pylist()
