@@ -292,14 +292,15 @@ def _archive(options: RenderOptions, tasks: list[Task], folder: Path) -> None:
 
 @contextmanager
 def _archive_file(path: Path, zip64: bool) -> Iterator[zipfile.ZipFile]:
-    from unittest import mock
-
     partial_file = path.with_name(f".{path.name}.partial")
-    # zipfile writes zip64 structures above these limits; lower limits give them to small archives
-    limits = {"ZIP64_LIMIT": 0, "ZIP_FILECOUNT_LIMIT": 0} if zip64 else {}
-    with mock.patch.multiple(zipfile, **limits):
+    limits = zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT
+    if zip64:  # zipfile writes zip64 structures above these limits: without them, to small archives too
+        zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT = 0, 0
+    try:
         with zipfile.ZipFile(partial_file, "w") as archive:
             yield archive
+    finally:
+        zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT = limits
     partial_file.replace(path)
 
 
