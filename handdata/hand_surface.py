@@ -20,7 +20,7 @@ PALM, SLEEVE = 0, 9  # groups; 1 to 5 are the fingers' own, 6 a sixth finger's
 _MISS = 1e4  # mm: no surface near
 _HIT = 0.8  # mm: nearer than this a ray has met the surface
 _COARSE = 4  # pixels between the rays of the first march
-_COARSE_STEPS, _FINE_STEPS, _GRAZING_STEPS = 12, 4, 40
+_COARSE_STEPS, _FINE_STEPS, _GRAZING_STEPS = 12, 4, 24
 _OPEN = np.float32(9.0)  # mm over which the surroundings shade a point
 _SHADOW_REACHES = (7.0, 16.0, 32.0)  # mm towards the light at which something may be in its way
 
@@ -179,7 +179,7 @@ def _coarse_depth(capsules: list[Capsule], camera: Camera, box: Box) -> Floats:
     depth = np.full(rays.shape[1], near, np.float32)
     far = camera.distance * 2
     for _ in range(_COARSE_STEPS):
-        points = rays * depth + low.eye  # (3, n)
+        points = rays * depth + low.eye[:, :, 0]  # (3, n)
         offset = points[None] - a[:, :, None]  # (capsules, 3, n)
         h = np.clip(np.einsum("cxn,cx->cn", offset, bone / (bone**2).sum(axis=1, keepdims=True)), 0, 1)
         offset -= h[:, None] * bone[:, :, None]
@@ -225,7 +225,7 @@ def _fine_depth(field: "_Field", depth: Floats) -> Floats:
 def _secant(distance: Floats, before: Floats, step: Floats) -> Floats:
     """Return the next step along a ray: longer where the last one came little nearer, as on slanted surfaces."""
     stretch = step / np.maximum(before - distance, np.float32(1e-3))
-    return distance * np.clip(stretch, 0.95, 2.5)
+    return distance * np.clip(stretch, 0.95, 1.5)
 
 
 def _surroundings(
@@ -236,9 +236,8 @@ def _surroundings(
     blocks = points.reshape(3, half.shape[0], 2, half.shape[1], 2).transpose(2, 4, 0, 1, 3).reshape(4, 3, *half.shape)
     around = normals.reshape(3, half.shape[0], 2, half.shape[1], 2).transpose(2, 4, 0, 1, 3).reshape(4, 3, *half.shape)
     front = blocks[:, 2].argmax(axis=0)  # of four pixels the nearest speaks for all
-    which = (front[None, None],)
-    place = np.take_along_axis(blocks, which[0], axis=0)[0]
-    normal = np.take_along_axis(around, which[0], axis=0)[0]
+    place = np.take_along_axis(blocks, front[None, None], axis=0)[0]
+    normal = np.take_along_axis(around, front[None, None], axis=0)[0]
     free = np.clip(half.distance(place + _OPEN * normal, _OPEN + 2) / _OPEN, 0, 1)
     lit = np.ones_like(free)
     towards = light.astype(np.float32)[:, None, None]
@@ -259,8 +258,6 @@ class _Field:
         rays = np.stack([*np.meshgrid(x, y), -np.ones(self.shape)])
         self.rays = rays.astype(np.float32)  # (3, rows, columns), per mm of depth
         self.eye = np.array([0, 0, camera.distance], np.float32)[:, None, None]
-        if not capsules:
-            self.eye = self.eye[:, :, 0]
         self._places: dict[float, list[tuple[int, Slices]]] = {}
 
     def points(self, depth: Floats) -> Floats:
@@ -309,16 +306,16 @@ class _Field:
     def _of(self, margin: float) -> list[tuple[int, Slices]]:
         """Return the numbers of the capsules in sight and the pixels that each can cover."""
         if margin not in self._places:
-            places = ((number, self._slices(capsule, margin)) for number, capsule in enumerate(self.capsules))
-            self._places[margin] = [(number, place) for number, place in places if place is not None]
+            size = (self.box[1], self.box[3])
+            blends = np.array([capsule.blend for capsule in self.capsules])
+            boxes = _screen_boxes(self.capsules, self.camera, size, margin + 0.5 * blends)
+            boxes = np.maximum(boxes - np.repeat(self.box[::2], 2), 0)
+            self._places[margin] = [
+                (number, (slice(top, bottom), slice(left, right)))
+                for number, (top, bottom, left, right) in enumerate(boxes.tolist())
+                if bottom > top and right > left
+            ]
         return self._places[margin]
-
-    def _slices(self, capsule: Capsule, margin: float) -> Slices | None:
-        size = (self.box[1], self.box[3])
-        top, bottom, left, right = _screen_box([capsule], self.camera, size, margin + 0.5 * capsule.blend)
-        top, left = max(top, self.box[0]) - self.box[0], max(left, self.box[2]) - self.box[2]
-        bottom, right = bottom - self.box[0], right - self.box[2]
-        return (slice(top, bottom), slice(left, right)) if bottom > top and right > left else None
 
 
 def _distance_of_list(capsules: list[Capsule], points: Floats) -> Floats:
@@ -376,19 +373,24 @@ def _even(box: Box) -> Box:
     return (box[0] // 2 * 2, -(-box[1] // 2) * 2, box[2] // 2 * 2, -(-box[3] // 2) * 2)
 
 
-def _screen_box(
-    capsules: list[Capsule], camera: Camera, size: tuple[int, int], margin: float = 1.0
-) -> tuple[int, int, int, int]:
-    """Return first and end row, first and end column of the pixels that capsules and a margin in mm can cover."""
-    centres = np.concatenate([[c.a, c.b] for c in capsules])
-    radii = np.concatenate([[c.ra, c.rb] for c in capsules]) + margin
-    nearest = np.maximum(camera.distance - centres[:, 2] - radii, 30.0)
-    places, reach = camera.project(centres), radii * camera.focal / nearest
-    low = np.floor((places - reach[:, None]).min(axis=0)).astype(int)
-    high = np.ceil((places + reach[:, None]).max(axis=0)).astype(int) + 1
-    return (
-        int(np.clip(low[1], 0, size[0])),
-        int(np.clip(high[1], 0, size[0])),
-        int(np.clip(low[0], 0, size[1])),
-        int(np.clip(high[0], 0, size[1])),
-    )
+def _screen_boxes(
+    capsules: list[Capsule], camera: Camera, size: tuple[int, int], margin: float | Array
+) -> NDArray[np.int64]:
+    """Return per capsule (n, 4) first and end row, first and end column that it and a margin in mm can cover."""
+    centres = np.array([[c.a, c.b] for c in capsules])  # (n, 2, 3)
+    radii = np.array([[c.ra, c.rb] for c in capsules]) + np.reshape(margin, (-1, 1))
+    nearest = np.maximum(camera.distance - centres[..., 2] - radii, 30.0)
+    places = camera.project(centres.reshape(-1, 3)).reshape(-1, 2, 2)
+    reach = (radii * camera.focal / nearest)[..., None]
+    low = np.clip(np.floor((places - reach).min(axis=1)).astype(int), 0, size[::-1])
+    high = np.clip(np.ceil((places + reach).max(axis=1)).astype(int) + 1, 0, size[::-1])
+    return np.stack([low[:, 1], high[:, 1], low[:, 0], high[:, 0]], axis=1)
+
+
+def _screen_box(capsules: list[Capsule], camera: Camera, size: tuple[int, int], margin: float) -> Box:
+    boxes = _screen_boxes(capsules, camera, size, margin)
+    seen = boxes[(boxes[:, 1] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 2])]
+    assert len(seen), "no part of the hand is in the picture"
+    top, _, left, _ = seen.min(axis=0).tolist()
+    _, bottom, _, right = seen.max(axis=0).tolist()
+    return (top, bottom, left, right)
