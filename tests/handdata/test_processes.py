@@ -35,5 +35,5 @@ def test_what_a_worker_raises_is_raised_as_it_is():
 
 
 def test_a_killed_worker_is_one_sentence_that_says_what_to_do():
-    with pytest.raises(Unfinished, match="worker of 'numbers' was killed.* fewer --workers"):
+    with pytest.raises(Unfinished, match=r"worker of 'numbers' was killed.* fewer --workers"):
         list(map_unordered(die_at_three, range(20), 2, "numbers"))
