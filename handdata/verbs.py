@@ -1,6 +1,6 @@
 """The flags of every `handdata` command: one frozen dataclass each, whose call runs the driver."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +40,7 @@ class Render:
     """
 
     out: Path  # folder for <gesture>.zip, annotations.zip and truth.jsonl
-    options: Annotated[RenderOptions, tyro.conf.arg(name="")] = RenderOptions()
+    options: Annotated[RenderOptions, tyro.conf.arg(name="")] = field(default_factory=RenderOptions)
     workers: int = 0  # processes; 0: as many as there are cores
     dry_run: bool = False  # only say what would be drawn
 
