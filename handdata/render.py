@@ -145,7 +145,7 @@ def draw_task(task: Task, options: RenderOptions) -> tuple[bytes, dict[str, Any]
     picture = draw_picture(person, label, second, options.size, rng, options.malformed and task.kind != "idle")
     buffer = io.BytesIO()
     picture.image.save(buffer, "JPEG", quality=_QUALITY)
-    record = _record(picture, user, rng, options.oddities)
+    annotation = record(picture, user, rng, options.oddities)
     truth = {
         "image_id": image_id(task, options),
         "gesture": task.gesture,
@@ -156,7 +156,7 @@ def draw_task(task: Task, options: RenderOptions) -> tuple[bytes, dict[str, Any]
         **picture.attributes,
         "hands": picture.hands,
     }
-    return buffer.getvalue(), record, truth
+    return buffer.getvalue(), annotation, truth
 
 
 def image_id(task: Task, options: RenderOptions) -> str:
@@ -172,7 +172,7 @@ def _person(task: Task, options: RenderOptions) -> tuple[str, Any]:
     return user, draw_person(np.random.default_rng(entropy))
 
 
-def _record(picture: Picture, user: str, rng: np.random.Generator, oddities: bool) -> dict[str, Any]:
+def record(picture: Picture, user: str, rng: np.random.Generator, oddities: bool) -> dict[str, Any]:
     """Return v2-1M's record, here and there with the gaps that HaGRID's own have."""
     landmarks = [hand["joints_2d"] for hand in picture.hands]
     united: dict[str, Any] = {"united_bbox": None, "united_label": None}
@@ -209,7 +209,8 @@ def _finished(options: RenderOptions, folder: Path) -> bool:
 
 def _start(options: RenderOptions, folder: Path) -> None:
     """Clear away what was drawn with other options; keep what was drawn with these."""
-    (folder / "render.json").unlink(missing_ok=True)
+    for name in ("render.json", "annotations.zip", "truth.jsonl", *(f"{gesture}.zip" for gesture in GESTURES)):
+        (folder / name).unlink(missing_ok=True)
     stamp = folder / _DRAWING / "render.json"
     key = {**_key(options)}
     for free in ("train", "validation", "test", "gestures", "deflated", "zip64"):  # do not change a picture
