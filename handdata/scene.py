@@ -45,6 +45,10 @@ SLEEVES: dict[str, tuple[int, int, int]] = {
 PLACES = {"on the left": (0.33, 0.39), "in the middle": (0.47, 0.53), "on the right": (0.61, 0.67)}
 _LIGHTS = {"neutral": (1.0, 1.0, 1.0), "warm": (1.06, 1.0, 0.88), "cool": (0.94, 1.0, 1.08)}
 _BACKGROUNDS = {"plain": 0.3, "shaded": 0.2, "pattern": 0.25, "thing": 0.25}  # and their shares
+_FILLS, _FILLS_SMALL = (
+    (0.54, 0.72),
+    (0.28, 0.36),
+)  # height of the picture that 180 mm of the main and of an idle hand fill
 _BARE = 0.2  # share of bare arms
 _SHOWS = 0.012  # share of the picture's pixels from which on a sleeve or a bare arm is spoken of
 
@@ -182,7 +186,7 @@ _VIEWS: dict[str, tuple[tuple[float, ...], float, float, float]] = {
     "dislike": ((10, 10, 170), 9, -90, 9),
     "like": ((10, 10, 170), 9, 90, 9),
     "mute": ((-58,), 7, 8, 6),
-    "ok": ((26,), 8, 4, 6),
+    "ok": ((12,), 8, 4, 6),
     "peace_inverted": ((180,), 8, 0, 6),
     "stop_inverted": ((180,), 8, 0, 6),
     "two_up_inverted": ((180,), 8, 0, 6),
@@ -224,7 +228,7 @@ def _hold(
     ]
     placed = replace(hand, joints=hand_joints - middle)
     distance = rng.uniform(480, 800)
-    share = rng.uniform(0.30, 0.38) if small else rng.uniform(0.62, 0.80)
+    share = rng.uniform(*(_FILLS_SMALL if small else _FILLS))
     y = rng.uniform(0.80, 0.90) if small else rng.uniform(0.42, 0.50)
     focal = share * inner * distance / 180
     reach = np.abs(placed.joints[:, :2]).max(axis=0) + 12
