@@ -12,6 +12,7 @@ COMMANDS: commands.Table = {
     "select": "choose the images and write the manifest",
     "fetch": "fetch the chosen images, and nothing else",
     "status": "say what is done, what failed and why",
+    "render": "draw a HaGRID in small, with the truth known",
     "assets": "fetch and verify model files",
 }
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from handdata.errors import UserError
 from handdata.jpeg import ImageOptions
 from handdata.ranges import FetchOptions
+from handdata.render import RenderOptions
 from handdata.resources import resource
 from handdata.selection import SelectOptions
 from handdata.sources import SourceOptions
@@ -25,6 +26,7 @@ class Recipe:
 
     name: str
     source: SourceOptions = field(default_factory=SourceOptions)
+    render: RenderOptions = field(default_factory=RenderOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
     image: ImageOptions = field(default_factory=ImageOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)

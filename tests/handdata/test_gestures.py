@@ -5,10 +5,10 @@ import pytest
 from handdata.errors import UserError
 from handdata.gestures import PAPER_GESTURES, gestures, require
 
-# shared fact: HaGRIDv2-1M's list, as its authors publish it
+# HaGRIDv2-1M's list, as its authors publish it
 HAGRID = (
-    "call dislike fist four grabbing grip hand_heart hand_heart2 holy like little_finger middle_finger mute ok one palm "
-    "peace peace_inverted point rock stop stop_inverted take_picture three three2 three3 three_gun thumb_index "
+    "call dislike fist four grabbing grip hand_heart hand_heart2 holy like little_finger middle_finger mute ok one "
+    "palm peace peace_inverted point rock stop stop_inverted take_picture three three2 three3 three_gun thumb_index "
     "thumb_index2 timeout two_up two_up_inverted xsign"
 ).split()
 

@@ -17,10 +17,8 @@ def write(tmp_path, text: str):
 
 
 def test_a_recipe_file_becomes_dataclasses_with_the_papers_defaults(tmp_path):
-    path = write(
-        tmp_path, 'name = "two"\n[select]\ngestures = ["call", "ok"]\ntrain = 20\n[source]\nimages = "a.zip"\n'
-    )
-    loaded = recipe.load(path)
+    text = 'name = "two"\n[select]\ngestures = ["call", "ok"]\ntrain = 20\n[source]\nimages = "a.zip"\n'
+    loaded = recipe.load(write(tmp_path, text))
     assert loaded.select == SelectOptions(gestures=("call", "ok"), train=20)
     assert loaded.select.test == 1000
     assert loaded.source == SourceOptions(images=("a.zip",))

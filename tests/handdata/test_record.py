@@ -9,14 +9,12 @@ from handdata import record
 
 def test_the_published_columns_are_the_contract_in_its_order():
     columns = list(record.features(["call", "ok"]))
-    assert (
-        columns
-        == (
-            "image text caption gesture gesture_phrase image_id subject hagrid_split width height orig_width orig_height "
-            "bboxes labels hand_landmarks handedness handedness_score gesture_hand landmarks_in_box rewrite checks "
-            "source member crc32 sha256"
-        ).split()
+    contract = (
+        "image text caption gesture gesture_phrase image_id subject hagrid_split width height orig_width orig_height "
+        "bboxes labels hand_landmarks handedness handedness_score gesture_hand landmarks_in_box rewrite checks "
+        "source member crc32 sha256"
     )
+    assert columns == contract.split()
     assert record.features(["call", "ok"])["gesture"].names == ["call", "ok"]
 
 
