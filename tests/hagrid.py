@@ -60,10 +60,15 @@ class World:
                 file.writestr(f"annotations/{split}/{gesture}.json", json.dumps(records))
         return path
 
-    def write_images(self, path: Path, prefix: str = "HaGRIDv2_dataset_512/", method: int = zipfile.ZIP_STORED) -> Path:
+    def write_images(
+        self, path: Path, prefix: str = "HaGRIDv2_dataset_512/", method: int = zipfile.ZIP_STORED, gap: int = 0
+    ) -> Path:
+        """Write all images; with `gap`, a member of so many bytes that nobody wants stands between each two."""
         with zipfile.ZipFile(path, "w", method) as file:
             for (gesture, name), data in self.images.items():
                 file.writestr(f"{prefix}{gesture}/{name}.jpg", data)
+                if gap:
+                    file.writestr(f"{prefix}{gesture}/other-{name}.jpg", bytes(gap), zipfile.ZIP_STORED)
         return path
 
     def write_folder(self, root: Path) -> Path:
