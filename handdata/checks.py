@@ -23,6 +23,7 @@ from handdata.words import (
     about_hands,
     content,
     gestures_named,
+    mask_phrase,
     stem,
     tokenise,
 )
@@ -63,8 +64,8 @@ def failures(caption: str, gesture: str, text: str) -> dict[str, Evidence]:
     if not text.strip():
         return {"empty": ()}
     phrase = gestures()[gesture].phrase
-    text_words = tokenise(_exactly(phrase).sub(f" {PHRASE} ", text))
-    caption_words = tokenise(_exactly(phrase).sub(f" {PHRASE} ", caption))
+    text_words = tokenise(mask_phrase(text, phrase))
+    caption_words = tokenise(mask_phrase(caption, phrase))
     found: dict[str, Evidence | None] = {
         **_phrase_failures(phrase, text),
         "other-gesture": _other_gestures(gesture, text_words),
@@ -72,11 +73,17 @@ def failures(caption: str, gesture: str, text: str) -> dict[str, Evidence]:
         "word-added": _added(caption_words, text_words, set(tokenise(phrase))),
         "colour-moved": _moved_colours(caption_words, text_words),
         "fragment": None if any(word.isalnum() for word in text_words) else (),
-        "sentences": () if _has_several_sentences(text) else None,
+        "sentences": () if sentence_ends(text) else None,
         "task-talk": _task_talk(caption, text.replace(phrase, PHRASE)),
         "too-long": _too_long(text),
     }
     return {name: found[name] or () for name in FAILURES if found.get(name) is not None}
+
+
+def sentence_ends(text: str) -> list[tuple[int, int]]:
+    """Return where (start, end) one sentence ends and another begins. A dot after an abbreviation ends nothing."""
+    ends = [match for match in _SENTENCE_END.finditer(text.strip()) if match.end() < len(text.strip())]
+    return [end.span() for end in ends if "\n" in end[0] or not _ABBREVIATION.search(text.strip()[: end.end()])]
 
 
 def explain(found: dict[str, Evidence], gesture: str) -> str:
@@ -86,12 +93,8 @@ def explain(found: dict[str, Evidence], gesture: str) -> str:
     return "; ".join(parts)
 
 
-def _exactly(phrase: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)")
-
-
 def _phrase_failures(phrase: str, text: str) -> dict[str, Evidence]:
-    if not _exactly(phrase).search(text):
+    if PHRASE not in mask_phrase(text, phrase):
         return {"phrase-missing": ()}
     return {"phrase-repeated": ()} if text.lower().count(phrase.lower()) > 1 else {}
 
@@ -148,12 +151,6 @@ def _moved_colours(caption: list[str], text: list[str]) -> Evidence | None:
 
 def _is_thing(word: str) -> bool:
     return word[0].isalnum() and word not in FUNCTION | COLOURS | HANDS | BODY
-
-
-def _has_several_sentences(text: str) -> bool:
-    text = text.strip()
-    ends = (match for match in _SENTENCE_END.finditer(text) if match.end() < len(text))
-    return any("\n" in end[0] or not _ABBREVIATION.search(text[: end.end()]) for end in ends)
 
 
 def _task_talk(caption: str, text: str) -> Evidence | None:

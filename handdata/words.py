@@ -56,8 +56,8 @@ _NEAR_HANDS = _words(
     """
     one two three four five six ten single up upward upwards down downward downwards out outward together raised
     lifted open opened closed clenched crossed outstretched extended folded stretched spread wide left right index
-    middle ring little small first peace victory ok okay thumb v air front forward towards toward shape shaped form
-    heart sign signs symbol symbols signal signals symbolic against between apart back over above across different
+    middle ring little small first peace victory ok okay thumb v air forward towards toward shape shaped form
+    heart sign signs symbol symbols signal signals symbolic apart back different
     various another number numbers motion position pose rude obscene sideways inverted
     """
 )
@@ -86,8 +86,18 @@ _IRREGULAR = {
 
 def tokenise(text: str) -> list[str]:
     """Return the lower-case words and the punctuation marks of a text; hyphens separate, `'s` goes."""
-    text = text.lower().replace("’", "'")
-    return re.findall(r"[^\W_]+(?:'(?!s\b)[^\W\d_]+)?|[,.;:!?§]", re.sub(r"'s\b", "", text))
+    return [word for word, _, _ in spans(text)]
+
+
+def spans(text: str) -> list[tuple[str, int, int]]:
+    """Return what `tokenise` returns, each with its start and end in the text."""
+    found = re.finditer(r"([^\W_]+(?:['’](?!s\b)[^\W\d_]+)?)(?:['’]s\b)?|[,.;:!?§]", text, re.IGNORECASE)
+    return [((match[1] or match[0]).lower().replace("’", "'"), match.start(), match.end()) for match in found]
+
+
+def mask_phrase(text: str, phrase: str) -> str:
+    """Return a text with the sign § in place of each phrase, so that the phrase's own words are not looked at."""
+    return re.sub(rf"(?<!\w){re.escape(phrase)}(?!\w)", f" {PHRASE} ", text.replace(PHRASE, " "))
 
 
 @cache
