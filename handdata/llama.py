@@ -16,6 +16,7 @@ from typing import Any
 
 from handdata.chat import Answer, Ask, Message
 from handdata.errors import Unfinished, UserError
+from handdata.resources import cores
 
 PROMPT_TOKENS = 768  # a question's own part, beyond what all share, may be this long
 _BATCH = 1024  # tokens evaluated in one call
@@ -42,6 +43,8 @@ class LlamaModel:
 
         Raises `UserError` if the file is missing, is no GGUF, or carries no chat template.
         """
+        # before OpenMP is loaded: its waiting threads spin, which made decoding five times slower on a busy machine
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
             import llama_cpp
         except ImportError:
@@ -51,7 +54,7 @@ class LlamaModel:
         self._c: Any = llama_cpp
         _silence(llama_cpp)
         self.name, self.parallel = path.stem, parallel
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or cores()
         self._context: Any = None
         llama_cpp.llama_backend_init()
         options = llama_cpp.llama_model_default_params()

@@ -78,6 +78,9 @@ REASONS: dict[str, str] = {
     "failed-earlier": "an earlier stage failed on this row",
     "image-missing": "the image file is not in the build folder",
     "image-corrupt": "the image file cannot be decoded",
+    "hand-not-found": "MediaPipe finds no hand in the image",
+    "caption-empty": "the captioner said nothing about the image",
+    "text-impossible": "no text with the gesture phrase and the caption's words fits 77 CLIP tokens",
 }
 
 

@@ -98,7 +98,7 @@ class ServerModel:
         if status in (401, 403):
             return f"the server {self._url} refuses the key in ${self._key_variable} ({trouble}): set it to a valid one"
         if status == 404:
-            return f"{self._url} knows no model '{self.name}' or is the wrong address ({trouble}): see --server and --model"
+            return f"{self._url} knows no model '{self.name}' or is no such server ({trouble}): see --server, --model"
         return f"the server {self._url} rejects the request ({trouble})"
 
     def _redact(self, text: str) -> str:
