@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from handdata.errors import UserError
+from handdata.jpeg import ImageOptions
+from handdata.ranges import FetchOptions
 from handdata.resources import resource
 from handdata.selection import SelectOptions
 from handdata.sources import SourceOptions
@@ -24,6 +26,8 @@ class Recipe:
     name: str
     source: SourceOptions = field(default_factory=SourceOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
+    image: ImageOptions = field(default_factory=ImageOptions)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
 
 
 def find(recipe: str) -> Path:
