@@ -162,10 +162,15 @@ def hand_weights(box: Box | None, height: int, width: int, weight: float) -> np.
     """
     weights = np.ones((1, height, width), dtype=np.float32)
     if box is not None:
-        across = np.clip(np.minimum(np.arange(1, width + 1), box[2] * width) - np.maximum(np.arange(width), box[0] * width), 0, 1)
-        down = np.clip(np.minimum(np.arange(1, height + 1), box[3] * height) - np.maximum(np.arange(height), box[1] * height), 0, 1)
+        across, down = _covered(width, box[0], box[2]), _covered(height, box[1], box[3])
         weights[0] += (weight - 1) * np.outer(down, across)
-    return weights / weights.mean(dtype=np.float32)
+    weights /= weights.mean()
+    return weights
+
+
+def _covered(cells: int, low: float, high: float) -> np.ndarray:
+    edges = np.arange(cells)
+    return np.clip(np.minimum(edges + 1, high * cells) - np.maximum(edges, low * cells), 0, 1)
 
 
 def _slide(start: int, length: int, size: int, low: float, high: float) -> int:

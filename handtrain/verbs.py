@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from handtrain.presets import PRESETS, RunOptions, TrainOptions, options_of
+from handtrain.presets import RunOptions, TrainOptions, options_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,3 @@ class Train:
                 dry_run=self.dry_run,
             )
         )
-
-
-assert set(Train.__dataclass_fields__["preset"].type.__args__) == set(PRESETS), "the choices are the table's keys"
