@@ -98,7 +98,8 @@ def write_dataset(folder: Path, train: int = 5, validation: int = 2, gesture: st
         rows = [row(f"{split}-{number:03d}", number, gesture) for number in range(count)]
         path = folder / "data" / gesture / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Dataset.from_list(rows, features=features(GESTURES)).to_parquet(path)
+        columns = {name: [one[name] for one in rows] for name in features(GESTURES)}
+        Dataset.from_dict(columns, features=features(GESTURES)).to_parquet(path)
     files = "".join(f"  - split: {split}\n    path: data/{gesture}/{split}-*.parquet\n" for split in splits)
     card = f"---\nconfigs:\n- config_name: {gesture}\n  data_files:\n{files}---\n# A tiny dataset\n"
     (folder / "README.md").write_text(card)
