@@ -152,7 +152,7 @@ def choose_device(name: str) -> torch.device:
             name = "cuda"
         elif Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists():
             raise UserError(
-                "--device auto: there is an NVIDIA GPU that torch cannot use: mend the driver, or say --device cpu"
+                "--device auto: this machine has a GPU that torch cannot use: mend the driver, or say --device cpu"
             )
         else:
             name = "cpu"
