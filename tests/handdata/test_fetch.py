@@ -1,5 +1,6 @@
 """Fetching through a real server: faults, damage, mirrors, kills, full disks; every image arrives or has a reason."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -143,6 +144,19 @@ def test_a_replaced_archive_ends_the_run_loudly_and_keeps_what_was_fetched(tmp_p
 def test_a_host_without_parts_is_named_with_the_remedy(tmp_path, world):
     with serve(tmp_path / "served", ranges=False) as server, pytest.raises(UserError, match=r"--source\.whole"):
         run(started(tmp_path, server))
+
+
+def test_a_host_without_parts_is_downloaded_wholly_if_asked(tmp_path, world):
+    with serve(tmp_path / "served", ranges=False) as server:
+        out = started(tmp_path, server)
+        recipe = build.open_recipe(out)
+        build.start(dataclasses.replace(recipe, source=dataclasses.replace(recipe.source, whole=True)), out)
+        run(out)
+        assert set(stored(out)) == expected(world)
+        assert set(record.read_manifest(out)["source"].to_pylist()) == {server.url("images.zip")}
+        asked = len(server.log)
+        run(out)
+        assert len(server.log) == asked == 2
 
 
 def test_a_second_run_asks_for_nothing(tmp_path, world):
