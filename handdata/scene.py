@@ -93,28 +93,28 @@ def draw_picture(
 
     With `gesture` 'no_gesture' the picture shows an idle hand alone. `malformed` makes the first hand wrong.
     """
-    inner = size * max(2, round(256 / size))
+    inner = _inner_size(size)
     place = str(rng.choice(list(PLACES)))
     kind = str(rng.choice(backdrop.KINDS, p=(0.3, 0.2, 0.25, 0.25)))
     detail = str(rng.choice(backdrop.PATTERNS if kind == "pattern" else backdrop.THINGS)) if kind in ("pattern", "thing") else ""
     wall = str(rng.choice(list(backdrop.COLOURS)))
     tone = str(rng.choice(list(_LIGHTS)))
     light = _light_direction(rng)
-    canvas = backdrop.draw_backdrop(kind, detail, np.array(backdrop.COLOURS[wall]) / 255, inner, rng) ** 2.2
+    canvas = backdrop.draw_backdrop(kind, detail, np.array(backdrop.COLOURS[wall]) / 255, size, rng) ** 2.2
     canvas *= np.array(_LIGHTS[tone])
     side = str(rng.choice(["left", "right"]))
     hands = [_hold(person, gesture, side, rng.uniform(*PLACES[place]), inner, rng, malformed=malformed)]
     if second:
         other = "right" if side == "left" else "left"
         hands.insert(0, _hold(person, second, other, 0.16 if hands[0].camera.centre[0] > inner / 2 else 0.84, inner, rng, small=True))
-    ambient = rng.uniform(0.34, 0.50)
+    ambient = rng.uniform(0.44, 0.60)
     cloth = 0
     for hand in hands:
         surface = find_surface(hand.capsules, hand.camera, (inner, inner), light)
-        colour, is_cloth = _paint(surface, hand, person, light, ambient, np.array(_LIGHTS[tone]), rng)
-        canvas[surface.rows, surface.columns] = colour
+        colour, is_cloth = _paint(surface, hand, person, light, ambient, np.array(_LIGHTS[tone]))
+        canvas = _laid_over(canvas, surface, colour, inner)
         cloth += int(is_cloth.sum())
-    image = _develop(canvas, size, rng)
+    image = _develop(canvas, rng)
     sleeve = person.sleeve if cloth > _SLEEVE_SHOWS * inner * inner else ""
     attributes = {
         "skin": person.skin,
@@ -167,14 +167,14 @@ def _light_direction(rng: np.random.Generator) -> Array:
 # gesture: turn about the hand's length (degrees; 0 shows the palm of a left hand, 180 the back), its spread,
 # and lean to the right of the picture (of a hand that shows its palm) and its spread
 _VIEWS: dict[str, tuple[tuple[float, ...], float, float, float]] = {
-    "call": ((0, 0, 180), 14, 45, 14),
-    "dislike": ((10, 10, 170), 12, -90, 12),
-    "like": ((10, 10, 170), 12, 90, 12),
-    "mute": ((-58,), 9, 8, 8),
-    "ok": ((12,), 14, 4, 9),
-    "peace_inverted": ((180,), 13, 0, 9),
-    "stop_inverted": ((180,), 13, 0, 9),
-    "two_up_inverted": ((180,), 13, 0, 9),
+    "call": ((0, 0, 180), 12, 45, 12),
+    "dislike": ((10, 10, 170), 10, -90, 11),
+    "like": ((10, 10, 170), 10, 90, 11),
+    "mute": ((-58,), 8, 8, 7),
+    "ok": ((14,), 11, 4, 8),
+    "peace_inverted": ((180,), 10, 0, 8),
+    "stop_inverted": ((180,), 10, 0, 8),
+    "two_up_inverted": ((180,), 10, 0, 8),
     "no_gesture": ((20, 160), 25, 70, 20),
 }
 
@@ -185,15 +185,15 @@ def _hold(
     """Pose a hand and put it before the camera so that it fills its part of the picture."""
     pose = idle_pose(rng) if label == "no_gesture" else gesture_pose(label, rng)
     hand, flaws = malformed_hand(person.shape, pose, rng) if malformed else (pose_hand(person.shape, pose), ())
-    turns, turn_spread, lean, lean_spread = _VIEWS.get(label, ((0,), 13, 0, 9))
-    turn = float(rng.choice(turns)) + rng.normal(0, turn_spread)
+    turns, turn_spread, lean, lean_spread = _VIEWS.get(label, ((0,), 10, 0, 8))
+    turn = float(rng.choice(turns)) + turn_spread * _normal(rng)
     showing = 1 if np.cos(np.radians(turn)) >= 0 else -1
     bend = rng.normal(0, 9, 2)
     arm = _rotation(0, bend[1], bend[0])
     towards, across = arm @ np.array([0, -1.0, 0]), arm @ np.array([1.0, 0, 0])
     cuff = None if not person.sleeve else rng.uniform(28, 62)
     capsules = hand_capsules(hand) + arm_capsules(hand.joints[0], towards, across, person.shape.scale, cuff, rng.uniform(4, 10))
-    turned = _rotation(turn, rng.normal(0, 8), -showing * lean + rng.normal(0, lean_spread))
+    turned = _rotation(turn, 7 * _normal(rng), -showing * lean + lean_spread * _normal(rng))
     flip = np.diag([-1.0 if side == "right" else 1.0, 1, 1])
     matrix = flip @ turned
     hand_joints = hand.joints @ matrix.T
@@ -214,6 +214,11 @@ def _hold(
     return Hand(label, side, placed, capsules, matrix @ np.array([0, 0, 1.0]), camera, flaws)
 
 
+def _normal(rng: np.random.Generator) -> float:
+    """Return a normal draw without the far ends: nobody shows a gesture from there."""
+    return float(np.clip(rng.normal(), -1.8, 1.8))
+
+
 def _rotation(turn: float, nod: float, lean: float) -> Array:
     """Return the matrix that turns about y, then nods about x, then leans about z (degrees)."""
     (ca, cb, cc), (sa, sb, sc) = np.cos(np.radians([turn, nod, lean])), np.sin(np.radians([turn, nod, lean]))
@@ -224,7 +229,7 @@ def _rotation(turn: float, nod: float, lean: float) -> Array:
 
 
 def _paint(
-    surface: Surface, hand: Hand, person: Person, light: Array, ambient: float, tint: Array, rng: np.random.Generator
+    surface: Surface, hand: Hand, person: Person, light: Array, ambient: float, tint: Array
 ) -> tuple[Array, Any]:
     """Return the colours (n, 3) of a hand's pixels in linear light, and which of them are cloth."""
     chain = np.array([c.chain for c in hand.capsules])[surface.capsule]
@@ -245,11 +250,32 @@ def _paint(
     return shaded, cloth
 
 
-def _develop(canvas: Array, size: int, rng: np.random.Generator) -> Image.Image:
-    """Return the picture in sRGB at its final size, with a little of a camera's noise."""
-    factor = canvas.shape[0] // size
-    small = canvas.reshape(size, factor, size, factor, 3).mean(axis=(1, 3))
-    small = np.clip(small, 0, 1) ** (1 / 2.2)
+def _inner_size(size: int) -> int:
+    """Return the width at which hands are drawn before they are scaled down: smooth edges for 1.5 to 4 times."""
+    return max(3 * size // 4 * 2, min(4 * size, 192)) // 2 * 2
+
+
+def _laid_over(canvas: Array, surface: Surface, colour: Array, inner: int) -> Array:
+    """Return the canvas with a hand over it; `colour` (n, 3) belongs to the surface's pixels."""
+    layer = np.zeros((inner, inner, 4), np.float32)
+    layer[surface.rows, surface.columns, :3] = np.clip(colour, 0, 1)
+    layer[surface.rows, surface.columns, 3] = 1
+    shrink = _area_weights(inner, len(canvas))
+    small = np.einsum("ri,ijc->rjc", shrink, layer, optimize=True)
+    small = np.einsum("cj,rjx->rcx", shrink, small, optimize=True)
+    return canvas * (1 - small[..., 3:]) + small[..., :3]
+
+
+def _area_weights(old: int, new: int) -> Array:
+    """Return the matrix (new, old) that averages `old` samples over the areas of `new` ones."""
+    edges = np.arange(new + 1) * (old / new)
+    low, high = np.maximum(edges[:-1, None], np.arange(old)), np.minimum(edges[1:, None], np.arange(1, old + 1))
+    return (np.clip(high - low, 0, None) * (new / old)).astype(np.float32)
+
+
+def _develop(canvas: Array, rng: np.random.Generator) -> Image.Image:
+    """Return the picture in sRGB, with a little of a camera's noise."""
+    small = np.clip(canvas, 0, 1) ** (1 / 2.2)
     small += rng.normal(0, rng.uniform(0.004, 0.014), small.shape)
     return Image.fromarray((small.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
