@@ -24,12 +24,6 @@ from handdata.words import FUNCTION, PHRASE, about_hands, content, gestures_name
 if TYPE_CHECKING:
     from handdata.engine import Columns
 
-# How a draft can fail besides what `checks.FAILURES` names.
-DRAFT_FAILURES: dict[str, str] = {
-    "endless": "the answer did not end within max_tokens",
-    "timeout": "the server did not answer in time",
-    "prompt-too-long": "the caption is too long for the model's context",
-}
 _STOPS = {"length": "endless", "timeout": "timeout", "prompt": "prompt-too-long"}
 
 
