@@ -1,3 +1,4 @@
 from handdata.cli import main
 
-main()
+if __name__ == "__main__":  # a spawned worker imports this module under another name
+    main()

@@ -6,9 +6,11 @@ the columns it adds, with `reason` (None where all is well). This module alone k
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -17,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from handdata.errors import Unfinished, UserError
+from handdata.processes import map_unordered
 from handdata.record import (
     REASONS,
     STAGE_COLUMNS,
@@ -31,7 +34,10 @@ Columns = dict[str, list[Any]]
 
 
 class Stage(Protocol):
-    """What the engine asks of a stage. `options` is the stage's frozen dataclass."""
+    """What the engine asks of a stage. `options` is the stage's frozen dataclass.
+
+    A stage that holds a model may have a method `close`, called when its last shard is made.
+    """
 
     name: ClassVar[str]  # its folder in the build and its key in STAGE_COLUMNS
     version: ClassVar[int]  # raised when a change of the code changes what comes out
@@ -99,6 +105,13 @@ class ShardWorker:
             write_table(table.replace_schema_metadata({"hand1000:key": key}), path)
             reasons = table["reason"].to_pylist()
         return {"rows": len(reasons), "made": made, "failed": Counter(filter(None, reasons))}
+
+    def close(self) -> None:
+        """Let a stage that has a method `close` release its model."""
+        release = getattr(self._loaded, "close", None)
+        if release is not None:
+            release()
+        self._loaded = None
 
 
 def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: str) -> tuple[Columns, list[bool]]:
@@ -187,23 +200,11 @@ def _read_bytes(path: Path) -> bytes | None:
 
 def _run_local(arguments: dict[str, Any], shards: int, workers: int) -> Iterator[dict[str, Any]]:
     if workers == 1 or shards <= 1:
-        yield from map(ShardWorker(**arguments), range(shards))
+        with closing(ShardWorker(**arguments)) as worker:
+            yield from map(worker, range(shards))
         return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
-    context = multiprocessing.get_context("spawn")  # model libraries keep threads, which do not survive a fork
-    with ProcessPoolExecutor(min(workers, shards), context, _start_worker, (arguments,)) as pool:
-        futures = [pool.submit(_work, shard) for shard in range(shards)]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            name = arguments["stage"].name
-            raise Unfinished(f"a worker of '{name}' was killed, perhaps for memory: use fewer workers") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    what = arguments["stage"].name
+    yield from map_unordered(_work, range(shards), min(workers, shards), what, _start_worker, (arguments,))
 
 
 _worker: ShardWorker
@@ -220,31 +221,37 @@ def _work(shard: int) -> dict[str, Any]:
 
 def _run_ray(arguments: dict[str, Any], shards: int, workers: int) -> Iterator[dict[str, Any]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports usage to its maker unless told not to
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ parts log to the terminal, beside our bar
     try:
-        import ray
+        import ray.data
     except ImportError:
         raise UserError("--engine ray needs Ray: pip install 'hand1000[ray]'") from None
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    # from_items and not range: reading a range needs a CPU of its own, and waits for ever if the workers hold them all
+    numbers = ray.data.from_items([{"shard": shard} for shard in range(shards)], override_num_blocks=shards)
+    pool = ray.data.ActorPoolStrategy(size=min(workers, shards))
     arguments = {**arguments, "build": arguments["build"].absolute()}
-    numbers = ray.data.range(shards, override_num_blocks=shards)
-    outcomes = numbers.map_batches(
-        _RayShardWorker, batch_size=1, concurrency=min(workers, shards), fn_constructor_kwargs=arguments
-    )
-    try:
-        for row in outcomes.iter_rows():
-            yield json.loads(row["outcome"])
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise cause if isinstance(cause, (UserError, Unfinished)) else error from None
+    outcomes = numbers.map_batches(_RayShardWorker, batch_size=1, compute=pool, fn_constructor_kwargs=arguments)
+    for row in outcomes.iter_rows():
+        outcome = json.loads(row["outcome"])
+        for error in (UserError, Unfinished):
+            if error.__name__ in outcome:
+                raise error(outcome[error.__name__])
+        yield outcome
 
 
 class _RayShardWorker(ShardWorker):
-    """Ray Data's batches are dicts of arrays: here one array with the number of one shard."""
+    """Ray Data's batches are dicts of arrays: one array with the number of a shard in, one with its outcome out."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
-        return {"outcome": [json.dumps(super().__call__(int(batch["id"][0])))]}
+        try:
+            outcome = super().__call__(int(batch["shard"][0]))
+        except (UserError, Unfinished) as error:  # travels as data: Ray would wrap it in a page of its own
+            outcome = {type(error).__name__: str(error)}
+        return {"outcome": [json.dumps(outcome)]}
 
 
 ENGINES = {"local": _run_local, "ray": _run_ray}

@@ -1,0 +1,72 @@
+"""Recipes: strict keys and types, and a text form that reads back to the same recipe."""
+
+import dataclasses
+
+import pytest
+
+from handdata import recipe
+from handdata.errors import UserError
+from handdata.selection import SelectOptions
+from handdata.sources import SourceOptions
+
+
+def write(tmp_path, text: str):
+    path = tmp_path / "my.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_file_becomes_dataclasses_with_the_papers_defaults(tmp_path):
+    text = 'name = "two"\n[select]\ngestures = ["call", "ok"]\ntrain = 20\n[source]\nimages = "a.zip"\n'
+    loaded = recipe.load(write(tmp_path, text))
+    assert loaded.select == SelectOptions(gestures=("call", "ok"), train=20)
+    assert loaded.select.test == 1000
+    assert loaded.source == SourceOptions(images=("a.zip",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "x"\n[select]\ntrian = 3\n', "unknown key 'trian' .*nearest known one is 'train'"),
+        ('name = "x"\nselct = 3\n', "unknown key 'selct' .*nearest known one is 'select'"),
+        ('name = "x"\n[select]\ntrain = "many"\n', "key 'train' is 'many', it must be a whole number"),
+        ('name = "x"\n[select]\ntrain = true\n', "key 'train' is True, it must be a whole number"),
+        ('name = "x"\n[select]\nspare = "a"\n', "must be a number"),
+        ('name = "x"\n[select]\ngestures = 4\n', "must be a list"),
+        ('name = "x"\nselect = 3\n', "must be a table"),
+        ("[select]\ntrain = 3\n", "lacks the key 'name'"),
+        ("name = \n", "is not valid TOML"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_file_and_key(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(UserError, match=message) as error:
+        recipe.load(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_text_form_reads_back_to_an_equal_recipe(tmp_path):
+    name = 'a "name" \\ with ü'
+    original = recipe.Recipe(name, source=SourceOptions(images=("a", "b")), select=SelectOptions(spare=0.25))
+    assert recipe.load(write(tmp_path, recipe.dump(original))) == original
+
+
+def test_every_field_of_every_table_has_a_comment_that_becomes_its_help():
+    import tyro
+
+    text = tyro.extras.get_parser(recipe.Recipe).format_help()
+    for table in dataclasses.fields(recipe.Recipe):
+        if dataclasses.is_dataclass(table.default_factory):
+            for field in dataclasses.fields(table.default_factory):
+                assert f"--{table.name}.{field.name.replace('_', '-')}" in text
+
+
+def test_a_shipped_recipe_is_found_by_name_and_loads():
+    for name in recipe.shipped():
+        assert recipe.load(recipe.find(name)).name == name
+
+
+@pytest.mark.parametrize("wrong", ["nowhere.toml", "folder/none", "hand100"])
+def test_a_recipe_that_is_not_there_is_said_in_one_sentence(wrong):
+    with pytest.raises(UserError, match=wrong.split(".")[0]):
+        recipe.find(wrong)

@@ -1,0 +1,113 @@
+"""Both programs as a person meets them: help in time, one clear sentence for a mistake, pages that are true."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import handdata.cli
+import handtrain.cli
+from handdata import commands
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = {"handdata": handdata.cli, "handtrain": handtrain.cli}
+EVERY_COMMAND = [(program, name) for program, module in PROGRAMS.items() for name in module.COMMANDS]
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", *words]
+    environment = {**os.environ, "COLUMNS": "100", **environment}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def cpu_seconds(*words: str) -> float:
+    """Return the least processor time of five runs, which a busy machine lengthens less than the clock's."""
+    best = float("inf")
+    for _ in range(5):
+        before = os.times()
+        assert run(*words).returncode == 0
+        after = os.times()
+        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        best = min(best, spent)
+    return best
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_of_the_program_lists_its_commands_within_300_ms(program):
+    output = run(program, "--help").stdout
+    assert all(name in output and line in output for name, line in PROGRAMS[program].COMMANDS.items())
+    assert cpu_seconds(program, "--help") <= 0.3
+
+
+@pytest.mark.parametrize(("program", "name"), EVERY_COMMAND)
+def test_every_command_has_help_within_a_second(program, name):
+    assert f"usage: {program} {name}" in run(program, name, "--help").stdout
+    assert cpu_seconds(program, name, "--help") <= 1.0
+
+
+@pytest.mark.parametrize(("program", "name"), EVERY_COMMAND)
+def test_every_flag_of_every_command_says_what_it_does(program, name):
+    """A flag whose help begins with its default has no words of its own."""
+    text = " ".join(run(program, name, "--help").stdout.replace("│", " ").split())
+    metavar = r"(?: (?:\[?[A-Z]+[^a-z]*|\{[^}]*\}))?"
+    assert re.findall(rf"--[\w.-]+(?:, --no-[\w.-]+)?{metavar} \((?:default|required|optional)", text) == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_unknown_command_is_one_sentence_and_exit_code_2(program):
+    answer = run(program, "publsh")
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert answer.stderr.count("\n") == 1 and "there is no command 'publsh'" in answer.stderr
+
+
+def test_an_unwritable_folder_is_one_sentence_and_exit_code_2(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    answer = run("handdata", "assets", HAND1000_CACHE=str(tmp_path / "file" / "below"))
+    assert answer.returncode == 2
+    assert answer.stderr.count("\n") == 1 and "cannot be written" in answer.stderr
+
+
+def test_no_command_shows_the_help_and_is_a_wrong_use():
+    answer = run("handdata")
+    assert answer.returncode == 2 and "usage: handdata COMMAND" in answer.stdout
+
+
+def test_the_page_of_all_commands_is_what_the_commands_print():
+    specification = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.cli_page(), "run `make docs`"
+
+
+def test_a_command_is_the_class_of_its_name():
+    assert commands.command_class("handdata", "assets").__name__ == "Assets"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_importing_the_flags_imports_nothing_heavy(program):
+    heavy = "torch mediapipe cv2 transformers datasets diffusers llama_cpp httpx2 ray pandas".split()
+    code = f"import sys, {program}.verbs; print(*[name for name in {heavy!r} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == []
+
+
+def test_packages_import_each_other_one_way_only():
+    allowed = {"record", "landmarks", "assets", "commands", "errors", "resources", "gestures"}
+    for path in (ROOT / "handdata").glob("*.py"):
+        assert "handtrain" not in path.read_text(encoding="utf-8").replace("`handtrain`", ""), path
+    for path in (ROOT / "handtrain").glob("*.py"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            words = line.split()
+            if words[:1] == ["from"] and words[1].split(".")[0] == "handdata":
+                names = words[1].split(".")[1:2] or [word.strip(",()") for word in words[3:]]
+                assert set(names) <= allowed, f"{path}: {line}"
+
+
+def test_only_the_engine_imports_ray():
+    for path in [*(ROOT / "handdata").glob("*.py"), *(ROOT / "handtrain").glob("*.py")]:
+        if path.name != "engine.py":
+            assert "import ray" not in path.read_text(encoding="utf-8"), path
