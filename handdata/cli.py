@@ -7,6 +7,7 @@ from handdata import commands
 ABOUT = "Make a dataset of hand gesture photographs, with texts that name the gesture, out of HaGRID's archives."
 
 COMMANDS: commands.Table = {
+    "render": "draw a HaGRID in small, with the truth known",
     "assets": "fetch and verify model files",
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from handdata.errors import UserError
+from handdata.render import RenderOptions
 from handdata.resources import resource
 from handdata.selection import SelectOptions
 from handdata.sources import SourceOptions
@@ -23,6 +24,7 @@ class Recipe:
 
     name: str
     source: SourceOptions = field(default_factory=SourceOptions)
+    render: RenderOptions = field(default_factory=RenderOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
 
 
