@@ -230,7 +230,12 @@ def _summary(key: str, choice: Choice, files: list[File]) -> dict[str, Any]:
     for (gesture, split), numbers in choice.rows.items():
         rows.setdefault(gesture, {})[split] = len(numbers)
     groups = [
-        {"gesture": key[0], "split": key[1], "spares_used": choice.spares_used[key], "reasons": dict(sorted(out.items()))}
+        {
+            "gesture": key[0],
+            "split": key[1],
+            "spares_used": choice.spares_used[key],
+            "reasons": dict(sorted(out.items())),
+        }
         for key, out in choice.left_out.items()
         if out
     ]

@@ -7,6 +7,11 @@ from handdata import commands
 ABOUT = "Make a dataset of hand gesture photographs, with texts that name the gesture, out of HaGRID's archives."
 
 COMMANDS: commands.Table = {
+    "plan": "say what a build will cost, before anything big is touched",
+    "build": "run the stages of a build, or go on with one",
+    "select": "choose the images and write the manifest",
+    "fetch": "fetch the chosen images, and nothing else",
+    "status": "say what is done, what failed and why",
     "render": "draw a HaGRID in small, with the truth known",
     "assets": "fetch and verify model files",
 }

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from handdata.errors import UserError
+from handdata.jpeg import ImageOptions
+from handdata.ranges import FetchOptions
 from handdata.render import RenderOptions
 from handdata.resources import resource
 from handdata.selection import SelectOptions
@@ -26,6 +28,8 @@ class Recipe:
     source: SourceOptions = field(default_factory=SourceOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
+    image: ImageOptions = field(default_factory=ImageOptions)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
 
 
 def find(recipe: str) -> Path:
