@@ -271,11 +271,12 @@ def _swap(new: Path, place: Path) -> None:
 def _input_key(build: Path, recipe: "Recipe") -> str:
     """Return a hash of all that decides what comes out; the images are in it by their sha256 in the stage `facts`."""
     from handdata import card
+    from handdata.provenance import fingerprints
 
     digest = hashlib.sha256(f"{VERSION} {card.VERSION} {pa.__version__}".encode())
     decided = build / "decisions.jsonl"
     digest.update(decided.read_bytes() if decided.is_file() else b"")
-    digest.update(repr((recipe.name, recipe.select, recipe.assemble, recipe.publish, card.models(recipe))).encode())
+    digest.update(repr((recipe.name, recipe.select, recipe.assemble, recipe.publish, recipe.image, fingerprints(recipe))).encode())
     rows = record.read_manifest(build)
     digest.update((build / "manifest.parquet").read_bytes())
     for stage in record.STAGE_COLUMNS:
