@@ -88,6 +88,9 @@ REASONS: dict[str, str] = {
     "wrong-header": "the archive holds something else where its directory says the member is",
     "wrong-crc": "the member's content does not have the CRC-32 that the archive states",
     "wrong-size": "the member's content has not the size that the archive states",
+    "hand-not-found": "MediaPipe finds no hand in the image",
+    "caption-empty": "the captioner said nothing about the image",
+    "text-impossible": "no text with the gesture phrase and the caption's words fits 77 CLIP tokens",
 }
 
 
