@@ -63,6 +63,16 @@ def run(build: Path, recipe: "Recipe", how: "How") -> StageReport:
     return StageReport(rows=sum(sum(splits.values()) for splits in finished["rows"].values()))
 
 
+def is_current(build: Path, recipe: "Recipe") -> bool:
+    """Tell whether `dataset/` is there and made from the build as it is now."""
+    finished = read_summary(build)
+    return (
+        finished is not None
+        and (build / "dataset" / CHECKSUMS).is_file()
+        and finished["key"] == _input_key(build, recipe)
+    )
+
+
 def read_summary(build: Path) -> dict[str, Any] | None:
     """Return `assembled.json`: key, rows, shortfalls, reasons, files of the assembled dataset; None without one."""
     path = build / "assembled.json"
@@ -255,7 +265,12 @@ def _write_checksums(staging: Path, data: list[File]) -> None:
     paths = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
     files = {path: asdict(describe_file(staging, path, rows.get(path))) for path in paths}
     listed = {path: {k: v for k, v in one.items() if k != "path" and v is not None} for path, one in files.items()}
-    _write_text(staging / CHECKSUMS, json.dumps({"format": FORMAT, "files": listed}, indent=1) + "\n")
+    _write_text(staging / CHECKSUMS, checksums_text(listed))
+
+
+def checksums_text(files: dict[str, dict[str, Any]]) -> str:
+    """Return the content of `checksums.json`."""
+    return json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n"
 
 
 def _swap(new: Path, place: Path) -> None:

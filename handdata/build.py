@@ -39,6 +39,7 @@ STEPS: tuple[Step, ...] = (
     Step("select", "handdata.build:select", "select"),
     Step("fetch", "handdata.build:fetch", "fetch"),
     Step("facts", "handdata.facts:ImageFacts", None),
+    Step("assemble", "handdata.assemble:run", "assemble"),
 )
 
 
@@ -181,11 +182,11 @@ def drawn(build: Path, recipe: Recipe, how: How) -> SourceOptions:
         return recipe.source
     from handdata import render
 
-    options = recipe.render
-    if not options.gestures:
-        options = dataclasses.replace(options, gestures=recipe.select.gestures)
-    render.draw(options, build / "source", how.workers, how.progress)
-    return SourceOptions("zip", annotations=("source/annotations.zip",), images=("source/{gesture}.zip",))
+    folder = build / "source"
+    gestures = recipe.render.gestures or recipe.select.gestures
+    render.draw(dataclasses.replace(recipe.render, gestures=gestures), folder, 0, how.progress)
+    place = folder.absolute()
+    return SourceOptions(annotations=(str(place / "annotations.zip"),), images=(str(place / "{gesture}.zip"),))
 
 
 @contextmanager

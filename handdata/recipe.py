@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from handdata.assemble import AssembleOptions
 from handdata.errors import UserError
 from handdata.jpeg import ImageOptions
+from handdata.publish import PublishOptions
 from handdata.ranges import FetchOptions
 from handdata.render import RenderOptions
 from handdata.resources import resource
@@ -30,6 +32,8 @@ class Recipe:
     select: SelectOptions = field(default_factory=SelectOptions)
     image: ImageOptions = field(default_factory=ImageOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)
+    assemble: AssembleOptions = field(default_factory=AssembleOptions)
+    publish: PublishOptions = field(default_factory=PublishOptions)
 
 
 def find(recipe: str) -> Path:

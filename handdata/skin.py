@@ -41,6 +41,11 @@ def skin_colour(surface: Surface, capsules: list[Capsule], joints: Array, palm_o
     inside = surface.normals @ palm_out.astype(np.float32)
     if np.any(palm):
         dark[palm] += 0.34 * _palm_lines(surface.points[palm], joints) * np.clip(inside[palm] * 2 - 0.2, 0, 1)
+    wrist = joints[0]
+    up = (joints[MIDDLE] - wrist) / np.linalg.norm(joints[MIDDLE] - wrist)
+    above = (surface.points - wrist) @ up.astype(np.float32)  # mm from the wrist
+    inside = inside * np.where(chain <= 0, np.clip(above / 30 + 0.2, 0, 1), 1)  # the palm's colour ends at the wrist
+    palm |= chain == -1
     red += 0.25 * np.where(palm, np.clip(inside, 0, 1), np.clip(-back, 0, 1) * (chain > 0))
     light = np.where(palm, np.clip(inside, 0, 1), np.clip(-back, 0, 1) * (chain > 0))
     colour = _mix(tone, red, light, dark)
@@ -69,16 +74,25 @@ def _palm_lines(points: Floats, joints: Array) -> Floats:
     across = ((points - index) @ side + 0.14 * side @ side) / (1.28 * side @ side)
     along = (points - wrist) @ up / (up @ up)
     total = np.zeros(len(points), np.float32)
-    t = np.linspace(0, 1, 25)[:, None]
+    width = 1.28 * float(np.linalg.norm(side))
+    places = np.stack([across * width, along * size], axis=1).astype(np.float32)  # (n, 2) mm
+    t = np.linspace(0, 1, 9)[:, None]
     for line in _PALM_LINES:
-        p = np.array(line)
+        p = np.array(line) * (width, size)
         curve = (1 - t) ** 3 * p[0] + 3 * t * (1 - t) ** 2 * p[1] + 3 * t**2 * (1 - t) * p[2] + t**3 * p[3]
-        best = np.full(len(points), 1e4, np.float32)
-        width = 1.28 * float(np.linalg.norm(side))
-        for x, y in curve:
-            best = np.minimum(best, ((across - x) * width) ** 2 + ((along - y) * size) ** 2)
-        total = np.maximum(total, np.exp(-best / 1.3**2))
+        total = np.maximum(total, np.exp(-_distance_to_curve(places, curve) / 1.3**2))
     return total
+
+
+def _distance_to_curve(places: Floats, curve: Array) -> Floats:
+    """Return the squared distance of each place (n, 2) to a curve given by points (m, 2) on it."""
+    best = np.full(len(places), 1e4, np.float32)
+    for start, end in zip(curve[:-1].astype(np.float32), curve[1:].astype(np.float32), strict=True):
+        step = end - start
+        offset = places - start
+        share = np.clip(offset @ step / (step @ step), 0, 1)
+        best = np.minimum(best, ((offset - share[:, None] * step) ** 2).sum(axis=1))
+    return best
 
 
 def _nails(surface, capsules, start, bone, dorsal, chain, segment, radius, length) -> Floats:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""Fetching through a real server: faults, damage, mirrors, kills and full disks; every image arrives or has a reason."""
+"""Fetching through a real server: faults, damage, mirrors, kills, full disks; every image arrives or has a reason."""
 
 import errno
 import json
