@@ -84,7 +84,8 @@ def read_rows(build: Path, decided: decisions.Decisions) -> pa.Table:
     table = record.read_manifest(build)
     shards = range(record.shard_count(table.num_rows))
     pairs = zip(table["image_id"].to_pylist(), table["subject"].to_pylist(), strict=True)
-    why = [word if word in ("dropped", "rejected") else None for word in (decided.about(*pair) for pair in pairs)]
+    words = [decided.about(*pair) for pair in pairs]
+    why: list[str | None] = [word if word in ("dropped", "rejected") else None for word in words]
     for stage, schema in record.STAGE_COLUMNS.items():
         paths = [record.shard_path(build, stage, shard) for shard in shards]
         missing = next((path for path in paths if not path.is_file()), None)
@@ -190,8 +191,8 @@ def _write_file(
 ) -> None:
     """Write one Parquet file, a row group at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # JPEGs do not compress; their pages are cut by content, so that a changed row leaves the others' chunks as they were
-    codecs = {name: "zstd" for name in _leaves(schema)} | {"image.bytes": "none"}
+    # JPEGs do not compress; pages are cut by content, so that a changed row leaves the others' chunks as they were
+    codecs = dict.fromkeys(_leaves(schema), "zstd") | {"image.bytes": "none"}
     repeating = ["text", "gesture", "gesture_phrase", "hagrid_split", "rewrite", "source", "labels.list.element"]
     with pq.ParquetWriter(
         path, schema, compression=codecs, use_dictionary=repeating, write_page_index=True,
@@ -291,7 +292,8 @@ def _input_key(build: Path, recipe: "Recipe") -> str:
     digest = hashlib.sha256(f"{VERSION} {card.VERSION} {pa.__version__}".encode())
     decided = build / "decisions.jsonl"
     digest.update(decided.read_bytes() if decided.is_file() else b"")
-    digest.update(repr((recipe.name, recipe.select, recipe.assemble, recipe.publish, recipe.image, fingerprints(recipe))).encode())
+    tables = (recipe.select, recipe.image, recipe.assemble, recipe.publish)
+    digest.update(repr((recipe.name, *tables, fingerprints(build))).encode())
     rows = record.read_manifest(build)
     digest.update((build / "manifest.parquet").read_bytes())
     for stage in record.STAGE_COLUMNS:

@@ -28,7 +28,7 @@ _NO_CAPTION = (
 )
 _LIMITS = (
     _NO_CAPTION,
-    "Landmarks come from MediaPipe, not from people; `landmarks_in_box` says how well they fit the box that people drew.",
+    "Landmarks come from MediaPipe, not from people; `landmarks_in_box` says how well they fit the box people drew.",
     "Captions and texts are English.",
 )
 _STEPS = (
@@ -37,7 +37,7 @@ _STEPS = (
      " short side of {short_side} px where larger, removed EXIF"),
     ("landmarks", "found hands with MediaPipe on the stored image"),
     ("captions", "described each image by an image captioner"),
-    ("texts", "rewrote each caption by a language model so that it names the gesture, and checked every draft by rules"),
+    ("texts", "rewrote each caption by a language model so that it names the gesture; rules checked every draft"),
     ("assemble", "took the asked number of rows per gesture and split; a spare stands in for a row that failed"),
 )  # fmt: skip
 
@@ -49,12 +49,12 @@ def write(
     start = origin(recipe.source)
     values = _measures(rows, choice, recipe.select.gestures)
     figures.contact_sheet(_sheet(build, rows, choice, recipe), folder / "figures" / "contact_sheet.jpg", _SHEET_COLUMNS)
-    figures.statistics({name: groups for name, groups in values.items()}, folder / "figures" / "statistics.png")
+    figures.statistics(values, folder / "figures" / "statistics.png")
     fields = _fields(build, recipe, start, summary, values)
     text = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(fields)
     (folder / "README.md").write_text(text, encoding="utf-8")
     schema = record.features(list(recipe.select.gestures)).arrow_schema
-    described = croissant.describe(_title(recipe), _croissant_words(recipe, start), summary["files"], schema)
+    described = croissant.describe(_title(recipe), _croissant_words(build, recipe, start), summary["files"], schema)
     (folder / "croissant.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
@@ -75,8 +75,9 @@ def metadata(recipe: "Recipe", start: Origin, summary: dict[str, Any]) -> str:
     groups = {gesture: [gesture] for gesture in summary["rows"]}
     groups = {name: held for name, held in groups.items() if any(summary["rows"][name].values())}
     named = {"all": list(groups), **groups}
+    licence: dict[str, Any] = dict(start.licence)
     data = DatasetCardData(
-        **start.licence,
+        **licence,
         pretty_name=_title(recipe),
         language=["en"],
         task_categories=["text-to-image", "image-to-text", "image-classification"],
@@ -93,7 +94,7 @@ def _fields(
 ) -> dict[str, str]:
     run = build / "run.json"
     versions = json.loads(run.read_text()).get("versions", {}) if run.is_file() else {}
-    made = provenance(recipe)
+    made = provenance(build, recipe)
     steps = (f"{i}. `{name}` {words}." for i, (name, words) in enumerate(_STEPS, 1))
     limits = [*start.limits, *_LIMITS, *([recipe.publish.notes] if recipe.publish.notes else [])]
     return {
@@ -162,7 +163,9 @@ def _size_category(rows: int) -> str:
 
 def _rows_table(summary: dict[str, Any]) -> str:
     counts = summary["rows"]
-    lines = [[gesture, *(counts[gesture][s] for s in record.SPLITS), sum(counts[gesture].values())] for gesture in counts]
+    lines = [
+        [gesture, *(counts[gesture][s] for s in record.SPLITS), sum(counts[gesture].values())] for gesture in counts
+    ]
     sums = [sum(line[column] for line in lines) for column in range(1, 5)]
     return table(["gesture", *record.SPLITS, "together"], [*lines, ["**all**", *sums]])
 
@@ -205,13 +208,11 @@ def _prompt(made: Provenance) -> str:
     return f"The prompt of the rewriting model:\n\n{quoted}"
 
 
-def _measures(
-    rows: pa.Table, choice: "Choice", gestures: tuple[str, ...]
-) -> dict[str, dict[str, list[float]]]:
+def _measures(rows: pa.Table, choice: "Choice", gestures: tuple[str, ...]) -> dict[str, dict[str, list[float]]]:
     """Return for each measure and gesture one number per published row."""
     from handdata.clip_tokens import clip_tokens
 
-    columns = {name: rows[name].to_pylist() for name in ("bboxes", "labels", "landmarks_in_box", "text", "hand_landmarks")}
+    columns = {name: rows[name].to_pylist() for name in ("bboxes", "labels", "landmarks_in_box", "text")}
     tokens = clip_tokens()
 
     def hand_size(row: int, gesture: str) -> float | None:
@@ -256,8 +257,8 @@ def _sheet(build: Path, rows: pa.Table, choice: "Choice", recipe: "Recipe") -> f
     return lines
 
 
-def _croissant_words(recipe: "Recipe", start: Origin) -> dict[str, Any]:
-    made = provenance(recipe)
+def _croissant_words(build: Path, recipe: "Recipe", start: Origin) -> dict[str, Any]:
+    made = provenance(build, recipe)
     models = ", ".join(f"{m.name} ({m.stage})" for m in made.models) or "none"
     return {
         "description": start.summary,
@@ -265,13 +266,13 @@ def _croissant_words(recipe: "Recipe", start: Origin) -> dict[str, Any]:
         "url": "https://arxiv.org/abs/2408.15461",
         "creator": {"@type": "sc:Organization", "name": "users of hand1000"},
         "keywords": ["hands", "gestures", "text-to-image"],
-        "rai:dataCollection": f"The pictures were made by {start.producers}; images were chosen by a hash, see README.md.",
+        "rai:dataCollection": f"The pictures were made by {start.producers}; images were chosen by a hash (README.md).",
         "rai:dataPreprocessingProtocol": [words.format(seed=recipe.select.seed, short_side=recipe.image.short_side)
                                           for _, words in _STEPS],
         "rai:dataAnnotationProtocol": "Boxes and labels are the source's. Landmarks, captions and texts are made by"
         " programs and checked by rules; `checks` keeps what failed on the way.",
         "rai:machineAnnotationTools": models,
-        "rai:dataUseCases": "Fine-tuning and evaluating text-to-image models that draw hands; research on hand gestures."
+        "rai:dataUseCases": "Fine-tuning and evaluating text-to-image models that draw hands; research on gestures."
         " Not for recognising or profiling people.",
         "rai:dataLimitations": [*start.limits, *_LIMITS],
         "rai:dataBiases": start.limits[0],

@@ -73,13 +73,9 @@ def hand_capsules(hand: Skeleton) -> list[Capsule]:
     found = []
     for chain in hand.fingers:
         number = [THUMB, *FINGERS].index(chain)
-        found += finger_capsules(
-            hand.joints[chain : chain + 4], hand.dorsal[chain : chain + 4], hand.radii[number], chain, number + 1
-        )
+        found += finger_capsules(hand.joints[chain : chain + 4], hand.dorsal[chain : chain + 4], hand.radii[number], chain, number + 1)
     if hand.extra is not None:
-        found += finger_capsules(
-            hand.extra, np.tile(hand.dorsal[FINGERS[-1] + 1], (4, 1)), hand.radii[4], FINGERS[-1], 6
-        )
+        found += finger_capsules(hand.extra, np.tile(hand.dorsal[FINGERS[-1] + 1], (4, 1)), hand.radii[4], FINGERS[-1], 6)
     return found + _palm_capsules(hand)
 
 
@@ -118,17 +114,13 @@ def _palm_capsules(hand: Skeleton) -> list[Capsule]:
     found.append(flesh((-14, 68, 5), (22, 60, 5), 10.0, 9.5))  # pad below the knuckles
     if THUMB in hand.fingers:
         root, knuckle = joints[1], joints[2]
-        found.append(
-            Capsule(root * 0.6, 0.25 * root + 0.75 * knuckle, 15.0 * size, 13.0 * size, PALM, 7.0, 0, 0, dorsal)
-        )
+        found.append(Capsule(root * 0.6, 0.25 * root + 0.75 * knuckle, 15.0 * size, 13.0 * size, PALM, 7.0, 0, 0, dorsal))
         web = 0.5 * joints[5] + 0.5 * joints[0] * 1.0
         found.append(Capsule(0.35 * root + 0.65 * knuckle, web, 8.0 * size, 10.0 * size, PALM, 9.0, 0, 0, dorsal))
     return found
 
 
-def arm_capsules(
-    wrist: Array, towards: Array, side: Array, size: float, cuff: float | None, loose: float
-) -> list[Capsule]:
+def arm_capsules(wrist: Array, towards: Array, side: Array, size: float, cuff: float | None, loose: float) -> list[Capsule]:
     """Return the forearm, and its sleeve from `cuff` mm below the wrist on (None: a bare arm).
 
     `towards` is the unit vector from wrist to elbow, `side` one across the wrist.

@@ -70,6 +70,7 @@ def _prepare(api: "HfApi", name: str, private: bool, branch: str, purge_history:
         info = _call(lambda: api.dataset_info(name), name)
     if private and not info.private:
         _call(lambda: api.update_repo_settings(name, repo_type="dataset", private=True), name)
+    head: str | None
     try:
         head = _call(lambda: api.dataset_info(name, revision=branch), name).sha
     except RevisionNotFoundError:
@@ -85,18 +86,14 @@ def _require_single_branch(api: "HfApi", name: str, branch: str) -> None:
     refs = _call(lambda: api.list_repo_refs(name, repo_type="dataset"), name)
     others = [ref.name for ref in [*refs.branches, *refs.tags] if ref.name != branch]
     if others:
-        raise UserError(
-            f"--purge-history: {', '.join(others)} of {name} may hold older files too: delete these branches or tags first"
-        )
+        raise UserError(f"--purge-history: {', '.join(others)} of {name} may hold older files too: delete these first")
 
 
 def _listing(api: "HfApi", name: str, commit: str) -> dict[str, Any]:
     """Return the files of a commit by path."""
     from huggingface_hub import RepoFile
 
-    entries = _call(
-        lambda: list(api.list_repo_tree(name, repo_type="dataset", revision=commit, recursive=True)), name
-    )
+    entries = _call(lambda: list(api.list_repo_tree(name, repo_type="dataset", revision=commit, recursive=True)), name)
     return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
@@ -192,7 +189,12 @@ def _about_history(
 def _call(action: Callable[[], T], name: str) -> T:
     """Call the Hub, again after a pause where that may help; turn its refusals into one clear sentence."""
     import httpx2
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     for pause in (*_PAUSES, None):
         try:

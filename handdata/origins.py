@@ -30,7 +30,7 @@ HAGRID = Origin(
     " choice of images, orientation baked in, scaled down, EXIF removed; landmarks, captions and texts added.",
     personal="The photographs show people, many at home, faces included; HaGRID collected them from crowd workers for"
     " publication. `subject` is a shortened hash of HaGRID's user id. HaGRID's guesses of age, gender and race are not"
-    " in this dataset, and EXIF (which may hold a place) was removed. Captions describe people as a captioner saw them.",
+    " in this dataset; EXIF, which may hold a place, was removed. Captions describe people as a captioner saw them.",
     limits=(
         "The people are those whom HaGRID's crowd workers were: no even sample of ages, skin tones or countries.",
         "Most pictures are taken by laptop or telephone cameras indoors, from the front.",
@@ -55,7 +55,7 @@ DRAWN = Origin(
     licence_line="Images, boxes and labels: drawn by `handdata render`, under the Apache licence 2.0 like the program.",
     personal="The pictures are drawn and show nobody; `subject` stands for an invented person.",
     limits=(
-        "Drawn hands lack skin texture, nails and most of what photographs have: a model trained on them draws drawings.",
+        "Drawn hands lack most of what photographs have: a model trained on them draws drawings.",
         "Its purpose is to test tools at any place in minutes, not to train a model that people use.",
     ),
     producers="a program (`handdata render`); no person took part",

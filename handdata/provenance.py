@@ -1,17 +1,22 @@
-"""Which models and prompt made the columns of a dataset, with revisions and licences, from the stages' fingerprints."""
+"""Which models and prompt made the columns of a dataset, with revisions and licences, from what the stages noted."""
 
-import importlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from handdata.engine import FINGERPRINT
+from handdata.record import STAGE_COLUMNS, shard_path
 
 if TYPE_CHECKING:
     from handdata.recipe import Recipe
 
 # what the card must say of a model's own licence, by a part of its name
 _LICENCES = {
-    "llama-3": ("Llama 3 Community License", "Texts: **Built with Meta Llama 3**. Meta Llama 3 is licensed under the Meta"
-                " Llama 3 Community License, Copyright © Meta Platforms, Inc. All Rights Reserved."),
+    "llama-3": ("Llama 3 Community License", "Texts: **Built with Meta Llama 3**. Meta Llama 3 is licensed under the"
+                " Meta Llama 3 Community License, Copyright © Meta Platforms, Inc. All Rights Reserved."),
     "blip-image-captioning": ("BSD-3-Clause", "Captions: BLIP by Salesforce, BSD-3-Clause."),
     "blip2": ("MIT; its OPT under Meta's own", "Captions: BLIP-2 by Salesforce; its OPT language model is under Meta's"
               " OPT-175B licence, for research only."),
@@ -41,31 +46,44 @@ class Provenance:
     licences: tuple[str, ...]  # one sentence each
 
 
-def provenance(recipe: "Recipe") -> Provenance:
-    """Return the models of a recipe's stages, in the order of the flow, and the rewriting prompt."""
+def provenance(build: Path, recipe: "Recipe") -> Provenance:
+    """Return the models that made a build's columns, in the order of the flow, and the rewriting prompt.
+
+    They come from what the stages wrote into their shards, so that a model need not be there any more.
+    """
+    names = {"landmarks": "hand_landmarker.task", "captions": _asked(recipe, "caption"), "texts": _asked(recipe, "rewrite")}
     models, sentences, prompt = [], [], None
-    for stage, found in fingerprints(recipe).items():
-        if not isinstance(found, dict) or "model" not in found:
+    for stage, found in fingerprints(build).items():
+        if stage not in names or not isinstance(found, dict):
             continue
-        name = Path(str(found["model"])).name if str(found["model"]).startswith("/") else str(found["model"])
+        name = Path(names[stage]).name if names[stage].startswith("/") else names[stage]
         licence, sentence = _licence(name)
-        models.append(Model(stage, name, str(found.get("revision") or found.get("sha256") or "-"), licence))
+        models.append(Model(stage, name, _revision(found), licence))
         sentences += [sentence] if sentence else []
         prompt = found.get("prompt", prompt)
     return Provenance(tuple(models), prompt, tuple(dict.fromkeys(sentences)))
 
 
-def fingerprints(recipe: "Recipe") -> dict[str, Any]:
-    """Return each stage's own words on what else than its rows decides its output."""
-    from handdata import build
-
+def fingerprints(build: Path) -> dict[str, Any]:
+    """Return each stage's own words on what else than its rows decided its output."""
     found = {}
-    for step in build.STEPS:
-        module, _, attribute = step.run.partition(":")
-        work = getattr(importlib.import_module(module), attribute)
-        if isinstance(work, type):
-            found[step.name] = work.fingerprint(getattr(recipe, step.options) if step.options else None)
+    for stage in STAGE_COLUMNS:
+        path = shard_path(build, stage, 0)
+        stored = (pq.read_metadata(path).metadata or {}).get(FINGERPRINT.encode()) if path.is_file() else None
+        if stored is not None:
+            found[stage] = json.loads(stored)
     return found
+
+
+def _asked(recipe: "Recipe", table: str) -> str:
+    return str(getattr(getattr(recipe, table, None), "model", "unknown"))
+
+
+def _revision(found: dict[str, Any]) -> str:
+    known = found.get("revision") or found.get("model")
+    if isinstance(known, dict):
+        known = known.get("sha256") or known.get("revision")
+    return str(known or "unknown")
 
 
 def _licence(name: str) -> tuple[str, str | None]:

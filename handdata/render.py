@@ -224,13 +224,7 @@ def _draw_all(options: RenderOptions, tasks: list[Task], folder: Path, workers: 
 
     todo = [task for task in tasks if not _stem(task, options, folder).with_suffix(".json").exists()]
     work = partial(_draw_into, options=options, folder=folder)
-    with tqdm(
-        total=len(tasks),
-        initial=len(tasks) - len(todo),
-        desc="render",
-        unit="picture",
-        disable=None if progress else True,
-    ) as bar:
+    with tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc="render", unit="picture", disable=None if progress else True) as bar:
         for _ in _map(work, todo, workers or os.cpu_count() or 1):
             bar.update()
 

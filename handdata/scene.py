@@ -96,11 +96,7 @@ def draw_picture(
     inner = _inner_size(size)
     place = str(rng.choice(list(PLACES)))
     kind = str(rng.choice(backdrop.KINDS, p=(0.3, 0.2, 0.25, 0.25)))
-    detail = (
-        str(rng.choice(backdrop.PATTERNS if kind == "pattern" else backdrop.THINGS))
-        if kind in ("pattern", "thing")
-        else ""
-    )
+    detail = str(rng.choice(backdrop.PATTERNS if kind == "pattern" else backdrop.THINGS)) if kind in ("pattern", "thing") else ""
     wall = str(rng.choice(list(backdrop.COLOURS)))
     tone = str(rng.choice(list(_LIGHTS)))
     light = _light_direction(rng)
@@ -110,12 +106,7 @@ def draw_picture(
     hands = [_hold(person, gesture, side, rng.uniform(*PLACES[place]), inner, rng, malformed=malformed)]
     if second:
         other = "right" if side == "left" else "left"
-        hands.insert(
-            0,
-            _hold(
-                person, second, other, 0.16 if hands[0].camera.centre[0] > inner / 2 else 0.84, inner, rng, small=True
-            ),
-        )
+        hands.insert(0, _hold(person, second, other, 0.16 if hands[0].camera.centre[0] > inner / 2 else 0.84, inner, rng, small=True))
     ambient = rng.uniform(0.34, 0.50)
     cloth = 0
     for hand in hands:
@@ -157,9 +148,7 @@ def describe(attributes: dict[str, Any], rng: np.random.Generator) -> str:
     wearing = f" and {sleeve}" if sleeve else ""
     who = f"a person with {attributes['skin']} skin{wearing}"
     whose = f"a hand with {attributes['skin']} skin{wearing}"
-    second = {"none": "", "resting": ", the other hand resting", "same": ", both hands held alike"}[
-        attributes["second_hand"]
-    ]
+    second = {"none": "", "resting": ", the other hand resting", "same": ", both hands held alike"}[attributes["second_hand"]]
     place = attributes["place"]
     forms = (
         f"{who} in front of {wall}, the hand {place}{second}",
@@ -191,14 +180,7 @@ _VIEWS: dict[str, tuple[tuple[float, ...], float, float, float]] = {
 
 
 def _hold(
-    person: Person,
-    label: str,
-    side: str,
-    x: float,
-    inner: int,
-    rng: np.random.Generator,
-    small: bool = False,
-    malformed: bool = False,
+    person: Person, label: str, side: str, x: float, inner: int, rng: np.random.Generator, small: bool = False, malformed: bool = False
 ) -> Hand:
     """Pose a hand and put it before the camera so that it fills its part of the picture."""
     pose = idle_pose(rng) if label == "no_gesture" else gesture_pose(label, rng)
@@ -210,9 +192,7 @@ def _hold(
     arm = _rotation(0, bend[1], bend[0])
     towards, across = arm @ np.array([0, -1.0, 0]), arm @ np.array([1.0, 0, 0])
     cuff = None if not person.sleeve else rng.uniform(28, 62)
-    capsules = hand_capsules(hand) + arm_capsules(
-        hand.joints[0], towards, across, person.shape.scale, cuff, rng.uniform(4, 10)
-    )
+    capsules = hand_capsules(hand) + arm_capsules(hand.joints[0], towards, across, person.shape.scale, cuff, rng.uniform(4, 10))
     turned = _rotation(turn, rng.normal(0, 8), -showing * lean + rng.normal(0, lean_spread))
     flip = np.diag([-1.0 if side == "right" else 1.0, 1, 1])
     matrix = flip @ turned
@@ -311,3 +291,4 @@ def _truth(hand: Hand, inner: int) -> dict[str, Any]:
         "joints_3d": np.round(hand.skeleton.joints, 3).tolist(),
         "box": np.round([*low, *(high - low)], 6).tolist(),
     }
+

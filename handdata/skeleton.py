@@ -139,11 +139,7 @@ def pose_hand(shape: Shape, pose: Pose) -> Skeleton:
     joints, dorsal = np.zeros((21, 3)), np.tile([0.0, 0.0, -1.0], (21, 1))
     for finger, first in enumerate(FINGERS):
         chain, backs = finger_chain(
-            shape.knuckles[finger],
-            shape.lengths[finger + 1],
-            pose.flex[finger],
-            pose.spread[finger],
-            _CURL_TWIST[finger],
+            shape.knuckles[finger], shape.lengths[finger + 1], pose.flex[finger], pose.spread[finger], _CURL_TWIST[finger]
         )
         joints[first : first + 4], dorsal[first : first + 4] = chain, backs
     thumb = _THUMB_ROOT + np.vstack([np.zeros(3), np.cumsum(pose.thumb * shape.lengths[0][:, None], axis=0)])
