@@ -31,6 +31,8 @@ _LIMITS = (
     "Landmarks come from MediaPipe, not from people; `landmarks_in_box` says how well they fit the box people drew.",
     "Captions and texts are English.",
 )
+_SIZE, _AGREEMENT, _LENGTH = "hand's box, % of the image", "landmarks inside the box, %", "text length, CLIP tokens"
+_LIMIT_OF = {_AGREEMENT: 100.0, _LENGTH: 77.0}
 _STEPS = (
     ("select", "chose images by a hash of (seed {seed}, image id), so that nobody's taste took part"),
     ("fetch", "took exactly those out of the source's archives, checked CRC-32, baked in the orientation, scaled to a"
@@ -49,7 +51,7 @@ def write(
     start = origin(recipe.source)
     values = _measures(rows, choice, recipe.select.gestures)
     figures.contact_sheet(_sheet(build, rows, choice, recipe), folder / "figures" / "contact_sheet.jpg", _SHEET_COLUMNS)
-    figures.statistics(values, folder / "figures" / "statistics.png")
+    figures.statistics(values, _LIMIT_OF, folder / "figures" / "statistics.png")
     fields = _fields(build, recipe, start, summary, values)
     text = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(fields)
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -221,9 +223,9 @@ def _measures(rows: pa.Table, choice: "Choice", gestures: tuple[str, ...]) -> di
         return 100 * max(areas) if areas else None
 
     measures: dict[str, Callable[[int, str], float | None]] = {
-        "hand's box, % of the image": hand_size,
-        "landmarks inside the box, %": lambda row, _: _percent(columns["landmarks_in_box"][row]),
-        "text length, CLIP tokens": lambda row, _: float(tokens.count(columns["text"][row])),
+        _SIZE: hand_size,
+        _AGREEMENT: lambda row, _: _percent(columns["landmarks_in_box"][row]),
+        _LENGTH: lambda row, _: float(tokens.count(columns["text"][row])),
     }
     chosen = {g: [row for split in record.SPLITS for row in choice.rows[g, split]] for g in gestures}
     return {

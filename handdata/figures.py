@@ -32,10 +32,11 @@ def contact_sheet(lines: Sheet, path: Path, columns: int = 6) -> None:
     sheet.save(path, "JPEG", quality=85)
 
 
-def statistics(values: dict[str, dict[str, list[float]]], path: Path) -> None:
+def statistics(values: dict[str, dict[str, list[float]]], limits: dict[str, float], path: Path) -> None:
     """Write a PNG with one panel per measure, each with one box per gesture: quartiles, and whiskers at 5 and 95 %.
 
-    `values`: measure, then gesture, then one number per row.
+    `values`: measure, then gesture, then one number per row. `limits`: a measure's greatest possible value, where it has
+    one; every axis begins at 0.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,6 +48,7 @@ def statistics(values: dict[str, dict[str, list[float]]], path: Path) -> None:
         axes = figure.add_subplot(1, len(values), index + 1)
         _boxes(axes, [groups[gesture] for gesture in gestures])
         axes.set_yticks(range(1, len(gestures) + 1), gestures if index == 0 else [""] * len(gestures))
+        axes.set_xlim(0, limits.get(measure))
         axes.set_title(measure, fontsize=10, loc="left", color=_INK)
         axes.invert_yaxis()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ class Origin:
 
 
 HAGRID = Origin(
-    picture="photograph",
+    picture="photograph of a person",
     summary="Photographs of people making hand gestures, chosen from HaGRID, each with the hand's landmarks and a text"
     " that names the gesture.",
     licence={"license": "other", "license_name": "hagrid", "license_link": HAGRID_LICENCE},
@@ -48,7 +48,7 @@ HAGRID = Origin(
 )
 
 DRAWN = Origin(
-    picture="drawing",
+    picture="drawing of an invented person",
     summary="Computer-drawn hands making gestures: a HaGRID in small, for trying out tools. It holds no photograph and"
     " no person.",
     licence={"license": "apache-2.0"},
