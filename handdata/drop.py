@@ -19,7 +19,9 @@ class Dropped:
     rows: int | None
 
 
-def drop(build: Path, image_id: str | None, subject: str | None, note: str | None = None, progress: bool = True) -> Dropped:
+def drop(
+    build: Path, image_id: str | None, subject: str | None, note: str | None = None, progress: bool = True
+) -> Dropped:
     """Note the decision, remove the images and what the stages found on them, and assemble the dataset anew.
 
     Raises `UserError` if both or neither is given, or no row of the build is meant.

@@ -92,7 +92,9 @@ class Group:
         image = self.vectors["image"]
         for name in ("caption", "text"):
             words = self.vectors[name]
-            found[f"clip_image_{name}"] = float(np.mean(np.sum(np.stack(image) * np.stack(words), 1))) if image else None
+            found[f"clip_image_{name}"] = (
+                float(np.mean(np.sum(np.stack(image) * np.stack(words), 1))) if image else None
+            )
             found[f"clip_{name}_{name}"] = mean_cosine(np.stack(words)[:CAPTION_ROWS]) if words else None
         return found
 

@@ -173,9 +173,11 @@ def _about_history(
 ) -> str:
     """Clear the history if asked to; return what is to be said of it."""
     if purge:
+        stored = _call(
+            lambda: list(api.list_lfs_files(name, repo_type="dataset")), name
+        )  # while commits still name them
         _call(lambda: api.super_squash_history(name, repo_type="dataset", branch=branch), name)
         kept = {entry.lfs.sha256 for entry in _listing(api, name, branch).values() if entry.lfs}
-        stored = _call(lambda: list(api.list_lfs_files(name, repo_type="dataset")), name)
         old = [file for file in stored if file.oid not in kept]
         _call(lambda: api.permanently_delete_lfs_files(name, old, repo_type="dataset"), name)
         return f"the history is cleared; {len(old)} files of earlier versions were deleted for good"

@@ -51,7 +51,11 @@ def provenance(build: Path, recipe: "Recipe") -> Provenance:
 
     They come from what the stages wrote into their shards, so that a model need not be there any more.
     """
-    names = {"landmarks": "hand_landmarker.task", "captions": _asked(recipe, "caption"), "texts": _asked(recipe, "rewrite")}
+    names = {
+        "landmarks": "hand_landmarker.task",
+        "captions": _asked(recipe, "caption"),
+        "texts": _asked(recipe, "rewrite"),
+    }
     models, sentences, prompt = [], [], None
     for stage, found in fingerprints(build).items():
         if stage not in names or not isinstance(found, dict):

@@ -14,6 +14,8 @@ import hashlib
 import re
 import tempfile
 import threading
+import time
+import types
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,21 @@ class HubServer:
         variables |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1,localhost"}
         return variables | ({"HF_TOKEN": token} if token else {})
 
+    def adopt(self, monkeypatch: Any, home: Path, token: str | None = "hf_tester") -> None:
+        """Let the Hub libraries of this process use this Hub; their addresses are fixed at import, hence the patches."""
+        for name, value in self.environment(home, token).items():
+            monkeypatch.setenv(name, value)
+        constants = {
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_TOKEN_PATH": str(home / "token"),
+        }
+        for name, value in constants.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        monkeypatch.setattr("huggingface_hub.utils._http.time", _NO_PAUSES)
+
     def fail(self, request: str, fault: int | str, times: int = 1, after: int = 0) -> None:
         """Let requests whose "METHOD path" matches the pattern fail, `times` times, after `after` went well.
 
@@ -97,6 +114,10 @@ class HubServer:
                         entry[2] -= 1
                         return entry[1]
         return None
+
+
+# stands for the module `time` in the client: its pauses between tries take no time
+_NO_PAUSES = types.SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda seconds: None)
 
 
 def main() -> None:
