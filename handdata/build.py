@@ -39,6 +39,10 @@ STEPS: tuple[Step, ...] = (
     Step("select", "handdata.build:select", "select"),
     Step("fetch", "handdata.build:fetch", "fetch"),
     Step("facts", "handdata.facts:ImageFacts", None),
+    Step("landmarks", "handdata.landmarks:HandLandmarks", "landmarks"),
+    Step("caption", "handdata.captions:Captions", "caption"),
+    Step("rewrite", "handdata.rewrite:Rewriting", "rewrite"),
+    Step("check", "handdata.checks:FinalChecks", "check"),
     Step("assemble", "handdata.assemble:run", "assemble"),
 )
 

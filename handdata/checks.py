@@ -6,7 +6,9 @@ bug. Words decide, not a model: a verdict can be explained and is the same every
 
 import re
 from collections import Counter
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from handdata.clip_tokens import CONTEXT, clip_tokens
 from handdata.gestures import gestures
@@ -28,6 +30,9 @@ from handdata.words import (
     tokenise,
 )
 
+if TYPE_CHECKING:
+    from handdata.engine import Columns
+
 Evidence = tuple[str, ...]
 
 # Each way in which a text can fail, with the sentence that tells the model (and a person) what is wrong.
@@ -43,6 +48,23 @@ FAILURES: dict[str, str] = {
     "sentences": "it is more than one sentence",
     "task-talk": "it talks about the task instead of the picture: {evidence}",
     "too-long": "it has {evidence} CLIP tokens, the limit is " + str(CONTEXT),
+}
+
+# How a draft can fail besides, before its words are looked at.
+DRAFT_FAILURES: dict[str, str] = {
+    "endless": "the answer did not end within max_tokens",
+    "timeout": "the server did not answer in time",
+    "prompt-too-long": "the caption is too long for the model's context",
+}
+# What a person's own text may do: it is written before the picture, and may say what the caption does not.
+ALLOWED_TO_PEOPLE = frozenset({"word-lost", "word-added", "colour-moved"})
+
+# What is remarked on a row that is kept, for people who choose rows and for the review page.
+REMARKS: dict[str, str] = {
+    "image:no-hand": "MediaPipe finds no hand",
+    "image:hand-outside-box": "the gesture's box holds less of a hand than asked for",
+    "image:more-hands": "more hands are found than boxes were drawn",
+    "text:template": "no draft of the model passed, the phrase was put in by rule",
 }
 
 _TASK_TALK = re.compile(
@@ -86,10 +108,59 @@ def sentence_ends(text: str) -> list[tuple[int, int]]:
     return [end.span() for end in ends if "\n" in end[0] or not _ABBREVIATION.search(text.strip()[: end.end()])]
 
 
+@dataclass(frozen=True)
+class CheckOptions:
+    """What is remarked on."""
+
+    in_box: float = 0.9  # least share of the gesture hand's landmarks inside its box
+
+
+class FinalChecks:
+    """Check the final texts once more, and remark on rows that are kept but worth a look."""
+
+    name: ClassVar = "checks"
+    version: ClassVar = 1
+    inputs: ClassVar = (
+        "caption", "gesture", "text", "rewrite", "draft_checks", "labels", "hand_landmarks", "landmarks_in_box",
+    )  # fmt: skip
+    final_reasons: ClassVar[frozenset[str]] = frozenset()
+
+    @staticmethod
+    def fingerprint(options: CheckOptions) -> Any:
+        return {**asdict(options), "gestures": {name: asdict(gesture) for name, gesture in gestures().items()}}
+
+    def __init__(self, options: CheckOptions) -> None:
+        self._options = options
+
+    def __call__(self, columns: "Columns") -> "Columns":
+        """Return `checks`: what caption and drafts failed, and remarks. A final text that fails is a bug and raises."""
+        rows = [
+            dict(zip(self.inputs, row, strict=True)) for row in zip(*(columns[n] for n in self.inputs), strict=True)
+        ]
+        for row in rows:
+            found = failures(row["caption"], row["gesture"], row["text"])
+            assert not found, f"a final text fails {found}: {row['text']!r} of the caption {row['caption']!r}"
+        checks = [[*row["draft_checks"], *remarks(row, self._options)] for row in rows]
+        return {"checks": checks, "reason": [None] * len(rows)}
+
+
+def remarks(row: dict[str, Any], options: CheckOptions) -> list[str]:
+    """Return the names of REMARKS that hold for a row."""
+    hands = len(row["hand_landmarks"])
+    found = {
+        "image:no-hand": not hands,
+        "image:hand-outside-box": bool(hands) and row["landmarks_in_box"] < options.in_box,
+        "image:more-hands": hands > len(row["labels"]),
+        "text:template": row["rewrite"] == "template",
+    }
+    return [name for name in REMARKS if found[name]]
+
+
 def explain(found: dict[str, Evidence], gesture: str) -> str:
     """Return one sentence that says all that is wrong, for the model's next try."""
     phrase = gestures()[gesture].phrase
-    parts = [FAILURES[name].format(phrase=phrase, evidence=", ".join(words)) for name, words in found.items()]
+    sentences = FAILURES | DRAFT_FAILURES
+    parts = [sentences[name].format(phrase=phrase, evidence=", ".join(words)) for name, words in found.items()]
     return "; ".join(parts)
 
 

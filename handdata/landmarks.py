@@ -137,7 +137,8 @@ class HandLandmarks:
         from handdata import assets
 
         deciding = {name: value for name, value in asdict(options).items() if name != "threads"}
-        return {**deciding, "model": assets.assets()[ASSET].sha256}
+        asset = assets.assets()[ASSET]
+        return {**deciding, "model": asset.file, "sha256": asset.sha256}
 
     def __init__(self, options: LandmarkOptions) -> None:
         from handdata.resources import cores

@@ -7,8 +7,9 @@ was wrong, each with a seed of its own. (Hand1000, section 4, asks LLaMA 3 once 
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -23,12 +24,6 @@ from handdata.words import FUNCTION, PHRASE, about_hands, content, gestures_name
 if TYPE_CHECKING:
     from handdata.engine import Columns
 
-# How a draft can fail besides what `checks.FAILURES` names.
-DRAFT_FAILURES: dict[str, str] = {
-    "endless": "the answer did not end within max_tokens",
-    "timeout": "the server did not answer in time",
-    "prompt-too-long": "the caption is too long for the model's context",
-}
 _STOPS = {"length": "endless", "timeout": "timeout", "prompt": "prompt-too-long"}
 
 
@@ -74,7 +69,14 @@ class Rewriting:
     def fingerprint(options: RewriteOptions) -> Any:
         deciding = {name: value for name, value in asdict(options).items() if name not in _NOT_DECIDING}
         names = {name: asdict(gesture) for name, gesture in gestures().items()}
-        return {**deciding, "model": model_identity(options), "prompt": prompt_text(options), "gestures": names}
+        model = options.model if options.server else Path(options.model).name
+        return {
+            **deciding,
+            "model": model,
+            "sha256": None if options.server else model_hash(options.model),
+            "prompt": prompt_text(options),
+            "gestures": names,
+        }
 
     def __init__(self, options: RewriteOptions) -> None:
         self._options = options
@@ -189,13 +191,21 @@ def model_file(model: str) -> Path:
     return Path(model)
 
 
-def model_identity(options: RewriteOptions) -> str:
-    """Return what tells this model from others: the file's sha256, or the server's name for it."""
-    if options.server:
-        return f"server:{options.model}"
-    path = model_file(options.model)
+def model_hash(model: str) -> str:
+    """Return the sha256 of the GGUF file."""
+    path = model_file(model)
     facts = path.stat()
     return _sha256(path, facts.st_size, facts.st_mtime_ns)
+
+
+def absolute(options: RewriteOptions, folder: Path) -> RewriteOptions:
+    """Return the options with the files that lie in the folder, a recipe's, named by their absolute paths."""
+    model, prompt = folder / options.model, folder / options.prompt
+    return replace(
+        options,
+        model=str(model.absolute()) if model.is_file() else options.model,
+        prompt=str(prompt.absolute()) if prompt.is_file() else options.prompt,
+    )
 
 
 @cache
@@ -216,6 +226,20 @@ def seed_of(seed: int, caption: str, gesture: str, k: int) -> int:
     """Return the seed of try k: 32 bits of sha256 of (seed, caption, gesture, k)."""
     digest = hashlib.sha256(json.dumps([seed, caption, gesture, k]).encode()).digest()
     return int.from_bytes(digest[:4], "little")
+
+
+def summary(build: Path, options: RewriteOptions) -> str:
+    """Return what became of a build's texts, and what captions and drafts failed, by name and with the model's."""
+    import pyarrow.parquet as pq
+
+    paths = sorted((build / Rewriting.name).glob("*.parquet"))
+    rows = [row for path in paths for row in pq.read_table(path, columns=["rewrite", "draft_checks"]).to_pylist()]
+    ways = Counter(row["rewrite"] or "without text" for row in rows)
+    failed = Counter(name for row in rows for name in row["draft_checks"] or ())
+    model = options.model if options.server else Path(options.model).stem
+    lines = [f"{len(rows):,} texts by {model}: " + ", ".join(f"{count:,} {way}" for way, count in ways.most_common())]
+    lines += [f"  {count:>6,}  {name}" for name, count in failed.most_common()]
+    return "\n".join(lines)
 
 
 def _ask(pair: tuple[str, str], k: int, rejected: tuple[str, str], prompt: Prompt, options: RewriteOptions) -> Ask:

@@ -7,15 +7,19 @@ from typing import Annotated, Any, Literal
 from tyro import MISSING
 from tyro.conf import Positional, arg
 
-from handdata import recipe
+from handdata import captions, recipe, rewrite
 from handdata.assemble import AssembleOptions
+from handdata.captions import CaptionOptions
+from handdata.checks import CheckOptions
 from handdata.errors import UserError
 from handdata.evaluate import EvaluateOptions
 from handdata.jpeg import ImageOptions
+from handdata.landmarks import LandmarkOptions
 from handdata.publish import PublishOptions
 from handdata.ranges import FetchOptions
 from handdata.recipe import Recipe
 from handdata.render import RenderOptions
+from handdata.rewrite import RewriteOptions
 from handdata.selection import SelectOptions
 from handdata.sources import SourceOptions, absolute
 
@@ -139,6 +143,86 @@ class Fetch:
 
         build.start_from_manifest(self.manifest, self.out, self.options)
         return _run_step(self.out, "fetch")
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Find the hands in a build's images with MediaPipe: 21 landmarks each, and which hand makes the gesture."""
+
+    build: Positional[Path]  # the build folder
+    options: Annotated[LandmarkOptions, arg(name="")]
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Landmarks | None":
+        return cls(Path(argv[0]), _recipe_of(argv[0]).landmarks) if _names_something(argv) else None
+
+    def __call__(self) -> int:
+        return _run_step(self.build, "landmarks", landmarks=self.options)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Describe a build's images with an image captioner: BLIP, BLIP-2, PaliGemma or ViT-GPT2."""
+
+    build: Positional[Path]  # the build folder
+    options: Annotated[CaptionOptions, arg(name="")]
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Caption | None":
+        return cls(Path(argv[0]), _recipe_of(argv[0]).caption) if _names_something(argv) else None
+
+    def __call__(self) -> int:
+        return _run_step(self.build, "caption", caption=self.options)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Rewrite a build's captions so that each names its gesture, with a GGUF model or an OpenAI-compatible server."""
+
+    build: Positional[Path]  # the build folder
+    options: Annotated[RewriteOptions, arg(name="")]
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Rewrite | None":
+        return cls(Path(argv[0]), _recipe_of(argv[0]).rewrite) if _names_something(argv) else None
+
+    def __call__(self) -> int:
+        code = _run_step(self.build, "rewrite", rewrite=self.options)
+        print(rewrite.summary(self.build, self.options))
+        return code
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check a build's final texts once more and remark on rows that are worth a look."""
+
+    build: Positional[Path]  # the build folder
+    options: Annotated[CheckOptions, arg(name="")]
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Check | None":
+        return cls(Path(argv[0]), _recipe_of(argv[0]).check) if _names_something(argv) else None
+
+    def __call__(self) -> int:
+        return _run_step(self.build, "check", check=self.options)
+
+
+@dataclass(frozen=True)
+class Review:
+    """Make BUILD/review.html, on which a person accepts, rejects and corrects rows, or take the decisions over.
+
+    The page works from disk, without a server. Its button `Export` saves a file; --apply FILE adds the decisions in it
+    to the build's decisions.jsonl, which every rebuild follows.
+    """
+
+    build: Positional[Path]  # the build folder
+    apply: Path | None = None  # the file that the page exported
+
+    def __call__(self) -> int:
+        from handdata import review
+
+        print(review.apply(self.build, self.apply) if self.apply else review.write_page(self.build))
+        return 0
 
 
 @dataclass(frozen=True)
@@ -280,7 +364,12 @@ def _recipe(name: str) -> Recipe:
     """Return the recipe that a command line names, its paths made absolute: flags are relative to where one is."""
     path = recipe.find(name)
     loaded = recipe.load(path)
-    return replace(loaded, source=absolute(loaded.source, path.parent))
+    return replace(
+        loaded,
+        source=absolute(loaded.source, path.parent),
+        caption=captions.absolute(loaded.caption, path.parent),
+        rewrite=rewrite.absolute(loaded.rewrite, path.parent),
+    )
 
 
 def _recipe_of(build: str) -> Recipe:
