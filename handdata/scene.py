@@ -107,7 +107,7 @@ def draw_picture(
     if second:
         other = "right" if side == "left" else "left"
         hands.insert(0, _hold(person, second, other, 0.16 if hands[0].camera.centre[0] > inner / 2 else 0.84, inner, rng, small=True))
-    ambient = rng.uniform(0.34, 0.50)
+    ambient = rng.uniform(0.44, 0.60)
     cloth = 0
     for hand in hands:
         surface = find_surface(hand.capsules, hand.camera, (inner, inner), light)
@@ -167,14 +167,14 @@ def _light_direction(rng: np.random.Generator) -> Array:
 # gesture: turn about the hand's length (degrees; 0 shows the palm of a left hand, 180 the back), its spread,
 # and lean to the right of the picture (of a hand that shows its palm) and its spread
 _VIEWS: dict[str, tuple[tuple[float, ...], float, float, float]] = {
-    "call": ((0, 0, 180), 14, 45, 14),
-    "dislike": ((10, 10, 170), 12, -90, 12),
-    "like": ((10, 10, 170), 12, 90, 12),
-    "mute": ((-58,), 9, 8, 8),
-    "ok": ((12,), 14, 4, 9),
-    "peace_inverted": ((180,), 13, 0, 9),
-    "stop_inverted": ((180,), 13, 0, 9),
-    "two_up_inverted": ((180,), 13, 0, 9),
+    "call": ((0, 0, 180), 12, 45, 12),
+    "dislike": ((10, 10, 170), 10, -90, 11),
+    "like": ((10, 10, 170), 10, 90, 11),
+    "mute": ((-58,), 8, 8, 7),
+    "ok": ((14,), 11, 4, 8),
+    "peace_inverted": ((180,), 10, 0, 8),
+    "stop_inverted": ((180,), 10, 0, 8),
+    "two_up_inverted": ((180,), 10, 0, 8),
     "no_gesture": ((20, 160), 25, 70, 20),
 }
 
@@ -185,15 +185,15 @@ def _hold(
     """Pose a hand and put it before the camera so that it fills its part of the picture."""
     pose = idle_pose(rng) if label == "no_gesture" else gesture_pose(label, rng)
     hand, flaws = malformed_hand(person.shape, pose, rng) if malformed else (pose_hand(person.shape, pose), ())
-    turns, turn_spread, lean, lean_spread = _VIEWS.get(label, ((0,), 13, 0, 9))
-    turn = float(rng.choice(turns)) + rng.normal(0, turn_spread)
+    turns, turn_spread, lean, lean_spread = _VIEWS.get(label, ((0,), 10, 0, 8))
+    turn = float(rng.choice(turns)) + turn_spread * _normal(rng)
     showing = 1 if np.cos(np.radians(turn)) >= 0 else -1
     bend = rng.normal(0, 9, 2)
     arm = _rotation(0, bend[1], bend[0])
     towards, across = arm @ np.array([0, -1.0, 0]), arm @ np.array([1.0, 0, 0])
     cuff = None if not person.sleeve else rng.uniform(28, 62)
     capsules = hand_capsules(hand) + arm_capsules(hand.joints[0], towards, across, person.shape.scale, cuff, rng.uniform(4, 10))
-    turned = _rotation(turn, rng.normal(0, 8), -showing * lean + rng.normal(0, lean_spread))
+    turned = _rotation(turn, 7 * _normal(rng), -showing * lean + lean_spread * _normal(rng))
     flip = np.diag([-1.0 if side == "right" else 1.0, 1, 1])
     matrix = flip @ turned
     hand_joints = hand.joints @ matrix.T
@@ -212,6 +212,11 @@ def _hold(
         focal = min(focal, float((room * (distance - 60) / reach).min()))
     camera = Camera(distance, focal, (x * inner, y * inner))
     return Hand(label, side, placed, capsules, matrix @ np.array([0, 0, 1.0]), camera, flaws)
+
+
+def _normal(rng: np.random.Generator) -> float:
+    """Return a normal draw without the far ends: nobody shows a gesture from there."""
+    return float(np.clip(rng.normal(), -1.8, 1.8))
 
 
 def _rotation(turn: float, nod: float, lean: float) -> Array:

@@ -15,13 +15,13 @@ Array = NDArray[np.float64]
 WRIST, THUMB, INDEX, MIDDLE, RING, LITTLE = 0, 1, 5, 9, 13, 17  # the first joint of each chain
 FINGERS = (INDEX, MIDDLE, RING, LITTLE)
 
-_KNUCKLES = np.array([(-23, 90, 1), (-3, 94, 0), (16, 87, 0), (33, 77, 2)], float)
+_KNUCKLES = np.array([(-25.5, 89, 1), (-4, 93, 0), (16.5, 87, 0), (35, 77, 2)], float)
 _PHALANGES = np.array([(43, 25, 21), (48, 29, 22), (44, 28, 22), (34, 20, 19)], float)
 _THUMB_ROOT = np.array([-22.0, 22.0, 7.0])
 _THUMB_BONES = np.array([43.0, 34.0, 29.0])
 _CURL_TWIST = np.array([-7.0, 0.0, 8.0, 15.0])  # degrees: curled fingers point at the root of the thumb
 
-_FINGER_RADII = np.array([(10.0, 8.9, 8.0, 6.8), (10.2, 9.1, 8.2, 7.0), (9.8, 8.6, 7.7, 6.6), (8.8, 7.6, 6.8, 5.9)])
+_FINGER_RADII = np.array([(10.6, 9.4, 8.3, 7.0), (10.8, 9.6, 8.5, 7.2), (10.4, 9.1, 8.1, 6.8), (9.3, 8.0, 7.1, 6.1)])
 _THUMB_RADII = np.array([15.5, 11.6, 10.2, 7.8])
 
 
@@ -67,6 +67,7 @@ _NEAR = (-3, 0, 2, 5)
 _THUMBS: dict[str, tuple[list[tuple[float, float, float]], tuple[float, float, float]]] = {
     "spread": ([(-0.66, 0.72, 0.22), (-0.74, 0.66, 0.05), (-0.72, 0.69, -0.05)], (-0.55, -0.1, -0.8)),
     "beside": ([(-0.50, 0.84, 0.22), (-0.16, 0.97, 0.15), (0.05, 0.99, 0.05)], (-0.8, 0.0, -0.55)),
+    "loose": ([(-0.60, 0.76, 0.22), (-0.52, 0.85, 0.08), (-0.42, 0.90, 0.0)], (-0.65, 0.0, -0.75)),
     "up": ([(-0.66, 0.62, 0.42), (-0.96, 0.25, 0.10), (-0.99, 0.05, -0.12)], (-0.05, 0.35, -0.9)),
     "folded": ([(-0.25, 0.72, 0.64), (0.62, 0.76, -0.15), (0.93, 0.32, -0.2)], (-0.1, 0.45, 0.9)),
     "over": ([(-0.40, 0.62, 0.68), (0.20, 0.62, 0.76), (0.9, 0.42, 0.0)], (-0.2, 0.5, 0.85)),
@@ -85,11 +86,11 @@ _POSES: dict[str, _Row] = {
     "ok": ("o|||", (0, -1, 6, 14), "pinch", (0, "tip")),
     "one": ("|...", _NEAR, "over", (1, "over")),
     "palm": ("||||", _FAN, "spread", None),
-    "peace": ("||..", (-9, 6, 2, 3), "over", (2, "over")),
-    "peace_inverted": ("||..", (-9, 6, 2, 3), "over", (2, "over")),
+    "peace": ("||..", (-13, 9, 2, 3), "over", (2, "over")),
+    "peace_inverted": ("||..", (-13, 9, 2, 3), "over", (2, "over")),
     "rock": ("|..|", (-7, 0, 0, 12), "over", (1, "over")),
     "stop": ("||||", _TOGETHER, "beside", None),
-    "stop_inverted": ("||||", _TOGETHER, "beside", None),
+    "stop_inverted": ("||||", _TOGETHER, "loose", None),
     "three": ("|||.", (-9, 0, 8, 4), "over", (3, "over")),
     "three2": ("||..", (-8, 4, 2, 3), "spread", None),
     "two_up": ("||..", (3, -2, 1, 3), "over", (2, "over")),

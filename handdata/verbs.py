@@ -251,7 +251,7 @@ class Render:
     """
 
     out: Path  # folder for <gesture>.zip, annotations.zip and truth.jsonl
-    options: Annotated[RenderOptions, arg(name="")] = RenderOptions()
+    options: Annotated[RenderOptions, arg(name="")] = field(default_factory=RenderOptions)
     workers: int = 0  # processes; 0: as many as there are cores
     dry_run: bool = False  # only say what would be drawn
 
