@@ -130,14 +130,12 @@ def _published(rows: pa.Table, decided: decisions.Decisions, names: tuple[str, .
     words = gestures.gestures()
     ids, hands = rows["image_id"].to_pylist(), rows["gesture"].to_pylist()
     edited = [decided.text(image_id) for image_id in ids]
-    drafts = [[*(a or ()), *(b or ())] for a, b in _pairs(rows, "checks", "draft_checks")]
     columns = {name: rows[name] for name in rows.column_names}
     columns |= {
         "text": [new or old for new, old in zip(edited, rows["text"].to_pylist(), strict=True)],
         "rewrite": ["edited" if new else old for new, old in zip(edited, rows["rewrite"].to_pylist(), strict=True)],
         "gesture": [names.index(hand) if hand in names else None for hand in hands],
         "gesture_phrase": [words[hand].phrase for hand in hands],
-        "checks": [list(dict.fromkeys(both)) for both in drafts],
         "sha256": rows["digest"],
     }
     schema = pa.schema([f for f in record.features(list(names)).arrow_schema if f.name != "image"])

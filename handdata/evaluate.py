@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from handdata.errors import UserError
+from handdata import captions
+from handdata.errors import Unfinished, UserError
 
 CAPTION_ROWS = 5000  # caption-caption is over the first so many rows (the released code; method.md, section 2)
 _BATCH = 32
@@ -157,9 +158,10 @@ def load_clip(name: str, device: str) -> tuple[Clip | None, str | None]:
         raise UserError("--device cuda: torch finds no GPU; use --device cpu")
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        model, processor = CLIPModel.from_pretrained(name), CLIPProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        return None, f"CLIP's weights '{name}' are not here and cannot be fetched ({str(error).splitlines()[0]})"
+        folder, _ = captions.resolve(name, "main")
+        model, processor = CLIPModel.from_pretrained(folder), CLIPProcessor.from_pretrained(folder)
+    except (UserError, Unfinished, OSError, ValueError) as error:
+        return None, f"CLIP's weights cannot be loaded: {str(error).splitlines()[0]}"
     return Clip(model, processor, place), None
 
 
