@@ -55,10 +55,10 @@ def _make(place: Path) -> None:
     vision = BlipVisionConfig(image_size=_SIZE, patch_size=16, **narrow)
     generator = torch.Generator().manual_seed(0)
     model = BlipForConditionalGeneration(BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
-    for _, parameter in sorted(model.named_parameters()):
+    for name, parameter in sorted(model.named_parameters()):
         if parameter.dim() > 1:  # large weights: captions differ from image to image
-            torch.nn.init.normal_(parameter, std=1.0, generator=generator)
-        else:
-            torch.nn.init.zeros_(parameter)
+            torch.nn.init.normal_(parameter, std=4.0 if "position" in name else 1.0, generator=generator)
+        elif name.endswith("predictions.bias"):  # only words, and no end: the recipe's max_new_tokens ends a caption
+            torch.nn.init.constant_(parameter[:5], -1e4)
     model.generation_config.eos_token_id = 2
     model.save_pretrained(place)
