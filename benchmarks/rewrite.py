@@ -99,9 +99,7 @@ def measure_speed(pairs: list[tuple[str, str]], options: RewriteOptions) -> None
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     report("one create_chat_completion per row", pairs, theirs, seconds, cpu)
     same = sum(a.strip() == b.strip() for a, b in zip(ours, theirs, strict=True))
-    print(
-        f"{seconds / our_seconds:.2f} times as fast ({cpu / our_cpu:.2f} times in CPU time); {same} answers are the same"
-    )
+    print(f"{seconds / our_seconds:.2f} times as fast ({cpu / our_cpu:.2f} by CPU time); {same} answers are equal")
 
 
 def report(what: str, pairs: list[tuple[str, str]], answers: list[str], seconds: float, cpu: float) -> None:

@@ -67,7 +67,9 @@ class Rewriting:
 
     @staticmethod
     def fingerprint(options: RewriteOptions) -> Any:
-        deciding = {name: value for name, value in asdict(options).items() if name not in _NOT_DECIDING}
+        # in this process the number of sequences decides too: batched arithmetic rounds differently
+        aside = (*_NOT_DECIDING, "parallel") if options.server else _NOT_DECIDING
+        deciding = {name: value for name, value in asdict(options).items() if name not in aside}
         names = {name: asdict(gesture) for name, gesture in gestures().items()}
         model = options.model if options.server else Path(options.model).name
         return {
