@@ -42,8 +42,11 @@ def statistics(values: dict[str, dict[str, list[float]]], limits: dict[str, floa
     from matplotlib.figure import Figure
 
     gestures = list(next(iter(values.values())))
-    figure = Figure(figsize=(4.2 * len(values), 1.3 + 0.34 * len(gestures)), dpi=110, layout="constrained")
+    width, height = 4.2 * len(values), 1.0 + 0.34 * len(gestures)  # inches
+    figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
+    names = 0.3 + 0.085 * max(map(len, gestures))
+    figure.subplots_adjust(names / width, 0.45 / height, 1 - 0.2 / width, 1 - 0.4 / height, wspace=0.08)
     for index, (measure, groups) in enumerate(values.items()):
         axes = figure.add_subplot(1, len(values), index + 1)
         _boxes(axes, [groups[gesture] for gesture in gestures])
