@@ -43,6 +43,7 @@ STEPS: tuple[Step, ...] = (
     Step("caption", "handdata.captions:Captions", "caption"),
     Step("rewrite", "handdata.rewrite:Rewriting", "rewrite"),
     Step("check", "handdata.checks:FinalChecks", "check"),
+    Step("assemble", "handdata.assemble:run", "assemble"),
 )
 
 
