@@ -30,6 +30,7 @@ from handdata.record import (
 )
 
 Columns = dict[str, list[Any]]
+FINGERPRINT = "hand1000:fingerprint"  # in a shard's metadata: what its stage said decides the output, as JSON
 
 
 class Stage(Protocol):
@@ -98,7 +99,8 @@ class ShardWorker:
             if self._loaded is None:
                 self._loaded = self.stage(self.options)
             table = _make(self._loaded, columns, failed_earlier)
-            write_table(table.replace_schema_metadata({"hand1000:key": key}), path)
+            fingerprint = json.dumps(self.stage.fingerprint(self.options), ensure_ascii=False)
+            write_table(table.replace_schema_metadata({"hand1000:key": key, FINGERPRINT: fingerprint}), path)
             reasons = table["reason"].to_pylist()
         return {"rows": len(reasons), "made": made, "failed": Counter(filter(None, reasons))}
 

@@ -9,9 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from handdata.assemble import AssembleOptions
+from handdata.captions import CaptionOptions
+from handdata.checks import CheckOptions
 from handdata.errors import UserError
+from handdata.jpeg import ImageOptions
+from handdata.landmarks import LandmarkOptions
+from handdata.publish import PublishOptions
+from handdata.ranges import FetchOptions
 from handdata.render import RenderOptions
 from handdata.resources import resource
+from handdata.rewrite import RewriteOptions
 from handdata.selection import SelectOptions
 from handdata.sources import SourceOptions
 
@@ -26,6 +34,14 @@ class Recipe:
     source: SourceOptions = field(default_factory=SourceOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
+    image: ImageOptions = field(default_factory=ImageOptions)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
+    landmarks: LandmarkOptions = field(default_factory=LandmarkOptions)
+    caption: CaptionOptions = field(default_factory=CaptionOptions)
+    rewrite: RewriteOptions = field(default_factory=RewriteOptions)
+    check: CheckOptions = field(default_factory=CheckOptions)
+    assemble: AssembleOptions = field(default_factory=AssembleOptions)
+    publish: PublishOptions = field(default_factory=PublishOptions)
 
 
 def find(recipe: str) -> Path:

@@ -1,0 +1,220 @@
+"""Drive a training run; killed at any moment, the same call continues to the same end."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handdata import assets
+from handdata.errors import Unfinished, UserError, require_writable_folder
+from handtrain import checkpoint
+from handtrain.data import Photographs, load, readme, splits_of
+from handtrain.diffusion import Diffusion
+from handtrain.encode import TensorCache
+from handtrain.export import export
+from handtrain.fusion import TokenFusion
+from handtrain.gesture import NUMBERS, GestureFeature, found_again, gesture_feature
+from handtrain.models import Base, choose_device, open_base
+from handtrain.places import HubName, Place
+from handtrain.plan import plan, require_disk
+from handtrain.prepare import materials
+from handtrain.presets import RunOptions, TrainOptions, check
+from handtrain.runfolder import RunFolder, open_run
+from handtrain.stages import Training, logged_lines, write_stage1
+from handtrain.watching import Observer
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command line of `handtrain train` says."""
+
+    dataset: Place
+    gesture: str
+    base: Place
+    out: Path
+    options: TrainOptions
+    running: RunOptions
+    preset: str = "paper"  # for the record
+    device: str = "auto"
+    cache: Path | None = None  # of encoded images and texts
+    dry_run: bool = False
+
+
+def train(job: Job) -> int:
+    """Make or continue a run and return the exit code.
+
+    Raises `UserError` for a mistake, `Unfinished` if the run has to stop; the same call continues it.
+    """
+    check(job.options)
+    _require_one_process(job.options)
+    device = choose_device(job.device)
+    print(f"handtrain: training on {device} with {torch.get_num_threads()} CPU threads", file=sys.stderr)
+    base = open_base(job.base)
+    photographs = load(job.dataset, job.gesture, limit=job.options.limit)
+    planned = plan(job.gesture, photographs, base, job.options)
+    if job.dry_run:
+        print(planned)
+        return 0
+    require_writable_folder(job.out, "--out")
+    require_disk(planned, job.out)
+    with _memory_explained(), open_run(job.out, _config(job, base, photographs), _session(job, device)) as run:
+        if run.finished:
+            print("handtrain: this run is finished", file=sys.stderr)
+        else:
+            with _stoppable() as stopping:
+                _train(job, run, base, photographs, device, stopping)
+    print(job.out / "model")
+    return 0
+
+
+def _train(
+    job: Job, run: RunFolder, base: Base, photographs: Photographs, device: torch.device, stopping: Callable[[], bool]
+) -> None:
+    options, running = job.options, job.running
+    resume = _newest_checkpoint(job.out / "checkpoints")
+    run.start_log(logged_lines(run, resume), running.tensorboard)
+    again = options.landmarks == "recompute"
+    feature = gesture_feature(found_again(photographs, True) if again else photographs.rows, options.feature)
+    write_stage1(run, feature)
+    values = torch.tensor(feature.values, dtype=torch.float32)  # (63,)
+    cache = TensorCache(job.cache or assets.cache_folder() / "encoded")
+    splits = [photographs, *_validation(job, photographs)]
+    (material, *validation), unconditional = materials(splits, base, options, values, device, cache, progress=True)
+    unet = base.unet().to(device).requires_grad_(False).train()
+    if running.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    model = Diffusion(unet, base.training_schedule(), base.scaling(), device)
+    observer = Observer(run, base, options, running, unconditional, validation[0] if validation else None)
+    training = Training(run, options, running, model, material, values, observer, resume, stopping)
+    layer = None
+    if options.fusion == "token":
+        layer = TokenFusion(base.width, NUMBERS).to(device)
+        training.train_fusion(layer)
+    if options.order == "images":
+        training.image_after_image()
+    else:
+        training.stage3(training.stage2())
+    about = _about(job, run, base, photographs, feature)
+    export(job.out / "model", base, unet, about, layer, running.safety_checker)
+    run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+
+def _newest_checkpoint(folder: Path) -> checkpoint.Checkpoint | None:
+    checkpoint.remove_partial(folder)
+    found, damaged = checkpoint.newest(folder)
+    for name in damaged:
+        print(f"handtrain: the checkpoint {name} is damaged; an older state is taken", file=sys.stderr)
+    return found
+
+
+def _validation(job: Job, photographs: Photographs) -> list[Photographs]:
+    running = job.running
+    if not (running.validate_every or running.sample_every):
+        return []
+    if "validation" not in splits_of(photographs.place, job.gesture):
+        print("handtrain: the dataset has no validation split: no validation loss, no samples", file=sys.stderr)
+        return []
+    count = max(running.validation_images, running.sample_prompts)
+    return [load(photographs.place, job.gesture, "validation", count)]
+
+
+def _config(job: Job, base: Base, photographs: Photographs) -> dict[str, Any]:
+    # A folder goes by its last name only: a run folder may be published or moved.
+    dataset = photographs.place
+    return {
+        "gesture": job.gesture,
+        "options": asdict(job.options),
+        "dataset": {
+            **_place(dataset, dataset if isinstance(dataset, HubName) else None),
+            "rows": len(photographs.rows),
+            "fingerprint": photographs.fingerprint(),
+        },
+        "base": {**_place(job.base, base.commit), "fingerprint": base.fingerprint()},
+    }
+
+
+def _place(place: Place, commit: HubName | None) -> dict[str, str | None]:
+    if isinstance(place, Path):
+        return {"place": place.resolve().name, "revision": None}
+    return {"place": f"hf:{place.repo}", "revision": commit.revision if commit else place.revision}
+
+
+def _session(job: Job, device: torch.device) -> dict[str, Any]:
+    threads = torch.get_num_threads()
+    return {
+        "preset": job.preset,
+        "running": asdict(job.running),
+        "device": str(device),
+        "threads": threads,
+        **_versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("hand1000", "torch", "diffusers", "transformers", "datasets")}
+
+
+def _about(job: Job, run: RunFolder, base: Base, photographs: Photographs, feature: GestureFeature) -> dict[str, Any]:
+    rows, card = photographs.rows, readme(photographs.place)
+    return {
+        "gesture": job.gesture,
+        "gesture_phrase": rows[0].phrase,
+        "feature": {"kind": feature.kind, "values": feature.values},
+        "lam": job.options.lam,
+        "crop": job.options.crop,
+        "resolution": base.check_resolution(job.options.resolution),
+        "seed": job.options.seed,
+        "training": {
+            **run.record["config"],
+            "preset": job.preset,
+            "images": len(rows),
+            "without_hand": feature.without_hand,
+            "llama3": "llama 3" in card.lower().replace("-", " ") and any(row.rewrite == "llm" for row in rows),
+            "versions": _versions(),
+        },
+    }
+
+
+def _require_one_process(options: TrainOptions) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if options.order == "images":
+            raise UserError("--order images works on one image after the other: start it as a single process")
+        raise UserError("handtrain train runs as a single process in this version: start it without a launcher")
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    asked: list[int] = []
+
+    def ask(signum: int, frame: Any) -> None:
+        if asked:  # the second time nobody waits for a step
+            raise Unfinished("stopped by a signal; the same command continues the run")
+        asked.append(signum)
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    remedy = "continue the run with --micro-batch 1 and --gradient-checkpointing, which change nothing but rounding"
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise Unfinished(f"out of memory: {remedy}") from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+        raise Unfinished(f"out of memory: {remedy}") from None
