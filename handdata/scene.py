@@ -124,7 +124,7 @@ def describe(attributes: dict[str, Any], rng: np.random.Generator) -> str:
     wall = {
         "plain": f"a plain {wall}",
         "shaded": f"a {wall} in half shadow",
-        "pattern": f"a {attributes['background_detail']} {wall}",
+        "pattern": f"a {attributes['background_colour']} {attributes['background_detail']} wall",
         "thing": f"a {wall} with a {attributes['background_detail']}",
     }[attributes["background"]]
     if attributes["sleeve"]:
