@@ -35,8 +35,8 @@ def contact_sheet(lines: Sheet, path: Path, columns: int = 6) -> None:
 def statistics(values: dict[str, dict[str, list[float]]], limits: dict[str, float], path: Path) -> None:
     """Write a PNG with one panel per measure, each with one box per gesture: quartiles, and whiskers at 5 and 95 %.
 
-    `values`: measure, then gesture, then one number per row. `limits`: a measure's greatest possible value, where it has
-    one; every axis begins at 0.
+    `values`: measure, then gesture, then one number per row. `limits`: a measure's greatest possible value, where it
+    has one; every axis begins at 0.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -70,16 +70,14 @@ def _prepare(api: "HfApi", name: str, private: bool, branch: str, purge_history:
         info = _call(lambda: api.dataset_info(name), name)
     if private and not info.private:
         _call(lambda: api.update_repo_settings(name, repo_type="dataset", private=True), name)
-    head: str | None
     try:
-        head = _call(lambda: api.dataset_info(name, revision=branch), name).sha
+        head = _call(lambda: api.dataset_info(name, revision=branch), name)
     except RevisionNotFoundError:
         _call(lambda: api.create_branch(name, repo_type="dataset", branch=branch, exist_ok=True), name)
-        head = _call(lambda: api.dataset_info(name, revision=branch), name).sha
+        head = _call(lambda: api.dataset_info(name, revision=branch), name)
     if purge_history:
         _require_single_branch(api, name, branch)
-    assert head is not None
-    return head
+    return str(head.sha)
 
 
 def _require_single_branch(api: "HfApi", name: str, branch: str) -> None:

@@ -4,7 +4,6 @@ Its words follow from the picture by chance, so that a whole build can be tried 
 nothing. The recipe names it as `random-tiny`.
 """
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,7 +26,7 @@ def folder() -> Path:
         partial = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{NAME}."))
         _make(partial)
         try:
-            os.rename(partial, place)
+            partial.rename(place)
         except OSError:  # another process was faster
             shutil.rmtree(partial)
             assert place.is_dir()

@@ -315,8 +315,8 @@ class Drop:
 class Publish:
     """Publish the dataset of a build to the Hub or to a folder, and read it back.
 
-    On the Hub it is one commit that replaces all of data/. The token is the one of `hf auth login` or HF_TOKEN. After an
-    interruption the same command goes on: what was uploaded is not uploaded again.
+    On the Hub it is one commit that replaces all of data/. The token is the one of `hf auth login` or HF_TOKEN. After
+    an interruption the same command goes on: what was uploaded is not uploaded again.
     """
 
     build: Positional[Path]  # the build folder

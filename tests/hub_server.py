@@ -62,7 +62,7 @@ class HubServer:
         return variables | ({"HF_TOKEN": token} if token else {})
 
     def adopt(self, monkeypatch: Any, home: Path, token: str | None = "hf_tester") -> None:
-        """Let the Hub libraries of this process use this Hub; their addresses are fixed at import, hence the patches."""
+        """Let the Hub libraries of this process use this Hub; their addresses are fixed at import, hence patches."""
         for name, value in self.environment(home, token).items():
             monkeypatch.setenv(name, value)
         constants = {

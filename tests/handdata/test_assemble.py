@@ -54,7 +54,12 @@ def test_a_row_holds_what_the_stages_found_and_the_very_bytes_of_the_image(build
         assert hashlib.sha256(data).hexdigest() == row["sha256"]
         assert Image.open(io.BytesIO(data)).size == (row["width"], row["height"])
         found = {stage: next(r for r in rows if r["image_id"] == row["image_id"]) for stage, rows in tables.items()}
-        for stage, name in (("captions", "caption"), ("landmarks", "hand_landmarks"), ("fetch", "orig_width"), ("checks", "checks")):
+        for stage, name in (
+            ("captions", "caption"),
+            ("landmarks", "hand_landmarks"),
+            ("fetch", "orig_width"),
+            ("checks", "checks"),
+        ):
             assert row[name] == found[stage][name]
         assert row["gesture"] == 1 and row["gesture_phrase"] == gestures()["ok"].phrase
         assert row["member"] == manifest[row["image_id"]]["member"]

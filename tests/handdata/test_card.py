@@ -87,7 +87,7 @@ def test_croissant_is_valid_and_reads_every_row(dataset):
     assert {"rai:dataCollection", "rai:dataLimitations", "rai:personalSensitiveInformation", "rai:dataUseCases"} <= rai
     pytest.importorskip("tifffile", reason="mlcroissant decodes any image only if tifffile is there")
     rows = list(found.records("rows"))
-    files = [name for name in (dataset / "data").rglob("*.parquet")]
+    files = list((dataset / "data").rglob("*.parquet"))
     import pyarrow.parquet as pq
 
     assert len(rows) == sum(pq.read_metadata(file).num_rows for file in files)

@@ -58,7 +58,9 @@ def clip(tmp_path_factory) -> str:
 
 def test_without_weights_the_cosines_are_not_computed_and_the_reason_is_given(dataset, tmp_path):
     found = evaluate.evaluate(dataset, EvaluateOptions(clip=str(tmp_path / "nothing")), progress=False)
-    assert found["gestures"]["all"]["clip_image_caption"] is None and "weights cannot be loaded" in found["not_computed"]
+    assert (
+        found["gestures"]["all"]["clip_image_caption"] is None and "weights cannot be loaded" in found["not_computed"]
+    )
     assert found["gestures"]["all"]["rows"] == 12 and found["gestures"]["call"]["rows"] == 6
     assert "not computed" in evaluate.text(found) and json.loads(evaluate.as_json(found)) == found
 
@@ -106,5 +108,5 @@ def test_phrase_hand_and_agreement_are_counted_per_row():
 def test_what_is_no_dataset_is_one_sentence(tmp_path, dataset):
     with pytest.raises(UserError, match="is no dataset: give hf:USER/NAME"):
         evaluate.evaluate(str(tmp_path), EvaluateOptions(), progress=False)
-    with pytest.raises(UserError, match="--split tests: .* has train, test"):
+    with pytest.raises(UserError, match=r"--split tests: .* has train, test"):
         evaluate.evaluate(dataset, EvaluateOptions(split="tests"), progress=False)

@@ -77,7 +77,7 @@ def test_publishing_again_leaves_nothing_stale(build, tmp_path):
 def test_a_folder_with_other_content_is_refused_and_kept(build, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="'thesis.txt', which publish did not write"):
+    with pytest.raises(UserError, match=r"'thesis\.txt', which publish did not write"):
         publish.publish(build, str(tmp_path / "mine"))
     assert local_files(tmp_path / "mine") == {"thesis.txt": b"mine"}
 
@@ -270,7 +270,7 @@ def test_a_repository_with_other_content_is_refused_and_kept(build, server):
 
     HfApi().create_repo(NAME, repo_type="dataset")
     HfApi().upload_file(path_or_fileobj=b"a,b", path_in_repo="table.csv", repo_id=NAME, repo_type="dataset")
-    with pytest.raises(UserError, match="holds other content \\('table.csv'\\)"):
+    with pytest.raises(UserError, match=r"holds other content \('table\.csv'\)"):
         publish.publish(build, f"hf:{NAME}")
     assert set(server.files(NAME)) == {".gitattributes", "table.csv"}
 

@@ -46,7 +46,9 @@ def recipe(tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def undisturbed(recipe, tmp_path_factory) -> Path:
     build = tmp_path_factory.mktemp("undisturbed") / "build"
+    begin = time.monotonic()
     finish(recipe, build)
+    (build / "seconds").write_text(str(time.monotonic() - begin))
     return build
 
 
@@ -71,9 +73,10 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_twenty_kills_at_random_moments_end_in_the_same_dataset_in_another_folder(recipe, undisturbed, tmp_path):
     chance, build, reached = random.Random(0), tmp_path / "elsewhere" / "killed", []
+    whole = float((undisturbed / "seconds").read_text())
     for _ in range(KILLS):
         process = start(recipe, build)
-        time.sleep(chance.uniform(0.5, 14))
+        time.sleep(chance.uniform(0.05, 0.4) * whole)  # each run goes on where the last was killed
         ended = process.poll() is not None
         if not ended:
             os.killpg(process.pid, 9)  # the workers too
