@@ -6,7 +6,9 @@ from handdata import commands
 
 ABOUT = "Fine-tune Stable Diffusion on the photographs of one hand gesture, generate images and evaluate their hands."
 
-COMMANDS: commands.Table = {}
+COMMANDS: commands.Table = {
+    "train": "fine-tune a base model on one gesture of a dataset",
+}
 
 
 def main() -> None:

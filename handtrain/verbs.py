@@ -1,1 +1,63 @@
 """The flags of every `handtrain` command: one frozen dataclass each, whose call runs the driver."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from handtrain.presets import PRESETS, RunOptions, TrainOptions, options_of
+
+
+@dataclass(frozen=True)
+class Train:
+    """Fine-tune a Stable Diffusion on one gesture of a dataset, in the paper's three stages.
+
+    RUN/model is the result. The same command continues a run that was stopped, and does nothing to a finished one.
+    Flags stand above the preset, whatever their order.
+    """
+
+    dataset: str  # hf:USER/NAME[@REVISION], or a folder that `handdata publish` made
+    gesture: str  # HaGRID's name of the gesture, a configuration of the dataset
+    base: str  # hf:USER/NAME[@REVISION] or a diffusers folder: a Stable Diffusion 1 or 2
+    out: Path  # the run folder
+    preset: Literal["paper", "reference", "fast", "plus", "mini", "smoke"] = "paper"  # see docs/training.md
+    options: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)
+    running: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    cache: Path | None = None  # of encoded images and texts; by default ~/.cache/hand1000/encoded
+    dry_run: bool = False  # only check everything and say what the run would do and need
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Train":
+        """Return the defaults of the preset that the command line names."""
+        preset = "paper"
+        for flag, value in zip(argv, [*argv[1:], ""], strict=True):
+            if flag == "--preset":
+                preset = value
+            elif flag.startswith("--preset="):
+                preset = flag.partition("=")[2]
+        missing = tyro.MISSING
+        return cls(missing, missing, missing, missing, preset, options_of(preset))  # type: ignore[arg-type]
+
+    def __call__(self) -> int:
+        from handtrain.places import parse
+        from handtrain.train import Job, train
+
+        return train(
+            Job(
+                dataset=parse(self.dataset, "--dataset"),
+                gesture=self.gesture,
+                base=parse(self.base, "--base"),
+                out=self.out,
+                options=self.options,
+                running=self.running,
+                preset=self.preset,
+                device=self.device,
+                cache=self.cache,
+                dry_run=self.dry_run,
+            )
+        )
+
+
+assert set(Train.__dataclass_fields__["preset"].type.__args__) == set(PRESETS), "the choices are the table's keys"

@@ -1,0 +1,105 @@
+"""The model card, made from what the run wrote down; nothing in it is typed by hand."""
+
+from typing import Any
+
+_OPENRAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
+_HAGRID = "https://github.com/hukenovs/hagrid"
+
+
+def model_card(about: dict[str, Any], metrics: dict[str, Any] | None = None) -> str:
+    """Return the README.md of a model folder from its hand1000.json, with `metrics` by name if there are any."""
+    training = about.get("training", {})
+    sections = [_head(about, training), _use(about), _training(about, training), _metrics(metrics), _terms(training)]
+    return _metadata(training) + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _metadata(training: dict[str, Any]) -> str:
+    lines = ["---", "license: creativeml-openrail-m", "library_name: diffusers", "pipeline_tag: text-to-image"]
+    for key, part in (("base_model", "base"), ("datasets", "dataset")):
+        place = training.get(part, {}).get("place", "")
+        if place.startswith("hf:"):
+            lines += [f"{key}:", f"- {place[3:]}"]
+    return "\n".join([*lines, "tags:", "- stable-diffusion", "- hands", "- hand1000", "---", "", ""])
+
+
+def _head(about: dict[str, Any], training: dict[str, Any]) -> str:
+    title = f"# Stable Diffusion for the hand gesture “{about['gesture']}”"
+    if training.get("llama3"):
+        title += "\n\nBuilt with Meta Llama 3: it wrote texts that this model was trained on."
+    base = _named(training.get("base", {}))
+    return f"{title}\n\n{base} fine-tuned on photographs of the gesture with the three stages of Hand1000 (arXiv 2408.15461)."
+
+
+def _use(about: dict[str, Any]) -> str:
+    phrase, lam = about["gesture_phrase"], about["lam"]
+    return f"""## Use
+
+```python
+from handtrain import Hand1000Pipeline
+
+pipeline = Hand1000Pipeline.from_pretrained("THIS MODEL")
+image = pipeline("a woman {phrase}", guidance_scale=3.0).images[0]
+```
+
+Name the gesture in the prompt as in the training texts: `{phrase}`. `mu` (0 to 1, here {lam} by default) is the share of
+the plain text embedding; at 1 the gesture feature is left out.
+
+Without our package, diffusers can load `pipeline.py` of this folder through `custom_pipeline`; that runs code from
+this folder and therefore needs `trust_remote_code=True`. Read the file first; our own code never passes that. As a plain
+`StableDiffusionPipeline` the folder loads too, with the tuned UNet and without the gesture feature."""
+
+
+def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
+    if "imported" in training:
+        return f"## Training\n\nThe UNet comes from the checkpoint `{training['imported']}`; how it was trained is not known here."
+    options = training["options"]
+    feature, fusion = about["feature"]["kind"], about["fusion"]["kind"]
+    rows = [
+        ("dataset", f"{_named(training['dataset'])}, configuration `{about['gesture']}`, split `train`"),
+        ("images", f"{training['images']}, {training['without_hand']} of them without a hand in Stage I"),
+        ("base", _named(training["base"])),
+        ("preset", training["preset"]),
+        ("resolution, crop", f"{about['resolution']} px, {about['crop']}"),
+        ("gesture feature, fusion, lam", f"{feature}, {fusion}, {about['lam']}"),
+        ("Stage II", f"{options['embedding_steps']} steps per image, Adam, rate {options['embedding_lr']:g}"),
+        ("Stage III", f"{options['unet_epochs']} epochs, batch {options['unet_batch']}, Adam, rate {options['unet_lr']:g}"),
+        ("order", "all of Stage II before Stage III" if options["order"] == "stages" else "image after image"),
+        ("seed", str(options["seed"])),
+        ("versions", ", ".join(f"{name} {version}" for name, version in training["versions"].items())),
+    ]
+    return "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _metrics(metrics: dict[str, Any] | None) -> str:
+    if not metrics:
+        return ""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
+    return f"## Metrics\n\n| metric | value |\n|---|---|\n{rows}"
+
+
+def _terms(training: dict[str, Any]) -> str:
+    lines = [
+        "## Terms",
+        "",
+        f"- The weights derive from Stable Diffusion and stay under the [CreativeML OpenRAIL-M]({_OPENRAIL}). Whoever uses "
+        "or passes on this model is bound by the use restrictions of its attachment A (nothing unlawful, nothing that "
+        "harms or defames people, exploits minors, spreads disinformation or decides over people's rights), and must "
+        "hand the same restrictions on.",
+        f"- The photographs are from [HaGRID]({_HAGRID}) by Kapitanov et al., under its own public licence: attribution and "
+        "share-alike. The people in them have granted no publicity or privacy rights: do not try to identify anyone.",
+    ]
+    if training.get("llama3"):
+        lines.append(
+            "- Texts were written with Meta Llama 3, so the Meta Llama 3 Community License asks that the name of a model "
+            "trained on them begins with “Llama 3”, and its acceptable use policy applies."
+        )
+    lines.append("- A base model's errors and biases remain; gestures other than the trained one can get worse.")
+    return "\n".join(lines)
+
+
+def _named(source: dict[str, Any]) -> str:
+    place, revision = source.get("place", "a model"), source.get("revision")
+    if place.startswith("hf:"):
+        name = place[3:]
+        return f"`{name}`" + (f" at commit `{revision}`" if revision else "")
+    return f"a local folder `{place}` (sha256 {source['fingerprint'][:16]}…)" if "fingerprint" in source else place

@@ -1,0 +1,75 @@
+"""Every random draw of training: from a seed per image and step, or in the order of the released code.
+
+Nothing here has a state that lives on from step to step, so batch size, number of processes and resuming change nothing.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one training step of a batch draws, on the CPU in float32."""
+
+    posterior: torch.Tensor  # (b, c, h, w) standard normal: picks the latent from the VAE's posterior
+    noise: torch.Tensor  # (b, c, h, w) standard normal: is added to the latent
+    timesteps: torch.Tensor  # (b,) int64 in 0..timesteps - 1
+
+    def __getitem__(self, part: slice) -> "Draw":
+        return Draw(self.posterior[part], self.noise[part], self.timesteps[part])
+
+
+def seed_of(*parts: object) -> int:
+    """Return a seed that is a function of the parts, such as (seed, stage, image_id, step).
+
+    It has 32 bits because torch's CPU generator uses no more of a seed.
+    """
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
+
+
+def image_draws(seed: int, part: str, keys: Sequence[tuple[str, int]], shape: tuple[int, ...], timesteps: int) -> Draw:
+    """Return the draws of one batch. `keys` are (image_id, step of that image), `shape` is a latent's (c, h, w).
+
+    `part` keeps the stages apart. An image's draws do not depend on the rest of the batch.
+    """
+    draws = []
+    for image_id, step in keys:
+        generator = torch.Generator().manual_seed(seed_of(seed, part, image_id, step))
+        posterior = torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        draws.append((posterior, noise, torch.randint(timesteps, (), generator=generator)))
+    posteriors, noises, times = zip(*draws, strict=True)
+    return Draw(torch.stack(posteriors), torch.stack(noises), torch.stack(times))
+
+
+def reference_draws(
+    seed: int, shape: tuple[int, ...], timesteps: int, steps: int, noise_device: str = "cpu"
+) -> list[Draw]:
+    """Return the draws of all steps of one image in the released code's order: Stage II's steps, then Stage III's.
+
+    One posterior draw for the image, one unused start code, then noise and t for each step. The released code takes the
+    first from the CPU's generator and the rest from the GPU's, both seeded alike; with `noise_device` cpu one CPU
+    generator gives all, so that every machine draws the same (docs/decisions.md).
+    """
+    batch = (1, *shape)
+    generator = torch.Generator().manual_seed(seed)
+    posterior = torch.randn(batch, generator=generator)
+    if noise_device != "cpu":
+        generator = torch.Generator(noise_device).manual_seed(seed)
+    device = generator.device
+    torch.randn(batch, generator=generator, device=device)  # the start code
+    draws = []
+    for _ in range(steps):
+        noise = torch.randn(batch, generator=generator, device=device)
+        t = torch.randint(timesteps, (1,), generator=generator, device=device)
+        draws.append(Draw(posterior, noise.cpu(), t.cpu()))
+    return draws
+
+
+def shuffled(seed: int, part: str, count: int, epoch: int) -> list[int]:
+    """Return the numbers below `count` in the order of an epoch."""
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, part, epoch))).tolist()
+    return order

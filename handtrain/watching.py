@@ -1,0 +1,101 @@
+"""Look at a model while it trains: a sample grid with fixed seeds, and a validation loss with fixed noise."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from handtrain.diffusion import Diffusion, Latents, parts
+from handtrain.noise import Draw, image_draws
+
+GUIDANCE = 3.0  # the released code's (method, section 2)
+_VALIDATION_BATCH = 8
+
+
+def validation_loss(
+    model: Diffusion, latents: Latents, embeddings: torch.Tensor, image_ids: Sequence[str], seed: int
+) -> float:
+    """Return the mean noise-prediction loss over images that are not trained on.
+
+    Every image has its own noise and time from the seed, the times spread evenly over the schedule, so that two values
+    differ only by the weights. `embeddings` (n, tokens, width) are mixed, not optimised, as in generation.
+    """
+    timesteps = model.schedule.config.num_train_timesteps
+    draw = image_draws(seed, "validation", [(one, 0) for one in image_ids], tuple(latents.mean.shape[1:]), timesteps)
+    count = len(image_ids)
+    spread = torch.tensor([int((index + 0.5) / count * timesteps) for index in range(count)])
+    draw = Draw(draw.posterior, draw.noise, spread)
+    with torch.no_grad():
+        losses = [
+            model.losses(latents[part], draw[part], embeddings[part].to(model.device))
+            for part in parts(count, _VALIDATION_BATCH)
+        ]
+    return float(torch.cat(losses).double().mean())
+
+
+def sample_grid(
+    unet: Any,
+    vae: Any,
+    schedule: Any,
+    embeddings: torch.Tensor,
+    unconditional: torch.Tensor,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    resolution: int,
+) -> Any:
+    """Return a picture: a row for each text with its words above, a column for each seed (DDIM, guidance 3).
+
+    embeddings (n, tokens, width) are the texts' double-fused ones, unconditional (tokens, width) is that of ''.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline(
+        vae, None, None, unet, schedule, None, None, requires_safety_checker=False
+    )  # type: ignore[no-untyped-call]
+    pipeline.set_progress_bar_config(disable=True)
+    rows = []
+    for embedding in embeddings:
+        images = pipeline(
+            prompt_embeds=embedding.expand(len(seeds), -1, -1),
+            negative_prompt_embeds=unconditional.expand(len(seeds), -1, -1),
+            height=resolution,
+            width=resolution,
+            num_inference_steps=steps,
+            guidance_scale=GUIDANCE,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        ).images
+        rows.append(images)
+    return _grid(rows, texts, resolution)
+
+
+def _grid(rows: Sequence[Sequence[Any]], texts: Sequence[str], side: int) -> Any:
+    from PIL import Image, ImageDraw, ImageFont
+
+    cell, gap = max(side, 192), 8  # mini models draw 64 pixels: too small to look at
+    font = ImageFont.load_default(size=14)
+    columns = len(rows[0])
+    width = columns * (cell + gap) + gap
+    lines = [_wrapped(text, font, width - 2 * gap) for text in texts]
+    heights = [18 * len(line) + gap + cell + gap for line in lines]
+    picture = Image.new("RGB", (width, sum(heights) + gap), "white")
+    draw = ImageDraw.Draw(picture)
+    top = gap
+    for images, line, height in zip(rows, lines, heights, strict=True):
+        draw.multiline_text((gap, top), "\n".join(line), fill="black", font=font, spacing=2)
+        for column, image in enumerate(images):
+            enlarged = image.resize((cell, cell), Image.Resampling.NEAREST if cell > side else Image.Resampling.LANCZOS)
+            picture.paste(enlarged, (gap + column * (cell + gap), top + height - cell - gap))
+        top += height
+    return picture
+
+
+def _wrapped(text: str, font: Any, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
