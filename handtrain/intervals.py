@@ -23,12 +23,12 @@ def draws(images: int, count: int, seed: int) -> np.ndarray:
 
 
 def around(value: float, replicates: np.ndarray) -> tuple[float, float]:
-    """Return value +- 1.96 standard deviations of the replicates.
+    """Return value +- 1.96 standard deviations of the replicates; NaN, from a draw of too little, is left out.
 
     For distances: their bootstrap mean lies above the estimate (a draw repeats rows, so its covariance is smaller in
     rank), and percentiles would leave the estimate itself outside.
     """
-    half = 1.96 * float(np.std(replicates, ddof=1))
+    half = 1.96 * float(np.nanstd(replicates, ddof=1))
     return value - half, value + half
 
 
