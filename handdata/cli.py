@@ -7,6 +7,16 @@ from handdata import commands
 ABOUT = "Make a dataset of hand gesture photographs, with texts that name the gesture, out of HaGRID's archives."
 
 COMMANDS: commands.Table = {
+    "plan": "say what a build will cost, before anything big is touched",
+    "build": "run the stages of a build, or go on with one",
+    "select": "choose the images and write the manifest",
+    "fetch": "fetch the chosen images, and nothing else",
+    "landmarks": "find the hands in the images with MediaPipe",
+    "caption": "describe the images with an image captioner",
+    "rewrite": "rewrite the captions so that each names its gesture",
+    "check": "check the final texts and remark on rows worth a look",
+    "review": "make a page on which a person accepts, rejects and corrects rows",
+    "status": "say what is done, what failed and why",
     "assets": "fetch and verify model files",
 }
 

@@ -9,8 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from handdata.captions import CaptionOptions
+from handdata.checks import CheckOptions
 from handdata.errors import UserError
+from handdata.jpeg import ImageOptions
+from handdata.landmarks import LandmarkOptions
+from handdata.ranges import FetchOptions
 from handdata.resources import resource
+from handdata.rewrite import RewriteOptions
 from handdata.selection import SelectOptions
 from handdata.sources import SourceOptions
 
@@ -24,6 +30,12 @@ class Recipe:
     name: str
     source: SourceOptions = field(default_factory=SourceOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
+    image: ImageOptions = field(default_factory=ImageOptions)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
+    landmarks: LandmarkOptions = field(default_factory=LandmarkOptions)
+    caption: CaptionOptions = field(default_factory=CaptionOptions)
+    rewrite: RewriteOptions = field(default_factory=RewriteOptions)
+    check: CheckOptions = field(default_factory=CheckOptions)
 
 
 def find(recipe: str) -> Path:

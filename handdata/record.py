@@ -78,6 +78,19 @@ REASONS: dict[str, str] = {
     "failed-earlier": "an earlier stage failed on this row",
     "image-missing": "the image file is not in the build folder",
     "image-corrupt": "the image file cannot be decoded",
+    "image-truncated": "the image file breaks off",
+    "dropped": "a person asked to take the image or its subject out",
+    "not-fetched": "no server gave the member, after all tries: run the same command again",
+    "unsafe-name": "the member's name leaves its archive (../ or an absolute path)",
+    "too-large": "larger than the limit: raise fetch.largest",
+    "too-many-pixels": "more than 100 million pixels",
+    "unsupported-member": "the member is encrypted or compressed by a method other than deflate",
+    "wrong-header": "the archive holds something else where its directory says the member is",
+    "wrong-crc": "the member's content does not have the CRC-32 that the archive states",
+    "wrong-size": "the member's content has not the size that the archive states",
+    "hand-not-found": "MediaPipe finds no hand in the image",
+    "caption-empty": "the captioner said nothing about the image",
+    "text-impossible": "no text with the gesture phrase and the caption's words fits 77 CLIP tokens",
 }
 
 

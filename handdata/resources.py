@@ -1,5 +1,6 @@
-"""Find the project's own data files, `prompts/` and `manifests/`, in a wheel or in a checkout."""
+"""What installation and machine offer: the shipped data files, in a wheel or a checkout, and the cores."""
 
+import os
 from pathlib import Path
 
 _PACKED = Path(__file__).parent / "_data"  # where the wheel carries them (pyproject.toml, force-include)
@@ -15,3 +16,8 @@ def resource(name: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{name} is not among the files that hand1000 ships ({root})")
     return path
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

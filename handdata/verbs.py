@@ -1,8 +1,23 @@
 """The flags of every `handdata` command: one frozen dataclass each, whose call runs the driver."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro import MISSING
+from tyro.conf import Positional, arg
+
+from handdata import captions, recipe, rewrite
+from handdata.captions import CaptionOptions
+from handdata.checks import CheckOptions
+from handdata.errors import UserError
+from handdata.jpeg import ImageOptions
+from handdata.landmarks import LandmarkOptions
+from handdata.ranges import FetchOptions
+from handdata.recipe import Recipe
+from handdata.rewrite import RewriteOptions
+from handdata.selection import SelectOptions
+from handdata.sources import SourceOptions, absolute
 
 
 @dataclass(frozen=True)
@@ -24,3 +39,233 @@ class Assets:
         else:
             assets.fetch_all(self.names)
         return 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say what a build will cost: images, bytes, requests, disk and minutes, before anything big is touched.
+
+    To know it exactly, the annotations of the recipe's gestures and the archive's index are read (and kept in the
+    cache, so that the build need not read them again); --offline reckons with the sizes in sources.toml instead.
+    """
+
+    recipe: Positional[str]  # a recipe file, or the name of a shipped one
+    tables: Annotated[Recipe, arg(name="")]
+    offline: bool = False  # ask no server and read no archive
+    json: bool = False  # one JSON object on stdout
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Plan | None":
+        return cls(argv[0], _recipe(argv[0])) if _names_something(argv) else None
+
+    def __call__(self) -> int:
+        from handdata import plan
+
+        print(plan.report(plan.plan(self.tables, self.offline), self.json))
+        return 0
+
+
+@dataclass(frozen=True)
+class Build:
+    """Run the stages of a build in order. The same command continues what is not finished."""
+
+    recipe: Positional[str]  # a recipe file, or the name of a shipped one
+    tables: Annotated[Recipe, arg(name="")]
+    out: Path  # the build folder
+    until: str | None = None  # the last stage to run
+    engine: Literal["local", "ray"] = "local"
+    workers: int = 1  # processes of a stage
+    dry_run: bool = False  # only say what would be done
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Build | None":
+        return cls(argv[0], _recipe(argv[0]), MISSING) if _names_something(argv) else None
+
+    def __call__(self) -> int:
+        from handdata import build, status
+
+        steps = build.until(self.until)
+        if self.dry_run:
+            print(status.dry_run(self.out, self.tables, steps))
+            return 0
+        build.start(self.tables, self.out)
+        build.run(self.out, build.open_recipe(self.out), steps, build.How(self.engine, self.workers))
+        print(status.text(status.status(self.out)))
+        return 0
+
+
+@dataclass(frozen=True)
+class Select:
+    """Choose the images of a build and write its manifest. Flags are written back into the build's recipe."""
+
+    build: Positional[Path]  # the build folder
+    options: Annotated[SelectOptions, arg(name="")]
+    source: SourceOptions
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Select | None":
+        if not _names_something(argv):
+            return None
+        recipe = _recipe_of(argv[0])
+        return cls(Path(argv[0]), recipe.select, recipe.source)
+
+    def __call__(self) -> int:
+        return _run_step(self.build, "select", select=self.options, source=self.source)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Fetch the images that a build's manifest names, and nothing else. Flags are written back into its recipe."""
+
+    build: Positional[Path | None] = None  # the build folder
+    manifest: Path | None = None  # start from this manifest alone, in the folder --out
+    out: Path | None = None  # the new build folder, with --manifest
+    options: Annotated[FetchOptions, arg(name="")] = field(default_factory=FetchOptions)
+    image: ImageOptions = field(default_factory=ImageOptions)
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Fetch | None":
+        if not _names_something(argv):
+            return None
+        recipe = _recipe_of(argv[0])
+        return cls(Path(argv[0]), None, None, recipe.fetch, recipe.image)
+
+    def __call__(self) -> int:
+        if self.build is not None and self.manifest is None and self.out is None:
+            return _run_step(self.build, "fetch", fetch=self.options, image=self.image)
+        if self.build is not None or self.manifest is None or self.out is None:
+            raise UserError("give either a build folder, or --manifest FILE and --out BUILD")
+        from handdata import build
+
+        build.start_from_manifest(self.manifest, self.out, self.options)
+        return _run_step(self.out, "fetch")
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Find the hands in a build's images with MediaPipe: 21 landmarks each, and which hand makes the gesture."""
+
+    build: Positional[Path]  # the build folder
+    options: Annotated[LandmarkOptions, arg(name="")]
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Landmarks | None":
+        return cls(Path(argv[0]), _recipe_of(argv[0]).landmarks) if _names_something(argv) else None
+
+    def __call__(self) -> int:
+        return _run_step(self.build, "landmarks", landmarks=self.options)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Describe a build's images with an image captioner: BLIP, BLIP-2, PaliGemma or ViT-GPT2."""
+
+    build: Positional[Path]  # the build folder
+    options: Annotated[CaptionOptions, arg(name="")]
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Caption | None":
+        return cls(Path(argv[0]), _recipe_of(argv[0]).caption) if _names_something(argv) else None
+
+    def __call__(self) -> int:
+        return _run_step(self.build, "caption", caption=self.options)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Rewrite a build's captions so that each names its gesture, with a GGUF model or an OpenAI-compatible server."""
+
+    build: Positional[Path]  # the build folder
+    options: Annotated[RewriteOptions, arg(name="")]
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Rewrite | None":
+        return cls(Path(argv[0]), _recipe_of(argv[0]).rewrite) if _names_something(argv) else None
+
+    def __call__(self) -> int:
+        code = _run_step(self.build, "rewrite", rewrite=self.options)
+        print(rewrite.summary(self.build, self.options))
+        return code
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check a build's final texts once more and remark on rows that are worth a look."""
+
+    build: Positional[Path]  # the build folder
+    options: Annotated[CheckOptions, arg(name="")]
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Check | None":
+        return cls(Path(argv[0]), _recipe_of(argv[0]).check) if _names_something(argv) else None
+
+    def __call__(self) -> int:
+        return _run_step(self.build, "check", check=self.options)
+
+
+@dataclass(frozen=True)
+class Review:
+    """Make BUILD/review.html, on which a person accepts, rejects and corrects rows, or take the decisions over.
+
+    The page works from disk, without a server. Its button `Export` saves a file; --apply FILE adds the decisions in it
+    to the build's decisions.jsonl, which every rebuild follows.
+    """
+
+    build: Positional[Path]  # the build folder
+    apply: Path | None = None  # the file that the page exported
+
+    def __call__(self) -> int:
+        from handdata import review
+
+        print(review.apply(self.build, self.apply) if self.apply else review.write_page(self.build))
+        return 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Say for each stage of a build how many rows are done, failed and left, and why they failed."""
+
+    build: Positional[Path]  # the build folder
+    json: bool = False  # one JSON object on stdout
+
+    def __call__(self) -> int:
+        import json
+
+        from handdata import status
+
+        found = status.status(self.build)
+        print(json.dumps(found) if self.json else status.text(found))
+        return 0
+
+
+def _names_something(argv: list[str]) -> bool:
+    return bool(argv) and not argv[0].startswith("-")
+
+
+def _recipe(name: str) -> Recipe:
+    """Return the recipe that a command line names, its paths made absolute: flags are relative to where one is."""
+    path = recipe.find(name)
+    loaded = recipe.load(path)
+    return replace(
+        loaded,
+        source=absolute(loaded.source, path.parent),
+        caption=captions.absolute(loaded.caption, path.parent),
+        rewrite=rewrite.absolute(loaded.rewrite, path.parent),
+    )
+
+
+def _recipe_of(build: str) -> Recipe:
+    from handdata.build import open_recipe
+
+    return open_recipe(Path(build))
+
+
+def _run_step(folder: Path, name: str, **tables: Any) -> int:
+    """Run one stage of a build with these tables of its recipe, which are written back into it."""
+    from handdata import build, status
+
+    build.start(replace(build.open_recipe(folder), **tables), folder, "BUILD")
+    steps = tuple(step for step in build.STEPS if step.name == name)
+    build.run(folder, build.open_recipe(folder), steps, build.How())
+    print(status.text(status.status(folder)))
+    return 0

@@ -1,0 +1,285 @@
+"""Describe the stored images in words with an image captioner: BLIP (default), BLIP-2, PaliGemma or ViT-GPT2.
+
+The model's own configuration says which of the four it is. (Hand1000 compares BLIP-2, PaliGemma and ViT-GPT2.)
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from handdata.errors import Unfinished, UserError
+from handdata.landmarks import decode
+
+if TYPE_CHECKING:
+    from handdata.engine import Columns
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """Which model describes the images."""
+
+    model: str = "Salesforce/blip-image-captioning-large"  # name on the Hub, or a folder
+    revision: str = "main"  # branch, tag or commit; the commit it stands for is written to run.json
+    batch: int = 16  # images at once; halved where the GPU's memory is too small
+    max_new_tokens: int = 50  # of a caption
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU, float32 on the CPU
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one kind of captioner is loaded and asked."""
+
+    model_class: str  # of transformers
+    prompt: str | None = None  # what the model wants to be asked, if anything
+
+
+FAMILIES: dict[str, Family] = {  # by `model_type` of the model's configuration
+    "blip": Family("BlipForConditionalGeneration"),
+    "blip-2": Family("Blip2ForConditionalGeneration"),
+    "paligemma": Family("PaliGemmaForConditionalGeneration", "<image>caption en"),
+    "vision-encoder-decoder": Family("VisionEncoderDecoderModel"),
+}
+
+# BLIP-large says these for people; they are no words. (seen by many of its users)
+_NO_WORDS = re.compile(r"\b(?:arafed|arafe|araffe|araffed|arafes|araffes|arafly|araffy)\b\s*", re.IGNORECASE)
+
+
+class Captioner:
+    """A captioning model on its device."""
+
+    def __init__(self, options: CaptionOptions) -> None:
+        """Load the model. Raises `UserError` for a model that is not there, gated, or of no known family."""
+        try:
+            import torch
+            import transformers
+        except ImportError:
+            raise UserError("captions need torch and transformers: pip install 'hand1000[data]'") from None
+        logging: Any = transformers.utils.logging
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        folder, self.revision = resolve(options.model, options.revision)
+        self._device, dtype = choose_device(options.device, options.dtype)
+        kind = _read_config(folder, options.model).get("model_type")
+        if kind not in FAMILIES:
+            raise UserError(f"{options.model} is a model of the kind '{kind}'; captioners are {', '.join(FAMILIES)}")
+        self._family, self._torch = FAMILIES[kind], torch
+        self._batch, self._max_new_tokens = options.batch, options.max_new_tokens
+        try:
+            self._processor = _load_processor(transformers, kind, folder)
+            model_class = getattr(transformers, self._family.model_class)
+            self._model = model_class.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"{options.model} cannot be loaded: {str(error).splitlines()[0]}") from None
+        self._model = self._model.to(self._device).eval()
+
+    def describe(self, images: list[Any]) -> list[str]:
+        """Return a caption for each RGB image (h, w, 3), greedily decoded."""
+        captions: list[str] = []
+        while len(captions) < len(images):
+            part = images[len(captions) : len(captions) + self._batch]
+            try:
+                captions += self._describe(part)
+            except self._torch.OutOfMemoryError:
+                if self._batch == 1:
+                    raise Unfinished("the GPU has too little memory for one image: use --device cpu") from None
+                self._batch //= 2
+                self._free()
+        return captions
+
+    def close(self) -> None:
+        """Release the model's memory, the GPU's too."""
+        self._model = None
+        self._free()
+
+    def _describe(self, images: list[Any]) -> list[str]:
+        from PIL import Image as Pillow
+
+        asked = {"text": [self._family.prompt] * len(images)} if self._family.prompt else {}
+        inputs = self._processor(images=[Pillow.fromarray(image) for image in images], return_tensors="pt", **asked).to(
+            self._device
+        )
+        inputs = {
+            name: value.to(self._model.dtype) if value.is_floating_point() else value for name, value in inputs.items()
+        }
+        with self._torch.inference_mode():
+            tokens = self._model.generate(
+                **inputs, max_new_tokens=self._max_new_tokens, do_sample=False, num_beams=1
+            )  # (b, length)
+        if self._family.prompt:
+            tokens = tokens[:, inputs["input_ids"].shape[1] :]
+        texts: list[str] = self._processor.batch_decode(tokens, skip_special_tokens=True)
+        return [clean(text) for text in texts]
+
+    def _free(self) -> None:
+        if self._device == "cuda":
+            self._torch.cuda.empty_cache()
+
+
+class Captions:
+    """Describe the stored images."""
+
+    name: ClassVar = "captions"
+    version: ClassVar = 1
+    inputs: ClassVar = ("image",)
+    final_reasons: ClassVar = frozenset({"image-corrupt", "caption-empty"})
+
+    @staticmethod
+    def fingerprint(options: CaptionOptions) -> Any:
+        _, revision = resolve(options.model, options.revision)
+        return {"model": options.model, "revision": revision, "max_new_tokens": options.max_new_tokens}
+
+    def __init__(self, options: CaptionOptions) -> None:
+        self._captioner = Captioner(options)
+
+    def __call__(self, columns: "Columns") -> "Columns":
+        """Take `image` (bytes or None); return `caption` and `reason`."""
+        images = [data and decode(data) for data in columns["image"]]
+        reasons = [_trouble(data, image) for data, image in zip(columns["image"], images, strict=True)]
+        said = iter(self._captioner.describe([image for image in images if image is not None]))
+        captions = [next(said) if image is not None else None for image in images]
+        reasons = [
+            "caption-empty" if reason is None and not caption else reason
+            for reason, caption in zip(reasons, captions, strict=True)
+        ]
+        return {"caption": [caption or None for caption in captions], "reason": reasons}
+
+    def close(self) -> None:
+        self._captioner.close()
+
+
+def clean(caption: str) -> str:
+    """Return a caption on one line without BLIP-large's `arafed` and `araffe`, its article put right."""
+    words = _NO_WORDS.sub("", " ".join(caption.split())).strip()
+    if words == caption.strip():
+        return words
+    words = re.sub(
+        r"\b([Aa])n?\s+(?=(\w))", lambda match: match[1] + ("n " if match[2].lower() in "aeio" else " "), words
+    )
+    starts_bare = re.match(r"(?:man|woman|boy|girl|person|child|image|photo|picture|hand|view)\b", words)
+    return f"{'an' if words[0] in 'aeio' else 'a'} {words}" if starts_bare else words
+
+
+def choose_device(device: str, dtype: str) -> tuple[str, Any]:
+    """Return the device and number format that `auto` means here. Raises `UserError` for a GPU that torch lacks."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu, or install a torch built for it")
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    number = ("bfloat16" if chosen == "cuda" else "float32") if dtype == "auto" else dtype
+    return chosen, getattr(torch, number)
+
+
+def absolute(options: CaptionOptions, folder: Path) -> CaptionOptions:
+    """Return the options with a model folder beside the recipe named by its absolute path."""
+    here = folder / options.model
+    return replace(options, model=str(here.absolute())) if here.is_dir() else options
+
+
+def resolve(model: str, revision: str) -> tuple[Path, str]:
+    """Return the folder of a model's files and the commit it stands for (a local folder: a hash of its files).
+
+    Files that are not in the Hub's cache are fetched, weights as safetensors where the model has them. Raises
+    `UserError` where the model is not there or gated, `Unfinished` where the Hub does not answer.
+    """
+    if Path(model).is_dir():
+        return Path(model), _folder_hash(Path(model), _folder_state(Path(model)))
+    return _snapshot(model, revision)
+
+
+@cache
+def _snapshot(model: str, revision: str) -> tuple[Path, str]:
+    import httpx2
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        try:
+            files = HfApi().list_repo_files(model, revision=revision)
+        except (httpx2.TransportError, LocalEntryNotFoundError):
+            files = []  # not reachable: what is in the cache will do
+        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in files) or not files else "*.bin"
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=[*_SMALL_FILES, weights]))
+    except HFValidationError:
+        raise UserError(f"--model {model} is neither a folder nor a name on the Hub (USER/NAME)") from None
+    except GatedRepoError:
+        raise UserError(
+            f"{model} is gated: accept its licence on its page on the Hub, then log in with `hf auth login`"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{model} has no revision '{revision}': see --revision") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"the Hub knows no model {model} that you may read: check --model, or `hf auth login`"
+        ) from None
+    except (httpx2.TransportError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise Unfinished(f"{model} is not in the cache and the Hub does not answer ({_first_line(error)})") from None
+    return folder, folder.name
+
+
+_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _folder_state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple((str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+
+
+@cache
+def _folder_hash(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, _, _ in state:
+        with (folder / name).open("rb") as file:
+            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_config(folder: Path, model: str) -> dict[str, Any]:
+    import json
+
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{model} holds no readable config.json: it is not a model of transformers") from None
+    return config
+
+
+def _load_processor(transformers: Any, kind: str, folder: Path) -> Any:
+    # Pillow's resizing: torchvision's differs, and is not always installed, so captions would depend on that
+    if kind != "vision-encoder-decoder":
+        return transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    return _PairedProcessor(
+        transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil"),
+        transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True),
+    )
+
+
+class _PairedProcessor:
+    """ViT-GPT2 has an image processor and a tokenizer, but no class that holds both."""
+
+    def __init__(self, images: Any, tokenizer: Any) -> None:
+        self._images, self.batch_decode = images, tokenizer.batch_decode
+
+    def __call__(self, images: list[Any], return_tensors: str) -> Any:
+        return self._images(images=images, return_tensors=return_tensors)
+
+
+def _trouble(data: bytes | None, image: Any) -> str | None:
+    if data is None:
+        return "image-missing"
+    return "image-corrupt" if image is None else None

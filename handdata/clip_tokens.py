@@ -1,0 +1,71 @@
+"""Count tokens as CLIP's text encoder does, from its vocabulary file, without a hub or a framework."""
+
+import gzip
+import html
+import unicodedata
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+CONTEXT = 77  # CLIP's context length, begin and end included (A. Radford et al., 2021)
+VOCABULARY = "clip-vocabulary"  # its name in manifests/assets.toml
+_MERGES = 49152 - 256 - 2  # what CLIP uses of the file: the vocabulary less bytes and the two special tokens
+_SPLIT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+
+class ClipTokens:
+    """CLIP's byte-pair encoding, as far as counting needs it."""
+
+    def __init__(self, vocabulary: Path) -> None:
+        """Read the merges, one pair a line in order of rank after a heading line."""
+        import regex
+
+        lines = gzip.decompress(vocabulary.read_bytes()).decode("utf-8").split("\n")
+        pairs = (tuple(line.split()) for line in lines[1 : _MERGES + 1])
+        self._rank = {pair: rank for rank, pair in enumerate(pairs)}
+        self._split = regex.compile(_SPLIT, regex.IGNORECASE)
+        self._count = cache(self._count_word)
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens of a text, begin and end included, not cut off."""
+        text = unicodedata.normalize("NFC", html.unescape(html.unescape(text)))
+        words = self._split.findall(" ".join(text.split()).lower())
+        return 2 + sum(map(self._count, words))
+
+    def _count_word(self, word: str) -> int:
+        if word in ("<|startoftext|>", "<|endoftext|>"):
+            return 1
+        parts = [_BYTES[byte] for byte in word.encode("utf-8")]
+        parts[-1] += "</w>"
+        while len(parts) > 1:
+            pairs = list(pairwise(parts))
+            best = min(pairs, key=lambda pair: self._rank.get(pair, _MERGES))
+            if best not in self._rank:
+                break
+            merged: list[str] = []
+            for part in parts:  # left to right, as often as the pair stands there
+                if merged and (merged[-1], part) == best:
+                    merged[-1] += part
+                else:
+                    merged.append(part)
+            parts = merged
+        return len(parts)
+
+
+@cache
+def clip_tokens() -> ClipTokens:
+    """Return the counter made from the vocabulary file that `handdata assets` fetches."""
+    from handdata import assets
+
+    return ClipTokens(assets.path(VOCABULARY))
+
+
+def _byte_letters() -> list[str]:
+    """Return the printable letter for each byte: itself where printable, else one from 256 on (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = (byte for byte in range(256) if byte not in printable)
+    table = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+    return [table[byte] for byte in range(256)]
+
+
+_BYTES = _byte_letters()

@@ -1,0 +1,211 @@
+"""Find hands in an image with MediaPipe: 21 landmarks each, left or right, and which of them makes the gesture.
+
+The functions know images and boxes only; the stage below them adds columns. The trainer and the metrics use the
+same finder, so that numbers from generated images and from photographs mean the same.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from handdata.engine import Columns
+
+Image = NDArray[np.uint8]  # (h, w, 3), RGB
+Landmarks = NDArray[np.float32]  # (hands, 21, 3): x, y in fractions of the image, z as MediaPipe gives it
+
+MIN_SIDE = 256  # px; MediaPipe finds small hands better enlarged (docs/decisions.md)
+ASSET = "hand-landmarker"  # in manifests/assets.toml
+
+
+@dataclass(frozen=True)
+class LandmarkOptions:
+    """How hands are looked for."""
+
+    hands: int = 2  # looked for in an image
+    detection: float = 0.5  # least confidence of the palm detector (Hand1000's code)
+    presence: float = 0.5  # least confidence that the crop holds a hand (MediaPipe's default)
+    min_side: int = MIN_SIDE  # px; an image with a shorter side is enlarged first
+    no_hand: Literal["keep", "replace"] = "keep"  # a row in which no hand is found: kept, or a spare takes its place
+    threads: int = 0  # images looked at together; 0: every core
+
+
+@dataclass(frozen=True)
+class Hands:
+    """The hands found in one image."""
+
+    landmarks: Landmarks  # (hands, 21, 3)
+    handedness: tuple[str, ...]  # Left or Right: the person's own hand in an unmirrored photograph
+    scores: tuple[float, ...]  # of handedness
+
+
+class HandFinder:
+    """MediaPipe's HandLandmarker for still images. Close it: its destructor complains at exit."""
+
+    def __init__(self, hands: int = 2, detection: float = 0.5, presence: float = 0.5, min_side: int = MIN_SIDE) -> None:
+        from handdata import assets
+        from handdata.errors import UserError
+
+        try:
+            from mediapipe.tasks.python import BaseOptions, vision
+        except ImportError:
+            raise UserError("landmarks need MediaPipe: pip install 'hand1000[data]'") from None
+        self._min_side = min_side
+        options = vision.HandLandmarkerOptions(
+            base_options=BaseOptions(model_asset_buffer=assets.path(ASSET).read_bytes()),
+            num_hands=hands,
+            min_hand_detection_confidence=detection,
+            min_hand_presence_confidence=presence,
+        )
+        with _quiet_stderr():
+            self._landmarker = vision.HandLandmarker.create_from_options(options)
+
+    def find(self, image: Image) -> Hands:
+        """Return the hands in an RGB image (h, w, 3), which is enlarged first where its short side is too short."""
+        import cv2
+        import mediapipe
+
+        scale = self._min_side / min(image.shape[:2])
+        if scale > 1:
+            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
+        picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
+        found = self._landmarker.detect(picture)
+        points = [[(point.x, point.y, point.z) for point in hand] for hand in found.hand_landmarks]
+        sides = [categories[0] for categories in found.handedness]
+        return Hands(
+            np.array(points, np.float32).reshape(-1, 21, 3),
+            tuple(side.category_name for side in sides),
+            tuple(float(side.score) for side in sides),
+        )
+
+    def close(self) -> None:
+        self._landmarker.close()
+
+    def __enter__(self) -> "HandFinder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def decode(data: bytes) -> Image | None:
+    """Return a JPEG as RGB (h, w, 3), None where it cannot be decoded whole."""
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError):
+        return None
+
+
+def gesture_hand(landmarks: Landmarks, bboxes: list[list[float]], labels: list[str], gesture: str) -> tuple[int, float]:
+    """Return which hand makes the gesture, and the share of its landmarks inside the box labelled so.
+
+    It is the hand whose landmarks' own box overlaps most (intersection over union) with a box of that label; -1 and
+    0.0 where none does. Boxes are [x, y, w, h] in fractions of the image.
+    """
+    best, chosen, inside = 0.0, -1, 0.0
+    for box in (box for box, label in zip(bboxes, labels, strict=True) if label == gesture):
+        low, high = np.array(box[:2]), np.array(box[:2]) + np.array(box[2:])
+        for number, hand in enumerate(landmarks):
+            points = hand[:, :2]
+            overlap = _overlap(points.min(0), points.max(0), low, high)
+            if overlap > best:
+                share = ((points >= low) & (points <= high)).all(axis=1).mean()
+                best, chosen, inside = overlap, number, float(share)
+    return chosen, inside
+
+
+class HandLandmarks:
+    """Find the hands in the stored images."""
+
+    name: ClassVar = "landmarks"
+    version: ClassVar = 1
+    inputs: ClassVar = ("image", "gesture", "bboxes", "labels")
+    final_reasons: ClassVar = frozenset({"image-corrupt", "hand-not-found"})
+
+    @staticmethod
+    def fingerprint(options: LandmarkOptions) -> Any:
+        from handdata import assets
+
+        deciding = {name: value for name, value in asdict(options).items() if name != "threads"}
+        asset = assets.assets()[ASSET]
+        return {**deciding, "model": asset.file, "sha256": asset.sha256}
+
+    def __init__(self, options: LandmarkOptions) -> None:
+        from handdata.resources import cores
+
+        self._options = options
+        count = options.threads or cores()
+        settings = (options.hands, options.detection, options.presence, options.min_side)
+        self._finders = [HandFinder(*settings) for _ in range(count)]
+
+    def __call__(self, columns: "Columns") -> "Columns":
+        """Take `image` (bytes or None), `gesture`, `bboxes`, `labels`; return the landmark columns and `reason`.
+
+        Each thread has a finder of its own and every n-th row; MediaPipe lets go of the interpreter while it works.
+        """
+        rows = list(zip(*(columns[name] for name in self.inputs), strict=True))
+        count = len(self._finders)
+        found: list[dict[str, Any]] = [{} for _ in rows]
+
+        def look(number: int) -> None:
+            for place in range(number, len(rows), count):
+                found[place] = self._row(self._finders[number], *rows[place])
+
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(look, range(count)))
+        names = ("hand_landmarks", "handedness", "handedness_score", "gesture_hand", "landmarks_in_box", "reason")
+        return {name: [row.get(name) for row in found] for name in names}
+
+    def close(self) -> None:
+        for finder in self._finders:
+            finder.close()
+
+    def _row(
+        self, finder: HandFinder, data: bytes | None, gesture: str, bboxes: list[list[float]], labels: list[str]
+    ) -> dict[str, Any]:
+        if data is None:
+            return {"reason": "image-missing"}
+        image = decode(data)
+        if image is None:
+            return {"reason": "image-corrupt"}
+        hands = finder.find(image)
+        if not len(hands.landmarks) and self._options.no_hand == "replace":
+            return {"reason": "hand-not-found"}
+        chosen, inside = gesture_hand(hands.landmarks, bboxes, labels, gesture)
+        return {
+            "hand_landmarks": hands.landmarks.tolist(),
+            "handedness": list(hands.handedness),
+            "handedness_score": list(hands.scores),
+            "gesture_hand": chosen,
+            "landmarks_in_box": inside,
+        }
+
+
+def _overlap(low: NDArray, high: NDArray, other_low: NDArray, other_high: NDArray) -> float:
+    """Return the intersection over union of two boxes given by their corners."""
+    shared = np.prod(np.clip(np.minimum(high, other_high) - np.maximum(low, other_low), 0, None))
+    union = np.prod(high - low) + np.prod(other_high - other_low) - shared
+    return float(shared / union) if union > 0 else 0.0
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what MediaPipe's C++ parts write to stderr while a graph is set up: they have no switch for it."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

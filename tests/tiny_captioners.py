@@ -1,0 +1,153 @@
+"""Captioners of the real transformers classes with few and random weights, in the folder layout of the real ones."""
+
+from pathlib import Path
+from typing import Any
+
+WORDS = """[PAD] [CLS] [SEP] [UNK] [MASK] a man woman boy girl person in front of the wall with red blue green black
+white shirt hat hand standing sitting on chair room kitchen holding phone cup and large small""".split()
+SIZE = 32  # px
+
+
+def make(kind: str, folder: Path, seed: int = 0) -> Path:
+    """Write a model of this kind, one of the keys of `captions.FAMILIES`, and return its folder."""
+    import torch
+
+    torch.manual_seed(seed)
+    model = {"blip": _blip, "blip-2": _blip2, "paligemma": _paligemma, "vision-encoder-decoder": _vit_gpt2}[kind](
+        folder
+    )
+    for parameter in model.parameters():  # large random weights: captions differ from image to image
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=1.0)
+    model.generation_config.eos_token_id = 2
+    model.save_pretrained(folder)
+    return folder
+
+
+def _word_tokenizer(folder: Path, **special: str) -> Any:
+    """A tokenizer that knows WORDS, split at blanks, saved where the processor looks for it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {"pad_token": "[PAD]", "bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "[UNK]"} | special
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    fast.save_pretrained(folder)
+    return fast
+
+
+def _blip(folder: Path) -> Any:
+    from transformers import (
+        BertTokenizer,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+        BlipTextConfig,
+        BlipVisionConfig,
+    )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"))
+    BlipProcessor(BlipImageProcessor(size={"height": SIZE, "width": SIZE}), tokenizer).save_pretrained(folder)
+    narrow = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = BlipTextConfig(
+        vocab_size=len(WORDS),
+        encoder_hidden_size=16,
+        bos_token_id=1,
+        eos_token_id=2,
+        sep_token_id=2,
+        pad_token_id=0,
+        **narrow,
+    )
+    vision = BlipVisionConfig(image_size=SIZE, patch_size=16, **narrow)
+    return BlipForConditionalGeneration(BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
+
+
+def _blip2(folder: Path) -> Any:
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2Processor,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        BlipImageProcessor,
+        OPTConfig,
+    )
+
+    tokenizer = _word_tokenizer(folder)
+    processor = Blip2Processor(BlipImageProcessor(size={"height": SIZE, "width": SIZE}), tokenizer, num_query_tokens=4)
+    processor.save_pretrained(folder)
+    narrow = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = len(tokenizer)
+    text = OPTConfig(
+        vocab_size=words, hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    vision = Blip2VisionConfig(image_size=SIZE, patch_size=16, **narrow)
+    config = Blip2Config(
+        vision_config=vision.to_dict(),
+        qformer_config=Blip2QFormerConfig(vocab_size=words, encoder_hidden_size=16, **narrow).to_dict(),
+        text_config=text.to_dict(),
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    return Blip2ForConditionalGeneration(config)
+
+
+def _paligemma(folder: Path) -> Any:
+    from transformers import (
+        GemmaConfig,
+        PaliGemmaConfig,
+        PaliGemmaForConditionalGeneration,
+        PaliGemmaProcessor,
+        SiglipImageProcessor,
+        SiglipVisionConfig,
+    )
+
+    tokenizer = _word_tokenizer(folder)
+    images = SiglipImageProcessor(size={"height": SIZE, "width": SIZE})
+    images.image_seq_length = (SIZE // 16) ** 2
+    PaliGemmaProcessor(images, tokenizer).save_pretrained(folder)
+    narrow = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = GemmaConfig(
+        vocab_size=len(tokenizer),
+        num_key_value_heads=1,
+        head_dim=8,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **narrow,
+    )
+    config = PaliGemmaConfig(
+        text_config=text.to_dict(),
+        vision_config=SiglipVisionConfig(image_size=SIZE, patch_size=16, projection_dim=16, **narrow).to_dict(),
+        projection_dim=16,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    return PaliGemmaForConditionalGeneration(config)
+
+
+def _vit_gpt2(folder: Path) -> Any:
+    from transformers import (
+        GPT2Config,
+        VisionEncoderDecoderConfig,
+        VisionEncoderDecoderModel,
+        ViTConfig,
+        ViTImageProcessor,
+    )
+
+    tokenizer = _word_tokenizer(folder)
+    ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
+    vision = ViTConfig(
+        image_size=SIZE, patch_size=16, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    text = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2,
+        pad_token_id=0, is_decoder=True, add_cross_attention=True,
+    )  # fmt: skip
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, text)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
+    return VisionEncoderDecoderModel(config)
