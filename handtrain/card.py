@@ -62,7 +62,10 @@ def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
         ("resolution, crop", f"{about['resolution']} px, {about['crop']}"),
         ("gesture feature, fusion, lam", f"{feature}, {fusion}, {about['lam']}"),
         ("Stage II", f"{options['embedding_steps']} steps per image, Adam, rate {options['embedding_lr']:g}"),
-        ("Stage III", f"{options['unet_epochs']} epochs, batch {options['unet_batch']}, Adam, rate {options['unet_lr']:g}"),
+        (
+            "Stage III",
+            f"{options['unet_epochs']} epochs, batch {options['unet_batch']}, Adam, rate {options['unet_lr']:g}",
+        ),
         ("order", "all of Stage II before Stage III" if options["order"] == "stages" else "image after image"),
         ("seed", str(options["seed"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in training["versions"].items())),

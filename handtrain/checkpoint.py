@@ -84,9 +84,7 @@ def training_state(
             yield f"optimiser/{key}/{name}", value
 
 
-def restore(
-    checkpoint: Checkpoint, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None
-) -> None:
+def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
     """Put a checkpoint's tensors back where `training_state` found them."""
     weights, parameters = model.state_dict(), dict(model.named_parameters())
     for name, tensor in checkpoint.tensors():

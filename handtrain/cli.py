@@ -7,6 +7,8 @@ from handdata import commands
 ABOUT = "Fine-tune Stable Diffusion on the photographs of one hand gesture, generate images and evaluate their hands."
 
 COMMANDS: commands.Table = {
+    "import-checkpoint": "make a model folder from a checkpoint of the paper's released code",
+    "publish": "publish a trained model to the Hub or a folder",
     "train": "fine-tune a base model on one gesture of a dataset",
 }
 

@@ -3,13 +3,15 @@
 import hashlib
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from handdata.errors import UserError
-from handtrain.places import HubName, Place, require_folder, resolve
+from handtrain.places import HubName, Place, hub_errors, require_folder, resolve
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -65,16 +67,20 @@ def load(place: Place, gesture: str, split: str = "train", limit: int = 0, optio
 
     Raises `UserError` where dataset, gesture or split do not exist, columns are missing or there is no row.
     """
-    from datasets import load_dataset
+    import pyarrow.parquet as pq
+    from datasets import Dataset, load_dataset
 
     if isinstance(place, HubName):
         place = resolve(place, "dataset", option)
-    path, revision = _source(place, option)
-    splits = _splits(path, revision, gesture, place, option)
-    if split not in splits:
-        raise UserError(f"{option} {place} has no split '{split}' for {gesture}; it has {', '.join(splits)}")
+    files = _files(place, gesture, option)
+    if split not in files:
+        raise UserError(f"{option} {place} has no split '{split}' for {gesture}; it has {', '.join(files)}")
     with _dataset_errors(place, option):
-        table = load_dataset(path, gesture, split=split, revision=revision)
+        if isinstance(place, HubName):
+            table = load_dataset(place.repo, gesture, split=split, revision=place.revision)
+        else:
+            # load_dataset would answer from its cache even where other files lie in the folder by now (datasets 5.2).
+            table = Dataset(pq.read_table(files[split]))
     _check_columns(table, place, option)
     if not len(table):
         raise UserError(f"{option} {place}: the split '{split}' of {gesture} is empty")
@@ -83,8 +89,7 @@ def load(place: Place, gesture: str, split: str = "train", limit: int = 0, optio
 
 def splits_of(place: Place, gesture: str, option: str = "--dataset") -> list[str]:
     """Return the names of the splits that a dataset has for a gesture."""
-    path, revision = _source(place, option)
-    return _splits(path, revision, gesture, place, option)
+    return list(_files(place, gesture, option))
 
 
 def readme(place: Place) -> str:
@@ -162,10 +167,15 @@ def hand_weights(box: Box | None, height: int, width: int, weight: float) -> np.
     """
     weights = np.ones((1, height, width), dtype=np.float32)
     if box is not None:
-        across = np.clip(np.minimum(np.arange(1, width + 1), box[2] * width) - np.maximum(np.arange(width), box[0] * width), 0, 1)
-        down = np.clip(np.minimum(np.arange(1, height + 1), box[3] * height) - np.maximum(np.arange(height), box[1] * height), 0, 1)
+        across, down = _covered(width, box[0], box[2]), _covered(height, box[1], box[3])
         weights[0] += (weight - 1) * np.outer(down, across)
-    return weights / weights.mean(dtype=np.float32)
+    weights /= weights.mean()
+    return weights
+
+
+def _covered(cells: int, low: float, high: float) -> np.ndarray:
+    edges = np.arange(cells)
+    return np.clip(np.minimum(edges + 1, high * cells) - np.maximum(edges, low * cells), 0, 1)
 
 
 def _slide(start: int, length: int, size: int, low: float, high: float) -> int:
@@ -176,45 +186,35 @@ def _slide(start: int, length: int, size: int, low: float, high: float) -> int:
     return min(max(moved, 0), length - size)
 
 
-def _source(place: Place, option: str) -> tuple[str, str | None]:
-    if isinstance(place, HubName):
-        return place.repo, place.revision
-    return str(require_folder(place, option)), None
-
-
-def _splits(path: str, revision: str | None, gesture: str, place: Place, option: str) -> list[str]:
+def _files(place: Place, gesture: str, option: str) -> dict[str, list[str]]:
     from datasets import get_dataset_config_names, load_dataset_builder
 
+    if isinstance(place, HubName):
+        path, revision = place.repo, place.revision
+    else:
+        path, revision = str(require_folder(place, option)), None
     with _dataset_errors(place, option):
         names = get_dataset_config_names(path, revision=revision)
         if gesture not in names:
             raise UserError(f"{option} {place} has no configuration '{gesture}' (--gesture); it has {', '.join(names)}")
         builder = load_dataset_builder(path, gesture, revision=revision)
-    return [str(name) for name in builder.config.data_files or {}]
+    return {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
 
 
-def _dataset_errors(place: Place, option: str) -> Any:
-    from contextlib import contextmanager
+@contextmanager
+def _dataset_errors(place: Place, option: str) -> Iterator[None]:
+    from datasets.exceptions import DatasetGenerationError
+    from pyarrow import ArrowInvalid
 
-    from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
-
-    from handtrain.places import hub_errors
-
-    @contextmanager
-    def errors() -> Any:
-        try:
-            if isinstance(place, HubName):
-                with hub_errors(place, option):
-                    yield
-            else:
-                yield
-        except (DatasetNotFoundError, DataFilesNotFoundError):
-            raise UserError(f"{option} {place} holds no dataset: name one that `handdata publish` made") from None
-        except DatasetGenerationError as error:
-            cause = str(error.__cause__ or error).splitlines()[0]
-            raise UserError(f"{option} {place} cannot be read ({cause}): publish it again") from None
-
-    return errors()
+    hub = hub_errors(place, option) if isinstance(place, HubName) else nullcontext()
+    try:
+        with hub:
+            yield
+    except FileNotFoundError:  # datasets' own errors for a folder or repository without data are kinds of it
+        raise UserError(f"{option} {place} holds no dataset: name one that `handdata publish` made") from None
+    except (DatasetGenerationError, ArrowInvalid) as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"{option} {place} cannot be read ({cause}): publish it again") from None
 
 
 def _check_columns(table: Any, place: Place, option: str) -> None:

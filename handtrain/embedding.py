@@ -31,7 +31,7 @@ def optimise_embeddings(
         losses = []
         for part in parts(len(latents), micro_batch):
             part_losses = model.losses(latents[part], draw[part], embeddings[part])
-            part_losses.sum().backward()
+            part_losses.sum().backward()  # type: ignore[no-untyped-call]
             losses.append(part_losses.detach())
         watch(step, torch.cat(losses))
         optimiser.step()

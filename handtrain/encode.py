@@ -96,7 +96,9 @@ def encode_texts(
     return torch.stack(embeddings)
 
 
-def fuse_flat(layer: Any, text: torch.Tensor, feature: torch.Tensor, cache: TensorCache, progress: bool) -> torch.Tensor:
+def fuse_flat(
+    layer: Any, text: torch.Tensor, feature: torch.Tensor, cache: TensorCache, progress: bool
+) -> torch.Tensor:
     """Return F (n, tokens, width) of the flat layer; one pass of it for all prompts that the cache does not hold."""
     digests = [hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in text]
     common = {"what": "flat", **asdict(layer), "first_block": layer.first_block_sha256(), "feature": feature.tolist()}

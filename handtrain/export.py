@@ -109,5 +109,3 @@ def _full_disk_as_oserror(folder: Path) -> Iterator[None]:
         if "os error 28" not in str(error):  # ENOSPC, as safetensors words it
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
-
-

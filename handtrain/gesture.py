@@ -29,7 +29,9 @@ def gesture_feature(rows: Sequence[Row], kind: str) -> GestureFeature:
     """
     hands = [FEATURES[kind](row) for row in rows if row.landmarks is not None]
     if not hands:
-        raise UserError("--dataset: no row of the training split has landmarks of a hand (gesture_hand is -1 everywhere)")
+        raise UserError(
+            "--dataset: no row of the training split has landmarks of a hand (gesture_hand is -1 everywhere)"
+        )
     mean = np.mean(hands, axis=0, dtype=np.float64).reshape(NUMBERS)
     return GestureFeature(kind, tuple(float(value) for value in mean), len(hands), len(rows) - len(hands))
 

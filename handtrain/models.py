@@ -35,23 +35,21 @@ class Base:
 
     def unet(self) -> Any:
         """Load the UNet in float32."""
-        from diffusers import UNet2DConditionModel
+        import diffusers
 
-        return UNet2DConditionModel.from_pretrained(self.folder, subfolder="unet", use_safetensors=True).float()
+        return _load(diffusers.UNet2DConditionModel, self.folder / "unet")
 
     def vae(self) -> Any:
         """Load the VAE in float32, frozen."""
-        from diffusers import AutoencoderKL
+        import diffusers
 
-        vae = AutoencoderKL.from_pretrained(self.folder, subfolder="vae", use_safetensors=True).float()
-        return vae.requires_grad_(False).eval()
+        return _load(diffusers.AutoencoderKL, self.folder / "vae").requires_grad_(False).eval()
 
     def text_encoder(self) -> Any:
         """Load the text encoder in float32, frozen."""
-        from transformers import CLIPTextModel
+        import transformers
 
-        encoder = CLIPTextModel.from_pretrained(self.folder / "text_encoder", use_safetensors=True, dtype=torch.float32)
-        return encoder.requires_grad_(False).eval()
+        return _load(transformers.CLIPTextModel, self.folder / "text_encoder").requires_grad_(False).eval()
 
     def tokenizer(self) -> Any:
         """Load the tokenizer."""
@@ -61,16 +59,21 @@ class Base:
 
     def training_schedule(self) -> Any:
         """Return the noise schedule of the base as a DDPMScheduler."""
-        from diffusers import DDPMScheduler
+        import diffusers
 
-        return DDPMScheduler.from_config(_config(self.folder, "scheduler"))
+        return _untyped(diffusers.DDPMScheduler).from_config(_config(self.folder, "scheduler"))
 
     def sampling_schedule(self) -> Any:
         """Return the same schedule as a DDIMScheduler with Stable Diffusion's conventions (no clipping of latents)."""
-        from diffusers import DDIMScheduler
+        import diffusers
 
-        config = _config(self.folder, "scheduler")
-        return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+        config = {
+            **_config(self.folder, "scheduler"),
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+            "steps_offset": 1,
+        }
+        return _untyped(diffusers.DDIMScheduler).from_config(config)
 
     def scaling(self) -> float:
         """Return the factor between the VAE's latents and the UNet's."""
@@ -130,10 +133,10 @@ def open_base(place: Place, option: str = "--base") -> Base:
 
 def unet_parameters(base: Base) -> int:
     """Return how many weights the UNet has, without loading them."""
-    from diffusers import UNet2DConditionModel
+    import diffusers
 
     with torch.device("meta"):
-        model = UNet2DConditionModel.from_config(_config(base.folder, "unet"))
+        model = _untyped(diffusers.UNet2DConditionModel).from_config(_config(base.folder, "unet"))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -148,7 +151,9 @@ def choose_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             name = "cuda"
         elif Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists():
-            raise UserError("--device auto: there is an NVIDIA GPU that torch cannot use: mend the driver, or say --device cpu")
+            raise UserError(
+                "--device auto: this machine has a GPU that torch cannot use: mend the driver, or say --device cpu"
+            )
         else:
             name = "cpu"
     try:
@@ -157,6 +162,14 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
     return device
+
+
+def _load(model: Any, folder: Path) -> Any:
+    return model.from_pretrained(folder, use_safetensors=True).float()
+
+
+def _untyped(thing: Any) -> Any:
+    return thing  # diffusers has no types
 
 
 def _config(folder: Path, part: str) -> dict[str, Any]:

@@ -71,5 +71,7 @@ def reference_draws(
 
 def shuffled(seed: int, part: str, count: int, epoch: int) -> list[int]:
     """Return the numbers below `count` in the order of an epoch."""
-    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, part, epoch))).tolist()
+    order: list[int] = torch.randperm(
+        count, generator=torch.Generator().manual_seed(seed_of(seed, part, epoch))
+    ).tolist()
     return order

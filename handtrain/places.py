@@ -76,7 +76,9 @@ def hub_errors(name: HubName, option: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError:
-        raise UserError(f"{option} {name} is gated: accept its terms on the Hub and log in with `hf auth login`") from None
+        raise UserError(
+            f"{option} {name} is gated: accept its terms on the Hub and log in with `hf auth login`"
+        ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(f"{option} {name} is not on the Hub, or private: check it, or run `hf auth login`") from None
     except errors.RevisionNotFoundError:

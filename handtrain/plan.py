@@ -52,7 +52,9 @@ def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptio
     weights = parameters * _FLOAT
     by_image = options.order == "images"
     checkpoint = weights if by_image else 3 * weights
-    model = weights + sum(file.stat().st_size for file in base.folder.glob("*/*.safetensors") if file.parent.name != "unet")
+    model = weights + sum(
+        file.stat().st_size for file in base.folder.glob("*/*.safetensors") if file.parent.name != "unet"
+    )
     embeddings = count * base.tokens * base.width * _FLOAT
     steps = count * options.unet_epochs if by_image else steps_of(count, options.unet_batch, options.unet_epochs)
     token = options.fusion == "token"

@@ -82,7 +82,9 @@ class RunFolder:
             return
         for name, value in record.items():
             if isinstance(value, float):
-                self._board.add_scalar(f"stage{record['stage']}/{name}", value, record.get("board_step", record["step"]))
+                self._board.add_scalar(
+                    f"stage{record['stage']}/{name}", value, record.get("board_step", record["step"])
+                )
 
 
 @contextmanager
@@ -96,7 +98,9 @@ def open_run(path: Path, config: dict[str, Any], session: dict[str, Any]) -> Ite
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"--out {path}: another process is training in this folder; wait for it, or choose another") from None
+            raise UserError(
+                f"--out {path}: another process is training in this folder; wait for it, or choose another"
+            ) from None
         config = json.loads(json.dumps(config))
         file = path / "run.json"
         record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"config": config, "sessions": []}

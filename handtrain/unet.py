@@ -19,22 +19,20 @@ def tuning_step(
     latents: Latents,
     draw: Draw,
     embed: Callable[[slice], torch.Tensor],
-    watch: Callable[[torch.Tensor], None],
     micro_batch: int = 0,
-) -> None:
-    """Make one step on the mean loss of a batch, for whatever parameters the optimiser holds.
+) -> torch.Tensor:
+    """Make one step on the mean loss of a batch, for whatever parameters the optimiser holds; return its losses (b,).
 
-    `embed` returns the embeddings (b, tokens, width) of a part of the batch on the model's device. `watch` sees the
-    losses (b,) before the update and stops the run by raising.
+    `embed` returns the embeddings (b, tokens, width) of a part of the batch on the model's device.
     """
     optimiser.zero_grad(set_to_none=True)
     losses = []
     for part in parts(len(latents), micro_batch):
         part_losses = model.losses(latents[part], draw[part], embed(part))
-        (part_losses.sum() / len(latents)).backward()
+        (part_losses.sum() / len(latents)).backward()  # type: ignore[no-untyped-call]
         losses.append(part_losses.detach())
-    watch(torch.cat(losses))
     optimiser.step()
+    return torch.cat(losses)
 
 
 def warmed_up(lr: float, step: int, warmup: int) -> float:

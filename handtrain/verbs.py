@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from handtrain.presets import PRESETS, RunOptions, TrainOptions, options_of
+from handtrain.presets import RunOptions, TrainOptions, options_of
 
 
 @dataclass(frozen=True)
@@ -60,4 +60,38 @@ class Train:
         )
 
 
-assert set(Train.__dataclass_fields__["preset"].type.__args__) == set(PRESETS), "the choices are the table's keys"
+@dataclass(frozen=True)
+class Publish:
+    """Publish a trained model, with a fresh model card, and read back what arrived."""
+
+    model: Path  # a finished run, or its model folder
+    to: str  # hf:USER/NAME[@BRANCH], or a folder
+    private: bool = False  # on the Hub: make a new repository private
+    metrics: Path | None = None  # a JSON file of names and values for the card
+
+    def __call__(self) -> int:
+        from handtrain.places import parse
+        from handtrain.publish import publish
+
+        print(publish(self.model, parse(self.to, "--to"), self.private, self.metrics))
+        return 0
+
+
+@dataclass(frozen=True)
+class ImportCheckpoint:
+    """Make a model folder from a checkpoint of the paper's released code (its random fusion layer is left behind)."""
+
+    checkpoint: Path  # the .ckpt file
+    base: str  # the base it was trained from: hf:USER/NAME[@REVISION] or a diffusers folder
+    gesture: str  # HaGRID's name of the gesture
+    out: Path  # the model folder
+
+    def __call__(self) -> int:
+        from handdata.gestures import gestures, require
+        from handtrain.places import parse
+        from handtrain.released import import_checkpoint
+
+        require((self.gesture,))
+        phrase = gestures()[self.gesture].phrase
+        print(import_checkpoint(self.checkpoint, parse(self.base, "--base"), self.gesture, phrase, self.out))
+        return 0

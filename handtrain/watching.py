@@ -1,15 +1,61 @@
 """Look at a model while it trains: a sample grid with fixed seeds, and a validation loss with fixed noise."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from handtrain.diffusion import Diffusion, Latents, parts
+from handtrain.models import Base
 from handtrain.noise import Draw, image_draws
+from handtrain.prepare import Material
+from handtrain.presets import RunOptions, TrainOptions
+from handtrain.runfolder import RunFolder
 
 GUIDANCE = 3.0  # the released code's (method, section 2)
 _VALIDATION_BATCH = 8
+
+
+@dataclass
+class Observer:
+    """Looks at the model at the steps that were asked for. Without a validation split there is nothing to look at."""
+
+    run: RunFolder
+    base: Base
+    options: TrainOptions
+    running: RunOptions
+    unconditional: torch.Tensor  # (tokens, width), the embedding of ''
+    material: Material | None
+
+    def look(self, model: Diffusion, step: int, total: int) -> None:
+        """Log a validation loss and draw a sample grid if they are due after so many steps of Stage III."""
+        if self.material is None:
+            return
+        if _due(self.running.validate_every, step, total):
+            m = self.material
+            loss = validation_loss(model, m.latents, m.mixed, m.image_ids, self.options.seed)
+            self.run.log(stage=3, step=step, validation_loss=loss)
+        if _due(self.running.sample_every, step, total):
+            self._sample(model, self.material, self.run.path / "samples" / f"{step:08d}.png")
+
+    def _sample(self, model: Diffusion, material: Material, path: Path) -> None:
+        rows = slice(0, self.running.sample_prompts)
+        picture = sample_grid(
+            model.unet,
+            self.base.vae().to(model.device),
+            self.base.sampling_schedule(),
+            material.mixed[rows],
+            self.unconditional,
+            material.texts[rows],
+            range(self.running.sample_seeds),
+            self.running.sample_steps,
+            self.base.check_resolution(self.options.resolution),
+        )
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path.with_suffix(".partial"), format="PNG")
+        path.with_suffix(".partial").replace(path)
 
 
 def validation_loss(
@@ -50,9 +96,7 @@ def sample_grid(
     """
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline(
-        vae, None, None, unet, schedule, None, None, requires_safety_checker=False
-    )  # type: ignore[no-untyped-call]
+    pipeline: Any = StableDiffusionPipeline(vae, None, None, unet, schedule, None, None, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     rows = []
     for embedding in embeddings:
@@ -67,6 +111,10 @@ def sample_grid(
         ).images
         rows.append(images)
     return _grid(rows, texts, resolution)
+
+
+def _due(every: int, step: int, total: int) -> bool:
+    return bool(every) and (step % every == 0 or step == total)
 
 
 def _grid(rows: Sequence[Sequence[Any]], texts: Sequence[str], side: int) -> Any:

@@ -63,7 +63,14 @@ def write_base(folder: Path, seed: int = 0, safety_checker: bool = False) -> Pat
     )
     checker, extractor = _safety_checker() if safety_checker else (None, None)
     StableDiffusionPipeline(
-        vae, CLIPTextModel(text_config), tokenizer, unet, scheduler, checker, extractor, requires_safety_checker=safety_checker
+        vae,
+        CLIPTextModel(text_config),
+        tokenizer,
+        unet,
+        scheduler,
+        checker,
+        extractor,
+        requires_safety_checker=safety_checker,
     ).save_pretrained(folder)
     return folder
 
@@ -71,7 +78,6 @@ def write_base(folder: Path, seed: int = 0, safety_checker: bool = False) -> Pat
 def write_tokenizer(folder: Path) -> Any:
     """Write CLIP's tokenizer files with bytes for a vocabulary, and load them."""
     from transformers import CLIPTokenizer
-
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = list(bytes_to_unicode().values())
@@ -92,7 +98,8 @@ def write_dataset(folder: Path, train: int = 5, validation: int = 2, gesture: st
         rows = [row(f"{split}-{number:03d}", number, gesture) for number in range(count)]
         path = folder / "data" / gesture / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Dataset.from_list(rows, features=features(GESTURES)).to_parquet(path)
+        columns = {name: [one[name] for one in rows] for name in features(GESTURES)}
+        Dataset.from_dict(columns, features=features(GESTURES)).to_parquet(path)
     files = "".join(f"  - split: {split}\n    path: data/{gesture}/{split}-*.parquet\n" for split in splits)
     card = f"---\nconfigs:\n- config_name: {gesture}\n  data_files:\n{files}---\n# A tiny dataset\n"
     (folder / "README.md").write_text(card)
@@ -151,7 +158,5 @@ def _safety_checker() -> tuple[Any, Any]:
     from transformers import CLIPConfig, CLIPImageProcessor
 
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config=small, vision_config={**small, "image_size": 16, "patch_size": 8}, projection_dim=8
-    )
+    config = CLIPConfig(text_config=small, vision_config={**small, "image_size": 16, "patch_size": 8}, projection_dim=8)
     return StableDiffusionSafetyChecker(config), CLIPImageProcessor(size=16, crop_size=16)

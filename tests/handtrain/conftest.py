@@ -1,0 +1,92 @@
+"""Fixtures: a tiny base model and a tiny dataset, made once per test process, and caches of their own."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # the same bits whatever else the machine does
+
+
+@pytest.fixture(scope="session", autouse=True)
+def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.handtrain.tiny import write_base
+
+    return write_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.handtrain.tiny import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("dataset") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of encoded images and texts that runs share."""
+    return tmp_path_factory.mktemp("encoded")
+
+
+@pytest.fixture(scope="session")
+def job(base: Path, dataset: Path, encoded: Path) -> Callable[..., Any]:
+    """Return a function that makes a training job; options by name, `preset` and `out` among them."""
+    from dataclasses import fields, replace
+
+    from handtrain.presets import RunOptions, options_of
+    from handtrain.train import Job
+
+    def make(out: Path, preset: str = "smoke", **changes: Any) -> Job:
+        running = {f.name for f in fields(RunOptions)}
+        quiet = {"tensorboard": False, "sample_every": 0, "validate_every": 0}
+        run = {**quiet, **{name: value for name, value in changes.items() if name in running}}
+        place = {name: changes.pop(name) for name in ("dataset", "base", "gesture", "dry_run") if name in changes}
+        options = {name: value for name, value in changes.items() if name not in running}
+        return Job(
+            **{"dataset": dataset, "gesture": "call", "base": base, "out": out, "preset": preset, **place},
+            options=replace(options_of(preset), **options),
+            running=replace(RunOptions(), **run),
+            device="cpu",
+            cache=encoded,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(job: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of a finished run with the paper's flat fusion."""
+    from handtrain.train import train
+
+    out = tmp_path_factory.mktemp("run") / "flat"
+    train(job(out))
+    return out / "model"
+
+
+@pytest.fixture(scope="session")
+def token_model(job: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of a finished run with every switch of `plus`."""
+    from handtrain.train import train
+
+    out = tmp_path_factory.mktemp("run") / "token"
+    switches = {"fusion": "token", "crop": "hand", "feature": "normalised", "hand_weight": 2.0, "fusion_lr": 0.01}
+    train(job(out, **switches))
+    return out / "model"

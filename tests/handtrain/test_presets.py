@@ -1,0 +1,73 @@
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+import tyro
+
+from handdata.errors import UserError
+from handtrain.presets import PRESETS, TrainOptions, check, options_of
+from handtrain.verbs import Train
+
+PLACES = ["--dataset", "d", "--gesture", "call", "--base", "b", "--out", "o"]
+
+
+def _parse(*flags: str) -> Train:
+    argv = [*PLACES, *flags]
+    return tyro.cli(Train, args=argv, default=Train.defaults(argv))
+
+
+def test_the_default_is_the_papers_reading() -> None:
+    options = _parse().options
+    assert options == options_of("paper")
+    assert (options.lam, options.embedding_steps, options.embedding_lr) == (0.7, 10, 1e-3)
+    assert (options.unet_epochs, options.unet_lr, options.unet_batch) == (20, 1e-6, 1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_choice_and_makes_sense(preset: str) -> None:
+    options = _parse("--preset", preset).options
+    assert options == options_of(preset)
+    check(options)
+    assert set(PRESETS[preset].changes) <= {f.name for f in fields(TrainOptions)}
+
+
+def test_fast_keeps_rate_times_steps() -> None:
+    paper, fast = options_of("paper"), options_of("fast")
+    assert fast.unet_lr / fast.unet_batch == pytest.approx(paper.unet_lr / paper.unet_batch)
+
+
+def test_every_switch_of_plus_is_a_flag_of_its_own() -> None:
+    flags = ["--crop", "hand", "--feature", "normalised", "--fusion", "token", "--hand-weight", "2"]
+    assert _parse("--preset", "fast", *flags).options == options_of("plus")
+
+
+def test_a_flag_stands_above_the_preset_on_either_side_of_it() -> None:
+    assert _parse("--lam", "0.2", "--preset=fast").options.lam == 0.2
+    assert _parse("--preset=fast", "--unet-batch", "8").options.unet_batch == 8
+
+
+def test_an_unknown_preset_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="choose one of paper, reference"):
+        Train.defaults(["--preset", "papr"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["train", *PLACES],
+        ["train", *PLACES, "--preset", "papr"],
+        ["publish", "--model", "absent", "--to", "x"],
+        ["import-checkpoint", "--checkpoint", "c", "--base", "b", "--gesture", "cal", "--out", "o"],
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence_and_exit_2(flags: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "handtrain", *flags], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("handtrain: ")
+
+
+def test_the_flags_are_known_without_torch() -> None:
+    code = "import sys, handtrain.verbs; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
