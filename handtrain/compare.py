@@ -144,7 +144,8 @@ def _percentiles(_: float, replicates: np.ndarray) -> tuple[float, float]:
 
 def _interval(value: float, replicates: np.ndarray, interval: Interval) -> Entry:
     low, high = interval(value, replicates)
-    return {"value": value, "low": low, "high": high}
+    known = bool(np.isfinite([low, high]).all())  # not with so few hands that most draws hold none
+    return {"value": value, "low": low if known else None, "high": high if known else None}
 
 
 def _with_difference(entry: Entry, replicates: dict[str, np.ndarray], interval: Interval) -> Entry:

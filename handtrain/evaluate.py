@@ -134,13 +134,13 @@ class Material:
             "hands": hands.DETECTION,
             **({"hands reference": hands.DETECTION_REFERENCE} if self.reference else {}),
         }
-        model = self._asset("hand-landmarker", None, [*wanted, "fid-h"])
-        if model is None:
+        if self._asset(hands.MODEL, None, [*wanted, "fid-h"]) is None:
             return
         for name, detection in wanted.items():
-            with features.hand_extractor(model, detection) as extract:
+            with hands.hand_finder(detection) as finder:
+                extract = features.found_hands(finder)
                 found = f"detection {detection}, presence {hands.PRESENCE}, searched at {hands.SEARCHED} px"
-                rule = f"{found}, model {self.weights['hand-landmarker']}"
+                rule = f"{found}, model {self.weights[hands.MODEL]}"
                 self._extract(name, self._alike(extract), features.HAND, rule)
 
     def _inception_fid(self, file: Path | None, device: torch.device) -> None:
@@ -151,7 +151,7 @@ class Material:
         self._network("fid", network, self._alike(features.whole_images(network)), "whole")
         if "hands" in self.rows:
             found = self.rows["hands"]
-            rule = f"{hands.STANDARD_CROP} {self.weights['hand-landmarker']}"
+            rule = f"{hands.STANDARD_CROP} {self.weights[hands.MODEL]}"
             make = {side: features.standard_hands(network, rows) for side, rows in found.items()}
             self._network("fid-h", network, make, rule)
 
@@ -162,11 +162,10 @@ class Material:
             return
         network = features.inception_torchvision(weights, device)
         self._network("fid reference", network, self._alike(features.fitted_images(network)), "fitted")
-        model = self._asset("hand-landmarker", None, names[1:])
-        if model is None:
+        if self._asset(hands.MODEL, None, names[1:]) is None:
             return
-        sha256 = self.weights["hand-landmarker"]
-        with hands.HandFinder(model, hands.DETECTION) as finder:
+        sha256 = self.weights[hands.MODEL]
+        with hands.hand_finder(hands.DETECTION) as finder:
             union, each = features.union_hands(network, finder), features.reference_hands(network, finder)
             self._network(names[1], network, self._alike(union), f"{hands.UNION_CROP} {sha256}")
             self._network(names[2], network, self._alike(each), f"{hands.HAND_CROP} {sha256}")
@@ -296,7 +295,10 @@ def split_of(text: str) -> tuple[Place, str] | None:
 
 
 def _cell(one: Entry | None) -> str:
-    return "-" if one is None else f"{one['value']:.4g} [{one['low']:.4g}, {one['high']:.4g}]"
+    if one is None:
+        return "-"
+    interval = "" if one["low"] is None else f" [{one['low']:.4g}, {one['high']:.4g}]"
+    return f"{one['value']:.4g}{interval}"
 
 
 def _sides(job: Job, gesture: str | None) -> dict[str, ImageSet]:

@@ -3,10 +3,9 @@
 Everything found in an image is a row: one of an image's features, one of each of its crops, one of each of its hands.
 """
 
-import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +86,9 @@ def extract(
     return Rows(np.concatenate([none, *values]), np.concatenate(owners), len(images.members))
 
 
-@contextlib.contextmanager
-def hand_extractor(model: Path, detection: float) -> Iterator[Extract]:
-    """Yield what finds hands; a row is a hand, see `Rows.hands`."""
-    with HandFinder(model, detection) as finder:
-        yield lambda images, _: [_hand_rows(finder(pixels)) for pixels in images]
+def found_hands(finder: HandFinder) -> Extract:
+    """Return what finds hands; a row is a hand, see `Rows.hands`."""
+    return lambda images, _: [_hand_rows(hands.find(finder, pixels)) for pixels in images]
 
 
 def whole_images(network: "Network") -> Extract:
@@ -119,7 +116,7 @@ def union_hands(network: "Network", finder: HandFinder) -> Extract:
     """Return what gives a row for each image with hands: the released code's crop for FID-H (hands.UNION_CROP)."""
 
     def rows(images: list[np.ndarray], _: int) -> list[np.ndarray]:
-        found = [finder(pixels[:, :, ::-1]) for pixels in images]
+        found = [hands.find(finder, pixels[:, :, ::-1]) for pixels in images]
         return _regrouped(
             network, [_boxes(pixels, [both] if both else []) for pixels, both in zip(images, found, strict=True)]
         )
@@ -132,7 +129,9 @@ def reference_hands(network: "Network", finder: HandFinder) -> Extract:
 
     def rows(images: list[np.ndarray], _: int) -> list[np.ndarray]:
         squares = [hands.fitted(pixels) for pixels in images]
-        return _regrouped(network, [_boxes(square, [[hand] for hand in finder(square)]) for square in squares])
+        return _regrouped(
+            network, [_boxes(square, [[hand] for hand in hands.find(finder, square)]) for square in squares]
+        )
 
     return rows
 

@@ -1,19 +1,18 @@
 """Find hands with MediaPipe and cut them out, by our rules and by those of the released code."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 
+from handdata.landmarks import ASSET, MIN_SIDE, HandFinder
 from handtrain.data import window
 
 MOST_HANDS = 2  # per image
 DETECTION = 0.5  # confidence from which a hand counts as found; MediaPipe's default
 DETECTION_REFERENCE = 0.0  # the released code's for HAND-CONF (method, section 2)
 PRESENCE = 0.5  # the released code leaves the graph's own
-SEARCHED = 256  # pixels: a smaller image is enlarged to this short side before hands are searched
+SEARCHED = MIN_SIDE  # pixels: a smaller image is enlarged to this short side before hands are searched
+MODEL = ASSET  # name of the landmarker's file among the assets
 MARGIN = 0.25  # of the longer side of a hand's box, both sides together, around our crops
 CROP = 299  # pixels, what Inception takes
 
@@ -39,45 +38,21 @@ class Hand:
         return self.landmarks * (self.width, self.height, self.width)
 
 
-class HandFinder:
-    """MediaPipe's hand landmarker for single images; a context manager, since it complains at exit if left open."""
+def hand_finder(detection: float) -> HandFinder:
+    """Return MediaPipe's landmarker at a detection confidence; close it after use, or take it as a context manager.
 
-    def __init__(self, model: Path, detection: float) -> None:
-        from mediapipe.tasks import python as tasks
+    Raises `UserError` where its model file is missing.
+    """
+    return HandFinder(MOST_HANDS, detection, PRESENCE, SEARCHED)
 
-        options = tasks.vision.HandLandmarkerOptions(
-            base_options=tasks.BaseOptions(model_asset_path=str(model)),
-            num_hands=MOST_HANDS,
-            min_hand_detection_confidence=detection,
-            min_hand_presence_confidence=PRESENCE,
-        )
-        self._landmarker = tasks.vision.HandLandmarker.create_from_options(options)
 
-    def __call__(self, pixels: np.ndarray) -> list[Hand]:
-        """Return the hands in an image (height, width, 3) of uint8, at most two."""
-        import mediapipe as mp
-
-        height, width = pixels.shape[:2]
-        image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(_enlarged(pixels)))
-        found = self._landmarker.detect(image)
-        return [
-            Hand(
-                np.array([[p.x, p.y, p.z] for p in points]),
-                side[0].category_name == "Left",
-                side[0].score,
-                width,
-                height,
-            )
-            for points, side in zip(found.hand_landmarks, found.handedness, strict=True)
-        ]
-
-    def __enter__(self) -> "HandFinder":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._landmarker.close()
+def find(finder: HandFinder, pixels: np.ndarray) -> list[Hand]:
+    """Return the hands in an image (height, width, 3) of uint8, at most two."""
+    found, (height, width) = finder.find(pixels), pixels.shape[:2]
+    return [
+        Hand(landmarks, side == "Left", score, width, height)
+        for landmarks, side, score in zip(found.landmarks, found.handedness, found.scores, strict=True)
+    ]
 
 
 def standard_crops(pixels: np.ndarray, hands: list[Hand]) -> list[np.ndarray]:
@@ -116,14 +91,3 @@ def fitted(pixels: np.ndarray) -> np.ndarray:
     cut = window(pixels.shape[1], pixels.shape[0], CROP)
     resized = Image.fromarray(pixels).resize((cut.width, cut.height), Image.Resampling.BILINEAR)
     return np.asarray(resized.crop((cut.left, cut.top, cut.left + CROP, cut.top + CROP)))
-
-
-def _enlarged(pixels: np.ndarray) -> Any:
-    height, width = pixels.shape[:2]
-    if min(height, width) >= SEARCHED:
-        return pixels
-    from PIL import Image
-
-    scale = SEARCHED / min(height, width)
-    size = (max(SEARCHED, round(width * scale)), max(SEARCHED, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))

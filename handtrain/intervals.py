@@ -28,13 +28,17 @@ def around(value: float, replicates: np.ndarray) -> tuple[float, float]:
     For distances: their bootstrap mean lies above the estimate (a draw repeats rows, so its covariance is smaller in
     rank), and percentiles would leave the estimate itself outside.
     """
-    half = 1.96 * float(np.nanstd(replicates, ddof=1))
+    known = replicates[np.isfinite(replicates)]
+    half = 1.96 * float(np.std(known, ddof=1)) if len(known) > 1 else np.nan
     return value - half, value + half
 
 
 def percentiles(replicates: np.ndarray) -> tuple[float, float]:
     """Return the middle 95 % of the replicates; NaN, from a draw without any hand, is left out."""
-    low, high = np.nanpercentile(replicates, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    known = replicates[np.isfinite(replicates)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.percentile(known, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return float(low), float(high)
 
 

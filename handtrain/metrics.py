@@ -83,11 +83,12 @@ def mmd_draws(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.nda
     """Return the squared discrepancy (b,) for each pair of weight vectors, x_draws (b, n) and y_draws (b, m).
 
     Unbiased leaves out pairs of a row with itself, also where a draw holds it twice. The kernel is computed block by
-    block, once for all draws: memory stays flat at 10,000 rows.
+    block, once for all draws: memory stays flat at 10,000 rows. NaN where a draw holds too few rows.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     within = [_mean_within(rows, draws, biased) for rows, draws in ((x, x_draws), (y, y_draws))]
-    between = _kernel_sums(x, y, x_draws, y_draws) / (x_draws.sum(axis=1) * y_draws.sum(axis=1))
+    pairs = x_draws.sum(axis=1, dtype=np.float64) * y_draws.sum(axis=1, dtype=np.float64)
+    between = np.divide(_kernel_sums(x, y, x_draws, y_draws), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
     return np.asarray(within[0] + within[1] - 2 * between)
 
 
@@ -155,13 +156,13 @@ def _mean_and_root(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.nda
 
 
 def _mean_within(rows: np.ndarray, draws: np.ndarray, biased: bool) -> np.ndarray:
-    total = draws.sum(axis=1)
+    total = draws.sum(axis=1, dtype=np.float64)
     sums, pairs = _kernel_sums(rows, rows, draws, draws), total**2
     if not biased:
         own = (np.einsum("nd,nd->n", rows, rows) / rows.shape[1] + 1) ** 3  # (n,)
         squares = draws.astype(np.float64) ** 2
         sums, pairs = sums - squares @ own, pairs - squares.sum(axis=1)
-    return np.asarray(sums / pairs)
+    return np.divide(sums, pairs, out=np.full(len(draws), np.nan), where=pairs > 0)
 
 
 def _kernel_sums(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter
 from handdata import assets
 from handdata.errors import UserError
 from handtrain import hands
-from handtrain.hands import Hand, HandFinder
+from handtrain.hands import Hand
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "photos" / "images"
 
@@ -64,46 +64,50 @@ def test_a_hand_outside_the_image_gives_no_released_crop():
     assert hands.box_crop(gradient(), [hand(120, 20, 10)]) is None
 
 
-def test_confidence_and_found_rate_on_photographs_are_mediapipes():
+@pytest.mark.parametrize(
+    "detection", [hands.DETECTION, pytest.param(hands.DETECTION_REFERENCE, marks=pytest.mark.slow)]
+)  # at 0 MediaPipe looks at every candidate: half a second an image
+def test_confidence_and_found_rate_on_photographs_are_mediapipes(detection):
     """The ten-line loop that anyone would write, at both thresholds."""
+    import cv2
     import mediapipe as mp
     from mediapipe.tasks import python as tasks
 
-    files = photographs()
-    for detection in (hands.DETECTION, hands.DETECTION_REFERENCE):
-        options = tasks.vision.HandLandmarkerOptions(
-            base_options=tasks.BaseOptions(model_asset_path=str(landmarker())),
-            num_hands=2,
-            min_hand_detection_confidence=detection,
-            min_hand_presence_confidence=0.5,
-        )
-        scores, found = [], 0
-        with tasks.vision.HandLandmarker.create_from_options(options) as loop:
-            for file in files:
-                image = Image.open(file).convert("RGB")
-                scale = max(1, 256 / min(image.size))  # one of them is smaller
-                larger = image.resize([round(side * scale) for side in image.size]) if scale > 1 else image
-                pixels = np.asarray(larger)
-                answer = loop.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=pixels))
-                scores += [side[0].score for side in answer.handedness]
-                found += bool(answer.handedness)
-        with HandFinder(landmarker(), detection) as finder:
-            ours = [finder(np.asarray(Image.open(file).convert("RGB"))) for file in files]
-        assert [one.score for of_image in ours for one in of_image] == scores
-        assert sum(map(bool, ours)) == found
+    files, model = photographs(), landmarker()
+    options = tasks.vision.HandLandmarkerOptions(
+        base_options=tasks.BaseOptions(model_asset_path=str(model)),
+        num_hands=2,
+        min_hand_detection_confidence=detection,
+        min_hand_presence_confidence=0.5,
+    )
+    scores, found = [], 0
+    with tasks.vision.HandLandmarker.create_from_options(options) as loop:
+        for file in files:
+            pixels = np.asarray(Image.open(file).convert("RGB"))
+            if (scale := 256 / min(pixels.shape[:2])) > 1:
+                pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+            answer = loop.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=pixels))
+            scores += [side[0].score for side in answer.handedness]
+            found += bool(answer.handedness)
+    with hands.hand_finder(detection) as finder:
+        ours = [hands.find(finder, np.asarray(Image.open(file).convert("RGB"))) for file in files]
+    assert [one.score for of_image in ours for one in of_image] == scores
+    assert sum(map(bool, ours)) == found
 
 
 def test_a_small_photograph_is_searched_enlarged_and_its_landmarks_stay_fractions():
-    with HandFinder(landmarker(), hands.DETECTION) as finder:
+    landmarker()
+    with hands.hand_finder(hands.DETECTION) as finder:
         image = Image.open(next(file for file in photographs() if file.parent.name == "palm")).convert("RGB")
         small = image.resize((image.width // 4, image.height // 4), Image.Resampling.LANCZOS)
-        large_hands, small_hands = (finder(np.asarray(one)) for one in (image, small))
+        large_hands, small_hands = (hands.find(finder, np.asarray(one)) for one in (image, small))
     assert small_hands and (small_hands[0].width, small_hands[0].height) == small.size
     assert np.abs(small_hands[0].landmarks[:, :2] - large_hands[0].landmarks[:, :2]).max() < 0.1
 
 
 def test_a_blurred_hand_is_not_found():
-    with HandFinder(landmarker(), hands.DETECTION) as finder:
+    landmarker()
+    with hands.hand_finder(hands.DETECTION) as finder:
         image = Image.open(photographs()[0]).convert("RGB")
-        assert finder(np.asarray(image))
-        assert not finder(np.asarray(image.filter(ImageFilter.GaussianBlur(40))))
+        assert hands.find(finder, np.asarray(image))
+        assert not hands.find(finder, np.asarray(image.filter(ImageFilter.GaussianBlur(40))))
