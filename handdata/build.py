@@ -141,7 +141,7 @@ def select(build: Path, recipe: Recipe, how: How) -> StageReport:
     path = build / "manifest.parquet"
     if _given(build, recipe):
         return StageReport(rows=record.read_manifest(build, columns=["image_id"]).num_rows)
-    source = drawn(build, recipe)
+    source = drawn(build, recipe, how)
     sources = resolve(source, recipe.select.gestures, build)
     key = manifest.input_key(sources, recipe.select, recipe.image)
     if not path.exists() or _manifest_key(path) != key:
@@ -179,11 +179,17 @@ def fetch(build: Path, recipe: Recipe, how: How) -> StageReport:
     return stage.run(build, recipe.fetch, recipe.image, how.progress)
 
 
-def drawn(build: Path, recipe: Recipe) -> SourceOptions:
+def drawn(build: Path, recipe: Recipe, how: How) -> SourceOptions:
     """Return the recipe's source; one of kind `render` is drawn into BUILD/source first, once."""
     if recipe.source.kind != "render":
         return recipe.source
-    raise UserError("[source] kind 'render' is not built into this version")
+    from handdata import render
+
+    folder = build / "source"
+    gestures = recipe.render.gestures or recipe.select.gestures
+    render.draw(dataclasses.replace(recipe.render, gestures=gestures), folder, 0, how.progress)
+    place = folder.absolute()
+    return SourceOptions(annotations=(str(place / "annotations.zip"),), images=(str(place / "{gesture}.zip"),))
 
 
 @contextmanager

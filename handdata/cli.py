@@ -17,6 +17,7 @@ COMMANDS: commands.Table = {
     "check": "check the final texts and remark on rows worth a look",
     "review": "make a page on which a person accepts, rejects and corrects rows",
     "status": "say what is done, what failed and why",
+    "render": "draw a HaGRID in small, with the truth known",
     "assets": "fetch and verify model files",
 }
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from handdata.errors import Unfinished, UserError
+from handdata.processes import map_unordered
 from handdata.record import (
     REASONS,
     STAGE_COLUMNS,
@@ -202,21 +203,8 @@ def _run_local(arguments: dict[str, Any], shards: int, workers: int) -> Iterator
         with closing(ShardWorker(**arguments)) as worker:
             yield from map(worker, range(shards))
         return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
-    context = multiprocessing.get_context("spawn")  # model libraries keep threads, which do not survive a fork
-    with ProcessPoolExecutor(min(workers, shards), context, _start_worker, (arguments,)) as pool:
-        futures = [pool.submit(_work, shard) for shard in range(shards)]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            name = arguments["stage"].name
-            raise Unfinished(f"a worker of '{name}' was killed, perhaps for memory: use fewer workers") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    what = arguments["stage"].name
+    yield from map_unordered(_work, range(shards), min(workers, shards), what, _start_worker, (arguments,))
 
 
 _worker: ShardWorker

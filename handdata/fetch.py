@@ -34,7 +34,8 @@ from handdata.sources import safe_member
 VERSION = 1  # raised when a change of the code changes the stored bytes
 FINAL_REASONS = frozenset({"dropped", "image-corrupt", "image-truncated", "too-many-pixels"})  # the CRC was right
 
-_REQUEST_BYTES = 8 << 20  # a larger request costs more when it has to be repeated, and gains nothing
+_SMALLEST_RUN = 256 << 10  # bytes; below this, a request's latency outweighs what another connection would gain
+_LARGEST_RUN = 8 << 20  # bytes; a larger request costs more when it has to be repeated, and gains nothing
 _AGAIN = ("wrong-header", "wrong-crc", "wrong-size")  # may be the server's fault: read once more
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -109,7 +110,7 @@ class Runs:
         with self._lock:
             if self._next == len(self._jobs):
                 return []
-            largest = min(_REQUEST_BYTES, self._left // (2 * self._connections))
+            largest = min(_LARGEST_RUN, max(_SMALLEST_RUN, self._left // (2 * self._connections)))
             gap = bridge()
             first = last = self._next
             start, end = archive.span(self._jobs[first].entry)

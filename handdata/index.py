@@ -111,7 +111,8 @@ def zip_index(reader: archive.Reader, say: Say) -> ZipIndex:
             cached = cache_path(reader)
             if is_remote(reader.place) and cached.is_file() and cached.stat().st_size == size:
                 return ZipIndex(reader, archive.Directory(_mapped(cached), shift))
-            say(f"reading the index of {reader.place}: {size / 1e6:,.1f} MB")
+            if is_remote(reader.place):
+                say(f"reading the index of {reader.place}: {size / 1e6:,.1f} MB")
             data = reader.read(start, size)
             archive.check(data, size)
         except archive.BadArchive as error:

@@ -38,7 +38,8 @@ class Mirrors:
                 return file.read(start, size) if isinstance(file, LocalFile) else self._client.read(file, start, size)
             except Trouble as trouble:
                 troubles.append(f"{place}: {trouble}")
-                self._note_trouble(place, str(trouble))
+                if self._is_down(place):
+                    self._leave_out(place, str(trouble))
             except Refused as refused:
                 self._leave_out(place, str(refused))
         raise BadMember("not-fetched", "; ".join(troubles) or "no place is left")
@@ -82,10 +83,10 @@ class Mirrors:
             raise Replaced(f"it holds {file.length:,} bytes, the indexed archive {self.facts.length:,}: select again")
         return file
 
-    def _note_trouble(self, place: str, why: str) -> None:
+    def _is_down(self, place: str) -> bool:
+        """Tell whether a place could not be opened, or failed too often in a row."""
         file = self._open.get(place)
-        if isinstance(file, Far) and file.exhausted >= _GIVE_UP:
-            self._leave_out(place, why)
+        return file is None or (isinstance(file, Far) and file.exhausted >= _GIVE_UP)
 
     def _leave_out(self, place: str, why: str) -> None:
         with self._lock:

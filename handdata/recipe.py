@@ -15,6 +15,7 @@ from handdata.errors import UserError
 from handdata.jpeg import ImageOptions
 from handdata.landmarks import LandmarkOptions
 from handdata.ranges import FetchOptions
+from handdata.render import RenderOptions
 from handdata.resources import resource
 from handdata.rewrite import RewriteOptions
 from handdata.selection import SelectOptions
@@ -29,6 +30,7 @@ class Recipe:
 
     name: str
     source: SourceOptions = field(default_factory=SourceOptions)
+    render: RenderOptions = field(default_factory=RenderOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
     image: ImageOptions = field(default_factory=ImageOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)

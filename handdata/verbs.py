@@ -15,6 +15,7 @@ from handdata.jpeg import ImageOptions
 from handdata.landmarks import LandmarkOptions
 from handdata.ranges import FetchOptions
 from handdata.recipe import Recipe
+from handdata.render import RenderOptions
 from handdata.rewrite import RewriteOptions
 from handdata.selection import SelectOptions
 from handdata.sources import SourceOptions, absolute
@@ -235,6 +236,31 @@ class Status:
 
         found = status.status(self.build)
         print(json.dumps(found) if self.json else status.text(found))
+        return 0
+
+
+@dataclass(frozen=True)
+class Render:
+    """Draw the mini world, a HaGRID in small: archives, annotations and the truth about every picture.
+
+    No network and no model is needed. The same options and seed give the same bytes; run again after an interruption,
+    the command continues.
+    """
+
+    out: Path  # folder for <gesture>.zip, annotations.zip and truth.jsonl
+    options: Annotated[RenderOptions, arg(name="")] = field(default_factory=RenderOptions)
+    workers: int = 0  # processes; 0: as many as there are cores
+    dry_run: bool = False  # only say what would be drawn
+
+    def __call__(self) -> int:
+        from handdata import render
+
+        if self.dry_run:
+            render.check(self.options)
+            print(render.summary(self.options))
+        else:
+            drawn = render.draw(self.options, self.out, self.workers)
+            print(f"{sum(drawn.values()):,} pictures of {len(drawn)} gestures are in {self.out}")
         return 0
 
 

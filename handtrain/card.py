@@ -27,7 +27,9 @@ def _head(about: dict[str, Any], training: dict[str, Any]) -> str:
     if training.get("llama3"):
         title += "\n\nBuilt with Meta Llama 3: it wrote texts that this model was trained on."
     base = _named(training.get("base", {}))
-    return f"{title}\n\n{base} fine-tuned on photographs of the gesture with the three stages of Hand1000 (arXiv 2408.15461)."
+    base = base[0].upper() + base[1:]
+    method = "the three stages of Hand1000 (arXiv 2408.15461)"
+    return f"{title}\n\n{base}, fine-tuned on photographs of the gesture with {method}."
 
 
 def _use(about: dict[str, Any]) -> str:
@@ -41,17 +43,18 @@ pipeline = Hand1000Pipeline.from_pretrained("THIS MODEL")
 image = pipeline("a woman {phrase}", guidance_scale=3.0).images[0]
 ```
 
-Name the gesture in the prompt as in the training texts: `{phrase}`. `mu` (0 to 1, here {lam} by default) is the share of
-the plain text embedding; at 1 the gesture feature is left out.
+Name the gesture in the prompt as in the training texts: `{phrase}`. `mu` (0 to 1, here {lam} by default) is the
+share of the plain text embedding; at 1 the gesture feature is left out.
 
 Without our package, diffusers can load `pipeline.py` of this folder through `custom_pipeline`; that runs code from
-this folder and therefore needs `trust_remote_code=True`. Read the file first; our own code never passes that. As a plain
-`StableDiffusionPipeline` the folder loads too, with the tuned UNet and without the gesture feature."""
+this folder and therefore needs `trust_remote_code=True`. Read the file first; our own code never passes that. As a
+plain `StableDiffusionPipeline` the folder loads too, with the tuned UNet and without the gesture feature."""
 
 
 def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
     if "imported" in training:
-        return f"## Training\n\nThe UNet comes from the checkpoint `{training['imported']}`; how it was trained is not known here."
+        source = f"The UNet comes from the checkpoint `{training['imported']}`; how it was trained is not known here."
+        return f"## Training\n\n{source}"
     options = training["options"]
     feature, fusion = about["feature"]["kind"], about["fusion"]["kind"]
     rows = [
@@ -84,17 +87,18 @@ def _terms(training: dict[str, Any]) -> str:
     lines = [
         "## Terms",
         "",
-        f"- The weights derive from Stable Diffusion and stay under the [CreativeML OpenRAIL-M]({_OPENRAIL}). Whoever uses "
-        "or passes on this model is bound by the use restrictions of its attachment A (nothing unlawful, nothing that "
-        "harms or defames people, exploits minors, spreads disinformation or decides over people's rights), and must "
-        "hand the same restrictions on.",
-        f"- The photographs are from [HaGRID]({_HAGRID}) by Kapitanov et al., under its own public licence: attribution and "
-        "share-alike. The people in them have granted no publicity or privacy rights: do not try to identify anyone.",
+        f"- The weights derive from Stable Diffusion and stay under the [CreativeML OpenRAIL-M]({_OPENRAIL}). "
+        "Whoever uses or passes on this model is bound by the use restrictions of its attachment A (nothing unlawful, "
+        "nothing that harms or defames people, exploits minors, spreads disinformation or decides over people's "
+        "rights), and must hand the same restrictions on.",
+        f"- The photographs are from [HaGRID]({_HAGRID}) by Kapitanov et al., under its own public licence: "
+        "attribution and share-alike. The people in them have granted no publicity or privacy rights: do not try to "
+        "identify anyone.",
     ]
     if training.get("llama3"):
         lines.append(
-            "- Texts were written with Meta Llama 3, so the Meta Llama 3 Community License asks that the name of a model "
-            "trained on them begins with “Llama 3”, and its acceptable use policy applies."
+            "- Texts were written with Meta Llama 3, so the Meta Llama 3 Community License asks that the name of a "
+            "model trained on them begins with “Llama 3”, and its acceptable use policy applies."
         )
     lines.append("- A base model's errors and biases remain; gestures other than the trained one can get worse.")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Checkpoints: complete or absent, checked by sha256, the newest two kept.
 
-A checkpoint is a folder of safetensors pieces and `checkpoint.json`, which holds the run's place and the pieces' hashes.
-It is written beside its final name and appears by rename.
+A checkpoint is a folder of safetensors pieces and `checkpoint.json`, which holds the run's place and the pieces'
+hashes. It is written beside its final name and appears by rename.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def save(folder: Path, name: str, tensors: Iterable[tuple[str, torch.Tensor]], s
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint that is whole, and the names of newer ones that are damaged."""
-    damaged = []
+    damaged: list[str] = []
     for name in _names(folder):
         found = _read(folder / name)
         if found:

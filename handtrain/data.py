@@ -128,7 +128,7 @@ class Window:
 
 
 def window(width: int, height: int, size: int, box: Box | None = None) -> Window:
-    """Return the square of side `size` after the short side is resized to it: the centre, or nearest to it with the box.
+    """Return the square of side `size` after the short side is resized to it: the centre, or nearest it with the box.
 
     The rounding is torchvision's Resize and CenterCrop, as in the released code. A box longer than the square is
     centred in it.
@@ -170,12 +170,12 @@ def hand_weights(box: Box | None, height: int, width: int, weight: float) -> np.
         across, down = _covered(width, box[0], box[2]), _covered(height, box[1], box[3])
         weights[0] += (weight - 1) * np.outer(down, across)
     weights /= weights.mean()
-    return weights
+    return np.asarray(weights)
 
 
 def _covered(cells: int, low: float, high: float) -> np.ndarray:
     edges = np.arange(cells)
-    return np.clip(np.minimum(edges + 1, high * cells) - np.maximum(edges, low * cells), 0, 1)
+    return np.asarray(np.clip(np.minimum(edges + 1, high * cells) - np.maximum(edges, low * cells), 0, 1))
 
 
 def _slide(start: int, length: int, size: int, low: float, high: float) -> int:

@@ -72,7 +72,7 @@ def noise_prediction_loss(
     squares = (predicted.float() - target.float()) ** 2  # (b, c, h, w)
     if weights is not None:
         squares = squares * weights
-    return squares.mean(dim=(1, 2, 3))  # (b,)
+    return torch.mean(squares, dim=(1, 2, 3))  # (b,)
 
 
 def parts(count: int, micro_batch: int) -> list[slice]:

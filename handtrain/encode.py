@@ -77,7 +77,7 @@ def encode_images(
 def encode_texts(
     texts: Sequence[str], tokenizer: Any, text_encoder: Any, cache: TensorCache, progress: bool
 ) -> torch.Tensor:
-    """Return the text encoder's last hidden state (n, tokens, width), after its final layer norm, padded, on the CPU."""
+    """Return the text encoder's last hidden state (n, tokens, width) of padded texts, layer-normed, on the CPU."""
     from tqdm import tqdm
 
     model, device = fingerprint(text_encoder), _device(text_encoder)

@@ -66,7 +66,7 @@ def one_file() -> str:
 
 
 def fusion_record(base: Base, seed: int, lam: float, layer: TokenFusion | None) -> dict[str, Any]:
-    """Return what hand1000.json says of the fusion: a trained layer's file, or the seed of the flat one and its proof."""
+    """Return what hand1000.json says of the fusion: of the flat layer its seed, and the proof of the stream."""
     size = {"tokens": base.tokens, "width": base.width}
     if layer is not None:
         return {"kind": "token", **size}

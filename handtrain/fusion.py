@@ -25,7 +25,7 @@ def mix(text: torch.Tensor, fused: torch.Tensor, share: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class FlatFusion:
-    """The layer Linear(tokens * width + numbers -> tokens * width) with PyTorch's default initialisation from a seed."""
+    """The layer Linear(tokens * width + numbers -> tokens * width), as PyTorch initialises it from a seed."""
 
     seed: int
     tokens: int  # 77
@@ -70,8 +70,8 @@ class FlatFusion:
         """Raise `ValueError` if this torch draws another layer from the seed than the one that the hash was made of."""
         if self.first_block_sha256() != sha256:
             raise ValueError(
-                f"torch {torch.__version__} draws other random numbers from seed {self.seed} than the torch that trained "
-                "this model: its fusion layer cannot be made again here; use another version of torch"
+                f"torch {torch.__version__} draws other random numbers from seed {self.seed} than the torch that "
+                "trained this model: its fusion layer cannot be made again here; use another version of torch"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Load the parts of a Stable Diffusion base, one at a time, from a diffusers folder; nothing about its size is assumed."""
+"""Load the parts of a Stable Diffusion base, one at a time, from a diffusers folder; its sizes are what it says."""
 
 import hashlib
 import json

@@ -1,6 +1,6 @@
 """Every random draw of training: from a seed per image and step, or in the order of the released code.
 
-Nothing here has a state that lives on from step to step, so batch size, number of processes and resuming change nothing.
+Nothing here keeps a state from step to step, so batch size, number of processes and resuming change nothing.
 """
 
 import hashlib

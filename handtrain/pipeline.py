@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline  # type: ignore[attr-defined]
 
 from handtrain.fusion import FlatFusion, TokenFusion, mix
 
@@ -59,7 +59,7 @@ class Gesture:
 
 
 class Hand1000Pipeline(StableDiffusionPipeline):
-    """StableDiffusionPipeline with the gesture mixed into the prompt: E = mu * T + (1 - mu) * F (paper, section 3.5)."""
+    """StableDiffusionPipeline with the gesture mixed into the prompt: E = mu * T + (1 - mu) * F (paper, section 3)."""
 
     gesture: Gesture | None = None
     _mu: float | None = None
@@ -67,7 +67,8 @@ class Hand1000Pipeline(StableDiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "Hand1000Pipeline":
         """Load a model folder or a repository on the Hub. Raises `ValueError` if it was not trained by handtrain."""
-        pipeline: Hand1000Pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        load: Any = super().from_pretrained  # diffusers has no types
+        pipeline: Hand1000Pipeline = load(pretrained_model_name_or_path, **kwargs)
         names = ("revision", "cache_dir", "token", "local_files_only", "force_download")
         hub = {name: kwargs[name] for name in names if name in kwargs}
         about = _file(pretrained_model_name_or_path, ABOUT_FILE, hub)
@@ -89,7 +90,7 @@ class Hand1000Pipeline(StableDiffusionPipeline):
             raise ValueError(f"mu is {mu}, it must lie in 0 to 1")
         self._mu = mu
         try:
-            return super().__call__(*args, **kwargs)
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._mu = None
 
@@ -107,9 +108,10 @@ class Hand1000Pipeline(StableDiffusionPipeline):
     ) -> Any:
         """Encode as StableDiffusionPipeline does, with the gesture mixed into the prompt's side."""
         if prompt_embeds is None:
-            text, _ = super().encode_prompt(prompt, device, 1, False, lora_scale=lora_scale, clip_skip=clip_skip)
+            encode: Any = super().encode_prompt  # type: ignore[misc]
+            text, _ = encode(prompt, device, 1, False, lora_scale=lora_scale, clip_skip=clip_skip)
             prompt_embeds = self.with_gesture(text, self._mu)
-        return super().encode_prompt(
+        return super().encode_prompt(  # type: ignore[misc]
             prompt,
             device,
             num_images_per_prompt,
@@ -135,8 +137,8 @@ class Hand1000Pipeline(StableDiffusionPipeline):
         return mixed.to(text)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Save as a model folder that plain StableDiffusionPipeline loads too, with the gesture beside the components."""
-        super().save_pretrained(save_directory, **kwargs)
+        """Save as a model folder that StableDiffusionPipeline loads too, with the gesture beside the components."""
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         folder = Path(save_directory)
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         index["_class_name"] = StableDiffusionPipeline.__name__

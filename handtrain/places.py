@@ -27,10 +27,13 @@ class HubName:
 Place = Path | HubName
 
 
-def parse(text: str, option: str) -> Place:
-    """Read a place from a command line. Raises `UserError` naming the option for a malformed Hub name."""
+def parse(text: str, option: str, new: bool = False) -> Place:
+    """Read a place from a command line. A folder must exist unless it is a `new` one.
+
+    Raises `UserError` naming the option for a malformed Hub name or a folder that is not there.
+    """
     if not text.startswith("hf:"):
-        return Path(text)
+        return Path(text) if new else require_folder(Path(text), option)
     name = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", text, flags=re.ASCII)
     if not name:
         raise UserError(f"{option} {text} is not a Hub name: write hf:USER/NAME or hf:USER/NAME@REVISION")

@@ -60,7 +60,7 @@ def materials(
         mixed = mix(prompts, fuse_flat(flat_layer(base, options), prompts, feature, cache, progress), options.lam)
     sizes = [len(of_split) for of_split in texts]
     parts = zip(splits, texts, latents, torch.split(prompts, sizes), torch.split(mixed, sizes), strict=True)
-    made = [Material([row.image_id for row in split.rows], *rest) for split, *rest in parts]
+    made = [Material([row.image_id for row in split.rows], *rest) for split, *rest in parts]  # type: ignore[arg-type]
     return made, unconditional
 
 

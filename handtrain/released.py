@@ -24,12 +24,14 @@ def import_checkpoint(checkpoint: Path, base: Place, gesture: str, phrase: str, 
     require_writable_folder(out, "--out")
     weights = _read(checkpoint)
     unet = opened.unet()
-    missing, unexpected = unet.load_state_dict(_convert(weights, unet, checkpoint), strict=False)
-    if missing or unexpected:
+    converted = _convert(weights, unet, checkpoint)
+    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (converted, unet.state_dict())]
+    other = sorted(dict(shapes[0].items() ^ shapes[1].items()))
+    if other:
         raise UserError(
-            f"--checkpoint {checkpoint} does not fit --base {base}: "
-            f"{len(missing)} weights are missing, {len(unexpected)} too many, such as {(missing + unexpected)[0]}"
+            f"--checkpoint {checkpoint} does not fit --base {base}: {len(other)} weights differ, as {other[0]}"
         )
+    unet.load_state_dict(converted)
     export(out, opened, unet, _about(checkpoint, opened, gesture, phrase), None, safety_checker=True)
     return out
 
@@ -54,7 +56,8 @@ def _convert(weights: Mapping[str, torch.Tensor], unet: Any, checkpoint: Path) -
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     try:
-        converted: dict[str, torch.Tensor] = convert_ldm_unet_checkpoint(dict(weights), dict(unet.config))
+        convert: Any = convert_ldm_unet_checkpoint  # diffusers has no types
+        converted: dict[str, torch.Tensor] = convert(dict(weights), dict(unet.config))
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(f"--checkpoint {checkpoint} does not fit the UNet of --base (at {error})") from None
     return converted

@@ -1,4 +1,4 @@
-"""The run folder: one run in it, one process at a time; run.json, and a log that a resumed run continues without a gap."""
+"""The run folder: one run, one process at a time; run.json, and a log that a resumed run continues without a gap."""
 
 import fcntl
 import json
@@ -82,9 +82,7 @@ class RunFolder:
             return
         for name, value in record.items():
             if isinstance(value, float):
-                self._board.add_scalar(
-                    f"stage{record['stage']}/{name}", value, record.get("board_step", record["step"])
-                )
+                self._board.add_scalar(f"stage{record['stage']}/{name}", value, record["step"])
 
 
 @contextmanager
@@ -103,7 +101,9 @@ def open_run(path: Path, config: dict[str, Any], session: dict[str, Any]) -> Ite
             ) from None
         config = json.loads(json.dumps(config))
         file = path / "run.json"
-        record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"config": config, "sessions": []}
+        record: dict[str, Any] = {"config": config, "sessions": []}
+        if file.exists():
+            record = json.loads(file.read_text(encoding="utf-8"))
         difference = _first_difference(record["config"], config)
         if difference:
             raise UserError(

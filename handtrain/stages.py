@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,9 +34,9 @@ def write_stage1(run: RunFolder, feature: GestureFeature) -> None:
 
 
 def logged_lines(run: RunFolder, resume: checkpoint.Checkpoint | None) -> int:
-    """Return how many lines of the log belong to finished work: shards of Stage II, and the checkpoint to resume from."""
+    """Return how many lines of the log belong to finished work: Stage II's shards and the checkpoint to start from."""
     shards = [tensorfile.read(path) for path in (run.path / "stage2").glob("*.safetensors")]
-    lines = [found[1]["log_lines"] for found in shards if found]
+    lines: list[int] = [found[1]["log_lines"] for found in shards if found]
     return max([*lines, resume.state["log_lines"] if resume else 0])
 
 
@@ -186,7 +187,7 @@ class Training:
                 group["lr"] = rate
             losses = tuning_step(
                 self.model, optimiser, latents[rows], draw,
-                lambda piece, rows=rows: embed(rows[piece]), self.running.micro_batch,
+                partial(_embed_part, embed, rows), self.running.micro_batch,
             )  # fmt: skip
             self._record(stage, step, ids, losses, rate, part=part)
             bar.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
@@ -225,6 +226,10 @@ class Training:
         with torch.no_grad():
             fused = torch.cat([layer(one[None].to(device), feature).cpu() for one in material.text])
         return replace(material, mixed=mix(material.text, fused, self.options.lam))
+
+
+def _embed_part(embed: Embed, rows: list[int], part: slice) -> torch.Tensor:
+    return embed(rows[part])
 
 
 def _peak_mib(device: torch.device) -> float:

@@ -191,7 +191,7 @@ def _require_one_process(options: TrainOptions) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[Callable[[], bool]]:
-    asked = []
+    asked: list[int] = []
 
     def ask(signum: int, frame: Any) -> None:
         if asked:  # the second time nobody waits for a step

@@ -43,8 +43,8 @@ def warmed_up(lr: float, step: int, warmup: int) -> float:
 def batch_of(step: int, count: int, batch: int, epochs: int, seed: int, part: str) -> list[tuple[int, int]]:
     """Return the (image, epoch) pairs of a step.
 
-    The images of all epochs, each epoch shuffled by the seed, form one row that is cut into batches: every image is seen
-    exactly `epochs` times, and a batch may reach over the border of two epochs.
+    The images of all epochs, each epoch shuffled by the seed, form one row that is cut into batches: every image is
+    seen exactly `epochs` times, and a batch may reach over the border of two epochs.
     """
     places = range(step * batch, min((step + 1) * batch, count * epochs))
     orders = {epoch: shuffled(seed, part, count, epoch) for epoch in {place // count for place in places}}

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from handtrain.presets import RunOptions, TrainOptions, options_of
+from handtrain.places import parse
+from handtrain.presets import RunOptions, TrainOptions, check, options_of
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,15 @@ class Train:
         return cls(missing, missing, missing, missing, preset, options_of(preset))  # type: ignore[arg-type]
 
     def __call__(self) -> int:
-        from handtrain.places import parse
-        from handtrain.train import Job, train
+        check(self.options)
+        dataset, base = parse(self.dataset, "--dataset"), parse(self.base, "--base")
+        from handtrain.train import Job, train  # takes seconds: what is wrong at first sight is told before
 
         return train(
             Job(
-                dataset=parse(self.dataset, "--dataset"),
+                dataset=dataset,
                 gesture=self.gesture,
-                base=parse(self.base, "--base"),
+                base=base,
                 out=self.out,
                 options=self.options,
                 running=self.running,
@@ -70,10 +72,10 @@ class Publish:
     metrics: Path | None = None  # a JSON file of names and values for the card
 
     def __call__(self) -> int:
-        from handtrain.places import parse
+        to = parse(self.to, "--to", new=True)
         from handtrain.publish import publish
 
-        print(publish(self.model, parse(self.to, "--to"), self.private, self.metrics))
+        print(publish(self.model, to, self.private, self.metrics))
         return 0
 
 
@@ -88,10 +90,10 @@ class ImportCheckpoint:
 
     def __call__(self) -> int:
         from handdata.gestures import gestures, require
-        from handtrain.places import parse
-        from handtrain.released import import_checkpoint
 
         require((self.gesture,))
-        phrase = gestures()[self.gesture].phrase
-        print(import_checkpoint(self.checkpoint, parse(self.base, "--base"), self.gesture, phrase, self.out))
+        phrase, base = gestures()[self.gesture].phrase, parse(self.base, "--base")
+        from handtrain.released import import_checkpoint
+
+        print(import_checkpoint(self.checkpoint, base, self.gesture, phrase, self.out))
         return 0

@@ -96,7 +96,8 @@ def sample_grid(
     """
     from diffusers import StableDiffusionPipeline
 
-    pipeline: Any = StableDiffusionPipeline(vae, None, None, unet, schedule, None, None, requires_safety_checker=False)
+    make: Any = StableDiffusionPipeline  # diffusers has no types
+    pipeline = make(vae, None, None, unet, schedule, None, None, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     rows = []
     for embedding in embeddings:

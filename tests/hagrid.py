@@ -2,10 +2,11 @@
 
 import hashlib
 import io
+import itertools
 import json
 import uuid
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,15 @@ class World:
                 file.writestr(f"annotations/{split}/{gesture}.json", json.dumps(records))
         return path
 
-    def write_images(self, path: Path, prefix: str = "HaGRIDv2_dataset_512/", method: int = zipfile.ZIP_STORED) -> Path:
+    def write_images(
+        self, path: Path, prefix: str = "HaGRIDv2_dataset_512/", method: int = zipfile.ZIP_STORED, gap: int = 0
+    ) -> Path:
+        """Write all images; with `gap`, a member of so many bytes that nobody wants stands between each two."""
         with zipfile.ZipFile(path, "w", method) as file:
             for (gesture, name), data in self.images.items():
                 file.writestr(f"{prefix}{gesture}/{name}.jpg", data)
+                if gap:
+                    file.writestr(f"{prefix}{gesture}/other-{name}.jpg", bytes(gap), zipfile.ZIP_STORED)
         return path
 
     def write_folder(self, root: Path) -> Path:
@@ -89,6 +95,43 @@ def world(
                 name = image_id(gesture, split, number)
                 data = jpeg(int(name[:8], 16)) if images else None
                 made.add(split, gesture, name, f"{split}-{number}", data)
+    return made
+
+
+def distinct_jpegs(size: int) -> Iterator[bytes]:
+    """Yield photographs of exactly so many bytes, with a short side of 512 px, each with other pixels, without end.
+
+    One is encoded; the others differ from it in their quantisation table, so that thousands are made in a moment.
+    """
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (64, 86, 3), dtype=np.uint8)
+    for quality in range(95, 5, -5):
+        output = io.BytesIO()
+        Image.fromarray(pixels).resize((688, 512), Image.Resampling.BICUBIC).save(output, "JPEG", quality=quality)
+        if output.tell() <= size - 4:
+            break
+    base = bytearray(output.getvalue())
+    table = base.find(b"\xff\xdb") + 5  # its 64 divisors
+    comment = size - len(base)
+    base[2:2] = b"\xff\xfe" + (comment - 2).to_bytes(2, "big") + bytes(comment - 4)
+    table += comment
+    for number in itertools.count():
+        for place in range(4):
+            base[table + place] = 1 + (number >> (7 * place)) % 128
+        yield bytes(base)
+
+
+def big_archive(path: Path, members: int, size: int = 110_000, hole: int = (5 << 30) + 1) -> World:
+    """Write a zip64 archive of `members` photographs that lie beyond `hole` bytes of nothing (a sparse file)."""
+    made = World()
+    with path.open("wb") as file:
+        file.truncate(hole)
+        file.seek(hole)
+        with zipfile.ZipFile(file, "w") as archive:
+            for number, data in zip(range(members), distinct_jpegs(size), strict=False):
+                name = image_id("big", number)
+                made.add("train", "call", name, f"person {number}", None)
+                archive.writestr(f"HaGRIDv2_dataset_512/call/{name}.jpg", data)
     return made
 
 

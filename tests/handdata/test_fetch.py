@@ -1,4 +1,4 @@
-"""Fetching through a real server: faults, damage, mirrors, kills and full disks; every image arrives or has a reason."""
+"""Fetching through a real server: faults, damage, mirrors, kills, full disks; every image arrives or has a reason."""
 
 import errno
 import json
@@ -36,6 +36,7 @@ def own_cache(tmp_path, monkeypatch):
 def world(tmp_path):
     """48 images, all of which the recipe of `started` wants, in archives of the folder `served`."""
     made = hagrid.world(train=18, val=2, test=4)
+    made.images = {key: hagrid.jpeg(int(key[1][:8], 16), (160, 120)) for key in made.images}
     (tmp_path / "served").mkdir()
     made.write_annotations(tmp_path / "served" / "annotations.zip")
     made.write_images(tmp_path / "served" / "images.zip")
@@ -79,7 +80,8 @@ def test_all_images_of_a_far_archive_arrive_in_few_requests(tmp_path, world):
     assert set(stored(out)) == expected(world)
     parts = server.asked("images.zip")
     assert len(parts) < 48, "neighbours are merged"
-    assert sum(end - start for start, end in parts) < 1.5 * sum(map(len, world.images.values()))
+    index = 2 * 66_560 + 10_000  # the archive's last 65 kB are read to find its directory, which stands in them
+    assert sum(end - start for start, end in parts) < 1.05 * sum(map(len, world.images.values())) + index
 
 
 def test_the_index_and_the_annotations_are_read_once(tmp_path, world):
@@ -95,6 +97,7 @@ def test_the_index_and_the_annotations_are_read_once(tmp_path, world):
 
 
 def test_with_faults_in_a_fifth_of_the_answers_every_image_is_the_same(tmp_path, world):
+    world.write_images(tmp_path / "served" / "images.zip", gap=70_000)
     with serve(tmp_path / "served", stall=1.5) as server:
         quiet = started(tmp_path, server)
         run(quiet)
@@ -322,6 +325,7 @@ build.run(out, build.open_recipe(out), steps, build.How(progress=False))
 
 @pytest.mark.slow
 def test_killed_at_20_moments_the_end_is_the_same_and_nothing_finished_is_fetched_twice(tmp_path, world):
+    world.write_images(tmp_path / "served" / "images.zip", gap=70_000)
     with serve(tmp_path / "served") as server:
         out = started(tmp_path, server)
         run(out)
@@ -330,7 +334,8 @@ def test_killed_at_20_moments_the_end_is_the_same_and_nothing_finished_is_fetche
         offsets = {row["image_id"]: row["offset"] for row in record.read_manifest(tmp_path / "quiet").to_pylist()}
         server.latency = 0.15
         moments, kills = random.Random(0), 0
-        out = started(tmp_path, server, fetch={"connections": 2, "bridge": 0})
+        out = started(tmp_path, server, fetch={"connections": 2})
+        run(out, "select")
         while kills < 20:
             finished = {path.stem: path for path in (out / "images").glob("*/*.jpg")}
             asked = len(server.log)
@@ -341,9 +346,9 @@ def test_killed_at_20_moments_the_end_is_the_same_and_nothing_finished_is_fetche
                     os.kill(process.pid, signal.SIGKILL)
                     kills += 1
                 process.wait()
-            again = [part for one in server.log[asked:] if one.path == "images.zip" for part in [(one.start, one.end)]]
+            again = [(one.start, one.end) for one in server.log[asked:] if one.path == "images.zip"]
             for image_id in finished:
-                assert not any(start <= offsets[image_id] < end and end - start < 40_000 for start, end in again)
+                assert not any(start <= offsets[image_id] < end for start, end in again)
             if ended == 0:  # all fetched: lose some images, so that there is something to be killed at again
                 for path in moments.sample(sorted(finished.values()), min(len(finished), 30)):
                     path.unlink()

@@ -46,7 +46,8 @@ def test_a_mistake_is_one_sentence_that_names_file_and_key(tmp_path, text, messa
 
 
 def test_the_text_form_reads_back_to_an_equal_recipe(tmp_path):
-    original = recipe.Recipe('ein "Name" \\ mit ü', SourceOptions(images=("a", "b")), SelectOptions(spare=0.25))
+    name = 'a "name" \\ with ü'
+    original = recipe.Recipe(name, source=SourceOptions(images=("a", "b")), select=SelectOptions(spare=0.25))
     assert recipe.load(write(tmp_path, recipe.dump(original))) == original
 
 

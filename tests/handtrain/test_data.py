@@ -30,7 +30,10 @@ def test_the_fingerprint_tells_one_row_from_another(dataset: Path) -> None:
 
 @pytest.mark.parametrize(
     ("gesture", "split", "sentence"),
-    [("palm", "train", "no configuration 'palm'"), ("call", "test", "no split 'test' for call; it has train, validation")],
+    [
+        ("palm", "train", "no configuration 'palm'"),
+        ("call", "test", "no split 'test' for call; it has train, validation"),
+    ],
 )
 def test_a_wrong_gesture_or_split_is_one_sentence(dataset: Path, gesture: str, split: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
@@ -49,7 +52,9 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 
     folder = tiny.write_dataset(tmp_path / "dataset")
     for path in folder.glob("data/call/*.parquet"):
-        Dataset.from_parquet(str(path), cache_dir=str(tmp_path)).remove_columns(["gesture_hand", "text"]).to_parquet(path)
+        Dataset.from_parquet(str(path), cache_dir=str(tmp_path)).remove_columns(["gesture_hand", "text"]).to_parquet(
+            path
+        )
     with pytest.raises(UserError, match="lacks the columns gesture_hand, text"):
         data.load(folder, "call")
 
@@ -156,6 +161,8 @@ def test_hand_weights_have_mean_one_and_the_given_ratio() -> None:
 def test_hub_names_are_parsed_strictly() -> None:
     assert parse("hf:me/data@v1.0", "--dataset") == HubName("me/data", "v1.0")
     assert parse("hf:me/data", "--dataset") == HubName("me/data", None)
-    assert parse("some/folder", "--dataset") == Path("some/folder")
+    assert parse("some/folder", "--to", new=True) == Path("some/folder")
+    with pytest.raises(UserError, match="some/folder is not a folder"):
+        parse("some/folder", "--dataset")
     with pytest.raises(UserError, match="hf:USER/NAME@REVISION"):
         parse("hf:data", "--dataset")

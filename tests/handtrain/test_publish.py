@@ -1,12 +1,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from handdata.errors import Unfinished, UserError
 from handtrain import Hand1000Pipeline
-from handtrain import publish as module
 from handtrain.places import HubName
 from handtrain.publish import publish
 
@@ -53,12 +53,14 @@ def test_what_is_no_model_is_one_sentence(tmp_path: Path) -> None:
 def test_a_copy_that_arrives_damaged_is_not_published(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(source: Path, target: Path) -> None:
-        copytree(source, target)
-        (target / "hand1000.json").write_text("{")
+    def damaged(source: str, target: str, **options: Any) -> str:
+        copied = copy2(source, target, **options)
+        if Path(source).name == "hand1000.json":
+            Path(target).write_text("{")
+        return copied
 
-    copytree = shutil.copytree
-    monkeypatch.setattr(module.shutil, "copytree", damaged)
+    copy2 = shutil.copy2
+    monkeypatch.setattr(shutil.copytree, "__defaults__", (False, None, damaged, False, False))
     with pytest.raises(Unfinished, match="not what was sent"):
         publish(copy, tmp_path / "public")
     assert not (tmp_path / "public").exists()
@@ -146,9 +148,7 @@ def test_the_hub_gets_the_folder_and_is_read_back(copy: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "hand1000.json"])
-def test_a_file_that_arrives_damaged_on_the_hub_is_told(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_file_that_arrives_damaged_on_the_hub_is_told(copy: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: FakeHub(damage=name))

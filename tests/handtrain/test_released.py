@@ -69,7 +69,9 @@ def test_the_tuned_half_of_a_released_checkpoint_becomes_a_model(sd_like_base: P
     untouched = {f"model_ema.{name[6:].replace('.', '')}": torch.zeros_like(one) for name, one in weights.items()}
     other = {"first_stage_model.x": torch.zeros(2), "fusion.weight": torch.zeros(3, 3)}
     torch.save({"state_dict": {**weights, **untouched, **other}}, tmp_path / "last.ckpt")
-    out = import_checkpoint(tmp_path / "last.ckpt", sd_like_base, "call", "making phone call hand gesture", tmp_path / "m")
+    out = import_checkpoint(
+        tmp_path / "last.ckpt", sd_like_base, "call", "making phone call hand gesture", tmp_path / "m"
+    )
     imported = StableDiffusionPipeline.from_pretrained(out).unet.state_dict()
     assert all(torch.equal(tensor, imported[name]) for name, tensor in tuned.state_dict().items())
     pipeline = Hand1000Pipeline.from_pretrained(out)

@@ -28,7 +28,9 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-def test_a_run_leaves_what_the_run_folder_promises(job: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_leaves_what_the_run_folder_promises(
+    job: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     watched = {"tensorboard": True, "sample_every": 1, "sample_steps": 1, "validate_every": 1}
     assert train(job(run, **watched)) == 0

@@ -1,0 +1,166 @@
+"""Measure fetching against remotezip on a local server, and the scan of a central directory of HaGRID's size.
+
+    python -m benchmarks.fetch [--members 4400] [--wanted 400] [--latency 0.05] [--folder DIR]
+
+The server runs in a process of its own and waits 50 ms before every answer. The archive is zip64, its members of
+110 kB lie beyond 5 GiB (a sparse file). Both clients check the CRC; ours also decodes every pixel, takes the metadata
+off and stores the image with its receipt. Results as lines on stdout.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests import hagrid
+
+ENTRIES = 1_086_158  # hagridv2_512.zip
+WANTED = 13_800  # six gestures with spares, without validation
+
+
+def main() -> None:
+    """Run all measurements in a temporary folder."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--members", type=int, default=4400)
+    parser.add_argument("--wanted", type=int, default=400)
+    parser.add_argument("--latency", type=float, default=0.05)
+    parser.add_argument(
+        "--folder", type=Path, help="where the archive is written (5.9 GB, of which 0.5 GB on the disk)"
+    )
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=flags.folder) as name:
+        folder = Path(name)
+        fetch_against_remotezip(folder, flags.members, flags.wanted, flags.latency)
+        scan(folder)
+
+
+def fetch_against_remotezip(folder: Path, members: int, wanted: int, latency: float) -> None:
+    """Fetch the same random members with both clients and print times, bytes and requests."""
+    (folder / "served").mkdir()
+    world = hagrid.big_archive(folder / "served" / "images.zip", members)
+    chosen = sorted(random.Random(0).sample(sorted(world.records["train", "call"]), wanted))
+    world.records["train", "call"] = {name: world.records["train", "call"][name] for name in chosen}
+    world.write_annotations(folder / "annotations.zip")
+    command = [sys.executable, "-m", "tests.range_server", str(folder / "served"), "--latency", str(latency)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip() + "images.zip"
+            ours = _ours(folder, url, wanted)
+            theirs = _remotezip(url, chosen)
+        finally:
+            server.kill()
+    print(
+        f"ours       {ours['seconds']:7.2f} s, CPU {ours['cpu']:5.2f} s, {ours['requests']} requests,"
+        f" {ours['bytes'] / (wanted * 110_000):.4f} times the members' bytes"
+    )
+    print(f"remotezip  {theirs['seconds']:7.2f} s, CPU {theirs['cpu']:5.2f} s, one by one")
+    print(f"ratio      {theirs['seconds'] / ours['seconds']:7.1f}")
+
+
+def scan(folder: Path) -> None:
+    """Scan a directory of HaGRID's size for what is wanted, in a fresh process, and print time and peak memory."""
+    path = folder / "directory"
+    names = _write_directory(path, ENTRIES)
+    for wanted in (WANTED, 240_000):
+        chosen = random.Random(0).sample(range(ENTRIES), wanted)
+        (folder / "wanted").write_bytes(b"\n".join(names[36 * at : 36 * at + 36] for at in chosen))
+        out = subprocess.run(
+            [sys.executable, "-m", "benchmarks.fetch", str(path)],
+            capture_output=True,
+            check=True,
+            env={**os.environ, "SCAN": str(folder / "wanted")},
+            text=True,
+        )
+        found: dict[str, Any] = json.loads(out.stdout)
+        assert found["found"] == wanted
+        print(
+            f"scan       {found['seconds']:7.2f} s, peak {found['peak'] / 1e6:.0f} MB for {wanted:,} of {ENTRIES:,}"
+            f" entries ({path.stat().st_size / 1e6:.0f} MB)"
+        )
+
+
+def _scan_one(path: Path, wanted: Path) -> None:
+    import mmap
+
+    from handdata import archive
+
+    keys = {name: row for row, name in enumerate(wanted.read_bytes().split(b"\n"))}
+    began = time.perf_counter()
+    with path.open("rb") as file:
+        directory = archive.Directory(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    entries = [archive.entry_at(directory, position) for _, position, _ in archive.find(directory, keys)]
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "peak": peak, "found": len(entries)}))
+
+
+def _ours(folder: Path, url: str, wanted: int) -> dict[str, Any]:
+    os.environ["HAND1000_CACHE"] = str(folder / "cache")
+    from handdata import build
+    from handdata.ranges import Client
+    from handdata.recipe import load
+
+    source = {"annotations": str(folder / "annotations.zip"), "images": url}
+    select = {"gestures": ["call"], "train": wanted, "validation": 0, "test": 0, "spare": 0.0}
+    (folder / "recipe.toml").write_text(hagrid.recipe_text(source=source, select=select))
+    totals = {"requests": 0, "bytes": 0}
+    close = Client.close
+
+    def counting(client: Client) -> None:
+        totals["requests"] += client.requests
+        totals["bytes"] += client.bytes
+        close(client)
+
+    Client.close = counting  # type: ignore[method-assign]
+    build.start(load(folder / "recipe.toml"), folder / "build")
+    began, cpu = time.perf_counter(), time.process_time()
+    reports = build.run(
+        folder / "build", build.open_recipe(folder / "build"), build.STEPS[:2], build.How(progress=False)
+    )
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    assert reports["fetch"].rows == wanted and not reports["fetch"].failed
+    return {"seconds": seconds, "cpu": cpu, **totals}
+
+
+def _remotezip(url: str, chosen: list[str]) -> dict[str, float]:
+    import remotezip
+
+    began, cpu = time.perf_counter(), time.process_time()
+    with remotezip.RemoteZip(url) as archive:
+        for name in chosen:
+            assert len(archive.read(f"HaGRIDv2_dataset_512/call/{name}.jpg")) == 110_000
+    return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+
+
+def _write_directory(path: Path, entries: int) -> bytes:
+    """Write a central directory like hagridv2_512.zip's and return all image ids, 36 bytes each."""
+    rng = random.Random(1)
+    header = struct.Struct("<4sHHHHHHIIIHHHHHII")
+    names = bytearray()
+    with path.open("wb", buffering=1 << 20) as file:
+        for number in range(entries):
+            digits = f"{rng.getrandbits(128):032x}"
+            name = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])).encode()
+            names += name
+            member = b"HaGRIDv2_dataset_512/middle_finger/" + name + b".jpg"
+            offset = 110_000 * number
+            extra = struct.pack("<HHQ", 1, 8, offset)
+            fields = (b"PK\1\2", 45, 45, 0, 0, 0, 0, number, 110_000, 110_000, len(member), len(extra), 0, 0, 0, 0)
+            file.write(header.pack(*fields, 0xFFFFFFFF) + member + extra)
+    return bytes(names)
+
+
+if __name__ == "__main__":
+    if "SCAN" in os.environ:
+        _scan_one(Path(sys.argv[1]), Path(os.environ["SCAN"]))
+    else:
+        main()

@@ -1,0 +1,175 @@
+"""Measure whether the mini world's hands are hands: does a hand detector that never saw them find and read them?
+
+Draws well-formed and malformed pictures and runs MediaPipe's HandLandmarker (confidence 0.5, two hands) on them. Prints
+per gesture how many are found, how far the landmarks lie from the true joints, and how often the nearest neighbour
+among the well-formed names the gesture.
+
+    python benchmarks/render_quality.py --seed 2026 --count 20 --size 256 --sheet docs/mini_world.jpg
+"""
+
+import argparse
+import io
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from handdata.gestures import PAPER_GESTURES
+from handdata.render import RenderOptions, Task, draw_task
+from handdata.skeleton import GESTURES
+
+ON_THE_HAND = 0.3  # a found hand counts if its landmarks lie within this share of the hand's size on average
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=20, help="pictures per gesture")
+    parser.add_argument("--size", type=int, default=256, help="px")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--gestures", nargs="*", default=list(GESTURES))
+    parser.add_argument("--model", type=Path, default=Path.home() / ".cache/hand1000/hand_landmarker.task")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet here")
+    parser.add_argument("--missed", type=Path, help="write a contact sheet of the hands that were not found here")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    seconds: list[float] = []
+    for name in ("well-formed", "malformed"):
+        options = RenderOptions(seed=args.seed, size=args.size, malformed=name == "malformed", oddities=False)
+        tasks = [Task(gesture, "train", number, "whole") for gesture in args.gestures for number in range(args.count)]
+        with ProcessPoolExecutor(args.workers) as pool:
+            drawn = list(pool.map(_draw, tasks, [options] * len(tasks), chunksize=4))
+        seconds += [one["seconds"] for one in drawn]
+        rows[name] = detect(drawn, args.model, args.size)
+    name_gestures(rows["well-formed"], rows["well-formed"])
+    name_gestures(rows["malformed"], rows["well-formed"])
+    figures = {name: summarise(found) for name, found in rows.items()}
+    print_figures(figures, seconds, args.size)
+    if args.json:
+        args.json.write_text(json.dumps({"figures": figures, "seconds": float(np.mean(seconds))}, indent=1))
+    if args.sheet:
+        write_sheet([r for g in args.gestures for r in _of(rows["well-formed"], g)[:3]], args.sheet, rows["malformed"][:: args.count])
+    if args.missed:
+        write_sheet([row for row in rows["well-formed"] if row["landmarks"] is None], args.missed, [])
+
+
+def detect(drawn: list[dict[str, Any]], model: Path, size: int) -> list[dict[str, Any]]:
+    """Return the rows with `landmarks` (21, 3) of the found hand that lies on the gesture's hand, or None, and `error`."""
+    import mediapipe as mp
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    options = vision.HandLandmarkerOptions(
+        base_options=BaseOptions(model_asset_path=str(model)), num_hands=2, min_hand_detection_confidence=0.5
+    )
+    landmarker = vision.HandLandmarker.create_from_options(options)
+    try:
+        for row in drawn:
+            pixels = np.array(Image.open(io.BytesIO(row["jpeg"])).resize((max(size, 256),) * 2, Image.Resampling.BICUBIC))
+            result = landmarker.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=pixels))
+            true = np.array(row["hand"]["joints_2d"])
+            scale = np.ptp(true, axis=0).max()
+            row |= {"landmarks": None, "error": None, "hands": len(result.hand_landmarks), "score": None}
+            for hand, side in zip(result.hand_landmarks, result.handedness, strict=True):
+                found = np.array([(p.x, p.y, p.z) for p in hand])
+                error = float(np.linalg.norm(found[:, :2] - true, axis=1).mean() / scale)
+                if error < (row["error"] or ON_THE_HAND):
+                    row |= {"landmarks": found, "error": error, "score": side[0].score, "side": side[0].category_name.lower()}
+    finally:
+        landmarker.close()
+    return drawn
+
+
+def name_gestures(rows: list[dict[str, Any]], known: list[dict[str, Any]]) -> None:
+    """Give each row the gesture of its nearest neighbour among the known, itself left out (`named`)."""
+    known = [row for row in known if row["landmarks"] is not None]
+    table = np.stack([_normalised(row["landmarks"]) for row in known])
+    for row in rows:
+        row["named"] = None
+        if row["landmarks"] is not None:
+            distance = np.linalg.norm(table - _normalised(row["landmarks"]), axis=1)
+            order = np.argsort(distance)
+            row["named"] = next(known[i]["gesture"] for i in order if known[i] is not row)
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the shares and the median error, per gesture and for the paper's six, the others and all."""
+    groups = {gesture: [row for row in rows if row["gesture"] == gesture] for gesture in dict.fromkeys(r["gesture"] for r in rows)}
+    groups["the paper's six"] = [row for row in rows if row["gesture"] in PAPER_GESTURES]
+    groups["the others"] = [row for row in rows if row["gesture"] not in PAPER_GESTURES]
+    groups["all"] = rows
+    return {name: _figures(group) for name, group in groups.items() if group}
+
+
+def print_figures(figures: dict[str, Any], seconds: list[float], size: int) -> None:
+    """Print both kinds side by side, a gesture a line."""
+    print(f"{'':18}{'well-formed':^42}{'malformed':^42}")
+    heads = ["n", "found", "error", "named", "of found", "score"]
+    print(f"{'':18}" + "".join(f"{head:>8}" if head == "of found" else f"{head:>7}" for head in heads * 2))
+    for group, figure in figures["well-formed"].items():
+        cells = [_cells(figures[kind][group]) for kind in ("well-formed", "malformed")]
+        print(f"{group:18}" + "".join(cells))
+    print(f"drawing at {size} px: {np.mean(seconds):.3f} s of CPU time a picture, at most {np.max(seconds):.3f} s")
+
+
+def write_sheet(rows: list[dict[str, Any]], path: Path, malformed: list[dict[str, Any]], across: int = 9, side: int = 168) -> None:
+    """Write a contact sheet; malformed hands follow below."""
+    from PIL import ImageDraw
+
+    shown = [*rows, *([None] * (-len(rows) % across)), *malformed]
+    sheet = Image.new("RGB", (across * side, -(-len(shown) // across) * (side + 14)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, row in enumerate(shown):
+        if row is None:
+            continue
+        x, y = place % across * side, place // across * (side + 14)
+        sheet.paste(Image.open(io.BytesIO(row["jpeg"])).resize((side, side), Image.Resampling.LANCZOS), (x, y))
+        label = row["gesture"] + (" (wrong)" if row["hand"]["flaws"] else "")
+        draw.text((x + 3, y + side), label, fill=(0, 0, 0))
+    sheet.save(path, quality=85)
+
+
+def _draw(task: Task, options: RenderOptions) -> dict[str, Any]:
+    start = time.process_time()
+    jpeg, _, truth = draw_task(task, options)
+    return {"gesture": task.gesture, "jpeg": jpeg, "hand": truth["hands"][0], "seconds": time.process_time() - start}
+
+
+def _of(rows: list[dict[str, Any]], gesture: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["gesture"] == gesture]
+
+
+def _normalised(landmarks: Any) -> Any:
+    centred = landmarks - landmarks[0]
+    return (centred / np.linalg.norm(centred, axis=1).max()).ravel()  # (63,)
+
+
+def _figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    found = [row for row in rows if row["landmarks"] is not None]
+    right = sum(row["named"] == row["gesture"] for row in found)
+    return {
+        "n": len(rows),
+        "found": len(found) / len(rows),
+        "error": float(np.median([row["error"] for row in found])) if found else None,
+        "named": right / len(rows),  # a hand that is not found is named wrong
+        "named_of_found": right / len(found) if found else None,
+        "score": float(np.mean([row["score"] for row in found])) if found else None,
+        "sides": sum(row["side"] == row["hand"]["side"] for row in found) / len(found) if found else None,
+    }
+
+
+def _cells(figure: dict[str, Any]) -> str:
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f}%"
+
+    score = "-" if figure["score"] is None else f"{figure['score']:.3f}"
+    values = [figure["n"], share(figure["found"]), share(figure["error"]), share(figure["named"])]
+    return "".join(f"{value:>7}" for value in values) + f"{share(figure['named_of_found']):>8}" + f"{score:>7}"
+
+
+if __name__ == "__main__":
+    main()
