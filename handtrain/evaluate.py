@@ -2,47 +2,35 @@
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 
 from handdata import assets
 from handdata.errors import UserError
-from handtrain import compare, features, hands, intervals, metrics
+from handtrain import compare, hands, intervals, metrics
 from handtrain.compare import Draws, Entry, Sides, not_computed
 from handtrain.data import load
 from handtrain.encode import TensorCache
-from handtrain.features import Network
 from handtrain.gesture import normalised
-from handtrain.imagesets import ImageSet, Preparation, dataset_set, folder_set, one_size, partners
+from handtrain.imagesets import (
+    ImageSet,
+    Preparation,
+    dataset_set,
+    folder_set,
+    generation_settings,
+    one_size,
+    partners,
+    split_of,
+)
+from handtrain.material import Material
 from handtrain.models import choose_device
+from handtrain.options import EvaluateOptions
 from handtrain.places import HubName, Place, parse, require_folder, resolve
 from handtrain.runfolder import write_text
-
-GENERATION_SETTINGS = "generation.json"  # what `handtrain generate` writes: the settings that all its images share
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What decides the numbers of an evaluation."""
-
-    prepare: Literal["auto", "none"] = (
-        "auto"  # bring both sides to the generated size and crop, or leave images as they are
-    )
-    crop: Literal["auto", "center", "hand"] = (
-        "auto"  # of real images; auto: what the model was trained with, else center
-    )
-    variants: Literal["both", "standard"] = "both"  # standard leaves out the released code's ways, half of the time
-    bootstrap: int = 100  # draws behind the intervals of distances
-    clip: str = "hf:openai/clip-vit-base-patch32"  # model of the CLIP score: hf:USER/NAME, a folder, or none
-    inception_fid: Path | None = None  # other weights than the verified ones (`handdata assets inception-fid`)
-    inception_torchvision: Path | None = None  # likewise (`handdata assets inception-torchvision`)
-    seed: int = 0  # of the draws
 
 
 @dataclass(frozen=True)
@@ -101,118 +89,6 @@ def evaluation(job: Job) -> dict[str, Any]:
             name: version(name) for name in ("hand1000", "torch", "torchvision", "torch-fidelity", "mediapipe")
         },
     }
-
-
-class Material:
-    """What the networks made of every side, one extraction after the other; each is its rows or the reason it lacks."""
-
-    def __init__(
-        self,
-        options: EvaluateOptions,
-        sides: dict[str, ImageSet],
-        prepare: Preparation,
-        cache: TensorCache,
-        device: torch.device,
-    ) -> None:
-        self.sides, self.prepare, self.cache = sides, prepare, cache
-        self.weights: dict[str, str] = {}  # sha256 by file
-        self.rows: dict[str, Sides] = {}
-        self.lacking: dict[str, str] = {}  # the reason, by extraction
-        self.reference = options.variants == "both"
-        self._find_hands()
-        self._inception_fid(options.inception_fid, device)
-        if self.reference:
-            self._inception_torchvision(options.inception_torchvision, device)
-        self.cosines = self._clip(options.clip, device)
-
-    def get(self, name: str, then: Callable[[Sides], Entry]) -> Entry:
-        """Return what `then` makes of an extraction, or why there is none."""
-        return then(self.rows[name]) if name in self.rows else not_computed(self.lacking[name])
-
-    def _find_hands(self) -> None:
-        wanted = {
-            "hands": hands.DETECTION,
-            **({"hands reference": hands.DETECTION_REFERENCE} if self.reference else {}),
-        }
-        if self._asset(hands.MODEL, None, [*wanted, "fid-h"]) is None:
-            return
-        for name, detection in wanted.items():
-            with hands.hand_finder(detection) as finder:
-                extract = features.found_hands(finder)
-                found = f"detection {detection}, presence {hands.PRESENCE}, searched at {hands.SEARCHED} px"
-                rule = f"{found}, model {self.weights[hands.MODEL]}"
-                self._extract(name, self._alike(extract), features.HAND, rule)
-
-    def _inception_fid(self, file: Path | None, device: torch.device) -> None:
-        weights = self._asset("inception-fid", file, ["fid", "fid-h"])
-        if weights is None:
-            return
-        network = features.inception_fid(weights, device)
-        self._network("fid", network, self._alike(features.whole_images(network)), "whole")
-        if "hands" in self.rows:
-            found = self.rows["hands"]
-            rule = f"{hands.STANDARD_CROP} {self.weights[hands.MODEL]}"
-            make = {side: features.standard_hands(network, rows) for side, rows in found.items()}
-            self._network("fid-h", network, make, rule)
-
-    def _inception_torchvision(self, file: Path | None, device: torch.device) -> None:
-        names = ["fid reference", "fid-h reference", "kid-h reference"]
-        weights = self._asset("inception-torchvision", file, names)
-        if weights is None:
-            return
-        network = features.inception_torchvision(weights, device)
-        self._network("fid reference", network, self._alike(features.fitted_images(network)), "fitted")
-        if self._asset(hands.MODEL, None, names[1:]) is None:
-            return
-        sha256 = self.weights[hands.MODEL]
-        with hands.hand_finder(hands.DETECTION) as finder:
-            union, each = features.union_hands(network, finder), features.reference_hands(network, finder)
-            self._network(names[1], network, self._alike(union), f"{hands.UNION_CROP} {sha256}")
-            self._network(names[2], network, self._alike(each), f"{hands.HAND_CROP} {sha256}")
-
-    def _clip(self, model: str, device: torch.device) -> compare.Values | str:
-        """Return the cosine (n,) of every image with its text, by side; or why there is none."""
-        if model == "none":
-            return "--clip none"
-        texts = {side: [one.text for one in images.members] for side, images in self.sides.items()}
-        if None in texts["fake"]:
-            return "the generated images have no prompts (generation.jsonl)"
-        try:
-            clip = features.clip(model, device)
-        except OSError as error:
-            return f"--clip {model} cannot be loaded: {str(error).splitlines()[0]}"
-        self.weights["clip"] = clip.images.sha256
-        self._network("clip", clip.images, self._alike(features.whole_images(clip.images)), "whole")
-        return {
-            side: None if None in texts[side] else _cosines(self.rows["clip"][side].values, clip.texts(texts[side]))  # type: ignore[arg-type]
-            for side in self.sides
-        }
-
-    def _alike(self, extract: features.Extract) -> dict[str, features.Extract]:
-        return dict.fromkeys(self.sides, extract)
-
-    def _network(self, name: str, network: Network, make: dict[str, features.Extract], rule: str) -> None:
-        self._extract(name, make, network.width, f"{network.name} {network.sha256} {rule}")
-
-    def _extract(self, name: str, make: dict[str, features.Extract], width: int, rule: str) -> None:
-        self.rows[name] = {}
-        for side, images in self.sides.items():
-            cache = self.cache if side == "real" else None
-            self.rows[name][side] = features.extract(images, self.prepare, make[side], width, f"{name}: {rule}", cache)
-
-    def _asset(self, name: str, file: Path | None, wanted_by: list[str]) -> Path | None:
-        """Return a model file and note its sha256; note the reason for those who want it if it is not here."""
-        try:
-            path = file or assets.path(name)
-            if not path.is_file():
-                raise UserError(f"--{name} {path} is not a file: name the weights")
-        except UserError as error:
-            if file:
-                raise
-            self.lacking.update(dict.fromkeys(wanted_by, str(error)))
-            return None
-        self.weights[name] = features.sha256_of(path)
-        return path
 
 
 def table(material: Material, draws: Draws, judge: metrics.GestureJudge | str, gesture: str | None) -> dict[str, Any]:
@@ -277,23 +153,6 @@ def text_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def generation_settings(folder: Path) -> dict[str, Any]:
-    """Return what `handtrain generate` wrote of the settings of a folder's images; empty if others made them."""
-    file = folder / GENERATION_SETTINGS
-    if not file.is_file():
-        return {}
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return settings
-
-
-def split_of(text: str) -> tuple[Place, str] | None:
-    """Return dataset and split of DATASET:SPLIT, None where the text is no such thing."""
-    place, colon, split = text.rpartition(":")
-    if not colon or place in ("", "hf") or "/" in split:
-        return None
-    return parse(place, "--real"), split
-
-
 def _cell(one: Entry | None) -> str:
     if one is None:
         return "-"
@@ -303,7 +162,7 @@ def _cell(one: Entry | None) -> str:
 
 def _sides(job: Job, gesture: str | None) -> dict[str, ImageSet]:
     """Return real, generated and, where there is one, base images. A generated set has one size."""
-    dataset = split_of(job.real)
+    dataset = split_of(job.real, "--real")
     if dataset and gesture is None:
         raise UserError(f"--real {job.real} needs --gesture: the generated images do not say theirs")
     fake = folder_set(job.fake, "--fake")
@@ -334,7 +193,7 @@ def _preparation(options: EvaluateOptions, settings: dict[str, Any], sides: dict
 
 def _judge(job: Job, real: ImageSet, gesture: str | None) -> metrics.GestureJudge | str:
     """Return what tells gestures apart, learnt from a dataset's training hands; or why there is none."""
-    dataset = split_of(job.real)
+    dataset = split_of(job.real, "--real")
     place = parse(job.landmarks, "--landmarks") if job.landmarks else dataset[0] if dataset else None
     if place is None:
         return "no training hands to compare with: name a dataset with --landmarks"
@@ -384,8 +243,3 @@ def _hand_rules() -> dict[str, Any]:
             "KID-H reference": hands.HAND_CROP,
         },
     }
-
-
-def _cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)
-    return np.asarray((images * texts).sum(axis=1) / lengths)

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from handdata.errors import UserError
+from handdata.landmarks import HandFinder
 from handtrain import hands
 from handtrain.encode import TensorCache, key_of
-from handtrain.hands import Hand, HandFinder
+from handtrain.hands import Hand
 from handtrain.imagesets import ImageSet, Preparation
 
 SHARD = 128  # images whose features are computed and kept together
@@ -182,7 +183,7 @@ def inception_torchvision(weights: Path, device: torch.device) -> Network:
     network = inception_v3(weights=None, transform_input=True, aux_logits=True, init_weights=False)
     network.load_state_dict(_weights(weights))
     network.fc = torch.nn.Identity()
-    network.eval().requires_grad_(False).to(device)
+    network.requires_grad_(False).to(device).train(False)
     mean, deviation = (torch.tensor(x).reshape(3, 1, 1) for x in (_MEAN, _DEVIATION))
 
     def run(images: list[np.ndarray]) -> np.ndarray:

@@ -13,8 +13,10 @@ import numpy as np
 
 from handdata.errors import UserError
 from handtrain.data import Box, Photographs, window
+from handtrain.places import Place, parse
 
-GENERATION_FILE = "generation.jsonl"  # what `handtrain generate` writes beside its images
+GENERATION_FILE = "generation.jsonl"  # what `handtrain generate` writes beside its images: a line for each
+GENERATION_SETTINGS = "generation.json"  # and the settings that all of them share
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 CANNOT_DECODE = "cannot be decoded"
@@ -79,7 +81,7 @@ class Preparation:
             return np.asarray(image)
         from PIL import Image
 
-        cut = window(*image.size, self.size, box if self.crop == "hand" else None)
+        cut = window(image.width, image.height, self.size, box if self.crop == "hand" else None)
         resized = image.resize((cut.width, cut.height), Image.Resampling.BILINEAR)
         return np.asarray(resized.crop((cut.left, cut.top, cut.left + cut.size, cut.top + cut.size)))
 
@@ -140,6 +142,28 @@ def partners(one: ImageSet, other: ImageSet) -> tuple[ImageSet, ImageSet]:
     return pair[0], pair[1]
 
 
+def generation_settings(folder: Path) -> dict[str, Any]:
+    """Return what `handtrain generate` wrote of the settings of a folder's images; empty if others made them."""
+    file = folder / GENERATION_SETTINGS
+    if not file.is_file():
+        return {}
+    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return settings
+
+
+def split_of(text: str, option: str) -> tuple[Place, str] | None:
+    """Return dataset and split of DATASET:SPLIT, None where the text is no such thing."""
+    place, colon, split = text.rpartition(":")
+    if not colon or place in ("", "hf") or "/" in split:
+        return None
+    return parse(place, option), split
+
+
+def is_black(image: Any) -> bool:
+    """Return whether an RGB image is black all over, give or take 2 of 255."""
+    return all(high <= 2 for _, high in image.getextrema())
+
+
 def _gathered(source: str, looked: Iterator[Member | str], read: Callable[[Member], bytes], option: str) -> ImageSet:
     members, broken = [], []
     for found in looked:
@@ -160,8 +184,7 @@ def _look(name: str, data: bytes) -> Member | str:
         image = _decoded(data)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return name
-    black = all(high <= 2 for _, high in image.getextrema())
-    return Member(name, hashlib.sha256(data).hexdigest(), *image.size, black)
+    return Member(name, hashlib.sha256(data).hexdigest(), image.width, image.height, is_black(image))
 
 
 def _decoded(data: bytes) -> Any:

@@ -45,7 +45,8 @@ def frechet_bias(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
     for share in (0.7, 0.7, 0.5, 0.5, 0.5, 0.5):
         parts = [rows[rng.permutation(len(rows))[: max(2, round(share * len(rows)))]] for rows in (x, y)]
         points.append((1 / share, frechet_distance(*parts)))
-    slope = float(np.polyfit(*np.asarray(points).T, deg=1)[0])
+    inverse, distances = np.asarray(points).T
+    slope = float(np.polyfit(inverse, distances, deg=1)[0])
     return max(slope, 0.0)
 
 
@@ -162,7 +163,7 @@ def _mean_within(rows: np.ndarray, draws: np.ndarray, biased: bool) -> np.ndarra
         own = (np.einsum("nd,nd->n", rows, rows) / rows.shape[1] + 1) ** 3  # (n,)
         squares = draws.astype(np.float64) ** 2
         sums, pairs = sums - squares @ own, pairs - squares.sum(axis=1)
-    return np.divide(sums, pairs, out=np.full(len(draws), np.nan), where=pairs > 0)
+    return np.asarray(np.divide(sums, pairs, out=np.full(len(draws), np.nan), where=pairs > 0))
 
 
 def _kernel_sums(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray) -> np.ndarray:

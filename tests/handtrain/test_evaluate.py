@@ -10,8 +10,9 @@ from PIL import Image, ImageFilter
 from handdata.errors import UserError
 from handtrain import evaluate as evaluating
 from handtrain import features, hands
-from handtrain.evaluate import EvaluateOptions, Job, evaluation, split_of
-from handtrain.imagesets import folder_set
+from handtrain.evaluate import Job, evaluation
+from handtrain.imagesets import folder_set, split_of
+from handtrain.options import EvaluateOptions
 from handtrain.places import HubName
 from tests.handtrain.inceptions import write_inception_fid, write_inception_torchvision
 from tests.handtrain.test_hands import landmarker, photographs
@@ -155,10 +156,10 @@ def test_the_command_prints_a_table_and_writes_the_same_as_json(squares, tmp_pat
 
 
 def test_real_is_a_folder_or_a_dataset_with_a_split():
-    assert split_of("hf:someone/hands@v1:test") == (HubName("someone/hands", "v1"), "test")
-    assert split_of("data/hands:validation") == (Path("data/hands"), "validation")
-    assert split_of("data/photographs") is None
-    assert split_of("hf:someone/hands") is None
+    assert split_of("hf:someone/hands@v1:test", "--real") == (HubName("someone/hands", "v1"), "test")
+    assert split_of("data/hands:validation", "--real") == (Path("data/hands"), "validation")
+    assert split_of("data/photographs", "--real") is None
+    assert split_of("hf:someone/hands", "--real") is None
 
 
 def test_a_dataset_needs_the_gesture(squares, tmp_path):
