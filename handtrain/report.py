@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from handdata.errors import UserError, require_writable_folder
@@ -18,7 +19,7 @@ PAPER = {"FID": -28.599, "KID": -0.017, "FID-H": -30.208, "KID-H": -0.041, "HAND
 PAPER_GESTURE = "call"
 
 _NOTES = (
-    "FID falls with the number of images alone: compare sets of one size, and mind its own bias, which stands beside it.",
+    "FID falls with the number of images alone: compare sets of one size, and mind its own bias, in its column.",
     "HAND-CONF does not see images without a hand: read it beside the hand-found rate.",
     "Intervals are 95 %. The difference is tuned minus base on the same prompts and seeds, with its own interval.",
 )
@@ -50,7 +51,7 @@ class Table:
     """A table of plain text, which becomes HTML or Markdown."""
 
     head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     marks: dict[int, str]  # class of a row, by its number
 
 
@@ -104,7 +105,8 @@ def page(runs: Sequence[Run], title: str, pictures: int) -> str:
             parts.append(f"<h3>Loss</h3><div class=chart>{curves}</div>")
         parts += _html_samples(run)
     parts += _html_sweeps(runs, pictures)
-    return _PAGE.format(title=html.escape(title), style=_STYLE, body="\n".join(parts))
+    template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    return template.substitute(title=html.escape(title), body="\n".join(parts))
 
 
 def markdown(runs: Sequence[Run], title: str) -> str:
@@ -230,7 +232,10 @@ def _html_evaluation(evaluation: dict[str, Any], pictures: int) -> list[str]:
     parts += [f"<p class=note>{html.escape(line)}</p>" for line in remarks(evaluation)]
     columns = {side: Path(evaluation[side]["source"]) for side in ("base", "fake") if evaluation.get(side)}
     grid = _grid({{"base": "base", "fake": "tuned"}[side]: folder for side, folder in columns.items()}, pictures)
-    return [*parts, *([f"<h3>Same prompts, same seeds</h3>{grid}"] if grid else [])]
+    if grid:
+        return [*parts, f"<h3>Same prompts, same seeds</h3>{grid}"]
+    places = ", ".join(map(str, columns.values()))
+    return [*parts, f"<p class=note>No pictures: {html.escape(places)} holds no images with their prompts (any more).</p>"]
 
 
 def _html_samples(run: Run) -> list[str]:
@@ -239,8 +244,7 @@ def _html_samples(run: Run) -> list[str]:
         return []
     shown = [files[0], *([files[-1]] if len(files) > 1 else [])]
     figures = "".join(
-        f"<figure><img src='{charts.picture(file, 720)}' alt=''><figcaption>{html.escape(file.stem)}</figcaption></figure>"
-        for file in shown
+        f"<figure>{_img(file, 720)}<figcaption>{html.escape(file.stem)}</figcaption></figure>" for file in shown
     )
     return [f"<h3>Samples during training, first and last</h3><div class=pair>{figures}</div>"]
 
@@ -273,6 +277,10 @@ def _grid(folders: dict[str, Path], pictures: int) -> str:
     return f"<table class=grid><tr>{head}</tr>{''.join(rows)}</table>"
 
 
+def _img(file: Path, longest: int) -> str:
+    return f"<img src='{charts.picture(file, longest)}' alt=''>"
+
+
 def _prompts(folder: Path) -> dict[str, str]:
     """Return prompts by file name; a name that leads out of the folder is passed over."""
     file = folder / GENERATION_FILE
@@ -291,11 +299,8 @@ def _html_table(table: Table) -> str:
     rows = []
     for number, row in enumerate(table.rows):
         mark = table.marks.get(number, "")
-        cells = (
-            f"<td>{html.escape(row[0])}</td><td>{html.escape(row[1])}</td><td colspan={len(row) - 2}>{html.escape(row[2])}</td>"
-            if mark == "missing"
-            else "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-        )
+        spans = [1, 1, len(row) - 2] if mark == "missing" else [1] * len(row)
+        cells = "".join(f"<td colspan={n}>{html.escape(cell)}</td>" for cell, n in zip(row, spans, strict=False))
         rows.append(f"<tr class='{mark}'>{cells}</tr>")
     return f"<table>{f'<tr>{head}</tr>' if any(table.head) else ''}{''.join(rows)}</table>"
 
@@ -338,31 +343,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #1a7f37; --bad: #b42318; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; border-bottom: 1px solid var(--line); margin-top: 2.2rem; }
-h3 { font-size: 1rem; margin-top: 1.6rem; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .28rem .7rem .28rem 0; border-bottom: 1px solid var(--soft); vertical-align: top; }
-th { font-weight: 600; border-bottom-color: var(--line); }
-tr.better td:nth-child(5) { color: var(--good); font-weight: 600; }
-tr.worse td:nth-child(5) { color: var(--bad); font-weight: 600; }
-tr.missing td { opacity: .65; }
-.note { color: GrayText; margin: .2rem 0; font-size: 13px; }
-.grid img { width: 180px; image-rendering: auto; display: block; border-radius: 4px; }
-.grid .prompt { max-width: 300px; }
-.pair { display: flex; flex-wrap: wrap; gap: 1rem; } .pair img { max-width: 100%; width: 460px; } figure { margin: 0; }
-.chart { background: #fff; padding: .5rem; border-radius: 6px; max-width: 1000px; } .chart svg { width: 100%; height: auto; }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title><style>{style}</style></head>
-<body>
-{body}
-</body></html>
-"""
