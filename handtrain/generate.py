@@ -85,7 +85,7 @@ def generate(job: Job) -> int:
     pictures = _pictures(job, about)
     settings = _settings(base, about, job, options)
     if job.dry_run:
-        print(f"{len(pictures)} images of {settings['resolution']} px, {_steps(options)} steps each, to {job.out}")
+        print(f"{len(pictures)} images of {settings['resolution']} px, {steps_of(options)} steps each, to {job.out}")
         return 0
     require_writable_folder(job.out, "--out")
     _require_same_settings(job.out, settings)
@@ -102,6 +102,11 @@ def generate(job: Job) -> int:
         seconds = time.monotonic() - start
         _finish(job.out, {"images": len(missing), "seconds": round(seconds, 1), "device": _device_name(device)})
     return 0
+
+
+def steps_of(options: GenerateOptions) -> int:
+    """Return how many denoising steps an image takes."""
+    return REFERENCE_STEPS if options.sampler == "reference" else options.steps
 
 
 def image_seed(seed: int, key: str | None, sampler: str) -> int:
@@ -149,7 +154,7 @@ def _make(
             negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
             height=settings["resolution"],
             width=settings["resolution"],
-            num_inference_steps=_steps(options),
+            num_inference_steps=steps_of(options),
             guidance_scale=options.guidance,
             eta=options.eta,
             generator=[torch.Generator().manual_seed(one.noise_seed) for one in part],
@@ -266,17 +271,13 @@ def _settings(base: Base, about: dict[str, Any], job: Job, options: GenerateOpti
         "crop": about.get("crop", "center"),
         "resolution": base.check_resolution(options.resolution or about.get("resolution", 0)),
         "sampler": options.sampler,
-        "steps": _steps(options),
+        "steps": steps_of(options),
         "guidance": options.guidance,
         "eta": options.eta,
         "negative_prompt": options.negative_prompt,
         "precision": options.precision,
         "safety_checker": False,
     }
-
-
-def _steps(options: GenerateOptions) -> int:
-    return REFERENCE_STEPS if options.sampler == "reference" else options.steps
 
 
 def _require_same_settings(out: Path, settings: dict[str, Any]) -> None:

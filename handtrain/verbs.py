@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from handdata.gestures import PAPER_GESTURES
 from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.places import parse
 from handtrain.presets import RunOptions, TrainOptions, check, options_of
@@ -122,11 +123,11 @@ class Generate:
     dry_run: bool = False  # only check everything and say what would be made
 
     def __call__(self) -> int:
-        from handtrain.generate import Job, generate
-        from handtrain.places import parse
-
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return generate(Job(**{**fields, "model": parse(self.model, "--model")}))
+        fields["model"] = parse(self.model, "--model")
+        from handtrain.generate import Job, generate
+
+        return generate(Job(**fields))
 
 
 @dataclass(frozen=True)
@@ -168,3 +169,33 @@ class Report:
         from handtrain.report import report
 
         return report(self.runs, self.out, self.title, self.pictures)
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Make the paper's table: base images, training, tuned images, all metrics, one report; for one or more gestures.
+
+    A chain of train, generate, evaluate and report. The same command continues where it stopped.
+    """
+
+    dataset: str  # hf:USER/NAME[@REVISION], or a folder that `handdata publish` made
+    base: str  # hf:USER/NAME[@REVISION] or a diffusers folder: a Stable Diffusion 1 or 2
+    out: Path  # the folder of everything; the report is OUT/report.html
+    gestures: tuple[str, ...] = PAPER_GESTURES  # configurations of the dataset; default: the paper's six
+    preset: Literal["paper", "reference", "fast", "plus", "mini", "smoke"] = "paper"  # see docs/training.md
+    lam: float | None = None  # share of the text embedding in training; default: the preset's
+    split: str = "test"  # whose texts are the prompts and whose images are the real ones
+    limit: int = 0  # only so many prompts; 0: all
+    seeds: tuple[int, ...] = (0,)  # one image per prompt and seed
+    generate: GenerateOptions = field(default_factory=GenerateOptions)
+    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    batch: int = 4  # generated images at once
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    dry_run: bool = False  # only check everything and say what it will cost
+
+    def __call__(self) -> int:
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields.update(dataset=parse(self.dataset, "--dataset"), base=parse(self.base, "--base"))
+        from handtrain.reproduce import Plan, reproduce
+
+        return reproduce(Plan(**fields))
