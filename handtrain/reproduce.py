@@ -12,7 +12,7 @@ from handtrain.data import load
 from handtrain.imagesets import folder_set
 from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.places import Place
-from handtrain.presets import options_of
+from handtrain.presets import RunOptions, options_of
 from handtrain.report import report
 
 
@@ -97,7 +97,7 @@ def _training(plan: Plan, gesture: str) -> train.Job:
     if plan.lam is not None:
         options = replace(options, lam=plan.lam)
     return train.Job(
-        plan.dataset, gesture, plan.base, plan.out / gesture, options, preset=plan.preset, device=plan.device
+        plan.dataset, gesture, plan.base, plan.out / gesture, options, RunOptions(), plan.preset, plan.device
     )
 
 

@@ -13,10 +13,10 @@ from tests.handtrain.test_hands import landmarker
 
 @pytest.fixture
 def plan(base: Path, dataset: Path, tmp_path: Path, monkeypatch) -> Plan:
-    monkeypatch.setenv("HAND1000_CACHE", str(tmp_path / "cache"))
-    cache = tmp_path / "cache"
+    model, cache = landmarker(), tmp_path / "cache"
     cache.mkdir()
-    (cache / "hand_landmarker.task").symlink_to(landmarker())
+    (cache / "hand_landmarker.task").symlink_to(model)
+    monkeypatch.setenv("HAND1000_CACHE", str(cache))
     return Plan(
         dataset,
         base,
