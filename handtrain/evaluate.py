@@ -133,14 +133,14 @@ def table(material: Material, draws: Draws, judge: metrics.GestureJudge | str, g
 
 def text_table(result: dict[str, Any]) -> str:
     """Return the metrics as lines for a terminal."""
-    lines = [f"{'':<18}{'variant':<11}{'generated':>26}{'base':>26}{'difference':>26}   n real, generated"]
+    lines = [f"{'':<19}{'variant':<11}{'generated':>32}{'base':>32}{'difference':>32}   n real, generated"]
     for name, variants in result["metrics"].items():
         for variant, entry in variants.items():
-            head = f"{name:<18}{variant:<11}"
+            head = f"{name:<19}{variant:<11}"
             if "not_computed" in entry:
                 lines.append(f"{head}not computed: {entry['not_computed']}")
                 continue
-            cells = "".join(f"{_cell(entry.get(side)):>26}" for side in ("fake", "base", "difference"))
+            cells = "".join(f"{_cell(entry.get(side)):>32}" for side in ("fake", "base", "difference"))
             counts = ", ".join(f"{entry['n'].get(side, 0)}" for side in ("real", "fake"))
             lines.append(f"{head}{cells}   {counts} {entry['unit']}")
     for side in ("real", "fake", "base"):

@@ -122,7 +122,8 @@ class Material:
         except UserError as error:
             if file:
                 raise
-            self.lacking.update(dict.fromkeys(wanted_by, str(error)))
+            reason = str(error).replace(str(Path.home()), "~")  # the JSON may be published
+            self.lacking.update(dict.fromkeys(wanted_by, reason))
             return None
         self.weights[name] = features.sha256_of(path)
         return path

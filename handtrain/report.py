@@ -141,14 +141,15 @@ def metric_table(evaluation: dict[str, Any]) -> Table:
     for name, variants in evaluation["metrics"].items():
         arrow = "↓" if LOWER_IS_BETTER[name] else "↑"
         for variant, entry in variants.items():
+            paper = f"{PAPER[name]:+g}" if of_paper and variant == "reference" and name in PAPER else ""
             if "not_computed" in entry:
-                rows.append((f"{name} {arrow}", variant, f"not computed: {entry['not_computed']}", *[""] * 5))
+                reason = f"not computed: {entry['not_computed']}"
+                rows.append((f"{name} {arrow}", variant, reason, "", "", paper, "", ""))
                 marks[len(rows) - 1] = "missing"
                 continue
             verdict = _verdict(entry.get("difference"), LOWER_IS_BETTER[name])
             if verdict:
                 marks[len(rows)] = verdict
-            paper = f"{PAPER[name]:+g}" if of_paper and variant == "reference" and name in PAPER else ""
             cells = (_value(entry.get("base")), _value(entry.get("fake")), _value(entry.get("difference"), sign=True))
             bias = (entry.get("fake") or {}).get("bias")
             counts = f"{entry['n'].get('real', 0):,}, {entry['n'].get('fake', 0):,} {entry['unit']}"
@@ -235,7 +236,7 @@ def _html_evaluation(evaluation: dict[str, Any], pictures: int) -> list[str]:
     if grid:
         return [*parts, f"<h3>Same prompts, same seeds</h3>{grid}"]
     places = ", ".join(map(str, columns.values()))
-    return [*parts, f"<p class=note>No pictures: {html.escape(places)} holds no images with their prompts (any more).</p>"]
+    return [*parts, f"<p class=note>No pictures: {html.escape(places)} holds no images with their prompts.</p>"]
 
 
 def _html_samples(run: Run) -> list[str]:
@@ -299,8 +300,10 @@ def _html_table(table: Table) -> str:
     rows = []
     for number, row in enumerate(table.rows):
         mark = table.marks.get(number, "")
-        spans = [1, 1, len(row) - 2] if mark == "missing" else [1] * len(row)
-        cells = "".join(f"<td colspan={n}>{html.escape(cell)}</td>" for cell, n in zip(row, spans, strict=False))
+        shown = [(cell, 1) for cell in row]
+        if mark == "missing":
+            shown[2:5] = [(row[2], 3)]  # the reason takes the place of three values
+        cells = "".join(f"<td colspan={width}>{html.escape(cell)}</td>" for cell, width in shown)
         rows.append(f"<tr class='{mark}'>{cells}</tr>")
     return f"<table>{f'<tr>{head}</tr>' if any(table.head) else ''}{''.join(rows)}</table>"
 

@@ -143,3 +143,47 @@ def test_a_shards_rows_belong_to_their_images(tmp_path, monkeypatch):
     assert rows.owner.tolist() == [0, 0, 2] == rows.values[:, 0].tolist()
     assert rows.counts().tolist() == counts
     assert rows.sums(np.array([1.0, 2.0, 5.0])).tolist() == [3, 0, 5, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def clip_model(tmp_path_factory) -> Path:
+    """A CLIP of the real classes with random weights and byte tokens."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    from tests.handtrain.tiny import write_tokenizer
+
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = CLIPConfig(
+        text_config={**small, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 77},
+        vision_config={**small, "image_size": 32, "patch_size": 8},
+        projection_dim=12,
+    )
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder / "model")
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    CLIPProcessor(CLIPImageProcessor(**size), tokenizer).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def test_the_clip_score_is_the_models_own_cosine(clip_model, tmp_path):
+    from transformers import CLIPModel, CLIPProcessor
+
+    from handtrain.material import _cosines
+
+    texts = ["a hand", "another, rather longer text"]
+    images = [Image.open(file) for file in sorted(write_images(tmp_path / "fake", 2, 1).iterdir())]
+    model, processor = CLIPModel.from_pretrained(clip_model), CLIPProcessor.from_pretrained(clip_model)
+    with torch.no_grad():
+        answer = model(**processor(text=texts, images=images, padding=True, return_tensors="pt"))
+    expected = (answer.logits_per_image / model.logit_scale.exp()).diagonal().detach().numpy()
+    clip = features.clip(str(clip_model), CPU)
+    found = _cosines(clip.images([np.asarray(image) for image in images]), clip.texts(texts))
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_clip_model_that_is_not_to_be_had_is_an_error_with_a_name(tmp_path):
+    with pytest.raises(OSError, match=r"connect|nowhere"):
+        features.clip("hf:nowhere/clip", CPU)
