@@ -4,6 +4,8 @@ What a caption says is chosen first and then drawn, so it is true by constructio
 sleeve) is said only if enough pixels show it.
 """
 
+# mypy: disable-error-code="no-any-return"
+
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +28,7 @@ SKINS: dict[str, tuple[int, int, int]] = {
     "light": (238, 196, 170),
     "tan": (208, 154, 116),
     "brown": (152, 100, 68),
-    "dark": (98, 64, 46),
+    "dark": (108, 71, 51),
 }
 SLEEVES: dict[str, tuple[int, int, int]] = {
     "red": (190, 38, 40),
@@ -42,7 +44,13 @@ SLEEVES: dict[str, tuple[int, int, int]] = {
 }
 PLACES = {"on the left": (0.33, 0.39), "in the middle": (0.47, 0.53), "on the right": (0.61, 0.67)}
 _LIGHTS = {"neutral": (1.0, 1.0, 1.0), "warm": (1.06, 1.0, 0.88), "cool": (0.94, 1.0, 1.08)}
-_SLEEVE_SHOWS = 0.012  # share of the picture's pixels
+_BACKGROUNDS = {"plain": 0.3, "shaded": 0.2, "pattern": 0.25, "thing": 0.25}  # and their shares
+_FILLS, _FILLS_SMALL = (
+    (0.54, 0.72),
+    (0.28, 0.36),
+)  # height of the picture that 180 mm of the main and of an idle hand fill
+_BARE = 0.2  # share of bare arms
+_SHOWS = 0.012  # share of the picture's pixels from which on a sleeve or a bare arm is spoken of
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,16 @@ class Person:
 
     skin: str
     tone: Array  # sRGB, 0 to 1
-    sleeve: str  # a colour, '' for bare arms
     shape: Shape
+
+
+@dataclass(frozen=True)
+class Light:
+    """What falls on the hands."""
+
+    direction: Array  # unit vector towards it
+    tint: Array  # (3,)
+    ambient: float  # share that comes from all around
 
 
 @dataclass(frozen=True)
@@ -79,11 +95,10 @@ class Picture:
 
 
 def draw_person(rng: np.random.Generator) -> Person:
-    """Draw one person: skin, sleeve and hand."""
+    """Draw one person: skin and hand."""
     skin = str(rng.choice(list(SKINS)))
     tone = np.array(SKINS[skin]) / 255 * rng.normal(1, 0.02, 3).clip(0.96, 1.04)
-    sleeve = "" if rng.random() < 0.2 else str(rng.choice(list(SLEEVES)))
-    return Person(skin, tone.clip(0, 1), sleeve, person_shape(rng))
+    return Person(skin, tone.clip(0, 1), person_shape(rng))
 
 
 def draw_picture(
@@ -95,31 +110,29 @@ def draw_picture(
     """
     inner = _inner_size(size)
     place = str(rng.choice(list(PLACES)))
-    kind = str(rng.choice(backdrop.KINDS, p=(0.3, 0.2, 0.25, 0.25)))
-    detail = str(rng.choice(backdrop.PATTERNS if kind == "pattern" else backdrop.THINGS)) if kind in ("pattern", "thing") else ""
-    wall = str(rng.choice(list(backdrop.COLOURS)))
-    tone = str(rng.choice(list(_LIGHTS)))
-    light = _light_direction(rng)
-    canvas = backdrop.draw_backdrop(kind, detail, np.array(backdrop.COLOURS[wall]) / 255, size, rng) ** 2.2
-    canvas *= np.array(_LIGHTS[tone])
+    sleeve = "" if rng.random() < _BARE else str(rng.choice(list(SLEEVES)))
+    kind = str(rng.choice(list(_BACKGROUNDS), p=list(_BACKGROUNDS.values())))
+    detail = str(rng.choice(backdrop.DETAILS[kind]))
+    wall, tone = str(rng.choice(list(backdrop.COLOURS))), str(rng.choice(list(_LIGHTS)))
+    free = {"on the left": 1, "on the right": -1}.get(place, int(rng.choice([-1, 1])))  # the side without the hand
+    canvas = backdrop.draw_backdrop(kind, detail, wall, free, size, rng) ** 2.2 * np.array(_LIGHTS[tone])
+    light = Light(_light_direction(rng), np.array(_LIGHTS[tone]), rng.uniform(0.44, 0.60))
     side = str(rng.choice(["left", "right"]))
-    hands = [_hold(person, gesture, side, rng.uniform(*PLACES[place]), inner, rng, malformed=malformed)]
+    hands = [_hold(person, gesture, side, sleeve, rng.uniform(*PLACES[place]), inner, rng, malformed=malformed)]
     if second:
-        other = "right" if side == "left" else "left"
-        hands.insert(0, _hold(person, second, other, 0.16 if hands[0].camera.centre[0] > inner / 2 else 0.84, inner, rng, small=True))
-    ambient = rng.uniform(0.44, 0.60)
-    cloth = 0
+        other, x = "right" if side == "left" else "left", 0.5 + 0.34 * free
+        hands.insert(0, _hold(person, second, other, sleeve, x, inner, rng, small=True))
+    arm = cloth = 0  # pixels
     for hand in hands:
-        surface = find_surface(hand.capsules, hand.camera, (inner, inner), light)
-        colour, is_cloth = _paint(surface, hand, person, light, ambient, np.array(_LIGHTS[tone]))
-        canvas = _laid_over(canvas, surface, colour, inner)
-        cloth += int(is_cloth.sum())
-    image = _develop(canvas, rng)
-    sleeve = person.sleeve if cloth > _SLEEVE_SHOWS * inner * inner else ""
+        surface = find_surface(hand.capsules, hand.camera, (inner, inner), light.direction)
+        canvas = _laid_over(canvas, surface, _paint(surface, hand, person, sleeve, light), inner)
+        chain = np.array([c.chain for c in hand.capsules])[surface.capsule]
+        arm, cloth = int((chain == -1).sum()), cloth + int((chain == -2).sum())
+    enough = _SHOWS * inner * inner
     attributes = {
         "skin": person.skin,
-        "sleeve": sleeve,
-        "bare_arm": not person.sleeve,
+        "sleeve": sleeve if cloth > enough else "",
+        "bare_arm": not sleeve and arm > enough,
         "background": kind,
         "background_detail": detail,
         "background_colour": wall,
@@ -128,7 +141,7 @@ def draw_picture(
         "second_hand": {"": "none", "no_gesture": "resting"}.get(second, "same"),
     }
     truth = [_truth(hand, inner) for hand in reversed(hands)]
-    return Picture(image, truth, attributes, describe(attributes, rng))
+    return Picture(_develop(canvas, rng), truth, attributes, describe(attributes, rng))
 
 
 def describe(attributes: dict[str, Any], rng: np.random.Generator) -> str:
@@ -148,7 +161,9 @@ def describe(attributes: dict[str, Any], rng: np.random.Generator) -> str:
     wearing = f" and {sleeve}" if sleeve else ""
     who = f"a person with {attributes['skin']} skin{wearing}"
     whose = f"a hand with {attributes['skin']} skin{wearing}"
-    second = {"none": "", "resting": ", the other hand resting", "same": ", both hands held alike"}[attributes["second_hand"]]
+    second = {"none": "", "resting": ", the other hand resting", "same": ", both hands held alike"}[
+        attributes["second_hand"]
+    ]
     place = attributes["place"]
     forms = (
         f"{who} in front of {wall}, the hand {place}{second}",
@@ -167,33 +182,43 @@ def _light_direction(rng: np.random.Generator) -> Array:
 # gesture: turn about the hand's length (degrees; 0 shows the palm of a left hand, 180 the back), its spread,
 # and lean to the right of the picture (of a hand that shows its palm) and its spread
 _VIEWS: dict[str, tuple[tuple[float, ...], float, float, float]] = {
-    "call": ((0, 0, 180), 12, 45, 12),
-    "dislike": ((10, 10, 170), 10, -90, 11),
-    "like": ((10, 10, 170), 10, 90, 11),
-    "mute": ((-58,), 8, 8, 7),
-    "ok": ((14,), 11, 4, 8),
-    "peace_inverted": ((180,), 10, 0, 8),
-    "stop_inverted": ((180,), 10, 0, 8),
-    "two_up_inverted": ((180,), 10, 0, 8),
+    "call": ((0, 0, 180), 10, 45, 10),
+    "dislike": ((10, 10, 170), 9, -90, 9),
+    "like": ((10, 10, 170), 9, 90, 9),
+    "mute": ((-58,), 7, 8, 6),
+    "ok": ((12,), 8, 4, 6),
+    "peace_inverted": ((180,), 8, 0, 6),
+    "stop_inverted": ((180,), 8, 0, 6),
+    "two_up_inverted": ((180,), 8, 0, 6),
     "no_gesture": ((20, 160), 25, 70, 20),
 }
 
 
 def _hold(
-    person: Person, label: str, side: str, x: float, inner: int, rng: np.random.Generator, small: bool = False, malformed: bool = False
+    person: Person,
+    label: str,
+    side: str,
+    sleeve: str,
+    x: float,
+    inner: int,
+    rng: np.random.Generator,
+    small: bool = False,
+    malformed: bool = False,
 ) -> Hand:
     """Pose a hand and put it before the camera so that it fills its part of the picture."""
     pose = idle_pose(rng) if label == "no_gesture" else gesture_pose(label, rng)
     hand, flaws = malformed_hand(person.shape, pose, rng) if malformed else (pose_hand(person.shape, pose), ())
-    turns, turn_spread, lean, lean_spread = _VIEWS.get(label, ((0,), 10, 0, 8))
+    turns, turn_spread, lean, lean_spread = _VIEWS.get(label, ((0,), 8, 0, 6))
     turn = float(rng.choice(turns)) + turn_spread * _normal(rng)
     showing = 1 if np.cos(np.radians(turn)) >= 0 else -1
     bend = rng.normal(0, 9, 2)
     arm = _rotation(0, bend[1], bend[0])
     towards, across = arm @ np.array([0, -1.0, 0]), arm @ np.array([1.0, 0, 0])
-    cuff = None if not person.sleeve else rng.uniform(28, 62)
-    capsules = hand_capsules(hand) + arm_capsules(hand.joints[0], towards, across, person.shape.scale, cuff, rng.uniform(4, 10))
-    turned = _rotation(turn, 7 * _normal(rng), -showing * lean + lean_spread * _normal(rng))
+    cuff = rng.uniform(28, 62) if sleeve else None
+    capsules = hand_capsules(hand) + arm_capsules(
+        hand.joints[0], towards, across, person.shape.scale, 700.0 if small else 260.0, cuff, rng.uniform(4, 10)
+    )
+    turned = _rotation(turn, 6 * _normal(rng), -showing * lean + lean_spread * _normal(rng))
     flip = np.diag([-1.0 if side == "right" else 1.0, 1, 1])
     matrix = flip @ turned
     hand_joints = hand.joints @ matrix.T
@@ -203,7 +228,7 @@ def _hold(
     ]
     placed = replace(hand, joints=hand_joints - middle)
     distance = rng.uniform(480, 800)
-    share = rng.uniform(0.30, 0.38) if small else rng.uniform(0.62, 0.80)
+    share = rng.uniform(*(_FILLS_SMALL if small else _FILLS))
     y = rng.uniform(0.80, 0.90) if small else rng.uniform(0.42, 0.50)
     focal = share * inner * distance / 180
     reach = np.abs(placed.joints[:, :2]).max(axis=0) + 12
@@ -228,26 +253,22 @@ def _rotation(turn: float, nod: float, lean: float) -> Array:
     return about_z @ about_x @ about_y
 
 
-def _paint(
-    surface: Surface, hand: Hand, person: Person, light: Array, ambient: float, tint: Array
-) -> tuple[Array, Any]:
-    """Return the colours (n, 3) of a hand's pixels in linear light, and which of them are cloth."""
-    chain = np.array([c.chain for c in hand.capsules])[surface.capsule]
-    cloth = chain == -2
+def _paint(surface: Surface, hand: Hand, person: Person, sleeve: str, light: Light) -> Array:
+    """Return the colours (n, 3) of a hand's pixels in linear light."""
+    cloth = (np.array([c.chain for c in hand.capsules])[surface.capsule] == -2)[:, None]
     colour = skin_colour(surface, hand.capsules, hand.skeleton.joints, hand.palm_out, person.tone**2.2)
-    if person.sleeve:
-        colour[cloth] = (np.array(SLEEVES[person.sleeve]) / 255) ** 2.2
-    facing = surface.normals @ light.astype(np.float32)
-    soft = np.where(cloth, 0.0, 0.22)  # light seeps into skin, less so into cloth
-    direct = np.clip((facing + soft) / (1 + soft), 0, 1) * surface.lit
-    sky = 0.6 + 0.4 * surface.normals[:, 1]
-    bounce = ambient * sky * (0.35 + 0.65 * surface.open)
-    half = light + np.array([0, 0, 1.0])
-    half /= np.linalg.norm(half)
-    gloss = np.clip(surface.normals @ half.astype(np.float32), 0, 1) ** 28 * np.where(cloth, 0.0, 0.06) * surface.lit
-    warm = np.where(cloth, 0.0, np.clip(1 - surface.open, 0, 1))[:, None] * np.array([0.10, -0.02, -0.05])
-    shaded = colour * ((0.95 * direct + bounce)[:, None] + warm) * tint + gloss[:, None]
-    return shaded, cloth
+    if sleeve:
+        colour = np.where(cloth, (np.array(SLEEVES[sleeve]) / 255) ** 2.2, colour)
+    direction = light.direction.astype(np.float32)
+    soft = np.where(cloth, 0.0, 0.22)  # light seeps into skin, not into cloth
+    direct = np.clip(((surface.normals @ direction)[:, None] + soft) / (1 + soft), 0, 1) * surface.lit[:, None]
+    sky = 0.6 + 0.4 * surface.normals[:, 1:2]
+    bounce = light.ambient * sky * (0.35 + 0.65 * surface.open[:, None])
+    half = direction + np.array([0, 0, 1])  # between the light and the viewer
+    gloss = np.clip(surface.normals @ (half / np.linalg.norm(half)), 0, 1)[:, None] ** 16 * surface.lit[:, None]
+    warm = (1 - surface.open)[:, None] * np.array([0.10, -0.02, -0.05])
+    shaded = colour * (0.95 * direct + bounce + np.where(cloth, 0, warm)) * light.tint
+    return shaded + np.where(cloth, 0, 0.09 * gloss)
 
 
 def _inner_size(size: int) -> int:
@@ -296,4 +317,3 @@ def _truth(hand: Hand, inner: int) -> dict[str, Any]:
         "joints_3d": np.round(hand.skeleton.joints, 3).tolist(),
         "box": np.round([*low, *(high - low)], 6).tolist(),
     }
-

@@ -1,5 +1,7 @@
 """Colour of the skin at each point of the surface: creases, knuckle folds, nails, redness, lighter palms."""
 
+# mypy: disable-error-code="no-any-return"
+
 import numpy as np
 
 from handdata.hand_surface import Capsule, Floats, Surface

@@ -36,8 +36,9 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """What the manifest's column `source` says: the first URL, or the bare name of a local file or folder."""
-        return self.places[0] if is_remote(self.places[0]) else Path(self.places[0]).name
+        """What the manifest's column `source` says: the first URL, else the bare name of a local file or folder."""
+        far = [place for place in self.places if is_remote(place)]
+        return far[0] if far else Path(self.places[0]).name
 
 
 @dataclass(frozen=True)

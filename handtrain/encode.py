@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,14 +32,6 @@ class TensorCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
-
-
-def cache_folder() -> Path:
-    """Return where encoded images and texts are kept: below HAND1000_CACHE, or hand1000 in the user's cache folder."""
-    root = os.environ.get("HAND1000_CACHE")
-    if root:
-        return Path(root) / "encoded"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hand1000" / "encoded"
 
 
 def key_of(**parts: Any) -> str:

@@ -1,12 +1,12 @@
 """Stage I: the gesture feature, the mean of 21 hand landmarks over the training images (paper, section 3.1)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from handdata.errors import UserError
-from handtrain.data import Row
+from handtrain.data import Photographs, Row
 
 NUMBERS = 63  # 21 landmarks x (x, y, z)
 WRIST, MIDDLE_KNUCKLE = 0, 9  # MediaPipe's numbering
@@ -34,6 +34,30 @@ def gesture_feature(rows: Sequence[Row], kind: str) -> GestureFeature:
         )
     mean = np.mean(hands, axis=0, dtype=np.float64).reshape(NUMBERS)
     return GestureFeature(kind, tuple(float(value) for value in mean), len(hands), len(rows) - len(hands))
+
+
+def found_again(photographs: Photographs, progress: bool) -> list[Row]:
+    """Return the rows with landmarks from a fresh run of MediaPipe on their images, the dataset's own ones dropped.
+
+    The hand that makes the gesture is again the one that overlaps most with the annotated box.
+    """
+    from tqdm import tqdm
+
+    from handdata.landmarks import HandFinder, decode, gesture_hand
+
+    rows = []
+    with HandFinder() as finder:
+        for index, row in enumerate(tqdm(photographs.rows, desc="landmarks", disable=None if progress else True)):
+            image = decode(photographs.image(index))
+            if image is None or row.box is None:
+                rows.append(replace(row, landmarks=None))
+                continue
+            left, top, right, bottom = row.box
+            hands = finder.find(image)
+            chosen, _ = gesture_hand(hands.landmarks, [[left, top, right - left, bottom - top]], ["it"], "it")
+            points = tuple(map(tuple, hands.landmarks[chosen].tolist())) if chosen >= 0 else None
+            rows.append(replace(row, landmarks=points, left_hand=chosen >= 0 and hands.handedness[chosen] == "Left"))
+    return rows
 
 
 def absolute(row: Row) -> np.ndarray:

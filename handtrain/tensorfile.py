@@ -17,7 +17,8 @@ def write(path: Path, tensors: Tensors, about: Any) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    metadata = {"about": json.dumps(about), "sha256": digest(tensors)}
+    # One entry: safetensors writes several in an order that changes from process to process.
+    metadata = {"hand1000": json.dumps({"about": about, "sha256": digest(tensors)})}
     try:
         partial.write_bytes(save(tensors, metadata=metadata))
         partial.replace(path)
@@ -31,13 +32,13 @@ def read(path: Path) -> tuple[Tensors, Any] | None:
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get("hand1000", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (FileNotFoundError, SafetensorError):
         return None
     if metadata.get("sha256") != digest(tensors):
         return None
-    return tensors, json.loads(metadata["about"])
+    return tensors, metadata["about"]
 
 
 def digest(tensors: Tensors) -> str:

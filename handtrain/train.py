@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
+from handdata import assets
 from handdata.errors import Unfinished, UserError, require_writable_folder
 from handtrain import checkpoint
 from handtrain.data import Photographs, load, readme, splits_of
 from handtrain.diffusion import Diffusion
-from handtrain.encode import TensorCache, cache_folder
+from handtrain.encode import TensorCache
 from handtrain.export import export
 from handtrain.fusion import TokenFusion
-from handtrain.gesture import NUMBERS, GestureFeature, gesture_feature
+from handtrain.gesture import NUMBERS, GestureFeature, found_again, gesture_feature
 from handtrain.models import Base, choose_device, open_base
 from handtrain.places import HubName, Place
 from handtrain.plan import plan, require_disk
@@ -79,10 +80,11 @@ def _train(
     options, running = job.options, job.running
     resume = _newest_checkpoint(job.out / "checkpoints")
     run.start_log(logged_lines(run, resume), running.tensorboard)
-    feature = gesture_feature(photographs.rows, options.feature)
+    again = options.landmarks == "recompute"
+    feature = gesture_feature(found_again(photographs, True) if again else photographs.rows, options.feature)
     write_stage1(run, feature)
     values = torch.tensor(feature.values, dtype=torch.float32)  # (63,)
-    cache = TensorCache(job.cache or cache_folder())
+    cache = TensorCache(job.cache or assets.cache_folder() / "encoded")
     splits = [photographs, *_validation(job, photographs)]
     (material, *validation), unconditional = materials(splits, base, options, values, device, cache, progress=True)
     unet = base.unet().to(device).requires_grad_(False).train()

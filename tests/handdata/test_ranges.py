@@ -4,9 +4,7 @@ import random
 import zipfile
 
 import pytest
-from tqdm import tqdm
 
-from handdata.errors import Unfinished
 from handdata.ranges import PIECE, Client, FetchOptions, NoRanges, Refused, Replaced, Trouble, address
 from tests.range_server import FAULTS, serve
 
@@ -111,33 +109,6 @@ def test_a_missing_file_is_refused_without_another_try(folder, client):
 def test_a_dead_host_is_trouble(client):
     with pytest.raises(Trouble, match="8 times"):
         client.open("http://127.0.0.1:9/file.zip")
-
-
-def test_a_download_goes_on_where_it_stopped(folder, client):
-    with serve(folder, kinds=("short",)) as server:
-        far = client.open(server.url("file.zip"))
-        server.first_bad = 2
-        with tqdm(disable=True) as bar:
-            client.download(far, folder / "copy.zip", bar)
-        assert (folder / "copy.zip").read_bytes() == whole(folder)
-        assert [one.start for one in server.log[1:]] == [0, 150_000, 225_000]
-
-
-def test_a_download_from_a_host_without_parts_starts_anew(folder, client):
-    with serve(folder, ranges=False) as server:
-        (folder / ".copy.zip.download").write_bytes(b"half")
-        far = client.open(server.url("file.zip"), length=300_000, identity='"1-300000"')
-        with tqdm(disable=True) as bar:
-            client.download(far, folder / "copy.zip", bar)
-        assert (folder / "copy.zip").read_bytes() == whole(folder)
-
-
-def test_a_download_that_never_ends_well_can_be_continued(folder):
-    client = Client(FetchOptions(attempts=2, backoff=0.01))
-    with serve(folder, faults=1.0, kinds=("drop",)) as server, tqdm(disable=True) as bar:
-        far = client.open(server.url("file.zip"), length=300_000, identity='"1-300000"')
-        with pytest.raises(Unfinished, match="goes on where it stopped"):
-            client.download(far, folder / "copy.zip", bar)
 
 
 def test_a_hub_address_is_huggingface_hubs_with_the_users_token(monkeypatch):

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import tyro
@@ -73,4 +74,4 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_exit_2(
 
 def test_the_flags_are_known_without_torch() -> None:
     code = "import sys, handtrain.verbs; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
