@@ -29,8 +29,8 @@ class Mirrors:
         (`not-fetched`) after all tries at all places, `Unfinished` where no place is left.
         """
         size = min(size, self.facts.length - start)
-        if size <= 0:
-            raise BadMember("wrong-header", "the archive ends before the member")
+        if start < 0 or size <= 0:
+            raise BadMember("wrong-header", "the member lies outside the archive")
         troubles = []
         for place in self._places()[:: -1 if other else 1]:
             try:

@@ -4,6 +4,7 @@ A receipt is written before its image appears by rename. So an image that is the
 killed at any moment never fetches a finished image again; a receipt without its image is not finished.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -57,7 +58,7 @@ class Journal:
         with self._lock:
             written = os.pwrite(self._file, line, self._end)
             if written < len(line):  # the disk is full: what follows begins at the same place
-                raise OSError(28, "No space left on device", str(self.path))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             self._end += written
             self.receipts[receipt.image_id] = receipt
 
