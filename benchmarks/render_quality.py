@@ -59,9 +59,9 @@ def main() -> None:
         args.json.write_text(json.dumps({"figures": figures, "seconds": float(np.mean(seconds))}, indent=1))
     if args.sheet:
         write_sheet(
-            [r for g in args.gestures for r in _of(rows["well-formed"], g)[:3]],
+            [r for g in args.gestures for r in _of(rows["well-formed"], g)[::7][:3]],
             args.sheet,
-            rows["malformed"][:: args.count],
+            rows["malformed"][3 :: args.count],
         )
     if args.missed:
         write_sheet([row for row in rows["well-formed"] if row["landmarks"] is None], args.missed, [])

@@ -127,7 +127,7 @@ def summary(options: RenderOptions) -> str:
     """Return in words what would be drawn."""
     drawn = [task for task in plan(options) if task.kind != "absent"]
     names = list(dict.fromkeys(task.gesture for task in drawn))
-    megabytes = len(drawn) * options.size**2 * 0.35 / 1e6  # bytes per pixel, measured at quality 92
+    megabytes = len(drawn) * 5100 * (options.size / 128) ** 1.45 / 1e6  # measured at 64, 128 and 256 px
     return f"{len(drawn):,} pictures of {len(names)} gestures at {options.size} px, about {megabytes:,.0f} MB"
 
 
@@ -208,10 +208,17 @@ def _finished(options: RenderOptions, folder: Path) -> bool:
 
 
 def _start(options: RenderOptions, folder: Path) -> None:
-    """Clear away what was drawn with other options; keep what was drawn with these."""
-    for name in ("render.json", "annotations.zip", "truth.jsonl", *(f"{gesture}.zip" for gesture in GESTURES)):
-        (folder / name).unlink(missing_ok=True)
+    """Clear away what was drawn with other options; keep what was drawn with these.
+
+    Raises `UserError` if archives lie there that were not drawn: they may be HaGRID's own.
+    """
     stamp = folder / _DRAWING / "render.json"
+    old = [folder / name for name in ("annotations.zip", "truth.jsonl", *(f"{gesture}.zip" for gesture in GESTURES))]
+    old = [path for path in old if path.exists()]
+    if old and not (folder / "render.json").exists() and not stamp.exists():
+        raise UserError(f"--out {folder} holds {old[0].name}, which 'render' did not make: choose another folder")
+    for path in (folder / "render.json", *old):
+        path.unlink(missing_ok=True)
     key = {**_key(options)}
     for free in ("train", "validation", "test", "gestures", "deflated", "zip64"):  # do not change a picture
         key["options"].pop(free)

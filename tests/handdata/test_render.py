@@ -89,6 +89,13 @@ def test_a_finished_world_is_kept_and_other_options_draw_it_anew(tmp_path, monke
     assert not (tmp_path / "palm.zip").exists()
 
 
+def test_archives_that_it_did_not_make_are_left_alone(tmp_path):
+    (tmp_path / "call.zip").write_bytes(b"forty gigabytes of HaGRID")
+    with pytest.raises(UserError, match=r"holds call.zip, which 'render' did not make"):
+        draw(TINY, tmp_path, progress=False)
+    assert (tmp_path / "call.zip").read_bytes() == b"forty gigabytes of HaGRID"
+
+
 def test_records_have_the_fields_of_v2_1m(world):
     fields = {"bboxes", "labels", "user_id", "hand_landmarks", "meta"}
     for name, records in annotations(world).items():
