@@ -69,7 +69,7 @@ def fetch_against_remotezip(folder: Path, members: int, wanted: int, latency: fl
 def scan(folder: Path) -> None:
     """Scan a directory of HaGRID's size for what is wanted, in a fresh process, and print time and peak memory."""
     path = folder / "directory"
-    names = _write_directory(path, ENTRIES)
+    names = write_directory(path, ENTRIES)
     for wanted in (WANTED, 240_000):
         chosen = random.Random(0).sample(range(ENTRIES), wanted)
         (folder / "wanted").write_bytes(b"\n".join(names[36 * at : 36 * at + 36] for at in chosen))
@@ -141,7 +141,7 @@ def _remotezip(url: str, chosen: list[str]) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
 
 
-def _write_directory(path: Path, entries: int) -> bytes:
+def write_directory(path: Path, entries: int) -> bytes:
     """Write a central directory like hagridv2_512.zip's and return all image ids, 36 bytes each."""
     rng = random.Random(1)
     header = struct.Struct("<4sHHHHHHIIIHHHHHII")
@@ -157,6 +157,21 @@ def _write_directory(path: Path, entries: int) -> bytes:
             fields = (b"PK\1\2", 45, 45, 0, 0, 0, 0, number, 110_000, 110_000, len(member), len(extra), 0, 0, 0, 0)
             file.write(header.pack(*fields, 0xFFFFFFFF) + member + extra)
     return bytes(names)
+
+
+def write_archive_end(path: Path, entries: int) -> None:
+    """Write a zip64 archive of which only the central directory is there: its members would lie in a hole."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        write_directory(Path(folder) / "directory", entries)
+        directory = (Path(folder) / "directory").read_bytes()
+    start = 110_000 * entries
+    with path.open("wb") as file:
+        file.truncate(start)
+        file.seek(start)
+        file.write(directory)
+        file.write(struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, entries, entries, len(directory), start))
+        file.write(struct.pack("<4sIQI", b"PK\6\7", 0, start + len(directory), 1))
+        file.write(struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ per gesture how many are found, how far the landmarks lie from the true joints, 
 among the well-formed names the gesture.
 
     python benchmarks/render_quality.py --seed 2026 --count 20 --size 256 --sheet docs/mini_world.jpg
+    python benchmarks/render_quality.py --speed
 """
 
 import argparse
@@ -36,7 +37,11 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="write a contact sheet here")
     parser.add_argument("--missed", type=Path, help="write a contact sheet of the hands that were not found here")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--speed", action="store_true", help="only time the drawing, at 64, 128 and 256 px")
     args = parser.parse_args()
+    if args.speed:
+        print_speed(args.seed, args.gestures)
+        return
     rows: dict[str, list[dict[str, Any]]] = {}
     seconds: list[float] = []
     for name in ("well-formed", "malformed"):
@@ -53,13 +58,17 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps({"figures": figures, "seconds": float(np.mean(seconds))}, indent=1))
     if args.sheet:
-        write_sheet([r for g in args.gestures for r in _of(rows["well-formed"], g)[:3]], args.sheet, rows["malformed"][:: args.count])
+        write_sheet(
+            [r for g in args.gestures for r in _of(rows["well-formed"], g)[:3]],
+            args.sheet,
+            rows["malformed"][:: args.count],
+        )
     if args.missed:
         write_sheet([row for row in rows["well-formed"] if row["landmarks"] is None], args.missed, [])
 
 
 def detect(drawn: list[dict[str, Any]], model: Path, size: int) -> list[dict[str, Any]]:
-    """Return the rows with `landmarks` (21, 3) of the found hand that lies on the gesture's hand, or None, and `error`."""
+    """Return the rows with `landmarks` (21, 3) of the hand found on the gesture's hand, None if there is none."""
     import mediapipe as mp
     from mediapipe.tasks.python import BaseOptions, vision
 
@@ -69,7 +78,9 @@ def detect(drawn: list[dict[str, Any]], model: Path, size: int) -> list[dict[str
     landmarker = vision.HandLandmarker.create_from_options(options)
     try:
         for row in drawn:
-            pixels = np.array(Image.open(io.BytesIO(row["jpeg"])).resize((max(size, 256),) * 2, Image.Resampling.BICUBIC))
+            pixels = np.array(
+                Image.open(io.BytesIO(row["jpeg"])).resize((max(size, 256),) * 2, Image.Resampling.BICUBIC)
+            )
             result = landmarker.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=pixels))
             true = np.array(row["hand"]["joints_2d"])
             scale = np.ptp(true, axis=0).max()
@@ -78,7 +89,12 @@ def detect(drawn: list[dict[str, Any]], model: Path, size: int) -> list[dict[str
                 found = np.array([(p.x, p.y, p.z) for p in hand])
                 error = float(np.linalg.norm(found[:, :2] - true, axis=1).mean() / scale)
                 if error < (row["error"] or ON_THE_HAND):
-                    row |= {"landmarks": found, "error": error, "score": side[0].score, "side": side[0].category_name.lower()}
+                    row |= {
+                        "landmarks": found,
+                        "error": error,
+                        "score": side[0].score,
+                        "side": side[0].category_name.lower(),
+                    }
     finally:
         landmarker.close()
     return drawn
@@ -98,7 +114,10 @@ def name_gestures(rows: list[dict[str, Any]], known: list[dict[str, Any]]) -> No
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the shares and the median error, per gesture and for the paper's six, the others and all."""
-    groups = {gesture: [row for row in rows if row["gesture"] == gesture] for gesture in dict.fromkeys(r["gesture"] for r in rows)}
+    groups = {
+        gesture: [row for row in rows if row["gesture"] == gesture]
+        for gesture in dict.fromkeys(r["gesture"] for r in rows)
+    }
     groups["the paper's six"] = [row for row in rows if row["gesture"] in PAPER_GESTURES]
     groups["the others"] = [row for row in rows if row["gesture"] not in PAPER_GESTURES]
     groups["all"] = rows
@@ -110,13 +129,28 @@ def print_figures(figures: dict[str, Any], seconds: list[float], size: int) -> N
     print(f"{'':18}{'well-formed':^42}{'malformed':^42}")
     heads = ["n", "found", "error", "named", "of found", "score"]
     print(f"{'':18}" + "".join(f"{head:>8}" if head == "of found" else f"{head:>7}" for head in heads * 2))
-    for group, figure in figures["well-formed"].items():
+    for group in figures["well-formed"]:
         cells = [_cells(figures[kind][group]) for kind in ("well-formed", "malformed")]
         print(f"{group:18}" + "".join(cells))
     print(f"drawing at {size} px: {np.mean(seconds):.3f} s of CPU time a picture, at most {np.max(seconds):.3f} s")
 
 
-def write_sheet(rows: list[dict[str, Any]], path: Path, malformed: list[dict[str, Any]], across: int = 9, side: int = 168) -> None:
+def print_speed(seed: int, gestures: list[str], rounds: int = 3) -> None:
+    """Print the median CPU time of a picture, of three rounds over all gestures in this one process."""
+    for size in (64, 128, 256):
+        options = RenderOptions(seed=seed, size=size)
+        taken = [
+            _draw(Task(gesture, "train", number, "whole"), options)["seconds"]
+            for number in range(rounds)
+            for gesture in gestures
+        ]
+        quarter, middle, most = np.percentile(taken, [25, 50, 100])
+        print(f"{size:4} px: median {middle:.3f} s of CPU time, lower quartile {quarter:.3f}, most {most:.3f}")
+
+
+def write_sheet(
+    rows: list[dict[str, Any]], path: Path, malformed: list[dict[str, Any]], across: int = 9, side: int = 168
+) -> None:
     """Write a contact sheet; malformed hands follow below."""
     from PIL import ImageDraw
 

@@ -16,6 +16,8 @@ from typing import Protocol
 FOLDER, STORED, DEFLATED = -1, 0, 8  # FOLDER, ours, for method and offset: the member is a file in a folder
 LOCAL_SLACK = 128  # a local header's extra field may be longer than the directory's; what is read for it in advance
 
+TAIL_BYTES = (1 << 16) + 1024  # bytes; the end record with the longest comment, and zip64's before it
+
 _ENTRY = struct.Struct("<4s4xHH4xIIIHHH8xI")  # signature, flags, method, crc, sizes, lengths of name, extra, comment
 _LENGTHS = struct.Struct("<4s24xHHH")
 _LOCAL = struct.Struct("<4s22xHH")
@@ -33,7 +35,8 @@ class Reader(Protocol):
     length: int
     identity: str  # changes when the file's content does: ETag, or size and time of a local file
 
-    def read(self, start: int, size: int) -> bytes: ...
+    def read(self, start: int, size: int) -> bytes | bytearray: ...
+    def forget(self) -> None: ...  # what was read in advance, so that the next read asks again
 
 
 class BadArchive(Exception):
@@ -82,13 +85,16 @@ class LocalFile:
     def read(self, start: int, size: int) -> bytes:
         return os.pread(self._file.fileno(), size, start)
 
+    def forget(self) -> None:
+        """Nothing is read in advance."""
+
     def close(self) -> None:
         self._file.close()
 
 
 def locate(reader: Reader) -> tuple[int, int, int]:
     """Return start, size and offset shift of an archive's central directory. Raises `BadArchive`."""
-    tail_start = max(0, reader.length - (1 << 16) - 1024)
+    tail_start = max(0, reader.length - TAIL_BYTES)
     tail = reader.read(tail_start, reader.length - tail_start)
     at = _find_end(tail)
     *_, size, offset, _comment = _END.unpack_from(tail, at)
@@ -110,12 +116,12 @@ def locate(reader: Reader) -> tuple[int, int, int]:
     return start, size, start - offset
 
 
-def check(data: bytes, size: int) -> None:
-    """Raise `BadArchive` unless the bytes are a whole central directory."""
-    for _ in find(Directory(data), {}):
+def check(directory: Directory, size: int) -> None:
+    """Raise `BadArchive` unless this is a whole central directory of that size."""
+    for _ in find(directory, {}):
         pass
-    if len(data) != size:
-        raise BadArchive(f"its central directory lacks {size - len(data):,} bytes")
+    if len(directory.data) != size:
+        raise BadArchive(f"its central directory lacks {size - len(directory.data):,} bytes")
 
 
 def find(directory: Directory, wanted: Mapping[bytes, int]) -> Iterator[tuple[int, int, bytes]]:
@@ -168,7 +174,7 @@ def span(entry: Entry) -> tuple[int, int]:
     return entry.offset, entry.offset + _LOCAL.size + len(entry.name.encode()) + LOCAL_SLACK + entry.compressed_size
 
 
-def data_start(entry: Entry, data: bytes | memoryview) -> int:
+def data_start(entry: Entry, data: bytes | bytearray | memoryview) -> int:
     """Return where a member's data starts in bytes that begin with its local header, which is checked."""
     if len(data) < _LOCAL.size or bytes(data[:4]) != b"PK\3\4":
         raise BadMember("wrong-header", "no local header stands where the directory says")
@@ -208,7 +214,7 @@ def unpack(entry: Entry, payload: bytes | memoryview) -> bytes:
     return content
 
 
-def _find_end(tail: bytes) -> int:
+def _find_end(tail: bytes | bytearray) -> int:
     at = len(tail)
     while (at := tail.rfind(b"PK\5\6", 0, at)) >= 0:
         if at + _END.size <= len(tail):

@@ -1,5 +1,7 @@
 """What is behind the hand: a plain, shaded or patterned wall, or a wall with a thing on it."""
 
+# mypy: disable-error-code="no-any-return"
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -18,20 +20,19 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 PATTERNS = ("brick", "striped", "tiled", "checked")
 THINGS = ("window", "plant", "picture", "lamp", "clock", "bookshelf")
-KINDS = ("plain", "shaded", "pattern", "thing")
+DETAILS = {"plain": ("",), "shaded": ("",), "pattern": PATTERNS, "thing": THINGS}
 
 
-def draw_backdrop(kind: str, detail: str, colour: Array, size: int, rng: np.random.Generator) -> Array:
-    """Return a wall (size, size, 3), sRGB from 0 to 1. `detail` is the pattern or the thing, '' for the other kinds.
+def draw_backdrop(kind: str, detail: str, colour: str, side: int, size: int, rng: np.random.Generator) -> Array:
+    """Return a wall (size, size, 3), sRGB from 0 to 1.
 
-    `colour` is sRGB from 0 to 1.
+    `kind` and `detail` are a key and one of its values in `DETAILS`; a thing stands on the left (side -1) or right (1).
     """
-    wall = np.ones((size, size, 3)) * colour
-    if kind == "pattern":
-        wall = _pattern(detail, colour, size, rng)
+    paint = np.array(COLOURS[colour]) / 255
+    wall = _pattern(detail, paint, size, rng) if kind == "pattern" else np.ones((size, size, 3)) * paint
     picture = Image.fromarray((wall.clip(0, 1) * 255).astype(np.uint8))
     if kind == "thing":
-        _THINGS[detail](picture, size, rng)
+        _THINGS[detail](picture, side, size, rng)
     picture = picture.filter(ImageFilter.GaussianBlur(size * rng.uniform(0.002, 0.006)))
     wall = np.asarray(picture, np.float64) / 255
     strength = rng.uniform(0.35, 0.5) if kind == "shaded" else rng.uniform(0.0, 0.08)
@@ -60,18 +61,17 @@ def _pattern(name: str, colour: Array, size: int, rng: np.random.Generator) -> A
     return np.clip(shade[..., None] * colour, 0, 1)
 
 
-def _spot(size: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Return where a thing stands: left or right of the middle, in the upper part."""
-    side = rng.choice([rng.uniform(0.14, 0.24), rng.uniform(0.76, 0.86)])
-    return float(side) * size, rng.uniform(0.22, 0.32) * size
+def _spot(side: int, size: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Return where a thing stands, in the upper part of its side."""
+    return (0.5 + side * rng.uniform(0.28, 0.36)) * size, rng.uniform(0.22, 0.32) * size
 
 
 def _box(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
     return (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
 
 
-def _window(picture: Image.Image, size: int, rng: np.random.Generator) -> None:
-    x, y = _spot(size, rng)
+def _window(picture: Image.Image, side: int, size: int, rng: np.random.Generator) -> None:
+    x, y = _spot(side, size, rng)
     draw, w, h = ImageDraw.Draw(picture), 0.24 * size, 0.36 * size
     draw.rectangle(_box(x, y, w, h), fill=(250, 250, 248))
     for i in (-1, 1):
@@ -79,22 +79,22 @@ def _window(picture: Image.Image, size: int, rng: np.random.Generator) -> None:
             draw.rectangle(_box(x + i * w * 0.235, y + j * h * 0.24, w * 0.4, h * 0.42), fill=(176, 212, 240))
 
 
-def _plant(picture: Image.Image, size: int, rng: np.random.Generator) -> None:
-    x, _ = _spot(size, rng)
+def _plant(picture: Image.Image, side: int, size: int, rng: np.random.Generator) -> None:
+    x, _ = _spot(side, size, rng)
     draw, y = ImageDraw.Draw(picture), 0.62 * size
     for angle in np.radians(np.linspace(-70, 70, 9) + rng.normal(0, 5, 9)):
         reach, w = rng.uniform(0.18, 0.30) * size, 0.022 * size
         tip = (x + reach * np.sin(angle), y - reach * np.cos(angle))
         mid = ((x + tip[0]) / 2, (y + tip[1]) / 2)
-        side = (w * np.cos(angle), w * np.sin(angle))
-        leaf = [(x, y), (mid[0] - side[0], mid[1] - side[1]), tip, (mid[0] + side[0], mid[1] + side[1])]
+        dx, dy = w * np.cos(angle), w * np.sin(angle)
+        leaf = [(x, y), (mid[0] - dx, mid[1] - dy), tip, (mid[0] + dx, mid[1] + dy)]
         draw.polygon(leaf, fill=(46, int(rng.uniform(96, 140)), 58))
     w, h = 0.08 * size, 0.16 * size
     draw.polygon([(x - w, y), (x + w, y), (x + 0.7 * w, y + h), (x - 0.7 * w, y + h)], fill=(150, 82, 52))
 
 
-def _picture(picture: Image.Image, size: int, rng: np.random.Generator) -> None:
-    x, y = _spot(size, rng)
+def _picture(picture: Image.Image, side: int, size: int, rng: np.random.Generator) -> None:
+    x, y = _spot(side, size, rng)
     draw, w, h = ImageDraw.Draw(picture), 0.26 * size, 0.22 * size
     draw.rectangle(_box(x, y, w, h), fill=(70, 48, 34))
     draw.rectangle(_box(x, y, w * 0.84, h * 0.82), fill=(150, 196, 222))
@@ -103,16 +103,16 @@ def _picture(picture: Image.Image, size: int, rng: np.random.Generator) -> None:
     draw.polygon(hill, fill=(84, 138, 84))
 
 
-def _lamp(picture: Image.Image, size: int, rng: np.random.Generator) -> None:
-    x, y = _spot(size, rng)
+def _lamp(picture: Image.Image, side: int, size: int, rng: np.random.Generator) -> None:
+    x, y = _spot(side, size, rng)
     draw, w, h = ImageDraw.Draw(picture), 0.09 * size, 0.15 * size
     draw.rectangle((x - 0.008 * size, y, x + 0.008 * size, size), fill=(60, 60, 62))
     shade = [(x - 0.55 * w, y - h / 2), (x + 0.55 * w, y - h / 2), (x + 1.2 * w, y + h / 2), (x - 1.2 * w, y + h / 2)]
     draw.polygon(shade, fill=(252, 236, 170))
 
 
-def _clock(picture: Image.Image, size: int, rng: np.random.Generator) -> None:
-    x, y = _spot(size, rng)
+def _clock(picture: Image.Image, side: int, size: int, rng: np.random.Generator) -> None:
+    x, y = _spot(side, size, rng)
     draw, r = ImageDraw.Draw(picture), 0.115 * size
     draw.ellipse(_box(x, y, 2 * r, 2 * r), fill=(40, 40, 44))
     draw.ellipse(_box(x, y, 1.72 * r, 1.72 * r), fill=(246, 246, 240))
@@ -121,8 +121,8 @@ def _clock(picture: Image.Image, size: int, rng: np.random.Generator) -> None:
         draw.line([(x, y), tip], fill=(30, 30, 30), width=max(1, round(0.012 * size)))
 
 
-def _bookshelf(picture: Image.Image, size: int, rng: np.random.Generator) -> None:
-    x, _ = _spot(size, rng)
+def _bookshelf(picture: Image.Image, side: int, size: int, rng: np.random.Generator) -> None:
+    x, _ = _spot(side, size, rng)
     draw, w = ImageDraw.Draw(picture), 0.30 * size
     for level in (0.24, 0.46):
         y, left = level * size, x - w / 2

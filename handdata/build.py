@@ -43,6 +43,7 @@ STEPS: tuple[Step, ...] = (
     Step("caption", "handdata.captions:Captions", "caption"),
     Step("rewrite", "handdata.rewrite:Rewriting", "rewrite"),
     Step("check", "handdata.checks:FinalChecks", "check"),
+    Step("assemble", "handdata.assemble:run", "assemble"),
 )
 
 
@@ -136,6 +137,7 @@ def read_foreign(manifest: Path) -> pa.Table:
 def select(build: Path, recipe: Recipe, how: How) -> StageReport:
     """Make the manifest, unless the one that is there was made from the same recipe and files."""
     from handdata import manifest
+    from handdata.download import download_all
     from handdata.ranges import Client
 
     path = build / "manifest.parquet"
@@ -147,6 +149,8 @@ def select(build: Path, recipe: Recipe, how: How) -> StageReport:
     if not path.exists() or _manifest_key(path) != key:
         client = Client(recipe.fetch)
         try:
+            if source.whole:
+                sources = download_all(sources, build / "source", client, how.progress)
             made = manifest.make(
                 sources, recipe.select, recipe.image, decisions.replay(build), client, _say if how.progress else _silent
             )

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from handdata import mini_captioner
 from handdata.errors import Unfinished, UserError
 from handdata.landmarks import decode
 
@@ -186,6 +187,8 @@ def resolve(model: str, revision: str) -> tuple[Path, str]:
     Files that are not in the Hub's cache are fetched, weights as safetensors where the model has them. Raises
     `UserError` where the model is not there or gated, `Unfinished` where the Hub does not answer.
     """
+    if model == mini_captioner.NAME:
+        return mini_captioner.folder(), model
     if Path(model).is_dir():
         return Path(model), _folder_hash(Path(model), _folder_state(Path(model)))
     return _snapshot(model, revision)

@@ -50,6 +50,12 @@ FAILURES: dict[str, str] = {
     "too-long": "it has {evidence} CLIP tokens, the limit is " + str(CONTEXT),
 }
 
+# How a draft can fail besides, before its words are looked at.
+DRAFT_FAILURES: dict[str, str] = {
+    "endless": "the answer did not end within max_tokens",
+    "timeout": "the server did not answer in time",
+    "prompt-too-long": "the caption is too long for the model's context",
+}
 # What a person's own text may do: it is written before the picture, and may say what the caption does not.
 ALLOWED_TO_PEOPLE = frozenset({"word-lost", "word-added", "colour-moved"})
 
@@ -153,7 +159,8 @@ def remarks(row: dict[str, Any], options: CheckOptions) -> list[str]:
 def explain(found: dict[str, Evidence], gesture: str) -> str:
     """Return one sentence that says all that is wrong, for the model's next try."""
     phrase = gestures()[gesture].phrase
-    parts = [FAILURES[name].format(phrase=phrase, evidence=", ".join(words)) for name, words in found.items()]
+    sentences = FAILURES | DRAFT_FAILURES
+    parts = [sentences[name].format(phrase=phrase, evidence=", ".join(words)) for name, words in found.items()]
     return "; ".join(parts)
 
 

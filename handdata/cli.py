@@ -17,6 +17,10 @@ COMMANDS: commands.Table = {
     "check": "check the final texts and remark on rows worth a look",
     "review": "make a page on which a person accepts, rejects and corrects rows",
     "status": "say what is done, what failed and why",
+    "assemble": "make the dataset out of a build whose other stages are done",
+    "drop": "take an image or a person out, ready to publish again",
+    "publish": "publish the dataset to the Hub or to a folder",
+    "evaluate": "measure a published dataset",
     "render": "draw a HaGRID in small, with the truth known",
     "assets": "fetch and verify model files",
 }

@@ -1,27 +1,30 @@
-"""The hand's surface: tapered capsules on the skeleton, joined by a smooth minimum, found by marching along rays.
+"""The hand's surface: its capsules, joined by a smooth minimum, found by marching along rays.
 
 Camera space, in millimetres: x to the right, y up, z towards the viewer; the camera stands at z = distance and looks
 down the z axis. A pixel's ray is walked in depth. Each capsule is looked at only where it can be seen, so the cost is
 that of the pixels each capsule covers.
 """
 
+# mypy: disable-error-code="no-any-return"
+
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handdata.skeleton import FINGERS, THUMB, Array, Skeleton
+from handdata.flesh import Capsule
+from handdata.skeleton import Array
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]  # float32
 Box = tuple[int, int, int, int]  # first and end row, first and end column
 Slices = tuple[slice, slice]
 
-PALM, SLEEVE = 0, 9  # groups; 1 to 5 are the fingers' own, 6 a sixth finger's
 _MISS = 1e4  # mm: no surface near
 _HIT = 0.8  # mm: nearer than this a ray has met the surface
 _COARSE = 4  # pixels between the rays of the first march
 _COARSE_STEPS, _FINE_STEPS, _GRAZING_STEPS = 12, 4, 24
-_OPEN = np.float32(9.0)  # mm over which the surroundings shade a point
+_OPEN = 9.0  # mm over which the surroundings shade a point
 _SHADOW_REACHES = (7.0, 16.0, 32.0)  # mm towards the light at which something may be in its way
 
 
@@ -40,21 +43,6 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Capsule:
-    """One bone's flesh: radius `ra` at `a`, `rb` at `b`."""
-
-    a: Array
-    b: Array
-    ra: float
-    rb: float
-    group: int  # capsules of a group melt into each other, groups do not
-    blend: float  # mm
-    chain: int  # first joint of the finger it belongs to; 0 palm, -1 arm, -2 sleeve
-    segment: int  # 0 to 3 from the palm outwards
-    dorsal: Array  # unit vector out of the bone's back
-
-
-@dataclass(frozen=True)
 class Surface:
     """What the rays hit, one row per pixel that is hit."""
 
@@ -66,77 +54,6 @@ class Surface:
     along: Floats  # 0 to 1 from its a to its b
     open: Floats  # 0 to 1: how free the surroundings are (ambient occlusion)
     lit: Floats  # 0 to 1: how much of the light arrives
-
-
-def hand_capsules(hand: Skeleton) -> list[Capsule]:
-    """Return the flesh of a hand without the arm."""
-    found = []
-    for chain in hand.fingers:
-        number = [THUMB, *FINGERS].index(chain)
-        found += finger_capsules(hand.joints[chain : chain + 4], hand.dorsal[chain : chain + 4], hand.radii[number], chain, number + 1)
-    if hand.extra is not None:
-        found += finger_capsules(hand.extra, np.tile(hand.dorsal[FINGERS[-1] + 1], (4, 1)), hand.radii[4], FINGERS[-1], 6)
-    return found + _palm_capsules(hand)
-
-
-def finger_capsules(joints: Array, dorsal: Array, radii: Array, chain: int, group: int) -> list[Capsule]:
-    """Return a finger's three phalanges (the thumb's are its metacarpal and two), and the part that melts into the palm."""
-    found = []
-    for s in range(3):
-        ra, rb = radii[s], radii[s + 1]
-        found.append(Capsule(joints[s], joints[s + 1], ra, rb, group, 3.0, chain, s + 1, dorsal[s + 1]))
-    share = 1.0 if chain == THUMB else 0.4
-    middle = joints[0] + share * (joints[1] - joints[0])
-    edge = radii[0] + share * (radii[1] - radii[0])
-    found.append(Capsule(joints[0], middle, radii[0], edge, PALM, 5.0, chain, 1, dorsal[1]))
-    return found
-
-
-def _palm_capsules(hand: Skeleton) -> list[Capsule]:
-    joints, dorsal = hand.joints, hand.dorsal[0]
-    palm = -dorsal
-    size = np.linalg.norm(joints[9] - joints[0]) / 94
-    side = joints[17] - joints[5]
-    side = side / np.linalg.norm(side)
-    up = (joints[9] - joints[0]) / np.linalg.norm(joints[9] - joints[0])
-    found = []
-    starts = (-13, -5, 5, 13)
-    for number, (first, x) in enumerate(zip(FINGERS, starts, strict=True)):
-        start = joints[0] + side * x * size + up * 6 * size + palm * 1 * size
-        knuckle = joints[first] - (joints[first] - start) * 0.04
-        found.append(Capsule(start, knuckle, 13.5 * size, hand.radii[number + 1, 0] * 1.03, PALM, 5.0, 0, 0, dorsal))
-
-    def flesh(a: tuple[float, float, float], b: tuple[float, float, float], ra: float, rb: float) -> Capsule:
-        place = [joints[0] + (side * p[0] + up * p[1] + palm * p[2]) * size for p in (a, b)]
-        return Capsule(place[0], place[1], ra * size, rb * size, PALM, 6.0, 0, 0, dorsal)
-
-    found.append(flesh((19, 14, 5), (26, 58, 5), 13.0, 11.0))  # ball of the little finger
-    found.append(flesh((-14, 68, 5), (22, 60, 5), 10.0, 9.5))  # pad below the knuckles
-    if THUMB in hand.fingers:
-        root, knuckle = joints[1], joints[2]
-        found.append(Capsule(root * 0.6, 0.25 * root + 0.75 * knuckle, 15.0 * size, 13.0 * size, PALM, 7.0, 0, 0, dorsal))
-        web = 0.5 * joints[5] + 0.5 * joints[0] * 1.0
-        found.append(Capsule(0.35 * root + 0.65 * knuckle, web, 8.0 * size, 10.0 * size, PALM, 9.0, 0, 0, dorsal))
-    return found
-
-
-def arm_capsules(wrist: Array, towards: Array, side: Array, size: float, cuff: float | None, loose: float) -> list[Capsule]:
-    """Return the forearm, and its sleeve from `cuff` mm below the wrist on (None: a bare arm).
-
-    `towards` is the unit vector from wrist to elbow, `side` one across the wrist.
-    """
-    found = []
-    back = np.cross(towards, side)
-    for sign in (-1, 1):
-        start = wrist + side * sign * 10 * size - towards * 4 * size
-        end = wrist + side * sign * 17 * size + towards * 260
-        found.append(Capsule(start, end, 16.5 * size, 27.0 * size, PALM, 8.0, -1, 0, back))
-        if cuff is not None:
-            a, b = start + towards * (cuff + 4), end
-            t = cuff / 260
-            ra = (16.5 + 10.5 * t) * size + loose
-            found.append(Capsule(a, b, ra, ra + 16, SLEEVE, 8.0, -2, 0, back))
-    return found
 
 
 def find_surface(capsules: list[Capsule], camera: Camera, size: tuple[int, int], light: Array) -> Surface:
@@ -156,8 +73,8 @@ def find_surface(capsules: list[Capsule], camera: Camera, size: tuple[int, int],
     return Surface(
         pick[0] + box[0],
         pick[1] + box[2],
-        points[:, *pick].T,
-        normals[:, *pick].T,
+        points[:, pick[0], pick[1]].T,
+        normals[:, pick[0], pick[1]].T,
         nearest[pick],
         along[pick],
         free[pick[0] // 2, pick[1] // 2],
@@ -175,7 +92,9 @@ def _coarse_depth(capsules: list[Capsule], camera: Camera, box: Box) -> Floats:
     rays = low.rays.reshape(3, -1)  # (3, n)
     a, bone, radius, taper = _stacked(capsules)
     swell = 2.5 + 1.5 * _COARSE * camera.distance / camera.focal  # mm: what blending adds, and half a coarse pixel
-    near = camera.distance - float((np.maximum(a[:, 2], (a + bone)[:, 2]) + radius + np.maximum(taper, 0)).max()) - swell
+    near = (
+        camera.distance - float((np.maximum(a[:, 2], (a + bone)[:, 2]) + radius + np.maximum(taper, 0)).max()) - swell
+    )
     depth = np.full(rays.shape[1], near, np.float32)
     far = camera.distance * 2
     for _ in range(_COARSE_STEPS):
@@ -202,12 +121,11 @@ def _fine_depth(field: "_Field", depth: Floats) -> Floats:
     alive = np.flatnonzero(np.isfinite(start))
     walked = np.full(start.shape, far * 2, np.float32)
     walked[alive] = start[alive]
-    step = distance = None
-    for number in range(_FINE_STEPS):
+    distance = step = np.full(start.shape, _MISS, np.float32)
+    for _ in range(_FINE_STEPS):
         at = np.where(np.isfinite(depth), walked.reshape(depth.shape), far)
-        new = field.distance(field.points(at), 0.0).ravel()
-        step = np.minimum(new, 80.0) * np.float32(0.95) if distance is None else _secant(new, distance, step)
-        distance = new
+        new = np.minimum(field.distance(field.points(at), 0.0).ravel(), 80.0)
+        step, distance = _secant(new, distance, step), new
         walked += step
     alive = alive[(distance[alive] > _HIT / 2) & (walked[alive] < far)]
     before, pace = distance[alive], step[alive]
@@ -238,7 +156,7 @@ def _surroundings(
     front = blocks[:, 2].argmax(axis=0)  # of four pixels the nearest speaks for all
     place = np.take_along_axis(blocks, front[None, None], axis=0)[0]
     normal = np.take_along_axis(around, front[None, None], axis=0)[0]
-    free = np.clip(half.distance(place + _OPEN * normal, _OPEN + 2) / _OPEN, 0, 1)
+    free = np.clip(half.distance(place + np.float32(_OPEN) * normal, _OPEN + 2) / _OPEN, 0, 1)
     lit = np.ones_like(free)
     towards = light.astype(np.float32)[:, None, None]
     for reach in _SHADOW_REACHES:
@@ -358,7 +276,12 @@ def _stacked(capsules: list[Capsule]) -> tuple[Floats, Floats, Floats, Floats]:
     """Return starts (n, 3), bones (n, 3), radii at the start and what the end adds to them."""
     a = np.array([c.a for c in capsules], np.float32)
     bone = np.array([c.b - c.a for c in capsules], np.float32)
-    return a, bone, np.array([c.ra for c in capsules], np.float32), np.array([c.rb - c.ra for c in capsules], np.float32)
+    return (
+        a,
+        bone,
+        np.array([c.ra for c in capsules], np.float32),
+        np.array([c.rb - c.ra for c in capsules], np.float32),
+    )
 
 
 def _unit(vectors: Floats) -> Floats:

@@ -113,16 +113,15 @@ def zip_index(reader: archive.Reader, say: Say) -> ZipIndex:
                 return ZipIndex(reader, archive.Directory(_mapped(cached), shift))
             if is_remote(reader.place):
                 say(f"reading the index of {reader.place}: {size / 1e6:,.1f} MB")
-            data = reader.read(start, size)
-            archive.check(data, size)
+            if not is_remote(reader.place) or not size:
+                directory = archive.Directory(bytes(reader.read(start, size)), shift)
+                archive.check(directory, size)
+                return ZipIndex(reader, directory)
+            return ZipIndex(reader, _kept(reader.read(start, size), cached, size, shift))
         except archive.BadArchive as error:
             trouble = str(error)
+            reader.forget()
             continue
-        if not is_remote(reader.place) or not size:
-            return ZipIndex(reader, archive.Directory(data, shift))
-        _keep(data, cached)
-        del data
-        return ZipIndex(reader, archive.Directory(_mapped(cached), shift))
     raise UserError(f"{reader.place} is no zip archive that can be read: {trouble}")
 
 
@@ -144,14 +143,18 @@ def gesture_fits(member: bytes, gesture: str, only_gesture: str | None) -> bool:
     return parent == gesture or parent not in all_gestures()
 
 
-def _keep(data: bytes, cached: Path) -> None:
+def _kept(data: bytes | bytearray, cached: Path, size: int, shift: int) -> archive.Directory:
+    """Keep a directory in the cache, if it is one, and return it mapped from there, out of the memory."""
     cached.parent.mkdir(parents=True, exist_ok=True)
     partial = cached.with_name(f".{cached.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(data)
+        directory = archive.Directory(_mapped(partial), shift)
+        archive.check(directory, size)
         partial.replace(cached)
     finally:
         partial.unlink(missing_ok=True)
+    return directory
 
 
 def _mapped(path: Path) -> mmap.mmap:

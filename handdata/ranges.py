@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
+from handdata.archive import TAIL_BYTES
 from handdata.errors import Unfinished, UserError
 
 PIECE = 8 << 20  # bytes; more is read in pieces, side by side
@@ -66,21 +66,34 @@ class Far:
     identity: str = ""  # ETag, else Last-Modified
     exhausted: int = 0  # reads in a row that failed after all attempts
     final_url: str = ""  # where redirects led, asked directly from then on
+    tail: bytes = field(default=b"", repr=False)  # the file's last bytes, which come with the first answer
+    tail_start: int = 0
 
-    def read(self, start: int, size: int) -> bytes:
-        """Return bytes of the file; large parts come in pieces, side by side. Raises `Unfinished` after all tries."""
+    def read(self, start: int, size: int) -> bytes | bytearray:
+        """Return bytes of the file, a bytearray for large parts, which come in pieces, side by side.
+
+        Raises `Unfinished` after all tries.
+        """
+        if self.tail_start <= start and start + size <= self.tail_start + len(self.tail):
+            return self.tail[start - self.tail_start : start - self.tail_start + size]
         pieces = [(at, min(PIECE, start + size - at)) for at in range(start, start + size, PIECE)]
         try:
             if len(pieces) <= 1:
                 return self.client.read(self, start, size) if size else b""
+            whole = bytearray(size)
+
+            def read_piece(piece: tuple[int, int]) -> None:
+                whole[piece[0] - start : sum(piece) - start] = self.client.read(self, *piece)
+
             with ThreadPoolExecutor(min(len(pieces), self.client.options.connections)) as pool:
-                whole, at = bytearray(size), 0
-                for piece in pool.map(lambda one: self.client.read(self, *one), pieces):
-                    whole[at : at + len(piece)] = piece
-                    at += len(piece)
-                return whole  # type: ignore[return-value]
+                for _ in pool.map(read_piece, pieces):
+                    pass
+            return whole
         except (Trouble, Refused) as error:
             raise Unfinished(f"{self.place} cannot be read: {error}") from None
+
+    def forget(self) -> None:
+        self.tail = b""
 
 
 class Client:
@@ -103,10 +116,14 @@ class Client:
             return None
 
     def open(self, place: str, length: int = -1, identity: str = "") -> Far:
-        """Return a far file; without a known length, ask for length and ETag. Raises `Refused` or `Trouble`."""
+        """Return a far file; without a known length, ask for length, ETag and the last bytes in one request.
+
+        Raises `Refused` or `Trouble`.
+        """
         far = Far(place, *address(place), client=self, length=length, identity=identity)
         if length < 0:
-            self.read(far, 0, 1)
+            far.tail = self.read(far, -1, TAIL_BYTES)
+            far.tail_start = far.length - len(far.tail)
         return far
 
     def bridge(self) -> int:
@@ -118,7 +135,10 @@ class Client:
         return self._latency, self._rate
 
     def read(self, far: Far, start: int, size: int) -> bytes:
-        """Return a part of a file at one place, trying again as the options say. Raises `Trouble` or `Refused`."""
+        """Return a part of a file at one place, trying again as the options say; with a start of -1 its last bytes.
+
+        Raises `Trouble` or `Refused`.
+        """
         for attempt in range(self.options.attempts):
             try:
                 data = self._part(far, start, size)
@@ -126,24 +146,15 @@ class Client:
                 return data
             except Trouble as trouble:
                 last = trouble
-            delay = self.options.backoff * 2**attempt * random.random()
-            if self.stopped.wait(min(_MAX_DELAY, max(delay, last.wait))):
+            if self.pause(attempt, last):
                 break
         far.exhausted += 1
         raise Trouble(f"{last}, {self.options.attempts} times")
 
-    def download(self, far: Far, path: Any, progress: Any) -> None:
-        """Write the whole file to a path, going on where an earlier download stopped if the place allows it."""
-        partial = path.with_name(f".{path.name}.download")
-        for attempt in range(self.options.attempts):
-            try:
-                self._append(far, partial, progress)
-                partial.replace(path)
-                return
-            except Trouble as trouble:
-                last = trouble
-            self.stopped.wait(min(_MAX_DELAY, max(self.options.backoff * 2**attempt * random.random(), last.wait)))
-        raise Unfinished(f"{far.place} cannot be downloaded: {last}; the same command goes on where it stopped")
+    def pause(self, attempt: int, trouble: Trouble) -> bool:
+        """Wait before another try, longer after each; return whether the client was stopped meanwhile."""
+        delay = max(trouble.wait, self.options.backoff * 2**attempt * random.random())
+        return self.stopped.wait(min(_MAX_DELAY, delay))
 
     def close(self) -> None:
         self.stopped.set()
@@ -151,13 +162,14 @@ class Client:
             self._http.close()
 
     def _part(self, far: Far, start: int, size: int) -> bytes:
-        headers = {"Range": f"bytes={start}-{start + size - 1}", **_if_range(far)}
+        part = f"{start}-{start + size - 1}" if start >= 0 else f"-{size}"
+        headers = {"Range": f"bytes={part}", **if_range(far)}
         began = time.perf_counter()
-        with self._request(far, headers) as response:
+        with self.request(far, headers) as response:
             first = time.perf_counter()
             if response.status_code != 206:
-                _explain(far, response)
-            _check_part(far, response.headers, start, size)
+                explain(far, response)
+            size = _check_part(far, response.headers, start, size)
             body = bytearray()
             for chunk in response.iter_raw():
                 body += chunk
@@ -169,7 +181,7 @@ class Client:
         return bytes(body)
 
     @contextmanager
-    def _request(self, far: Far, headers: dict[str, str]) -> Iterator[Any]:
+    def request(self, far: Far, headers: dict[str, str]) -> Iterator[Any]:
         """Send one request, turning what the HTTP library raises into `Trouble`."""
         import httpx2
 
@@ -189,26 +201,6 @@ class Client:
             raise Trouble(f"no answer in {self.options.timeout:g} s ({type(error).__name__})") from None
         except (httpx2.TransportError, httpx2.TooManyRedirects) as error:
             raise Trouble(str(error) or type(error).__name__) from None
-
-    def _append(self, far: Far, partial: Any, progress: Any) -> None:
-        have = partial.stat().st_size if partial.exists() else 0
-        headers = {"Range": f"bytes={have}-", **_if_range(far)} if have and far.identity else {}
-        with self._request(far, headers) as response:
-            if response.status_code not in (200, 206) or response.headers.get("Content-Type", "").startswith("text/"):
-                _explain(far, response)
-            if response.status_code == 200:
-                have = 0
-                far.length = int(response.headers.get("Content-Length", -1))
-                far.identity = _identity(response.headers)
-            progress.update(have - progress.n)
-            with partial.open("r+b" if have else "wb") as file:
-                file.seek(have)
-                for chunk in response.iter_raw():
-                    file.write(chunk)
-                    progress.update(len(chunk))
-                file.truncate()
-                if far.length >= 0 and file.tell() != far.length:
-                    raise Trouble(f"{file.tell():,} bytes instead of {far.length:,}")
 
     def _client(self) -> Any:
         with self._lock:
@@ -233,12 +225,15 @@ class Client:
 
 
 def address(place: str) -> tuple[str, dict[str, str]]:
-    """Return URL and headers of a place; a Hub file's through huggingface_hub, with the user's token if any."""
+    """Return URL and headers of a place; a Hub file's through huggingface_hub, with the user's token if any.
+
+    Not through its `build_hf_headers`, which reports installed packages and asks the Hub for a list of agents.
+    """
     if not place.startswith("hf://"):
         return place, {}
-    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub import constants, get_token, hf_hub_url
     from huggingface_hub.errors import HfUriError
-    from huggingface_hub.utils import build_hf_headers, parse_hf_uri  # type: ignore[attr-defined]
+    from huggingface_hub.utils import parse_hf_uri  # type: ignore[attr-defined]
 
     try:
         uri = parse_hf_uri(place)
@@ -251,7 +246,8 @@ def address(place: str) -> tuple[str, dict[str, str]]:
     if constants.is_offline_mode():
         raise UserError(f"{place} is on the Hub, but HF_HUB_OFFLINE is set: unset it or name a local file")
     url = hf_hub_url(uri.id, uri.path_in_repo, repo_type=uri.type, revision=uri.revision)
-    return url, build_hf_headers(library_name="hand1000")
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    return url, {"Authorization": f"Bearer {token}"} if token else {}
 
 
 @cache
@@ -262,15 +258,15 @@ def _trust() -> Any:
     return httpx2.create_ssl_context()
 
 
-def _explain(far: Far, response: Any) -> None:
+def explain(far: Far, response: Any) -> None:
     """Raise what an answer other than 206 means."""
     status, headers = response.status_code, response.headers
     if status in _SLOW_DOWN or status >= 500:
         raise Trouble(f"HTTP {status}", _retry_after(headers))
     if status == 416 and far.length >= 0 and headers.get("Content-Range") not in (None, f"bytes */{far.length}"):
         raise Replaced(f"it is another file now ({headers['Content-Range']} instead of {far.length:,} bytes)")
-    if status == 200 and not _is_page(far, response):
-        found = _identity(headers)
+    if status == 200 and not is_page(far, response):
+        found = identity_of(headers)
         length = int(headers.get("Content-Length", -1))
         if far.length >= 0 and (length != far.length or (far.identity and found and found != far.identity)):
             raise Replaced(f"it was replaced ({length:,} bytes, ETag {found}; was {far.length:,}, {far.identity})")
@@ -280,20 +276,27 @@ def _explain(far: Far, response: Any) -> None:
     raise Refused(f"HTTP {status}")
 
 
-def _check_part(far: Far, headers: Any, start: int, size: int) -> None:
-    """Check that a 206 answer is the part asked for, of the same file; learn length and ETag from the first one."""
+def _check_part(far: Far, headers: Any, start: int, size: int) -> int:
+    """Check that a 206 answer is the part asked for, of the same file, and return the part's size.
+
+    Length and ETag are learnt from the first answer.
+    """
     said = headers.get("Content-Range", "")
     part, _, total = said.removeprefix("bytes ").partition("/")
+    if start < 0 and total.isdigit():
+        size = min(size, int(total))
+        start = int(total) - size
     if part != f"{start}-{start + size - 1}" or not total.isdigit():
         raise Trouble(f"Content-Range '{said}' instead of bytes {start}-{start + size - 1}")
-    found = _identity(headers)
+    found = identity_of(headers)
     if far.length < 0:
         far.length, far.identity = int(total), found
     elif int(total) != far.length or (far.identity and found and found != far.identity):
         raise Replaced(f"it was replaced ({int(total):,} bytes, ETag {found}; was {far.length:,}, {far.identity})")
+    return size
 
 
-def _is_page(far: Far, response: Any) -> bool:
+def is_page(far: Far, response: Any) -> bool:
     """Tell an error page that comes with status 200 from the file itself, by its type, length and first bytes."""
     headers = response.headers
     kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -304,16 +307,18 @@ def _is_page(far: Far, response: Any) -> bool:
     return not next(response.iter_raw(), b"").startswith(b"PK")
 
 
-def _identity(headers: Any) -> str:
+def identity_of(headers: Any) -> str:
     return str(headers.get("ETag") or headers.get("Last-Modified") or "")
 
 
-def _if_range(far: Far) -> dict[str, str]:
+def if_range(far: Far) -> dict[str, str]:
     """A weak ETag may not stand in If-Range (RFC 9110, section 13.1.5); it is compared with the answer's instead."""
     return {"If-Range": far.identity} if far.identity and not far.identity.startswith("W/") else {}
 
 
 def _retry_after(headers: Any) -> float:
+    from email.utils import parsedate_to_datetime
+
     value = headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from handdata.assemble import AssembleOptions
 from handdata.captions import CaptionOptions
 from handdata.checks import CheckOptions
 from handdata.errors import UserError
 from handdata.jpeg import ImageOptions
 from handdata.landmarks import LandmarkOptions
+from handdata.publish import PublishOptions
 from handdata.ranges import FetchOptions
 from handdata.render import RenderOptions
 from handdata.resources import resource
@@ -28,7 +30,7 @@ T = TypeVar("T")
 class Recipe:
     """One build: a name and one table per stage."""
 
-    name: str
+    name: str  # of the dataset
     source: SourceOptions = field(default_factory=SourceOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
@@ -38,6 +40,8 @@ class Recipe:
     caption: CaptionOptions = field(default_factory=CaptionOptions)
     rewrite: RewriteOptions = field(default_factory=RewriteOptions)
     check: CheckOptions = field(default_factory=CheckOptions)
+    assemble: AssembleOptions = field(default_factory=AssembleOptions)
+    publish: PublishOptions = field(default_factory=PublishOptions)
 
 
 def find(recipe: str) -> Path:

@@ -76,6 +76,9 @@ STAGE_COLUMNS: dict[str, pa.Schema] = {
 # Every reason for which a row can fail, with the sentence that `handdata status` prints for it.
 REASONS: dict[str, str] = {
     "failed-earlier": "an earlier stage failed on this row",
+    "rejected": "a person rejected it in the review",
+    "subject-in-other-split": "its person is in another split of the dataset",
+    "duplicate-in-other-split": "nearly the same picture is in another split of the dataset",
     "image-missing": "the image file is not in the build folder",
     "image-corrupt": "the image file cannot be decoded",
     "image-truncated": "the image file breaks off",

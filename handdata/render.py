@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,11 +21,12 @@ from typing import Any, Literal
 import numpy as np
 
 from handdata import gestures
-from handdata.errors import Unfinished, UserError, require_writable_folder
+from handdata.errors import UserError, require_writable_folder
+from handdata.processes import map_unordered
 from handdata.scene import Picture, draw_person, draw_picture
 from handdata.skeleton import GESTURES
 
-VERSION = 1  # raised when the same options give other pictures
+VERSION = 2  # raised when the same options give other pictures
 HAGRID_SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 _DRAWING = ".drawing"  # folder of the pictures drawn so far; it goes when the archives are whole
@@ -33,6 +34,7 @@ _QUALITY = 92  # JPEG
 _SAME = 0.04  # share of pictures in which both hands make the gesture
 _PER_EXTRA = 20  # one more record without its picture, and one without the gesture, per so many
 _BIGGEST = 2048
+_PER_WORKER = 8  # fewer pictures do not pay for starting a process
 
 Kind = Literal["whole", "absent", "idle"]
 
@@ -143,7 +145,7 @@ def draw_task(task: Task, options: RenderOptions) -> tuple[bytes, dict[str, Any]
     picture = draw_picture(person, label, second, options.size, rng, options.malformed and task.kind != "idle")
     buffer = io.BytesIO()
     picture.image.save(buffer, "JPEG", quality=_QUALITY)
-    record = _record(picture, user, rng, options.oddities)
+    annotation = record(picture, user, rng, options.oddities)
     truth = {
         "image_id": image_id(task, options),
         "gesture": task.gesture,
@@ -154,7 +156,7 @@ def draw_task(task: Task, options: RenderOptions) -> tuple[bytes, dict[str, Any]
         **picture.attributes,
         "hands": picture.hands,
     }
-    return buffer.getvalue(), record, truth
+    return buffer.getvalue(), annotation, truth
 
 
 def image_id(task: Task, options: RenderOptions) -> str:
@@ -170,7 +172,7 @@ def _person(task: Task, options: RenderOptions) -> tuple[str, Any]:
     return user, draw_person(np.random.default_rng(entropy))
 
 
-def _record(picture: Picture, user: str, rng: np.random.Generator, oddities: bool) -> dict[str, Any]:
+def record(picture: Picture, user: str, rng: np.random.Generator, oddities: bool) -> dict[str, Any]:
     """Return v2-1M's record, here and there with the gaps that HaGRID's own have."""
     landmarks = [hand["joints_2d"] for hand in picture.hands]
     united: dict[str, Any] = {"united_bbox": None, "united_label": None}
@@ -207,7 +209,8 @@ def _finished(options: RenderOptions, folder: Path) -> bool:
 
 def _start(options: RenderOptions, folder: Path) -> None:
     """Clear away what was drawn with other options; keep what was drawn with these."""
-    (folder / "render.json").unlink(missing_ok=True)
+    for name in ("render.json", "annotations.zip", "truth.jsonl", *(f"{gesture}.zip" for gesture in GESTURES)):
+        (folder / name).unlink(missing_ok=True)
     stamp = folder / _DRAWING / "render.json"
     key = {**_key(options)}
     for free in ("train", "validation", "test", "gestures", "deflated", "zip64"):  # do not change a picture
@@ -224,26 +227,16 @@ def _draw_all(options: RenderOptions, tasks: list[Task], folder: Path, workers: 
 
     todo = [task for task in tasks if not _stem(task, options, folder).with_suffix(".json").exists()]
     work = partial(_draw_into, options=options, folder=folder)
-    with tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc="render", unit="picture", disable=None if progress else True) as bar:
-        for _ in _map(work, todo, workers or os.cpu_count() or 1):
+    with tqdm(
+        total=len(tasks),
+        initial=len(tasks) - len(todo),
+        desc="render",
+        unit="picture",
+        disable=None if progress else True,
+    ) as bar:
+        workers = min(workers or os.cpu_count() or 1, -(-len(todo) // _PER_WORKER))
+        for _ in map_unordered(work, todo, workers, "render") if workers > 1 else map(work, todo):
             bar.update()
-
-
-def _map(work: Callable[[Task], None], todo: list[Task], workers: int) -> Iterator[None]:
-    if workers == 1 or len(todo) < 8:
-        yield from map(work, todo)
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(work, todo, chunksize=4)
-        except BrokenProcessPool:
-            raise Unfinished("a worker of 'render' was killed, perhaps for memory: use fewer --workers") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _stem(task: Task, options: RenderOptions, folder: Path) -> Path:
@@ -293,14 +286,14 @@ def _archive(options: RenderOptions, tasks: list[Task], folder: Path) -> None:
 @contextmanager
 def _archive_file(path: Path, zip64: bool) -> Iterator[zipfile.ZipFile]:
     partial_file = path.with_name(f".{path.name}.partial")
-    limits = zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT
+    limits = {name: getattr(zipfile, name) for name in ("ZIP64_LIMIT", "ZIP_FILECOUNT_LIMIT")}
     if zip64:  # zipfile writes zip64 structures above these limits: without them, to small archives too
-        zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT = 0, 0
+        vars(zipfile).update(ZIP64_LIMIT=0, ZIP_FILECOUNT_LIMIT=0)
     try:
         with zipfile.ZipFile(partial_file, "w") as archive:
             yield archive
     finally:
-        zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT = limits
+        vars(zipfile).update(limits)
     partial_file.replace(path)
 
 

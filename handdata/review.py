@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from handdata import decisions, record
-from handdata.checks import ALLOWED_TO_PEOPLE, FAILURES, REMARKS, explain, failures
+from handdata.checks import ALLOWED_TO_PEOPLE, DRAFT_FAILURES, FAILURES, REMARKS, explain, failures
 from handdata.decisions import Decision
 from handdata.errors import UserError
 from handdata.gestures import gestures
-from handdata.rewrite import DRAFT_FAILURES
 
 _TEMPLATE = Path(__file__).with_name("review.html")
 _COLUMNS = ("image_id", "gesture", "split", "subject", "bboxes", "labels")

@@ -24,12 +24,6 @@ from handdata.words import FUNCTION, PHRASE, about_hands, content, gestures_name
 if TYPE_CHECKING:
     from handdata.engine import Columns
 
-# How a draft can fail besides what `checks.FAILURES` names.
-DRAFT_FAILURES: dict[str, str] = {
-    "endless": "the answer did not end within max_tokens",
-    "timeout": "the server did not answer in time",
-    "prompt-too-long": "the caption is too long for the model's context",
-}
 _STOPS = {"length": "endless", "timeout": "timeout", "prompt": "prompt-too-long"}
 
 
@@ -73,7 +67,9 @@ class Rewriting:
 
     @staticmethod
     def fingerprint(options: RewriteOptions) -> Any:
-        deciding = {name: value for name, value in asdict(options).items() if name not in _NOT_DECIDING}
+        # in this process the number of sequences decides too: batched arithmetic rounds differently
+        aside = (*_NOT_DECIDING, "parallel") if options.server else _NOT_DECIDING
+        deciding = {name: value for name, value in asdict(options).items() if name not in aside}
         names = {name: asdict(gesture) for name, gesture in gestures().items()}
         model = options.model if options.server else Path(options.model).name
         return {

@@ -5,12 +5,15 @@ viewer's right (towards the little finger), y along the middle finger, z out of 
 image in x.
 """
 
+# mypy: disable-error-code="no-any-return"
+
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 WRIST, THUMB, INDEX, MIDDLE, RING, LITTLE = 0, 1, 5, 9, 13, 17  # the first joint of each chain
 FINGERS = (INDEX, MIDDLE, RING, LITTLE)
@@ -86,8 +89,8 @@ _POSES: dict[str, _Row] = {
     "ok": ("o|||", (0, -1, 6, 14), "pinch", (0, "tip")),
     "one": ("|...", _NEAR, "over", (1, "over")),
     "palm": ("||||", _FAN, "spread", None),
-    "peace": ("||..", (-13, 9, 2, 3), "over", (2, "over")),
-    "peace_inverted": ("||..", (-13, 9, 2, 3), "over", (2, "over")),
+    "peace": ("||..", (-15, 12, 2, 3), "over", (2, "over")),
+    "peace_inverted": ("||..", (-15, 12, 2, 3), "over", (2, "over")),
     "rock": ("|..|", (-7, 0, 0, 12), "over", (1, "over")),
     "stop": ("||||", _TOGETHER, "beside", None),
     "stop_inverted": ("||||", _TOGETHER, "loose", None),
@@ -132,7 +135,9 @@ def idle_pose(rng: np.random.Generator) -> Pose:
     bend = rng.uniform(0.6, 1.4) * np.linspace(0.9, 1.25, 4)[:, None]
     flex = np.array([(22, 30, 16)]) * bend + rng.normal(0, 3, (4, 3))
     directions, nail = _THUMBS["beside"]
-    return Pose(flex, np.array(_TOGETHER, float), _unit(np.array(directions) + (-0.1, 0, 0.2)), np.array(nail), None)
+    return Pose(
+        flex, np.array(_TOGETHER, float), _unit(np.array(directions) + np.array([-0.1, 0, 0.2])), np.array(nail), None
+    )
 
 
 def pose_hand(shape: Shape, pose: Pose) -> Skeleton:
@@ -140,7 +145,11 @@ def pose_hand(shape: Shape, pose: Pose) -> Skeleton:
     joints, dorsal = np.zeros((21, 3)), np.tile([0.0, 0.0, -1.0], (21, 1))
     for finger, first in enumerate(FINGERS):
         chain, backs = finger_chain(
-            shape.knuckles[finger], shape.lengths[finger + 1], pose.flex[finger], pose.spread[finger], _CURL_TWIST[finger]
+            shape.knuckles[finger],
+            shape.lengths[finger + 1],
+            pose.flex[finger],
+            pose.spread[finger],
+            _CURL_TWIST[finger],
         )
         joints[first : first + 4], dorsal[first : first + 4] = chain, backs
     thumb = _THUMB_ROOT + np.vstack([np.zeros(3), np.cumsum(pose.thumb * shape.lengths[0][:, None], axis=0)])

@@ -32,12 +32,13 @@ class Archive:
 
     places: tuple[str, ...]  # URLs, hf:// addresses or absolute paths, in order of preference
     gesture: str | None = None  # whose images alone it holds; None: those of all
-    image_bytes: int = 110_000  # mean size of a member, for plans made without asking (hagrid: 512-px version)
+    image_bytes: int = 110_000  # mean size of a member, for plans made without asking; HaGRID's with 512 px
 
     @property
     def name(self) -> str:
-        """What the manifest's column `source` says: the first URL, or the bare name of a local file or folder."""
-        return self.places[0] if is_remote(self.places[0]) else Path(self.places[0]).name
+        """What the manifest's column `source` says: the first URL, else the bare name of a local file or folder."""
+        far = [place for place in self.places if is_remote(place)]
+        return far[0] if far else Path(self.places[0]).name
 
 
 @dataclass(frozen=True)

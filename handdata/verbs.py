@@ -8,11 +8,14 @@ from tyro import MISSING
 from tyro.conf import Positional, arg
 
 from handdata import captions, recipe, rewrite
+from handdata.assemble import AssembleOptions
 from handdata.captions import CaptionOptions
 from handdata.checks import CheckOptions
 from handdata.errors import UserError
+from handdata.evaluate import EvaluateOptions
 from handdata.jpeg import ImageOptions
 from handdata.landmarks import LandmarkOptions
+from handdata.publish import PublishOptions
 from handdata.ranges import FetchOptions
 from handdata.recipe import Recipe
 from handdata.render import RenderOptions
@@ -74,7 +77,7 @@ class Build:
     tables: Annotated[Recipe, arg(name="")]
     out: Path  # the build folder
     until: str | None = None  # the last stage to run
-    engine: Literal["local", "ray"] = "local"
+    engine: Literal["local", "ray"] = "local"  # what runs the stages; the rows are the same
     workers: int = 1  # processes of a stage
     dry_run: bool = False  # only say what would be done
 
@@ -119,8 +122,8 @@ class Fetch:
     """Fetch the images that a build's manifest names, and nothing else. Flags are written back into its recipe."""
 
     build: Positional[Path | None] = None  # the build folder
-    manifest: Path | None = None  # start from this manifest alone, in the folder --out
-    out: Path | None = None  # the new build folder, with --manifest
+    manifest: Path | None = None  # start a build from this manifest alone, without a recipe
+    out: Path | None = None  # the new build folder, for a manifest alone
     options: Annotated[FetchOptions, arg(name="")] = field(default_factory=FetchOptions)
     image: ImageOptions = field(default_factory=ImageOptions)
 
@@ -261,6 +264,95 @@ class Render:
         else:
             drawn = render.draw(self.options, self.out, self.workers)
             print(f"{sum(drawn.values()):,} pictures of {len(drawn)} gestures are in {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Assemble:
+    """Make the dataset out of a build whose other stages are done. Flags are written back into the build's recipe."""
+
+    build: Positional[Path]  # the build folder
+    options: Annotated[AssembleOptions, arg(name="")]
+    publish: PublishOptions
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Assemble | None":
+        if not _names_something(argv):
+            return None
+        recipe = _recipe_of(argv[0])
+        return cls(Path(argv[0]), recipe.assemble, recipe.publish)
+
+    def __call__(self) -> int:
+        return _run_step(self.build, "assemble", assemble=self.options, publish=self.publish)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Take an image or a person out of a build: its pictures, what was found on them, and its rows of the dataset.
+
+    A spare takes the place where there is one. What was published already changes when you publish again.
+    """
+
+    build: Positional[Path]  # the build folder
+    image_id: str | None = None  # the image to take out
+    subject: str | None = None  # the person to take out: all images with this value in the column `subject`
+    note: str | None = None  # why, for decisions.jsonl
+
+    def __call__(self) -> int:
+        from handdata import drop
+
+        done = drop.drop(self.build, self.image_id, self.subject, self.note)
+        rows = "" if done.rows is None else f"; the dataset has {done.rows:,} rows now"
+        print(f"{done.images} images are out of {self.build}{rows}")
+        print(
+            "If the dataset was published: publish it again. The repository's history still holds the old files;"
+            " `handdata publish ... --purge-history` deletes them there."
+        )
+        return 0
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Publish the dataset of a build to the Hub or to a folder, and read it back.
+
+    On the Hub it is one commit that replaces all of data/. The token is the one of `hf auth login` or HF_TOKEN. After
+    an interruption the same command goes on: what was uploaded is not uploaded again.
+    """
+
+    build: Positional[Path]  # the build folder
+    to: str  # hf:USER/NAME, or a folder
+    private: bool = False  # make the repository private
+    revision: str | None = None  # branch of the repository; made if there is none
+    purge_history: bool = False  # delete all earlier commits, and for good the files that only they hold
+
+    def __call__(self) -> int:
+        from handdata import publish
+
+        done = publish.publish(self.build, self.to, self.private, self.revision, self.purge_history)
+        commit = f", commit {done.revision}" if done.revision else ""
+        print(f"{done.rows:,} rows in {done.files} files ({done.bytes / 1e6:,.1f} MB) are at {done.place}{commit}")
+        if done.remark:
+            print(done.remark)
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a published dataset, per gesture and as a whole.
+
+    CLIP cosines of image and caption, and of caption and caption, as in the paper's table 1; the share of texts that
+    hold the phrase once; how often the hand was found and lies in the box with the gesture's label.
+    """
+
+    dataset: Positional[str]  # hf:USER/NAME[@REVISION], or a folder that `publish --to` made
+    options: Annotated[EvaluateOptions, arg(name="")] = field(default_factory=EvaluateOptions)
+    json: bool = False  # one JSON object on stdout
+
+    def __call__(self) -> int:
+        from handdata import evaluate
+
+        found = evaluate.evaluate(self.dataset, self.options)
+        print(evaluate.as_json(found) if self.json else evaluate.text(found))
         return 0
 
 

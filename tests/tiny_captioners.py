@@ -83,8 +83,8 @@ def _blip2(folder: Path) -> Any:
     narrow = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     words = len(tokenizer)
     text = OPTConfig(
-        vocab_size=words, hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2,
-        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        vocab_size=words, hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=1,
+        num_attention_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     vision = Blip2VisionConfig(image_size=SIZE, patch_size=16, **narrow)
     config = Blip2Config(

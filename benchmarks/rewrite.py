@@ -1,0 +1,111 @@
+"""Measure rewriting: how many texts a model writes on merit, and how fast against one call per row.
+
+    python benchmarks/rewrite.py CAPTIONS [--count 300] [--model smollm2-135m] [--out FILE]
+
+CAPTIONS is `truth.jsonl` of a mini world (`handdata render`), whose captions name no gesture. The comparison asks the
+same first questions, without retries, of `Llama.create_chat_completion`, which keeps the common beginning in its memory
+too; both in this process, with the same threads, one after the other.
+"""
+
+import argparse
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+from handdata.chat import Ask, read_prompt
+from handdata.checks import failures
+from handdata.gestures import gestures
+from handdata.rewrite import RewriteOptions, load_model, model_file, prompt_text, rewrite, tidy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("captions", type=Path)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--parallel", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--skip", choices=("merit", "speed"))
+    parser.add_argument("--out", type=Path, help="write the texts here, as JSON lines")
+    given = parser.parse_args()
+    options = RewriteOptions(model=given.model, parallel=given.parallel, threads=given.threads)
+    pairs = read_pairs(given.captions, given.count)
+    print(
+        f"{len(pairs)} distinct captions, {len({gesture for _, gesture in pairs})} gestures, {given.model}", flush=True
+    )
+    if given.skip != "speed":
+        measure_speed(pairs, options)
+    if given.skip != "merit":
+        measure_merit(pairs, options, given.out)
+
+
+def read_pairs(path: Path, count: int) -> list[tuple[str, str]]:
+    """Return the first captions that differ, with their gestures, all gestures equally often."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    by_gesture: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for row in rows:
+        if row["caption"] not in seen:
+            seen.add(row["caption"])
+            by_gesture.setdefault(row["gesture"], []).append(row["caption"])
+    each = count // len(by_gesture)
+    return [(caption, gesture) for gesture, captions in by_gesture.items() for caption in captions[:each]]
+
+
+def measure_merit(pairs: list[tuple[str, str]], options: RewriteOptions, out: Path | None) -> None:
+    model = load_model(options)
+    start, cpu = time.perf_counter(), time.process_time()
+    texts = rewrite(pairs, model, read_prompt(prompt_text(options), "prompt"), options)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    model.close()
+    ways = Counter(text.rewrite or "without text" for text in texts)
+    failed = Counter(name for text in texts for name in text.failed)
+    print(f"with {options.retries} retries: {seconds:.0f} s ({cpu:.0f} s of CPU)")
+    print(", ".join(f"{way} {n} ({100 * n / len(pairs):.1f} %)" for way, n in ways.most_common()))
+    for name, n in failed.most_common():
+        print(f"  {n:>5}  {name}")
+    if out:
+        lines = [
+            json.dumps({"caption": caption, "gesture": gesture, "text": text.text, "rewrite": text.rewrite})
+            for (caption, gesture), text in zip(pairs, texts, strict=True)
+        ]
+        out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def measure_speed(pairs: list[tuple[str, str]], options: RewriteOptions) -> None:
+    prompt = read_prompt(prompt_text(options), "prompt")
+    asks = [Ask(prompt.messages(caption, gestures()[gesture].phrase)) for caption, gesture in pairs]
+    model = load_model(options)
+    start, cpu = time.perf_counter(), time.process_time()
+    ours = [answer.text for answer in model.answer(asks, options.max_tokens)]
+    our_seconds, our_cpu = time.perf_counter() - start, time.process_time() - cpu
+    model.close()
+    report("many sequences at once", pairs, ours, our_seconds, our_cpu)
+
+    import llama_cpp
+
+    from handdata.resources import cores
+
+    threads = options.threads or cores()
+    path = str(model_file(options.model))
+    plain = llama_cpp.Llama(path, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
+    start, cpu = time.perf_counter(), time.process_time()
+    theirs = []
+    for ask in asks:
+        turns = [{"role": role, "content": content} for role, content in ask.messages]
+        reply = plain.create_chat_completion(turns, temperature=0.0, max_tokens=options.max_tokens)
+        theirs.append(str(reply["choices"][0]["message"]["content"]))
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    report("one create_chat_completion per row", pairs, theirs, seconds, cpu)
+    same = sum(a.strip() == b.strip() for a, b in zip(ours, theirs, strict=True))
+    print(f"{seconds / our_seconds:.2f} times as fast ({cpu / our_cpu:.2f} by CPU time); {same} answers are equal")
+
+
+def report(what: str, pairs: list[tuple[str, str]], answers: list[str], seconds: float, cpu: float) -> None:
+    good = sum(not failures(*pair, tidy(answer)) for pair, answer in zip(pairs, answers, strict=True))
+    print(f"{what}: {seconds:.1f} s ({cpu:.1f} s of CPU), {good} of {len(pairs)} pass at the first try", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Build folders whose stages are done, written by hand: all that `assemble` and what follows it read."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from handdata import record
+from handdata.assemble import AssembleOptions
+from handdata.build import How
+from handdata.facts import perceptual_hash
+from handdata.gestures import gestures
+from handdata.publish import PublishOptions
+from handdata.recipe import Recipe, dump
+from handdata.selection import SelectOptions
+from handdata.sources import SourceOptions
+from tests.builds import draw_jpeg
+
+QUIET = How(progress=False)
+COUNTS = {"train": 6, "validation": 2, "test": 4}
+SPARES = 2  # per gesture and split
+
+
+def finished_build(
+    folder: Path,
+    counts: dict[str, int] = COUNTS,
+    names: tuple[str, ...] = ("call", "ok"),
+    failed: dict[int, tuple[str, str]] | None = None,
+    size: int = 64,
+    spares: int = SPARES,
+    kind: str = "render",
+    like: dict[int, int] | None = None,
+) -> Path:
+    """Write a build with manifest, images and the shards of all stages.
+
+    `failed`: number of a row to (stage, reason). `like`: number of a row to that of the row whose picture it shows.
+    """
+    rows = _manifest_rows(counts, names, spares)
+    record.write_table(pa.Table.from_pylist(rows, schema=record.MANIFEST), folder / "manifest.parquet")
+    for number, row in enumerate(rows):
+        path = record.image_path(folder, row["gesture"], row["image_id"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(draw_jpeg((like or {}).get(number, number), size))
+    for stage, schema in record.STAGE_COLUMNS.items():
+        for shard in range(record.shard_count(len(rows))):
+            first = shard * record.SHARD_ROWS
+            part = enumerate(rows[first : first + record.SHARD_ROWS], first)
+            lines = [_stage_row(folder, stage, number, row, (failed or {}).get(number)) for number, row in part]
+            kinds = pa.schema([("image_id", pa.string()), *schema, ("reason", pa.string())])
+            record.write_table(pa.Table.from_pylist(lines, schema=kinds), record.shard_path(folder, stage, shard))
+    (folder / "recipe.toml").write_text(dump(recipe(counts, names, kind)))
+    return folder
+
+
+def recipe(counts: dict[str, int] = COUNTS, names: tuple[str, ...] = ("call", "ok"), kind: str = "render") -> Recipe:
+    """Return the recipe of such a build."""
+    return Recipe(
+        name="drawn",
+        source=SourceOptions(kind=kind),
+        select=SelectOptions(gestures=names, **counts),
+        assemble=AssembleOptions(),
+        publish=PublishOptions(),
+    )
+
+
+def _manifest_rows(counts: dict[str, int], names: tuple[str, ...], spares: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for rank in range(max(counts.values()) + spares):
+        for gesture in names:
+            for split in record.SPLITS:
+                if rank < counts[split] + (spares if counts[split] else 0):
+                    rows.append(_manifest_row(len(rows), gesture, split, rank, rank >= counts[split]))
+    return rows
+
+
+def _manifest_row(number: int, gesture: str, split: str, rank: int, spare: bool) -> dict[str, Any]:
+    digest = hashlib.sha256(str(number).encode()).hexdigest()  # so that the order of ids is not that of the manifest
+    return {
+        "image_id": f"{digest[:8]}-0000-4000-8000-{number:012d}",
+        "gesture": gesture,
+        "split": split,
+        "rank": rank,
+        "spare": spare,
+        "subject": digest[8:24],
+        "hagrid_split": {"validation": "val"}.get(split, split),
+        "bboxes": [[0.25, 0.2, 0.5, 0.4], [0.0, 0.0, 0.1, 0.125]],
+        "labels": [gesture, "no_gesture"],
+        "source": f"{gesture}.zip",
+        "member": f"{gesture}/{number}.jpg",
+        "offset": number * 1000,
+        "compressed_size": 900,
+        "size": 900,
+        "method": 0,
+        "crc32": number,
+    }
+
+
+def _stage_row(
+    folder: Path, stage: str, number: int, row: dict[str, Any], failed: tuple[str, str] | None
+) -> dict[str, Any]:
+    stages = list(record.STAGE_COLUMNS)
+    line = {"image_id": row["image_id"], "reason": None}
+    if failed and stages.index(stage) >= stages.index(failed[0]):
+        return {**line, "reason": failed[1] if stage == failed[0] else "failed-earlier"}
+    return line | _VALUES[stage](folder, number, row)
+
+
+def _image_values(folder: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    data = record.image_path(folder, row["gesture"], row["image_id"]).read_bytes()
+    with Image.open(io.BytesIO(data)) as image:
+        size, phash = image.size, perceptual_hash(image)
+    digest = hashlib.sha256(data).hexdigest()
+    return {
+        "sha256": digest, "orig_width": 2 * size[0], "orig_height": 2 * size[1],
+        "width": size[0], "height": size[1], "bytes": len(data), "digest": digest, "phash": phash,
+    }  # fmt: skip
+
+
+def _hand_values(folder: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    points = np.random.default_rng(number).uniform(0.25, 0.6, (21, 3)).astype(np.float32)
+    found = number % 7 != 3  # in some no hand is found
+    return {
+        "hand_landmarks": [points.tolist()] if found else [],
+        "handedness": ["Left"] if found else [],
+        "handedness_score": [0.875] if found else [],
+        "gesture_hand": 0 if found else -1,
+        "landmarks_in_box": (number % 5 + 16) / 21 if found else None,
+    }
+
+
+def _text_values(folder: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    phrase, kind = gestures()[row["gesture"]].phrase, ("llm", "kept", "template")[number % 3]
+    colour = ("red", "blue", "green", "grey")[number % 4]
+    text = f"a person in a {colour} shirt {phrase} in front of a wall."
+    return {"text": text, "rewrite": kind, "draft_checks": ["caption:phrase-missing"] if kind == "llm" else []}
+
+
+_VALUES: dict[str, Any] = {
+    "fetch": _image_values,
+    "facts": _image_values,
+    "landmarks": _hand_values,
+    "captions": lambda folder, number, row: {"caption": f"a person in a shirt, number {number}"},
+    "texts": _text_values,
+    "checks": lambda folder, number, row: {"checks": ["image:no-hand"] if number % 7 == 3 else []},
+}
