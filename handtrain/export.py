@@ -19,7 +19,7 @@ from handtrain.fusion import FlatFusion, TokenFusion
 from handtrain.gesture import NUMBERS
 from handtrain.models import Base
 from handtrain.pipeline import ABOUT_FILE, FUSION_FILE
-from handtrain.places import MODEL_FILES, OTHER_WEIGHTS
+from handtrain.places import COMPONENT_FILES, OTHER_WEIGHTS
 
 _COPIED = ("text_encoder", "tokenizer", "vae")
 _CHECKER = ("safety_checker", "feature_extractor")
@@ -30,7 +30,7 @@ def export(
 ) -> None:
     """Write the model folder, whole or not at all.
 
-    `about` becomes hand1000.json; what describes the fusion is added here. All components but the UNet are the base's
+    `about` becomes hand1000.json. All components but the UNet are the base's
     own files; of the base's safety checker only if it is wanted.
     """
     partial = folder.with_name(f".{folder.name}.partial")
@@ -47,9 +47,8 @@ def export(
             from safetensors.torch import save_file
 
             save_file({name: tensor.cpu() for name, tensor in layer.state_dict().items()}, partial / FUSION_FILE)
-    about = {"format": 1, **about, "fusion": fusion_record(base, about["seed"], about["lam"], layer)}
     _write_json(partial / "model_index.json", _index(index, checker))
-    _write_json(partial / ABOUT_FILE, about)
+    _write_json(partial / ABOUT_FILE, {"format": 1, **about})
     (partial / "pipeline.py").write_text(one_file(), encoding="utf-8")
     (partial / "README.md").write_text(model_card(about), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -65,7 +64,7 @@ def one_file() -> str:
     return note + fusion + "\n\n" + pipeline.replace(ours, "")
 
 
-def fusion_record(base: Base, seed: int, lam: float, layer: TokenFusion | None) -> dict[str, Any]:
+def fusion_record(base: Base, seed: int, layer: TokenFusion | None) -> dict[str, Any]:
     """Return what hand1000.json says of the fusion: of the flat layer its seed, and the proof of the stream."""
     size = {"tokens": base.tokens, "width": base.width}
     if layer is not None:
@@ -90,7 +89,7 @@ def _index(index: dict[str, Any], checker: bool) -> dict[str, Any]:
 def _copy_component(source: Path, target: Path) -> None:
     target.mkdir()
     for file in sorted(source.iterdir()):
-        wanted = any(fnmatch(file.name, pattern) for pattern in MODEL_FILES)
+        wanted = any(fnmatch(file.name, pattern) for pattern in COMPONENT_FILES)
         if wanted and not any(fnmatch(file.name, pattern) for pattern in OTHER_WEIGHTS):
             shutil.copyfile(file, target / file.name)
 

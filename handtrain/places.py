@@ -8,8 +8,9 @@ from pathlib import Path
 
 from handdata.errors import Unfinished, UserError
 
-# No pickle (.bin, .ckpt), no half-precision or non-EMA twin of the same weights.
-MODEL_FILES = ["*.json", "*.txt", "*.safetensors", "README.md"]
+# No pickle (.bin, .ckpt), no half-precision or non-EMA twin of the same weights, no whole model in one file at the top.
+COMPONENT_FILES = ["*.json", "*.txt", "*.safetensors"]
+_FETCHED = ["*.json", "*.txt", "*/*.safetensors", "README.md"]
 OTHER_WEIGHTS = ["*.fp16.*", "*.bf16.*", "*non_ema*"]
 
 
@@ -66,7 +67,7 @@ def fetch_model(place: Place, option: str) -> tuple[Path, HubName | None]:
     commit = resolve(place, "model", option)
     with hub_errors(place, option):
         folder = snapshot_download(
-            commit.repo, revision=commit.revision, allow_patterns=MODEL_FILES, ignore_patterns=OTHER_WEIGHTS
+            commit.repo, revision=commit.revision, allow_patterns=_FETCHED, ignore_patterns=OTHER_WEIGHTS
         )
     return Path(folder), commit
 
@@ -74,6 +75,7 @@ def fetch_model(place: Place, option: str) -> tuple[Path, HubName | None]:
 @contextmanager
 def hub_errors(name: HubName, option: str) -> Iterator[None]:
     """Turn what the Hub's library raises into one sentence: `UserError` for a mistake, `Unfinished` for a failure."""
+    from httpx2 import TransportError
     from huggingface_hub import errors
 
     try:
@@ -93,6 +95,6 @@ def hub_errors(name: HubName, option: str) -> Iterator[None]:
         if status in (401, 403):
             raise UserError(f"{option} {name}: the Hub refuses this token (HTTP {status}): check its rights") from None
         raise Unfinished(f"{option} {name}: the Hub answered HTTP {status}; run the same command again") from None
-    except (errors.LocalEntryNotFoundError, ConnectionError) as error:
+    except (errors.LocalEntryNotFoundError, ConnectionError, TransportError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unfinished(f"{option} {name}: the Hub cannot be reached ({reason}); run the same command again") from None

@@ -40,7 +40,7 @@ class Plan:
             f"Stage II:  {self.embedding_steps:,} embedding steps, counted per image",
             f"Stage III: {self.unet_steps:,} UNet steps",
             f"memory:    {_gib(self.training_bytes)} for weights, gradients and Adam, activations come on top",
-            f"disk:      {_gib(self.disk_bytes)} at most, {_gib(self.disk_bytes // 3)} or less when it is finished",
+            f"disk:      {_gib(self.disk_bytes)} at most, checkpoints included",
         ]
         return "\n".join(lines)
 

@@ -18,7 +18,7 @@ def import_checkpoint(checkpoint: Path, base: Place, gesture: str, phrase: str, 
     """Write a model folder with the UNet of a released-code checkpoint and everything else of the base.
 
     Its random fusion layer is 14 GB of weights without a seed and is left behind: the model folder mixes nothing in
-    (lam 1). `model.*` is read, never the untouched copy in `model_ema.*`. Raises `UserError` for other files.
+    (fusion none). `model.*` is read, never the untouched copy in `model_ema.*`. Raises `UserError` for other files.
     """
     opened = open_base(base)
     require_writable_folder(out, "--out")
@@ -68,6 +68,7 @@ def _about(checkpoint: Path, base: Base, gesture: str, phrase: str) -> dict[str,
         "gesture": gesture,
         "gesture_phrase": phrase,
         "feature": {"kind": "absolute", "values": [0.0] * 63},
+        "fusion": {"kind": "none"},
         "lam": 1.0,
         "crop": "center",
         "resolution": base.resolution,

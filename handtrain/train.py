@@ -18,7 +18,7 @@ from handtrain import checkpoint
 from handtrain.data import Photographs, load, readme, splits_of
 from handtrain.diffusion import Diffusion
 from handtrain.encode import TensorCache
-from handtrain.export import export
+from handtrain.export import export, fusion_record
 from handtrain.fusion import TokenFusion
 from handtrain.gesture import NUMBERS, GestureFeature, found_again, gesture_feature
 from handtrain.models import Base, choose_device, open_base
@@ -101,7 +101,7 @@ def _train(
         training.image_after_image()
     else:
         training.stage3(training.stage2())
-    about = _about(job, run, base, photographs, feature)
+    about = {**_about(job, run, base, photographs, feature), "fusion": fusion_record(base, options.seed, layer)}
     export(job.out / "model", base, unet, about, layer, running.safety_checker)
     run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 

@@ -8,7 +8,7 @@ from handtrain.embedding import optimise_embeddings
 from handtrain.models import open_base
 from handtrain.noise import image_draws
 
-COUNT, STEPS = 16, 10
+COUNT, STEPS = 16, 5
 
 
 @pytest.fixture(scope="module")

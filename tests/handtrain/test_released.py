@@ -76,7 +76,7 @@ def test_the_tuned_half_of_a_released_checkpoint_becomes_a_model(sd_like_base: P
     assert all(torch.equal(tensor, imported[name]) for name, tensor in tuned.state_dict().items())
     pipeline = Hand1000Pipeline.from_pretrained(out)
     assert pipeline("a hand", num_inference_steps=1, output_type="np").images.shape == (1, 16, 16, 3)
-    assert json.loads((out / "hand1000.json").read_text())["lam"] == 1.0
+    assert json.loads((out / "hand1000.json").read_text())["fusion"] == {"kind": "none"}
     assert "last.ckpt" in (out / "README.md").read_text()
 
 
