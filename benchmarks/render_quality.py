@@ -5,6 +5,7 @@ per gesture how many are found, how far the landmarks lie from the true joints, 
 among the well-formed names the gesture.
 
     python benchmarks/render_quality.py --seed 2026 --count 20 --size 256 --sheet docs/mini_world.jpg
+    python benchmarks/render_quality.py --speed
 """
 
 import argparse
@@ -36,7 +37,11 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="write a contact sheet here")
     parser.add_argument("--missed", type=Path, help="write a contact sheet of the hands that were not found here")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--speed", action="store_true", help="only time the drawing, at 64, 128 and 256 px")
     args = parser.parse_args()
+    if args.speed:
+        print_speed(args.seed, args.gestures)
+        return
     rows: dict[str, list[dict[str, Any]]] = {}
     seconds: list[float] = []
     for name in ("well-formed", "malformed"):
@@ -128,6 +133,19 @@ def print_figures(figures: dict[str, Any], seconds: list[float], size: int) -> N
         cells = [_cells(figures[kind][group]) for kind in ("well-formed", "malformed")]
         print(f"{group:18}" + "".join(cells))
     print(f"drawing at {size} px: {np.mean(seconds):.3f} s of CPU time a picture, at most {np.max(seconds):.3f} s")
+
+
+def print_speed(seed: int, gestures: list[str], rounds: int = 3) -> None:
+    """Print the median CPU time of a picture, of three rounds over all gestures in this one process."""
+    for size in (64, 128, 256):
+        options = RenderOptions(seed=seed, size=size)
+        taken = [
+            _draw(Task(gesture, "train", number, "whole"), options)["seconds"]
+            for number in range(rounds)
+            for gesture in gestures
+        ]
+        quarter, middle, most = np.percentile(taken, [25, 50, 100])
+        print(f"{size:4} px: median {middle:.3f} s of CPU time, lower quartile {quarter:.3f}, most {most:.3f}")
 
 
 def write_sheet(

@@ -19,7 +19,7 @@ _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
 class ImageOptions:
     """How images are stored."""
 
-    short_side: int = 512  # px; larger images are made smaller, smaller ones kept (design.md, section 4); 0: keep all
+    short_side: int = 512  # px; larger images are made smaller, smaller ones are kept; 0: keep all
     quality: int = 95  # JPEG quality of images that are turned or made smaller
 
 

@@ -143,7 +143,7 @@ class LlamaModel:
             self._decode([(token, start + n, 0, False) for n, token in enumerate(part)])
 
     def _start(self, place: int, slot: int, prompt: list[int], shared: int, ask: Ask) -> _Sequence:
-        self._c.llama_memory_seq_cp(self._memory, 0, slot, 0, shared)
+        self._c.llama_memory_seq_cp(self._memory, 0, slot, -1, -1)
         return _Sequence(place, slot, prompt[shared:], shared, self._sampler(ask))
 
     def _end(self, sequence: _Sequence) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
@@ -226,12 +225,15 @@ class Client:
 
 
 def address(place: str) -> tuple[str, dict[str, str]]:
-    """Return URL and headers of a place; a Hub file's through huggingface_hub, with the user's token if any."""
+    """Return URL and headers of a place; a Hub file's through huggingface_hub, with the user's token if any.
+
+    Not through its `build_hf_headers`, which reports installed packages and asks the Hub for a list of agents.
+    """
     if not place.startswith("hf://"):
         return place, {}
-    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub import constants, get_token, hf_hub_url
     from huggingface_hub.errors import HfUriError
-    from huggingface_hub.utils import build_hf_headers, parse_hf_uri  # type: ignore[attr-defined]
+    from huggingface_hub.utils import parse_hf_uri  # type: ignore[attr-defined]
 
     try:
         uri = parse_hf_uri(place)
@@ -244,7 +246,8 @@ def address(place: str) -> tuple[str, dict[str, str]]:
     if constants.is_offline_mode():
         raise UserError(f"{place} is on the Hub, but HF_HUB_OFFLINE is set: unset it or name a local file")
     url = hf_hub_url(uri.id, uri.path_in_repo, repo_type=uri.type, revision=uri.revision)
-    return url, build_hf_headers(library_name="hand1000")
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    return url, {"Authorization": f"Bearer {token}"} if token else {}
 
 
 @cache
@@ -314,6 +317,8 @@ def if_range(far: Far) -> dict[str, str]:
 
 
 def _retry_after(headers: Any) -> float:
+    from email.utils import parsedate_to_datetime
+
     value = headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)

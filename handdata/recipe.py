@@ -29,7 +29,7 @@ T = TypeVar("T")
 class Recipe:
     """One build: a name and one table per stage."""
 
-    name: str
+    name: str  # of the dataset
     source: SourceOptions = field(default_factory=SourceOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     select: SelectOptions = field(default_factory=SelectOptions)

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from handdata.annotations import Oddities
 from handdata.gestures import PAPER_GESTURES
 from handdata.record import SPLITS
 
-VALIDATION_SHARE = 0.05  # of the train subjects, where HaGRID has no val split (design.md, section 4)
+VALIDATION_SHARE = 0.05  # of the train subjects, where HaGRID has no val split
 
 _OURS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -25,11 +24,11 @@ _OURS = {"train": "train", "val": "validation", "test": "test"}
 class SelectOptions:
     """Which images, and how many of each gesture and split."""
 
-    gestures: tuple[str, ...] = PAPER_GESTURES
+    gestures: tuple[str, ...] = PAPER_GESTURES  # HaGRID's names
     train: int = 1000  # per gesture (paper, section 4)
     validation: int = 100  # per gesture
     test: int = 1000  # per gesture (paper, section 4)
-    seed: int = 0
+    seed: int = 0  # decides which images; the same seed gives the same choice
     spare: float = 0.15  # share selected beyond the counts, to replace rows that fail
     max_per_subject: int = 1  # per gesture and split; 0: no limit
     min_hand: float = 0.0  # smallest box of the gesture, as a share of the image's area
@@ -101,7 +100,7 @@ def _codes(values: pa.ChunkedArray) -> np.ndarray:
 def _repeated(table: pa.Table, available: np.ndarray, odd: Oddities) -> np.ndarray:
     """Tell which rows annotate an image again: all but that of the alphabetically first gesture, then split."""
     ids = _codes(table["image_id"])
-    rank = [pc.rank(table[name], tiebreaker="dense").to_numpy() for name in ("gesture", "hagrid_split")]
+    rank = [np.unique(table[name].to_numpy(), return_inverse=True)[1] for name in ("gesture", "hagrid_split")]
     order = np.lexsort((*reversed(rank), ~available, ids))
     again = np.zeros(len(ids), dtype=bool)
     again[order[1:]] = ids[order[1:]] == ids[order[:-1]]

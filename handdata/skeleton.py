@@ -8,11 +8,12 @@ image in x.
 # mypy: disable-error-code="no-any-return"
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 WRIST, THUMB, INDEX, MIDDLE, RING, LITTLE = 0, 1, 5, 9, 13, 17  # the first joint of each chain
 FINGERS = (INDEX, MIDDLE, RING, LITTLE)

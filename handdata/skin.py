@@ -2,10 +2,14 @@
 
 # mypy: disable-error-code="no-any-return"
 
-import numpy as np
+from dataclasses import dataclass
 
-from handdata.hand_surface import Capsule, Floats, Surface
-from handdata.skeleton import MIDDLE, THUMB, Array
+import numpy as np
+from numpy.typing import NDArray
+
+from handdata.flesh import ARM_CHAIN, Capsule
+from handdata.hand_surface import Floats, Surface
+from handdata.skeleton import MIDDLE, Array
 
 # Lines of the palm, in palm coordinates (share of the width from the thumb's side, share of the way up to the knuckles)
 _PALM_LINES = (
@@ -15,45 +19,71 @@ _PALM_LINES = (
 )
 
 
+@dataclass(frozen=True)
+class _Bones:
+    """The capsule nearest to each point of a surface, as arrays of n."""
+
+    chain: NDArray[np.int64]
+    segment: NDArray[np.int64]
+    radius: Floats  # mm
+    length: Floats  # mm
+    start: Floats  # (n, 3)
+    direction: Floats  # (n, 3)
+    dorsal: Floats  # (n, 3)
+    back: Floats  # 1 where the surface looks out of the bone's back, -1 on the palm's side
+
+
 def skin_colour(surface: Surface, capsules: list[Capsule], joints: Array, palm_out: Array, tone: Array) -> Floats:
     """Return the colour (n, 3), linear light, of the points of a hand whose skin is of `tone` (linear light).
 
     `joints` (21, 3) and `palm_out`, the unit vector out of the palm, are in the surface's space.
     """
-    dorsal = np.array([c.dorsal for c in capsules], np.float32)
-    start = np.array([c.a for c in capsules], np.float32)
-    bone = np.array([c.b - c.a for c in capsules], np.float32)
-    chain = np.array([c.chain for c in capsules])[surface.capsule]
-    segment = np.array([c.segment for c in capsules])[surface.capsule]
-    radius = np.array([(c.ra + c.rb) / 2 for c in capsules], np.float32)[surface.capsule]
-    length = np.linalg.norm(bone, axis=1)[surface.capsule]
-    back = np.einsum("ij,ij->i", surface.normals, dorsal[surface.capsule])  # 1 on the back, -1 on the palm's side
-    h = surface.along
-    dark, red = np.zeros(len(h), np.float32), np.zeros(len(h), np.float32)
-    finger = (chain > 0) & (segment > 0)
-    place = h * length  # mm along the bone
-    for end, which in ((place, segment > 1), (length - place, segment < 3)):
-        fold = finger & which
-        palmar = 0.30 * _line(end - 0.6, 0.9) + 0.14 * _line(end - 3.2, 0.7)
-        knuckle = 0.16 * (_line(end, 0.8) + _line(end - 2.6, 0.7) + 0.6 * _line(end - 5.0, 0.7))
-        dark += fold * (palmar * np.clip(-back * 2, 0, 1) + knuckle * np.clip(back * 2 - 0.4, 0, 1))
-        red += fold * 0.35 * np.exp(-((end / 7) ** 2)) * np.clip(back, 0, 1)
-    red += 0.5 * ((chain > 0) & (segment == 3)) * np.clip((h - 0.3) / 0.7, 0, 1)
-    palm = (chain == 0) | ((chain == THUMB) & (segment == 1)) | ((chain > 0) & (segment == 1))
+    bones = _nearest_bones(surface, capsules)
+    dark, red = _folds(surface.along, bones)
+    palm = (bones.chain == 0) | ((bones.chain > 0) & (bones.segment == 1))
     inside = surface.normals @ palm_out.astype(np.float32)
     if np.any(palm):
         dark[palm] += 0.34 * _palm_lines(surface.points[palm], joints) * np.clip(inside[palm] * 2 - 0.2, 0, 1)
-    wrist = joints[0]
-    up = (joints[MIDDLE] - wrist) / np.linalg.norm(joints[MIDDLE] - wrist)
-    above = (surface.points - wrist) @ up.astype(np.float32)  # mm from the wrist
-    inside = inside * np.where(chain <= 0, np.clip(above / 30 + 0.2, 0, 1), 1)  # the palm's colour ends at the wrist
-    palm |= chain == -1
-    red += 0.25 * np.where(palm, np.clip(inside, 0, 1), np.clip(-back, 0, 1) * (chain > 0))
-    light = np.where(palm, np.clip(inside, 0, 1), np.clip(-back, 0, 1) * (chain > 0))
-    colour = _mix(tone, red, light, dark)
-    nail = _nails(surface, capsules, start, bone, dorsal, chain, segment, radius, length)
+    up = (joints[MIDDLE] - joints[0]) / np.linalg.norm(joints[MIDDLE] - joints[0])
+    above = (surface.points - joints[0]) @ up.astype(np.float32)  # mm from the wrist
+    inside = inside * np.where(bones.chain <= 0, np.clip(above / 30 + 0.2, 0, 1), 1)  # the palm's colour ends there
+    fingers = np.clip(-bones.back, 0, 1) * (bones.chain > 0)
+    pale = np.where(palm | (bones.chain == ARM_CHAIN), np.clip(inside, 0, 1), fingers)
+    colour = _mix(tone, red + 0.25 * pale, pale, dark)
+    nail = _nails(surface.points, bones)[:, None]
     bed = tone * np.array([1.08, 0.98, 1.0]) + np.array([0.10, 0.07, 0.07])
-    return (colour * (1 - nail[:, None]) + nail[:, None] * bed).astype(np.float32)
+    return (colour * (1 - nail) + nail * bed).astype(np.float32)
+
+
+def _nearest_bones(surface: Surface, capsules: list[Capsule]) -> _Bones:
+    which = surface.capsule
+    bone = np.array([c.b - c.a for c in capsules], np.float32)
+    length = np.linalg.norm(bone, axis=1)
+    dorsal = np.array([c.dorsal for c in capsules], np.float32)[which]
+    return _Bones(
+        chain=np.array([c.chain for c in capsules])[which],
+        segment=np.array([c.segment for c in capsules])[which],
+        radius=np.array([(c.ra + c.rb) / 2 for c in capsules], np.float32)[which],
+        length=length[which],
+        start=np.array([c.a for c in capsules], np.float32)[which],
+        direction=(bone / np.maximum(length, 1e-6)[:, None])[which],
+        dorsal=dorsal,
+        back=np.einsum("ij,ij->i", surface.normals, dorsal),
+    )
+
+
+def _folds(along: Floats, bones: _Bones) -> tuple[Floats, Floats]:
+    """Return how much darker the folds at the joints are, and how much redder knuckles and finger tips."""
+    dark, red = np.zeros(len(along), np.float32), np.zeros(len(along), np.float32)
+    finger, place, back = (bones.chain > 0) & (bones.segment > 0), along * bones.length, bones.back
+    for end, which in ((place, bones.segment > 1), (bones.length - place, bones.segment < 3)):  # mm from a joint
+        palmar = 0.30 * _line(end - 0.6, 0.9) + 0.14 * _line(end - 3.2, 0.7)
+        knuckle = 0.16 * (_line(end, 0.8) + _line(end - 2.6, 0.7) + 0.6 * _line(end - 5.0, 0.7))
+        shade = palmar * np.clip(-back * 2, 0, 1) + knuckle * np.clip(back * 2 - 0.4, 0, 1)
+        dark += (finger & which) * shade
+        red += (finger & which) * 0.35 * _line(end, 7.0) * np.clip(back, 0, 1)
+    red += 0.5 * ((bones.chain > 0) & (bones.segment == 3)) * np.clip((along - 0.3) / 0.7, 0, 1)
+    return dark, red
 
 
 def _mix(tone: Array, red: Floats, light: Floats, dark: Floats) -> Array:
@@ -97,17 +127,13 @@ def _distance_to_curve(places: Floats, curve: Array) -> Floats:
     return best
 
 
-def _nails(surface, capsules, start, bone, dorsal, chain, segment, radius, length) -> Floats:  # type: ignore[no-untyped-def]
-    """Return how much of a nail (0 to 1) each point is."""
-    which = surface.capsule
-    direction = bone / np.maximum(np.linalg.norm(bone, axis=1, keepdims=True), 1e-6)
-    sideways = np.cross(direction, dorsal)
-    offset = surface.points - start[which]
-    along = np.einsum("ij,ij->i", offset, direction[which])
-    out = np.einsum("ij,ij->i", offset, dorsal[which])
-    aside = np.einsum("ij,ij->i", offset, sideways[which])
-    half = 0.78 * radius
-    middle = length - 0.15 * radius
-    ellipse = np.abs(aside / half) ** 2.6 + np.abs((along - middle) / (1.05 * radius)) ** 2.6
-    end = (chain > 0) & (segment == 3)
-    return (end & (out > 0.35 * radius)) * np.clip((1.12 - ellipse) * 4, 0, 1)
+def _nails(points: Floats, bones: _Bones) -> Floats:
+    """Return how much of a nail (0 to 1) each point is: a rounded square on the backs of the end bones."""
+    offset = points - bones.start
+    along = np.einsum("ij,ij->i", offset, bones.direction)
+    out = np.einsum("ij,ij->i", offset, bones.dorsal)
+    aside = np.einsum("ij,ij->i", offset, np.cross(bones.direction, bones.dorsal))
+    middle = bones.length - 0.15 * bones.radius
+    square = np.abs(aside / (0.78 * bones.radius)) ** 2.6 + np.abs((along - middle) / (1.05 * bones.radius)) ** 2.6
+    end = (bones.chain > 0) & (bones.segment == 3) & (out > 0.35 * bones.radius)
+    return end * np.clip((1.12 - square) * 4, 0, 1)

@@ -32,7 +32,7 @@ class Archive:
 
     places: tuple[str, ...]  # URLs, hf:// addresses or absolute paths, in order of preference
     gesture: str | None = None  # whose images alone it holds; None: those of all
-    image_bytes: int = 110_000  # mean size of a member, for plans made without asking (hagrid: 512-px version)
+    image_bytes: int = 110_000  # mean size of a member, for plans made without asking; HaGRID's with 512 px
 
     @property
     def name(self) -> str:

@@ -76,7 +76,7 @@ class Build:
     tables: Annotated[Recipe, arg(name="")]
     out: Path  # the build folder
     until: str | None = None  # the last stage to run
-    engine: Literal["local", "ray"] = "local"
+    engine: Literal["local", "ray"] = "local"  # what runs the stages; the rows are the same
     workers: int = 1  # processes of a stage
     dry_run: bool = False  # only say what would be done
 
@@ -121,8 +121,8 @@ class Fetch:
     """Fetch the images that a build's manifest names, and nothing else. Flags are written back into its recipe."""
 
     build: Positional[Path | None] = None  # the build folder
-    manifest: Path | None = None  # start from this manifest alone, in the folder --out
-    out: Path | None = None  # the new build folder, with --manifest
+    manifest: Path | None = None  # start a build from this manifest alone, without a recipe
+    out: Path | None = None  # the new build folder, for a manifest alone
     options: Annotated[FetchOptions, arg(name="")] = field(default_factory=FetchOptions)
     image: ImageOptions = field(default_factory=ImageOptions)
 

@@ -10,6 +10,10 @@ COMMANDS: commands.Table = {
     "import-checkpoint": "make a model folder from a checkpoint of the paper's released code",
     "publish": "publish a trained model to the Hub or a folder",
     "train": "fine-tune a base model on one gesture of a dataset",
+    "generate": "make images from a trained model or a plain base",
+    "evaluate": "compare generated images with real ones",
+    "report": "write one page from one or many runs",
+    "reproduce": "make the paper's table: train, generate, evaluate and report",
 }
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tyro.conf import Positional
 
+from handdata.gestures import PAPER_GESTURES
+from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.places import parse
 from handtrain.presets import RunOptions, TrainOptions, check, options_of
 
@@ -97,3 +100,102 @@ class ImportCheckpoint:
 
         print(import_checkpoint(self.checkpoint, base, self.gesture, phrase, self.out))
         return 0
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Generate images from a trained model or from a plain base, so that both sides of a comparison are made alike.
+
+    Every image has its own seed: neither batch nor number of processes (`accelerate launch`) changes it. The same
+    command makes what is missing. No safety checker: it would turn images black, which are counted.
+    """
+
+    model: str  # hf:USER/NAME[@REVISION] or a folder: a trained model, or a Stable Diffusion 1 or 2
+    out: Path  # the folder of the images
+    prompts: str | None = None  # a file with one prompt per line, or DATASET:SPLIT for the texts of its rows
+    prompt: str | None = None  # a single prompt instead
+    gesture: str | None = None  # configuration of the dataset; default: the model's own
+    seeds: tuple[int, ...] = (0,)  # one image per prompt and seed
+    options: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
+    limit: int = 0  # only the first so many prompts; 0: all
+    batch: int = 4  # images at once; changes nothing but rounding
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    dry_run: bool = False  # only check everything and say what would be made
+
+    def __call__(self) -> int:
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields["model"] = parse(self.model, "--model")
+        from handtrain.generate import Job, generate
+
+        return generate(Job(**fields))
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare generated images with real ones: FID, KID, hands, gesture, text; with intervals and in both variants.
+
+    A metric whose weights are not here is `not computed`, with the reason. See docs/evaluation.md.
+    """
+
+    real: str  # DATASET:SPLIT or a folder with images
+    fake: Path  # a folder with generated images
+    base: Path | None = None  # images of the base model from the same prompts and seeds: adds the difference
+    gesture: str | None = None  # asked for; default: what the generated images say
+    landmarks: str | None = None  # DATASET whose training hands tell gestures apart; default: that of --real
+    options: Annotated[EvaluateOptions, tyro.conf.arg(name="")] = field(default_factory=EvaluateOptions)
+    json: Path | None = None  # write everything to this file
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    cache: Path | None = None  # of what was found in real images; default ~/.cache/hand1000/features
+
+    def __call__(self) -> int:
+        from handtrain.evaluate import Job, evaluate
+
+        return evaluate(Job(**{name: getattr(self, name) for name in self.__dataclass_fields__}))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one page from one or many runs: metrics, loss curves, picture grids, sweeps, cost. It opens from disk.
+
+    A run's evaluations are the files RUN/evaluation*.json that `handtrain evaluate --json` wrote.
+    """
+
+    runs: Positional[tuple[Path, ...]]  # run folders
+    out: Path  # FILE.html; the same in Markdown goes to FILE.md
+    title: str = "hand1000"  # of the page
+    pictures: int = 6  # rows of a picture grid
+
+    def __call__(self) -> int:
+        from handtrain.report import report
+
+        return report(self.runs, self.out, self.title, self.pictures)
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Make the paper's table: base images, training, tuned images, all metrics, one report; for one or more gestures.
+
+    A chain of train, generate, evaluate and report. The same command continues where it stopped.
+    """
+
+    dataset: str  # hf:USER/NAME[@REVISION], or a folder that `handdata publish` made
+    base: str  # hf:USER/NAME[@REVISION] or a diffusers folder: a Stable Diffusion 1 or 2
+    out: Path  # the folder of everything; the report is OUT/report.html
+    gestures: tuple[str, ...] = PAPER_GESTURES  # configurations of the dataset; default: the paper's six
+    preset: Literal["paper", "reference", "fast", "plus", "mini", "smoke"] = "paper"  # see docs/training.md
+    lam: float | None = None  # share of the text embedding in training; default: the preset's
+    split: str = "test"  # whose texts are the prompts and whose images are the real ones
+    limit: int = 0  # only so many prompts; 0: all
+    seeds: tuple[int, ...] = (0,)  # one image per prompt and seed
+    generate: GenerateOptions = field(default_factory=GenerateOptions)
+    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    batch: int = 4  # generated images at once
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    dry_run: bool = False  # only check everything and say what it will cost
+
+    def __call__(self) -> int:
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields.update(dataset=parse(self.dataset, "--dataset"), base=parse(self.base, "--base"))
+        from handtrain.reproduce import Plan, reproduce
+
+        return reproduce(Plan(**fields))

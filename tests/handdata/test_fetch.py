@@ -187,6 +187,27 @@ def test_only_what_is_missing_is_fetched_again(tmp_path, world):
     assert set(stored(out)) == expected(world)
 
 
+def test_a_hub_file_is_fetched_through_huggingface_hubs_address_and_token(tmp_path, world):
+    repository = "datasets/someone/hands/resolve/main"
+    with serve(tmp_path / "served") as cdn, serve(tmp_path) as hub:
+        for name in ("annotations.zip", "images.zip"):
+            hub.redirects[f"{repository}/{name}"] = cdn.url(name)
+        source = {"kind": "hub", "images": "hf://datasets/someone/hands/images.zip"}
+        source["annotations"] = "hf://datasets/someone/hands/annotations.zip"
+        recipe = hagrid.write_recipe(tmp_path, source)
+        command = [sys.executable, "-m", "handdata", "build", str(recipe), "--out", str(tmp_path / "build")]
+        environment = {**os.environ, "HF_ENDPOINT": hub.url("").rstrip("/"), "HF_TOKEN": "hf_secret"}
+        done = subprocess.run([*command, "--until", "fetch"], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert len(stored(tmp_path / "build")) == 20
+    assert all(one.headers["Authorization"] == "Bearer hf_secret" for one in hub.log)
+    assert {one.path for one in hub.log} == set(hub.redirects), "nothing else is asked or told"
+    assert not any("hf_secret" in str(one.headers) for one in cdn.log)
+    written = [path for path in (tmp_path / "build").rglob("*") if path.is_file()]
+    assert not any(b"hf_secret" in path.read_bytes() for path in written) and "hf_secret" not in done.stderr
+    assert not any(cdn.url("").encode() in path.read_bytes() for path in written), "signed addresses are not kept"
+
+
 def damaged(tmp_path: Path, change) -> tuple[Path, dict[str, str]]:
     """Build from an archive after `change(archive bytes, entry)` on one member; return the build and its failures."""
     path = tmp_path / "served" / "images.zip"

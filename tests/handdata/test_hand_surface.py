@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from handdata.hand_surface import Camera, Capsule, find_surface
+from handdata.flesh import Capsule
+from handdata.hand_surface import Camera, find_surface
 
 LIGHT = np.array([0.0, 0.0, 1.0])
 BACK = np.array([0.0, 0.0, -1.0])

@@ -115,7 +115,7 @@ def test_a_hub_address_is_huggingface_hubs_with_the_users_token(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     url, headers = address("hf://datasets/someone/hands@v1/archive/images.zip")
     assert url.endswith("/datasets/someone/hands/resolve/v1/archive/images.zip")
-    assert headers["authorization"] == "Bearer hf_secret"
+    assert headers["Authorization"] == "Bearer hf_secret"
     assert address("https://example.org/a.zip") == ("https://example.org/a.zip", {})
 
 
@@ -134,6 +134,6 @@ def test_a_token_does_not_follow_a_redirect_and_the_redirect_is_asked_once(folde
         far = client.open("hf://datasets/someone/hands/file.zip")
         assert far.read(5, 100) == whole(folder)[5:105]
         assert [one.path for one in hub.log] == [path], "the signed address is kept"
-        assert hub.log[0].headers["authorization"] == "Bearer hf_secret"
+        assert hub.log[0].headers["Authorization"] == "Bearer hf_secret"
         assert all("authorization" not in map(str.lower, one.headers) for one in cdn.log)
         assert len(cdn.log) == 2

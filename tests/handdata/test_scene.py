@@ -1,6 +1,7 @@
 """What a picture's truth says is what the picture shows."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,13 @@ def test_no_caption_holds_a_word_that_names_a_gesture():
     for caption in every_caption():
         padded = f" {caption.replace(',', ' ,')} "
         assert not [name for name in names if f" {name} " in padded], caption
+
+
+def test_the_page_on_the_mini_world_lists_every_word_of_the_captions():
+    page = (Path(__file__).parents[2] / "docs/mini_world.md").read_text()
+    details = [detail for details in backdrop.DETAILS.values() for detail in details]
+    for word in (*SKINS, *SLEEVES, *PLACES, *backdrop.COLOURS, *backdrop.DETAILS, *details):
+        assert word in page, word
 
 
 def test_a_caption_says_every_attribute_that_can_be_seen():

@@ -15,8 +15,8 @@ import pytest
 
 from tests.handtrain.tiny import write_dataset
 
-# Imports everything once, then forks a run for each line: `t 0.4 ...` is killed after 0.4 s, `w 17 ...` when it is about
-# to change the 17th file or folder (or never: -1). Answers with the exit code and how many changes there were.
+# Imports everything once, then forks a run for each line: `t 0.4 ...` is killed after 0.4 s, `w 17 ...` when it is
+# about to change the 17th file or folder (-1: never). Answers with the exit code and how many changes there were.
 RUN = """
 import os, signal, sys, threading
 import torch
@@ -95,7 +95,7 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
     [
         (20, ["--preset", "paper", "--unet-epochs", "2", "--embedding-batch", "2", "--embedding-steps", "3"]),
         (
-            8,
+            5,
             [
                 "--preset",
                 "plus",

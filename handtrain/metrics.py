@@ -1,0 +1,196 @@
+"""The metrics as functions of arrays: Frechet distance, KID, and two on hand landmarks that need no Inception weights.
+
+Every function takes optional weights, the number of times that each row counts: a bootstrap draw is a weight vector
+(`handtrain.intervals`), and a set without a draw has weight one everywhere. Computed in float64.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+KID_SUBSETS = 100  # Binkowski et al. 2018, and the released code
+KID_SUBSET = 1000  # rows of a subset, or all rows if there are fewer
+LEAST_HANDS = 200  # a 20 x 20 covariance of fewer hands is mostly noise
+NEIGHBOURS = 5
+NONE = "none"  # what a hand makes that is far from every gesture
+
+_FINGERS = ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16), (17, 18, 19, 20))  # MediaPipe's numbering
+_THUMB, _INDEX, _MIDDLE, _RING, _LITTLE = range(5)
+_SPREADS = ((_THUMB, _INDEX), (_INDEX, _MIDDLE), (_MIDDLE, _RING), (_RING, _LITTLE), (_THUMB, _LITTLE))
+
+
+def frechet_distance(
+    x: np.ndarray, y: np.ndarray, x_weights: np.ndarray | None = None, y_weights: np.ndarray | None = None
+) -> float:
+    """Return the Frechet distance between Gaussians fitted to rows x (n, d) and y (m, d) (Heusel et al. 2017).
+
+    The covariances are never multiplied: with S = A^T A the trace of the root of S_x S_y is the sum of the singular
+    values of A_x A_y^T, which stays exact where there are fewer rows than columns.
+    """
+    x_mean, x_root = _mean_and_root(x, x_weights)
+    y_mean, y_root = _mean_and_root(y, y_weights)
+    shared = np.linalg.svd(x_root @ y_root.T, compute_uv=False).sum()
+    difference = x_mean - y_mean
+    return float(difference @ difference + (x_root**2).sum() + (y_root**2).sum() - 2 * shared)
+
+
+def frechet_bias(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
+    """Return by how much the Frechet distance of so few rows exceeds that of infinitely many, estimated.
+
+    The distance falls in 1/n (Chong and Forsyth 2020): a straight line through the distances of shares of both sets,
+    read off at the whole sets. A negative slope is noise and counts as none.
+    """
+    rng = np.random.default_rng(seed)
+    points = [(1.0, frechet_distance(x, y))]
+    for share in (0.7, 0.7, 0.5, 0.5, 0.5, 0.5):
+        parts = [rows[rng.permutation(len(rows))[: max(2, round(share * len(rows)))]] for rows in (x, y)]
+        points.append((1 / share, frechet_distance(*parts)))
+    inverse, distances = np.asarray(points).T
+    slope = float(np.polyfit(inverse, distances, deg=1)[0])
+    return max(slope, 0.0)
+
+
+@dataclass(frozen=True)
+class Kid:
+    value: float  # mean over the subsets
+    spread: float  # standard deviation over the subsets; 0 where one subset holds all rows
+    subset: int  # rows of a subset
+
+
+def kid(x: np.ndarray, y: np.ndarray, biased: bool = False, seed: int = 2020) -> Kid:
+    """Return the kernel Inception distance of rows x (n, d) and y (m, d): 100 subsets of min(1000, n, m).
+
+    `biased` keeps the kernel's diagonals, as the released code does; it then cannot reach 0. The default seed and the
+    order of the draws are torch-fidelity's, so that the same features give the same number.
+    """
+    size = min(KID_SUBSET, len(x), len(y))
+    rng = np.random.RandomState(seed)
+    # where every subset is the whole set, 100 of them are one
+    count = 1 if size == len(x) == len(y) else KID_SUBSETS
+    values = []
+    for _ in range(count):
+        x_rows, y_rows = rng.choice(len(x), size, replace=False), rng.choice(len(y), size, replace=False)
+        values.append(mmd(x[x_rows], y[y_rows], biased))
+    return Kid(float(np.mean(values)), float(np.std(values)), size)
+
+
+def mmd(x: np.ndarray, y: np.ndarray, biased: bool) -> float:
+    """Return the squared maximum mean discrepancy of rows x (n, d) and y (m, d) for the cubic kernel."""
+    ones = np.ones((1, len(x))), np.ones((1, len(y)))
+    return float(mmd_draws(x, y, *ones, biased)[0])
+
+
+def mmd_draws(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray, biased: bool) -> np.ndarray:
+    """Return the squared discrepancy (b,) for each pair of weight vectors, x_draws (b, n) and y_draws (b, m).
+
+    Unbiased leaves out pairs of a row with itself, also where a draw holds it twice. The kernel is computed block by
+    block, once for all draws: memory stays flat at 10,000 rows. NaN where a draw holds too few rows.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    within = [_mean_within(rows, draws, biased) for rows, draws in ((x, x_draws), (y, y_draws))]
+    pairs = x_draws.sum(axis=1, dtype=np.float64) * y_draws.sum(axis=1, dtype=np.float64)
+    between = np.divide(_kernel_sums(x, y, x_draws, y_draws), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return np.asarray(within[0] + within[1] - 2 * between)
+
+
+def joint_angles(points: np.ndarray) -> np.ndarray:
+    """Return 20 angles (n, 20) in radians of hands (n, 21, 3): 15 bends, 4 spreads, thumb to little finger.
+
+    A bend is the angle between a finger's following bones, beginning with wrist to knuckle; a spread that between two
+    fingers' first phalanges. Points are in any unit that is the same on all axes.
+    """
+    chains = np.stack([points[:, (0, *finger)] for finger in _FINGERS], axis=1)  # (n, 5, 5, 3)
+    bones = np.diff(chains, axis=2)  # (n, 5, 4, 3)
+    bends = _angle(bones[:, :, :-1], bones[:, :, 1:]).reshape(len(points), 15)  # (n, 15)
+    one, other = (list(side) for side in zip(*_SPREADS, strict=True))
+    return np.concatenate([bends, _angle(bones[:, one, 1], bones[:, other, 1])], axis=1)  # (n, 20)
+
+
+@dataclass(frozen=True)
+class GestureJudge:
+    """Names the gesture of a hand by its five nearest neighbours among hands whose gesture is known."""
+
+    hands: np.ndarray  # (n, 63) normalised landmarks
+    names: np.ndarray  # (n,) the gesture of each
+    threshold: float  # mean distance to the neighbours above which a hand makes none of the gestures
+
+    @classmethod
+    def fit(cls, hands: np.ndarray, names: np.ndarray) -> "GestureJudge":
+        """Learn from hands (n, 63); the threshold is the 95th percentile of their own distances to the others."""
+        assert len(hands) > NEIGHBOURS, f"{len(hands)} hands are too few for {NEIGHBOURS} neighbours"
+        own = np.concatenate(
+            [
+                _nearest(hands[i : i + 512], hands, skip=np.arange(i, min(i + 512, len(hands))))[1]
+                for i in range(0, len(hands), 512)
+            ]
+        )
+        return cls(hands, names, float(np.percentile(own.mean(axis=1), 95)))
+
+    def name(self, hands: np.ndarray) -> np.ndarray:
+        """Return each hand's (n, 63) gesture: the most frequent of its neighbours, a tie to the nearest, or `none`."""
+        if not len(hands):
+            return np.empty(0, dtype=object)
+        order, distances = _nearest(hands, self.hands)
+        voted = [_vote(self.names[row]) for row in order]
+        far = distances.mean(axis=1) > self.threshold
+        return np.where(far, NONE, np.asarray(voted, dtype=object))
+
+
+def _mean_and_root(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean (d,) and a matrix A (k, d) with A^T A the sample covariance, k no more than needed."""
+    rows = np.asarray(rows, dtype=np.float64)
+    if weights is None:
+        weights = np.ones(len(rows))
+    rows, weights = rows[weights > 0], weights[weights > 0].astype(np.float64)  # a draw holds 63 % of the rows
+    total = weights.sum()
+    assert total > 1, "a covariance needs two rows"
+    mean = weights @ rows / total
+    root = (rows - mean) * np.sqrt(weights / (total - 1))[:, None]  # (n, d)
+    if len(root) <= root.shape[1]:
+        return mean, root
+    covariance = root.T @ root  # (d, d)
+    try:
+        return mean, np.linalg.cholesky(covariance).T
+    except np.linalg.LinAlgError:  # a column that does not vary
+        values, vectors = np.linalg.eigh(covariance)
+        return mean, (vectors * np.sqrt(np.clip(values, 0, None))).T
+
+
+def _mean_within(rows: np.ndarray, draws: np.ndarray, biased: bool) -> np.ndarray:
+    total = draws.sum(axis=1, dtype=np.float64)
+    sums, pairs = _kernel_sums(rows, rows, draws, draws), total**2
+    if not biased:
+        own = (np.einsum("nd,nd->n", rows, rows) / rows.shape[1] + 1) ** 3  # (n,)
+        squares = draws.astype(np.float64) ** 2
+        sums, pairs = sums - squares @ own, pairs - squares.sum(axis=1)
+    return np.asarray(np.divide(sums, pairs, out=np.full(len(draws), np.nan), where=pairs > 0))
+
+
+def _kernel_sums(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray) -> np.ndarray:
+    """Return the sum over all pairs of weight times kernel, (b,)."""
+    found = np.zeros(len(x_draws))
+    for start in range(0, len(x), 1024):
+        part = slice(start, start + 1024)
+        kernel = (x[part] @ y.T / x.shape[1] + 1) ** 3  # (block, m)
+        found += np.einsum("bn,nb->b", x_draws[:, part].astype(np.float64), kernel @ y_draws.T.astype(np.float64))
+    return found
+
+
+def _angle(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    return np.asarray(np.arccos(np.clip((one * other).sum(axis=-1) / np.maximum(lengths, 1e-12), -1, 1)))
+
+
+def _nearest(hands: np.ndarray, known: np.ndarray, skip: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return indices and distances (n, 5) of the nearest known hands; `skip` (n,) names one for each to pass over."""
+    squares = (hands**2).sum(axis=1)[:, None] + (known**2).sum(axis=1) - 2 * hands @ known.T  # (n, m)
+    if skip is not None:
+        squares[np.arange(len(hands)), skip] = np.inf
+    order = np.argsort(squares, axis=1, kind="stable")[:, :NEIGHBOURS]
+    return order, np.sqrt(np.clip(np.take_along_axis(squares, order, axis=1), 0, None))
+
+
+def _vote(names: np.ndarray) -> str:
+    found, first, counts = np.unique(names, return_index=True, return_counts=True)
+    best = counts == counts.max()
+    return str(found[best][np.argmin(first[best])])

@@ -1,0 +1,61 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from handdata.errors import UserError
+from handtrain import evaluate, reproduce
+from handtrain.options import EvaluateOptions, GenerateOptions
+from handtrain.reproduce import Plan
+from tests.handtrain.test_hands import landmarker
+
+
+@pytest.fixture
+def plan(base: Path, dataset: Path, tmp_path: Path, monkeypatch) -> Plan:
+    model, cache = landmarker(), tmp_path / "cache"
+    cache.mkdir()
+    (cache / "hand_landmarker.task").symlink_to(model)
+    monkeypatch.setenv("HAND1000_CACHE", str(cache))
+    return Plan(
+        dataset,
+        base,
+        tmp_path / "out",
+        ("call",),
+        preset="smoke",
+        split="validation",
+        generate=GenerateOptions(steps=2),
+        evaluate=EvaluateOptions(bootstrap=2, clip="none", variants="standard"),
+        device="cpu",
+    )
+
+
+def test_the_chain_makes_everything_and_a_second_call_makes_nothing(plan, monkeypatch, capsys):
+    assert reproduce.reproduce(plan) == 0
+    run = plan.out / "call"
+    assert (
+        len(list((run / "images" / "base").glob("*.png"))) == len(list((run / "images" / "tuned").glob("*.png"))) == 2
+    )
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["gesture"] == "call" and found["metrics"]["hand-found rate"]["standard"]["difference"]["value"] == 0
+    assert [found[side]["images"] for side in ("real", "fake", "base")] == [2, 2, 2]
+    page = (plan.out / "report.html").read_text()
+    assert "call: call" in page and "hand-found rate" in page and page.count("data:image/jpeg") >= 4
+    assert "-28.599" in (plan.out / "report.md").read_text() or "reference" not in page
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("it is evaluated"))
+    assert reproduce.reproduce(plan) == 0
+
+
+def test_a_dry_run_says_the_cost_and_writes_nothing(plan, capsys):
+    assert reproduce.reproduce(replace(plan, dry_run=True)) == 0
+    printed = capsys.readouterr().out
+    assert "call: 4 images, base and tuned, 16 passes of the UNet" in printed
+    assert not plan.out.exists()
+
+
+def test_a_gesture_that_is_not_there_stops_before_the_first_image(plan):
+    with pytest.raises(UserError, match="no configuration 'palm'"):
+        reproduce.reproduce(replace(plan, gestures=("call", "palm")))
+    assert not plan.out.exists()
+    with pytest.raises(UserError, match="names no gesture"):
+        reproduce.reproduce(replace(plan, gestures=()))
