@@ -1,4 +1,4 @@
-"""Measure `assemble` at the paper's size: 12,600 rows and their spares. Prints seconds of processor and clock, MB, peak.
+"""Measure `assemble` at the paper's size: 12,600 rows and their spares. Prints seconds, megabytes and peak memory.
 
     python benchmarks/assemble.py --size 512
 """
