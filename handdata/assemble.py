@@ -31,15 +31,6 @@ _GROUP_ROWS = 100  # as the Hub's viewer likes them
 
 
 @dataclass(frozen=True)
-class AssembleOptions:
-    """How rows become a dataset."""
-
-    near_duplicate: int = 4  # bits of the 64-bit perceptual hash; images of different splits differ in more
-    group_bytes: int = 64_000_000  # of images in a row group at most; the Hub's viewer reads up to 100 MB
-    file_bytes: int = 400_000_000  # of images in a Parquet file at most
-
-
-@dataclass(frozen=True)
 class File:
     """One file of the published dataset."""
 

@@ -45,7 +45,7 @@ def publish(what: Payload, name: str, private: bool, revision: str | None, purge
     url = f"{api.endpoint}/datasets/{name}" + (f"/tree/{branch}" if revision else "")
     remark = _about_history(api, name, branch, sha, before, what, purge_history)
     if purge_history:
-        sha = _call(lambda: api.dataset_info(name, revision=branch).sha, name)
+        sha = str(_call(lambda: api.dataset_info(name, revision=branch).sha, name))
     return Published(url, sha, what.rows, len(what.files), what.bytes, remark)
 
 

@@ -7,6 +7,7 @@ nothing. The recipe names it as `random-tiny`.
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 NAME = "random-tiny"
 
@@ -47,9 +48,15 @@ def _make(place: Path) -> None:
 
     (place / "vocab.txt").write_text("\n".join(_WORDS), encoding="utf-8")
     images = BlipImageProcessor(size={"height": _SIZE, "width": _SIZE})
-    BlipProcessor(images, BertTokenizer(vocab=str(place / "vocab.txt"))).save_pretrained(place)
-    narrow = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+    processor: Any = BlipProcessor  # its constructor has no types
+    processor(images, BertTokenizer(vocab=str(place / "vocab.txt"))).save_pretrained(place)
+    narrow: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    tokens: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
     text = BlipTextConfig(vocab_size=len(_WORDS), encoder_hidden_size=16, **tokens, **narrow)
     vision = BlipVisionConfig(image_size=_SIZE, patch_size=16, **narrow)
     generator = torch.Generator().manual_seed(0)

@@ -15,15 +15,6 @@ _PLACEHOLDER = "USER/NAME"  # in the card's example
 
 
 @dataclass(frozen=True)
-class PublishOptions:
-    """What the card says beyond what the build knows."""
-
-    title: str = ""  # of the dataset; empty: the recipe's name
-    contact: str = "the dataset's community page on the Hub"  # whom to ask, for the removal of an image or a person too
-    notes: str = ""  # one more known limit, in a sentence
-
-
-@dataclass(frozen=True)
 class Payload:
     """The files to publish: by path, a file of the build or bytes made for this place; and what they must be."""
 

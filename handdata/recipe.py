@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from handdata.assemble import AssembleOptions
 from handdata.captions import CaptionOptions
 from handdata.checks import CheckOptions
+from handdata.dataset_options import AssembleOptions, PublishOptions
 from handdata.errors import UserError
 from handdata.jpeg import ImageOptions
 from handdata.landmarks import LandmarkOptions
-from handdata.publish import PublishOptions
 from handdata.ranges import FetchOptions
 from handdata.render import RenderOptions
 from handdata.resources import resource

@@ -8,14 +8,13 @@ from tyro import MISSING
 from tyro.conf import Positional, arg
 
 from handdata import captions, recipe, rewrite
-from handdata.assemble import AssembleOptions
 from handdata.captions import CaptionOptions
 from handdata.checks import CheckOptions
+from handdata.dataset_options import AssembleOptions, PublishOptions
 from handdata.errors import UserError
 from handdata.evaluate import EvaluateOptions
 from handdata.jpeg import ImageOptions
 from handdata.landmarks import LandmarkOptions
-from handdata.publish import PublishOptions
 from handdata.ranges import FetchOptions
 from handdata.recipe import Recipe
 from handdata.render import RenderOptions

@@ -10,11 +10,10 @@ import pyarrow as pa
 from PIL import Image
 
 from handdata import record
-from handdata.assemble import AssembleOptions
 from handdata.build import How
+from handdata.dataset_options import AssembleOptions, PublishOptions
 from handdata.facts import perceptual_hash
 from handdata.gestures import gestures
-from handdata.publish import PublishOptions
 from handdata.recipe import Recipe, dump
 from handdata.selection import SelectOptions
 from handdata.sources import SourceOptions

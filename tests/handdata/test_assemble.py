@@ -12,6 +12,7 @@ from PIL import Image
 
 from handdata import assemble, decisions, record
 from handdata.build import open_recipe
+from handdata.dataset_options import AssembleOptions
 from handdata.errors import Unfinished, UserError
 from handdata.gestures import gestures
 from tests.finished import COUNTS, QUIET, finished_build
@@ -73,7 +74,7 @@ def test_the_schema_is_the_contract_and_tells_datasets_its_features(build):
 
 def test_row_groups_stay_below_the_limit_and_have_a_page_index(tmp_path):
     build = finished_build(tmp_path, {"train": 30, "validation": 0, "test": 0}, ("call",), size=128)
-    options = assemble.AssembleOptions(group_bytes=20_000, file_bytes=60_000)
+    options = AssembleOptions(group_bytes=20_000, file_bytes=60_000)
     recipe = open_recipe(build)
     object.__setattr__(recipe, "assemble", options)
     assemble.run(build, recipe, QUIET)

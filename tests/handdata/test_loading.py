@@ -115,6 +115,7 @@ def test_the_hub_loads_alike_everywhere(build, tmp_path, monkeypatch):
     assert found == expected(build / "dataset", names)
 
 
+@pytest.mark.slow
 def test_a_private_dataset_loads_for_its_owner_only(build, tmp_path, monkeypatch):
     with HubServer() as server:
         with monkeypatch.context() as patch:
