@@ -26,7 +26,7 @@ class CaptionOptions:
     revision: str = "main"  # branch, tag or commit; the commit it stands for is written to run.json
     batch: int = 16  # images at once; halved where the GPU's memory is too small
     max_new_tokens: int = 50  # of a caption
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if torch can use one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU, float32 on the CPU
 
 

@@ -16,15 +16,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from handdata import gestures
 from handdata.errors import UserError, require_writable_folder
 from handdata.processes import map_unordered
-from handdata.scene import Picture, draw_person, draw_picture
 from handdata.skeleton import GESTURES
+
+if TYPE_CHECKING:
+    from handdata.scene import Picture
 
 VERSION = 2  # raised when the same options give other pictures
 HAGRID_SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -48,7 +50,7 @@ class RenderOptions:
     validation: int = 8  # pictures per gesture, from HaGRID's val
     test: int = 8  # pictures per gesture
     size: int = 256  # width and height, px
-    seed: int = 0
+    seed: int = 0  # of every picture: the same seed gives the same bytes
     malformed: bool = False  # draw wrong hands: finger counts, bends, lengths
     second_hand: float = 0.2  # share of pictures with a second, idle hand
     oddities: bool = True  # missing members, null and short fields, junk folders, as HaGRID has them
@@ -135,6 +137,8 @@ def draw_task(task: Task, options: RenderOptions) -> tuple[bytes, dict[str, Any]
     """Draw one picture; return its JPEG, its annotation record and the truth about it."""
     import io
 
+    from handdata.scene import draw_picture
+
     user, person = _person(task, options)
     rng = np.random.default_rng(task.entropy(options))
     dice = rng.random()
@@ -167,12 +171,14 @@ def image_id(task: Task, options: RenderOptions) -> str:
 
 def _person(task: Task, options: RenderOptions) -> tuple[str, Any]:
     """Return user_id and looks: every person makes each gesture once or twice, in one split."""
+    from handdata.scene import draw_person
+
     entropy = [options.seed, list(HAGRID_SPLITS).index(task.split), task.number * 2 // 3]
     user = hashlib.sha256(json.dumps(["person", *entropy]).encode()).hexdigest()[:32]
     return user, draw_person(np.random.default_rng(entropy))
 
 
-def record(picture: Picture, user: str, rng: np.random.Generator, oddities: bool) -> dict[str, Any]:
+def record(picture: "Picture", user: str, rng: np.random.Generator, oddities: bool) -> dict[str, Any]:
     """Return v2-1M's record, here and there with the gaps that HaGRID's own have."""
     landmarks = [hand["joints_2d"] for hand in picture.hands]
     united: dict[str, Any] = {"united_bbox": None, "united_label": None}

@@ -31,9 +31,8 @@ _STOPS = {"length": "endless", "timeout": "timeout", "prompt": "prompt-too-long"
 class RewriteOptions:
     """Which model rewrites, and how often it is asked."""
 
-    model: str = (
-        "Meta-Llama-3-8B-Instruct.Q4_K_M.gguf"  # GGUF file, `handdata assets` name, or server's (paper: LLaMA 3)
-    )
+    # GGUF file, name of `handdata assets`, or the server's own name (paper: LLaMA 3)
+    model: str = "Meta-Llama-3-8B-Instruct.Q4_K_M.gguf"
     server: str = ""  # URL of an OpenAI-compatible server, such as http://localhost:8000/v1; empty: in this process
     key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the server's key, if it wants one
     prompt: str = ""  # prompt file; empty: the shipped prompts/rewrite.txt

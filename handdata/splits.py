@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from handdata.record import SPLITS
 
@@ -35,6 +34,8 @@ def choose(rows: pa.Table, gestures: tuple[str, ...], counts: dict[str, int], ne
     `counts` are rows per gesture by split. Test takes first, then validation, then train: what shares a subject with,
     or differs in at most `near` bits from, a row of an earlier one is left out, and a spare comes in.
     """
+    import pyarrow.compute as pc
+
     choice = Choice()
     hashes = np.array([int(value or "0", 16) for value in rows["phash"].to_pylist()], dtype=np.uint64)
     why, split = rows["why"].to_pylist(), np.array(rows["split"].to_pylist())

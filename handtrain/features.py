@@ -210,7 +210,8 @@ def clip(model: str, device: torch.device) -> Clip:
     from transformers import CLIPModel, CLIPProcessor
 
     name = model.removeprefix("hf:")
-    network = CLIPModel.from_pretrained(name).requires_grad_(False).to(device)
+    network: Any = CLIPModel.from_pretrained(name)
+    network = network.requires_grad_(False).to(device)
     processor = CLIPProcessor.from_pretrained(name)
 
     def image_features(images: list[np.ndarray]) -> np.ndarray:

@@ -10,9 +10,8 @@ from handdata.errors import UserError
 class TrainOptions:
     """Everything that decides the trained weights, with the paper's values as defaults (Hand1000, sections 3 and 4)."""
 
-    order: Literal["stages", "images"] = (
-        "stages"  # Stage II over the whole set first, or image after image (released code)
-    )
+    # Stage II over the whole set first, or image after image (released code)
+    order: Literal["stages", "images"] = "stages"
     lam: float = 0.7  # share of the text embedding in the double-fused embedding (paper: best for phone call)
     fusion: Literal["flat", "token"] = (
         "flat"  # fixed random layer over all tokens, or one trained layer for every token
@@ -36,9 +35,8 @@ class TrainOptions:
     resolution: int = 0  # pixels; 0: what the base model's configuration says
     limit: int = 0  # only the first so many images; 0: all
     seed: int = 0  # of the noise, the order of the images and the flat layer
-    noise_device: Literal["cpu", "cuda"] = (
-        "cpu"  # order images: cuda draws the released code's noise, cpu the same everywhere
-    )
+    # order images: cuda draws the released code's noise, cpu the same everywhere
+    noise_device: Literal["cpu", "cuda"] = "cpu"
 
 
 @dataclass(frozen=True)
