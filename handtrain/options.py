@@ -23,12 +23,10 @@ class GenerateOptions:
 class EvaluateOptions:
     """What decides the numbers of an evaluation."""
 
-    prepare: Literal["auto", "none"] = (
-        "auto"  # bring both sides to the generated size and crop, or leave images as they are
-    )
-    crop: Literal["auto", "center", "hand"] = (
-        "auto"  # of real images; auto: what the model was trained with, else center
-    )
+    # bring both sides to the generated size and crop, or leave images as they are
+    prepare: Literal["auto", "none"] = "auto"
+    # of real images; auto: what the model was trained with, else center
+    crop: Literal["auto", "center", "hand"] = "auto"
     variants: Literal["both", "standard"] = "both"  # standard leaves out the released code's ways, half of the time
     bootstrap: int = 100  # draws behind the intervals of distances
     clip: str = "hf:openai/clip-vit-base-patch32"  # model of the CLIP score: hf:USER/NAME, a folder, or none

@@ -13,12 +13,10 @@ class TrainOptions:
     # Stage II over the whole set first, or image after image (released code)
     order: Literal["stages", "images"] = "stages"
     lam: float = 0.7  # share of the text embedding in the double-fused embedding (paper: best for phone call)
-    fusion: Literal["flat", "token"] = (
-        "flat"  # fixed random layer over all tokens, or one trained layer for every token
-    )
-    feature: Literal["absolute", "normalised"] = (
-        "absolute"  # landmarks as found, or centred, scaled, left hands mirrored
-    )
+    # fixed random layer over all tokens, or one trained layer for every token
+    fusion: Literal["flat", "token"] = "flat"
+    # landmarks as found, or centred, scaled, left hands mirrored
+    feature: Literal["absolute", "normalised"] = "absolute"
     landmarks: Literal["dataset", "recompute"] = "dataset"  # take the dataset's landmarks, or run MediaPipe once more
     crop: Literal["center", "hand"] = "center"  # where the square lies on the long side; hand: holds the annotated hand
     hand_weight: float = 1.0  # weight of the loss inside the hand's box against outside it
