@@ -1,6 +1,6 @@
 """Measure `assemble` at the paper's size: 12,600 rows and their spares. Prints seconds, megabytes and peak memory.
 
-    python benchmarks/assemble.py --size 512
+python benchmarks/assemble.py --size 512
 """
 
 import argparse
