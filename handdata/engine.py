@@ -10,6 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -34,7 +35,10 @@ FINGERPRINT = "hand1000:fingerprint"  # in a shard's metadata: what its stage sa
 
 
 class Stage(Protocol):
-    """What the engine asks of a stage. `options` is the stage's frozen dataclass."""
+    """What the engine asks of a stage. `options` is the stage's frozen dataclass.
+
+    A stage that holds a model may have a method `close`, called when its last shard is made.
+    """
 
     name: ClassVar[str]  # its folder in the build and its key in STAGE_COLUMNS
     version: ClassVar[int]  # raised when a change of the code changes what comes out
@@ -103,6 +107,13 @@ class ShardWorker:
             write_table(table.replace_schema_metadata({"hand1000:key": key, FINGERPRINT: fingerprint}), path)
             reasons = table["reason"].to_pylist()
         return {"rows": len(reasons), "made": made, "failed": Counter(filter(None, reasons))}
+
+    def close(self) -> None:
+        """Let a stage that has a method `close` release its model."""
+        release = getattr(self._loaded, "close", None)
+        if release is not None:
+            release()
+        self._loaded = None
 
 
 def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: str) -> tuple[Columns, list[bool]]:
@@ -191,7 +202,8 @@ def _read_bytes(path: Path) -> bytes | None:
 
 def _run_local(arguments: dict[str, Any], shards: int, workers: int) -> Iterator[dict[str, Any]]:
     if workers == 1 or shards <= 1:
-        yield from map(ShardWorker(**arguments), range(shards))
+        with closing(ShardWorker(**arguments)) as worker:
+            yield from map(worker, range(shards))
         return
     what = arguments["stage"].name
     yield from map_unordered(_work, range(shards), min(workers, shards), what, _start_worker, (arguments,))
