@@ -155,9 +155,9 @@ def test_the_command_prints_a_table_and_writes_the_same_as_json(squares, tmp_pat
     assert written["fake"]["sha256"] == folder_set(fake, "--fake").fingerprint()
 
 
-def test_real_is_a_folder_or_a_dataset_with_a_split():
+def test_real_is_a_folder_or_a_dataset_with_a_split(tmp_path):
     assert split_of("hf:someone/hands@v1:test", "--real") == (HubName("someone/hands", "v1"), "test")
-    assert split_of("data/hands:validation", "--real") == (Path("data/hands"), "validation")
+    assert split_of(f"{tmp_path}:validation", "--real") == (tmp_path, "validation")
     assert split_of("data/photographs", "--real") is None
     assert split_of("hf:someone/hands", "--real") is None
 
