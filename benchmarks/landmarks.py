@@ -10,7 +10,8 @@ import statistics
 import time
 from pathlib import Path
 
-from handdata.landmarks import HandLandmarks, LandmarkOptions
+from handdata.landmarks import HandLandmarks
+from handdata.options import LandmarkOptions
 from handdata.resources import cores
 
 

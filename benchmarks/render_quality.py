@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from handdata.gestures import PAPER_GESTURES
-from handdata.render import RenderOptions, Task, draw_task
+from handdata.options import RenderOptions
+from handdata.render import Task, draw_task
 from handdata.skeleton import GESTURES
 
 ON_THE_HAND = 0.3  # a found hand counts if its landmarks lie within this share of the hand's size on average

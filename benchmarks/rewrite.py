@@ -16,7 +16,8 @@ from pathlib import Path
 from handdata.chat import Ask, read_prompt
 from handdata.checks import failures
 from handdata.gestures import gestures
-from handdata.rewrite import RewriteOptions, load_model, model_file, prompt_text, rewrite, tidy
+from handdata.options import RewriteOptions
+from handdata.rewrite import load_model, model_file, prompt_text, rewrite, tidy
 
 
 def main() -> None:

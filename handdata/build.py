@@ -18,11 +18,9 @@ import pyarrow as pa
 from handdata import decisions, engine, record
 from handdata.engine import StageReport
 from handdata.errors import UserError, require_writable_folder
-from handdata.jpeg import ImageOptions
-from handdata.ranges import FetchOptions
+from handdata.options import FetchOptions, ImageOptions, SelectOptions, SourceOptions
 from handdata.recipe import Recipe, dump, load
-from handdata.selection import SelectOptions
-from handdata.sources import SourceOptions, absolute, resolve
+from handdata.sources import absolute, resolve
 
 
 @dataclass(frozen=True)

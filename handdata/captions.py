@@ -8,26 +8,15 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from handdata import mini_captioner
 from handdata.errors import Unfinished, UserError
 from handdata.landmarks import decode
+from handdata.options import CaptionOptions
 
 if TYPE_CHECKING:
     from handdata.engine import Columns
-
-
-@dataclass(frozen=True)
-class CaptionOptions:
-    """Which model describes the images."""
-
-    model: str = "Salesforce/blip-image-captioning-large"  # name on the Hub, or a folder
-    revision: str = "main"  # branch, tag or commit; the commit it stands for is written to run.json
-    batch: int = 16  # images at once; halved where the GPU's memory is too small
-    max_new_tokens: int = 50  # of a caption
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if torch can use one
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU, float32 on the CPU
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ bug. Words decide, not a model: a verdict can be explained and is the same every
 
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from handdata.clip_tokens import CONTEXT, clip_tokens
 from handdata.gestures import gestures
+from handdata.options import CheckOptions
 from handdata.words import (
     BODY,
     COLOURS,
@@ -106,13 +107,6 @@ def sentence_ends(text: str) -> list[tuple[int, int]]:
     """Return where (start, end) one sentence ends and another begins. A dot after an abbreviation ends nothing."""
     ends = [match for match in _SENTENCE_END.finditer(text.strip()) if match.end() < len(text.strip())]
     return [end.span() for end in ends if "\n" in end[0] or not _ABBREVIATION.search(text.strip()[: end.end()])]
-
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """What is remarked on."""
-
-    in_box: float = 0.9  # least share of the gesture hand's landmarks inside its box
 
 
 class FinalChecks:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,12 @@ import numpy as np
 
 from handdata import captions
 from handdata.errors import Unfinished, UserError
+from handdata.options import EvaluateOptions
 
 CAPTION_ROWS = 5000  # caption-caption is over the first so many rows (the released code; method.md, section 2)
 _BATCH = 32
 
 Scores = dict[str, float | int | str | None]
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """With what a dataset is measured."""
-
-    clip: str = "openai/clip-vit-base-patch32"  # CLIP model: name on the Hub or a folder (paper, table 1)
-    device: str = "auto"  # auto, cpu or cuda
-    split: str = "all"  # train, validation, test, or all
 
 
 def evaluate(dataset: str, options: EvaluateOptions, progress: bool = True) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from handdata.archive import FOLDER, BadMember, Entry
 from handdata.decisions import replay
 from handdata.engine import StageReport
 from handdata.errors import Unfinished, UserError
-from handdata.jpeg import BadImage, ImageOptions, store
+from handdata.jpeg import BadImage, store
 from handdata.manifest import ENCRYPTED, SourceFacts, source_facts
 from handdata.mirrors import Mirrors
-from handdata.ranges import Client, FetchOptions
+from handdata.options import FetchOptions, ImageOptions
+from handdata.ranges import Client
 from handdata.receipts import Journal, Receipt, finished, remove_images, write_shards
 from handdata.sources import safe_member
 

@@ -8,19 +8,13 @@ import io
 import re
 from dataclasses import dataclass
 
+from handdata.options import ImageOptions
+
 MAX_PIXELS = 100_000_000  # HaGRID's largest photographs have 12 million
 
 _ORIENTATION = 0x0112  # EXIF tag
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # after a scan's data: any marker but restart and a stuffed byte
 _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    """How images are stored."""
-
-    short_side: int = 512  # px; larger images are made smaller, smaller ones are kept; 0: keep all
-    quality: int = 95  # JPEG quality of images that are turned or made smaller
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from handdata.options import MIN_SIDE, LandmarkOptions
 
 if TYPE_CHECKING:
     from handdata.engine import Columns
@@ -21,20 +23,7 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]  # (h, w, 3), RGB
 Landmarks = NDArray[np.float32]  # (hands, 21, 3): x, y in fractions of the image, z as MediaPipe gives it
 
-MIN_SIDE = 256  # px; MediaPipe finds small hands better enlarged (docs/decisions.md)
 ASSET = "hand-landmarker"  # in manifests/assets.toml
-
-
-@dataclass(frozen=True)
-class LandmarkOptions:
-    """How hands are looked for."""
-
-    hands: int = 2  # looked for in an image
-    detection: float = 0.5  # least confidence of the palm detector (Hand1000's code)
-    presence: float = 0.5  # least confidence that the crop holds a hand (MediaPipe's default)
-    min_side: int = MIN_SIDE  # px; an image with a shorter side is enlarged first
-    no_hand: Literal["keep", "replace"] = "keep"  # a row in which no hand is found: kept, or a spare takes its place
-    threads: int = 0  # images looked at together; 0: every core
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from handdata.annotations import Oddities
 from handdata.decisions import Decisions
 from handdata.errors import UserError
 from handdata.index import Say
-from handdata.selection import Choice, SelectOptions, choose
+from handdata.options import SelectOptions
+from handdata.selection import Choice, choose
 from handdata.sources import Archive, Sources, is_remote
 
 if TYPE_CHECKING:
-    from handdata.jpeg import ImageOptions
+    from handdata.options import ImageOptions
     from handdata.ranges import Client
 
 VERSION = 1  # raised when a change of the code changes what is chosen

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from handdata.sources import SourceOptions
+from handdata.options import SourceOptions
 
 HAGRID_LICENCE = "https://github.com/hukenovs/hagrid/blob/master/license/en_us.pdf"
 

@@ -16,22 +16,11 @@ from typing import Any
 
 from handdata.archive import TAIL_BYTES
 from handdata.errors import Unfinished, UserError
+from handdata.options import FetchOptions
 
 PIECE = 8 << 20  # bytes; more is read in pieces, side by side
 _SLOW_DOWN = (408, 425, 429)
 _MAX_DELAY = 60.0  # seconds between two tries, whatever a server asks for
-
-
-@dataclass(frozen=True)
-class FetchOptions:
-    """How archives are read from."""
-
-    connections: int = 16  # kept alive, at the same time
-    bridge: int = 65_536  # bytes; largest gap between two members that is read to save a request
-    attempts: int = 8  # tries of one request before the next place is asked
-    timeout: float = 30.0  # seconds without a byte
-    backoff: float = 0.5  # seconds; doubles with every try, times a random number in 0..1
-    largest: int = 64 << 20  # bytes; a member larger than this, packed or unpacked, is not fetched
 
 
 class Trouble(Exception):

@@ -9,18 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from handdata.captions import CaptionOptions
-from handdata.checks import CheckOptions
-from handdata.dataset_options import AssembleOptions, PublishOptions
 from handdata.errors import UserError
-from handdata.jpeg import ImageOptions
-from handdata.landmarks import LandmarkOptions
-from handdata.ranges import FetchOptions
-from handdata.render import RenderOptions
+from handdata.options import (
+    AssembleOptions,
+    CaptionOptions,
+    CheckOptions,
+    FetchOptions,
+    ImageOptions,
+    LandmarkOptions,
+    PublishOptions,
+    RenderOptions,
+    RewriteOptions,
+    SelectOptions,
+    SourceOptions,
+)
 from handdata.resources import resource
-from handdata.rewrite import RewriteOptions
-from handdata.selection import SelectOptions
-from handdata.sources import SourceOptions
 
 T = TypeVar("T")
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from handdata import gestures
 from handdata.errors import UserError, require_writable_folder
+from handdata.options import RenderOptions
 from handdata.processes import map_unordered
 from handdata.skeleton import GESTURES
 
@@ -39,23 +40,6 @@ _BIGGEST = 2048
 _PER_WORKER = 8  # fewer pictures do not pay for starting a process
 
 Kind = Literal["whole", "absent", "idle"]
-
-
-@dataclass(frozen=True)
-class RenderOptions:
-    """What of the mini world is drawn."""
-
-    gestures: tuple[str, ...] = ()  # names; none: all that can be drawn (in a recipe: those of [select])
-    train: int = 40  # pictures per gesture; 0 leaves the split out
-    validation: int = 8  # pictures per gesture, from HaGRID's val
-    test: int = 8  # pictures per gesture
-    size: int = 256  # width and height, px
-    seed: int = 0  # of every picture: the same seed gives the same bytes
-    malformed: bool = False  # draw wrong hands: finger counts, bends, lengths
-    second_hand: float = 0.2  # share of pictures with a second, idle hand
-    oddities: bool = True  # missing members, null and short fields, junk folders, as HaGRID has them
-    deflated: bool = False  # compress the members of the image archives (HaGRID has both kinds)
-    zip64: bool = False  # zip64 structures, as in archives above 4 GB
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from handdata.chat import Answer, Ask, ChatModel, Prompt, plain, read_prompt
 from handdata.checks import Evidence, explain, failures, sentence_ends
 from handdata.errors import UserError
 from handdata.gestures import gestures
+from handdata.options import RewriteOptions
 from handdata.resources import resource
 from handdata.words import FUNCTION, PHRASE, about_hands, content, gestures_named, mask_phrase, spans
 
@@ -25,26 +26,6 @@ if TYPE_CHECKING:
     from handdata.engine import Columns
 
 _STOPS = {"length": "endless", "timeout": "timeout", "prompt": "prompt-too-long"}
-
-
-@dataclass(frozen=True)
-class RewriteOptions:
-    """Which model rewrites, and how often it is asked."""
-
-    # GGUF file, name of `handdata assets`, or the server's own name (paper: LLaMA 3)
-    model: str = "Meta-Llama-3-8B-Instruct.Q4_K_M.gguf"
-    server: str = ""  # URL of an OpenAI-compatible server, such as http://localhost:8000/v1; empty: in this process
-    key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the server's key, if it wants one
-    prompt: str = ""  # prompt file; empty: the shipped prompts/rewrite.txt
-    retries: int = 3  # tries after the first, before the template
-    temperature: float = 0.7  # of the retries; the first try is greedy
-    max_tokens: int = 96  # of one answer; 77 CLIP tokens are about as many
-    parallel: int = 16  # sequences decoded together, or requests at once
-    threads: int = 0  # of llama.cpp; 0: every core
-    gpu_layers: int = -1  # layers on the GPU where llama.cpp was built for one; -1: all
-    grammar: bool = False  # let a grammar force the phrase in the last try
-    timeout: float = 60.0  # s, that a server may take for one answer
-    seed: int = 0  # of the draws
 
 
 @dataclass

@@ -12,27 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from handdata.annotations import Oddities
-from handdata.gestures import PAPER_GESTURES
+from handdata.options import SelectOptions
 from handdata.record import SPLITS
 
 VALIDATION_SHARE = 0.05  # of the train subjects, where HaGRID has no val split
 
 _OURS = {"train": "train", "val": "validation", "test": "test"}
-
-
-@dataclass(frozen=True)
-class SelectOptions:
-    """Which images, and how many of each gesture and split."""
-
-    gestures: tuple[str, ...] = PAPER_GESTURES  # HaGRID's names
-    train: int = 1000  # per gesture (paper, section 4)
-    validation: int = 100  # per gesture
-    test: int = 1000  # per gesture (paper, section 4)
-    seed: int = 0  # decides which images; the same seed gives the same choice
-    spare: float = 0.15  # share selected beyond the counts, to replace rows that fail
-    max_per_subject: int = 1  # per gesture and split; 0: no limit
-    min_hand: float = 0.0  # smallest box of the gesture, as a share of the image's area
-    single_hand: bool = False  # only images without further hands
 
 
 @dataclass

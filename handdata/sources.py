@@ -10,20 +10,11 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from handdata.errors import UserError
+from handdata.options import SourceOptions
 from handdata.resources import resource
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """Where annotations and images lie. Paths are relative to the recipe file."""
-
-    kind: Literal["zip", "folder", "hub", "render"] = "zip"  # zip: URLs or files; hub: hf://datasets/USER/NAME/FILE
-    annotations: tuple[str, ...] = ()  # annotations.zip or a folder, mirrors in order; or a name from sources.toml
-    images: tuple[str, ...] = ()  # archive or folder, mirrors in order; {gesture} where there is one archive for each
-    whole: bool = False  # download archives wholly before use: for hosts that do not serve parts of files
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,23 @@ from typing import Annotated, Any, Literal
 from tyro import MISSING
 from tyro.conf import Positional, arg
 
-from handdata import captions, recipe, rewrite
-from handdata.captions import CaptionOptions
-from handdata.checks import CheckOptions
-from handdata.dataset_options import AssembleOptions, PublishOptions
+from handdata import recipe
 from handdata.errors import UserError
-from handdata.evaluate import EvaluateOptions
-from handdata.jpeg import ImageOptions
-from handdata.landmarks import LandmarkOptions
-from handdata.ranges import FetchOptions
+from handdata.options import (
+    AssembleOptions,
+    CaptionOptions,
+    CheckOptions,
+    EvaluateOptions,
+    FetchOptions,
+    ImageOptions,
+    LandmarkOptions,
+    PublishOptions,
+    RenderOptions,
+    RewriteOptions,
+    SelectOptions,
+    SourceOptions,
+)
 from handdata.recipe import Recipe
-from handdata.render import RenderOptions
-from handdata.rewrite import RewriteOptions
-from handdata.selection import SelectOptions
-from handdata.sources import SourceOptions, absolute
 
 
 @dataclass(frozen=True)
@@ -186,8 +189,10 @@ class Rewrite:
         return cls(Path(argv[0]), _recipe_of(argv[0]).rewrite) if _names_something(argv) else None
 
     def __call__(self) -> int:
+        from handdata.rewrite import summary
+
         code = _run_step(self.build, "rewrite", rewrite=self.options)
-        print(rewrite.summary(self.build, self.options))
+        print(summary(self.build, self.options))
         return code
 
 
@@ -361,11 +366,13 @@ def _names_something(argv: list[str]) -> bool:
 
 def _recipe(name: str) -> Recipe:
     """Return the recipe that a command line names, its paths made absolute: flags are relative to where one is."""
+    from handdata import captions, rewrite, sources
+
     path = recipe.find(name)
     loaded = recipe.load(path)
     return replace(
         loaded,
-        source=absolute(loaded.source, path.parent),
+        source=sources.absolute(loaded.source, path.parent),
         caption=captions.absolute(loaded.caption, path.parent),
         rewrite=rewrite.absolute(loaded.rewrite, path.parent),
     )

@@ -11,12 +11,10 @@ from PIL import Image
 
 from handdata import record
 from handdata.build import How
-from handdata.dataset_options import AssembleOptions, PublishOptions
 from handdata.facts import perceptual_hash
 from handdata.gestures import gestures
+from handdata.options import AssembleOptions, PublishOptions, SelectOptions, SourceOptions
 from handdata.recipe import Recipe, dump
-from handdata.selection import SelectOptions
-from handdata.sources import SourceOptions
 from tests.builds import draw_jpeg
 
 QUIET = How(progress=False)

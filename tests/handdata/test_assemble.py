@@ -12,9 +12,9 @@ from PIL import Image
 
 from handdata import assemble, decisions, record
 from handdata.build import open_recipe
-from handdata.dataset_options import AssembleOptions
 from handdata.errors import Unfinished, UserError
 from handdata.gestures import gestures
+from handdata.options import AssembleOptions
 from tests.finished import COUNTS, QUIET, finished_build
 
 

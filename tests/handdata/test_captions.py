@@ -5,9 +5,10 @@ import httpx2
 import pytest
 
 from handdata import engine
-from handdata.captions import FAMILIES, Captioner, CaptionOptions, Captions, clean, resolve
+from handdata.captions import FAMILIES, Captioner, Captions, clean, resolve
 from handdata.errors import Unfinished, UserError
 from handdata.landmarks import decode
+from handdata.options import CaptionOptions
 from handdata.record import shard_path
 from tests import tiny_captioners
 from tests.builds import draw_jpeg, make_build

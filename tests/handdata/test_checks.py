@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handdata import assets
-from handdata.checks import FAILURES, REMARKS, CheckOptions, FinalChecks, explain, failures
+from handdata.checks import FAILURES, REMARKS, FinalChecks, explain, failures
 from handdata.clip_tokens import CONTEXT, clip_tokens
 from handdata.gestures import gestures
+from handdata.options import CheckOptions
 from handdata.words import about_hands, content, gestures_named, stem, tokenise
 
 SENTENCES = Path(__file__).with_name("check_sentences.txt")

@@ -7,7 +7,8 @@ import pytest
 
 from handdata.download import download, download_all
 from handdata.errors import Unfinished
-from handdata.ranges import Client, Far, FetchOptions, Trouble
+from handdata.options import FetchOptions
+from handdata.ranges import Client, Far, Trouble
 from handdata.sources import Archive, Sources
 from tests.range_server import RangeServer, serve
 

@@ -9,7 +9,8 @@ import pytest
 from handdata import assemble, evaluate, publish
 from handdata.build import open_recipe
 from handdata.errors import UserError
-from handdata.evaluate import EvaluateOptions, Group, mean_cosine
+from handdata.evaluate import Group, mean_cosine
+from handdata.options import EvaluateOptions
 from tests.finished import QUIET, finished_build
 
 COUNTS = {"train": 4, "validation": 0, "test": 2}

@@ -19,7 +19,7 @@ import pytest
 from handdata import build, manifest, record
 from handdata.errors import Unfinished, UserError
 from handdata.fetch import Runs, manifest_jobs
-from handdata.jpeg import ImageOptions
+from handdata.options import ImageOptions
 from handdata.recipe import load
 from tests import hagrid
 from tests.range_server import FAULTS, RangeServer, serve

@@ -7,7 +7,8 @@ import pytest
 from handdata import index
 from handdata.archive import LocalFile
 from handdata.errors import UserError
-from handdata.ranges import Client, FetchOptions
+from handdata.options import FetchOptions
+from handdata.ranges import Client
 from handdata.sources import Archive
 from tests import hagrid
 from tests.range_server import serve

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from handdata.jpeg import BadImage, ImageOptions, store, strip
+from handdata.jpeg import BadImage, store, strip
+from handdata.options import ImageOptions
 from tests.hagrid import jpeg
 
 OPTIONS = ImageOptions(short_side=512)

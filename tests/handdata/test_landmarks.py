@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from handdata import engine
-from handdata.landmarks import HandFinder, HandLandmarks, LandmarkOptions, decode, gesture_hand
+from handdata.landmarks import HandFinder, HandLandmarks, decode, gesture_hand
+from handdata.options import LandmarkOptions
 from handdata.record import MANIFEST, image_path, shard_path, write_table
 from tests.builds import draw_jpeg
 

@@ -5,7 +5,8 @@ import zipfile
 
 import pytest
 
-from handdata.ranges import PIECE, Client, FetchOptions, NoRanges, Refused, Replaced, Trouble, address
+from handdata.options import FetchOptions
+from handdata.ranges import PIECE, Client, NoRanges, Refused, Replaced, Trouble, address
 from tests.range_server import FAULTS, serve
 
 QUICK = FetchOptions(backoff=0.01, timeout=0.5)

@@ -6,8 +6,7 @@ import pytest
 
 from handdata import recipe
 from handdata.errors import UserError
-from handdata.selection import SelectOptions
-from handdata.sources import SourceOptions
+from handdata.options import SelectOptions, SourceOptions
 
 
 def write(tmp_path, text: str):

@@ -15,7 +15,8 @@ from PIL import Image
 
 from handdata import recipe, render
 from handdata.errors import UserError
-from handdata.render import RenderOptions, Task, draw, draw_task
+from handdata.options import RenderOptions
+from handdata.render import Task, draw, draw_task
 from handdata.scene import Picture
 
 SMALL = RenderOptions(gestures=("call", "palm"), train=2, validation=1, test=0, size=32, second_hand=0.5)

@@ -12,9 +12,10 @@ from handdata.chat import Answer, Ask, read_prompt
 from handdata.checks import failures
 from handdata.errors import Unfinished, UserError
 from handdata.gestures import gestures
+from handdata.options import RewriteOptions
 from handdata.record import shard_path, write_table
 from handdata.resources import resource
-from handdata.rewrite import RewriteOptions, Rewriting, prompt_text, rewrite, seed_of, splice, summary, tidy
+from handdata.rewrite import Rewriting, prompt_text, rewrite, seed_of, splice, summary, tidy
 from tests.builds import make_build
 from tests.chat_server import chat_server, says
 from tests.handdata.test_checks import clip_tokenizer, sentences  # noqa: F401

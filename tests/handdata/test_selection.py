@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handdata.annotations import TABLE, Oddities
-from handdata.selection import SelectOptions, choose, with_spares
+from handdata.options import SelectOptions
+from handdata.selection import choose, with_spares
 
 FEW = SelectOptions(gestures=("call", "ok"), train=20, validation=4, test=10, spare=0.0)
 

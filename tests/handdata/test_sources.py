@@ -8,7 +8,8 @@ import pytest
 from handdata import recipe
 from handdata.errors import UserError
 from handdata.gestures import PAPER_GESTURES, gestures
-from handdata.sources import SourceOptions, absolute, known, normal_gesture, resolve
+from handdata.options import SourceOptions
+from handdata.sources import absolute, known, normal_gesture, resolve
 
 HERE = Path("/data")
 
