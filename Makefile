@@ -14,7 +14,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow -rs
+	$(BIN)/python -m pytest -n 2 -m slow -rs
 
 lint: setup
 	$(BIN)/ruff check .

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from handdata.landmarks import ASSET, MIN_SIDE, HandFinder
+from handdata.landmarks import ASSET, HandFinder
+from handdata.options import MIN_SIDE
 from handtrain.data import window
 
 MOST_HANDS = 2  # per image
