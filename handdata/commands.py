@@ -25,6 +25,7 @@ def main(program: str, about: str, table: Table, argv: list[str]) -> int:
 
     The command `some-name` is the class `SomeName` of the module `<program>.verbs`.
     """
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # huggingface_hub and datasets report usage unless told not to
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(overview(program, about, table))
