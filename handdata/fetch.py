@@ -1,7 +1,8 @@
 """Fetch the manifest's images out of their archives, and nothing else: neighbours in one request, every byte checked.
 
-Threads read, check, decode and store; each image appears by rename, after its receipt. What fails has a reason; what
-cannot go on (a replaced archive, a full disk) ends the run with a sentence, and the same command continues.
+One thread a connection reads; others, one a core, check, decode and store meanwhile, so that no connection waits for a
+decoder. Each image appears by rename, after its receipt. What fails has a reason; what cannot go on (a replaced
+archive, a full disk) ends the run with a sentence, and the same command continues.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from handdata.mirrors import Mirrors
 from handdata.options import FetchOptions, ImageOptions
 from handdata.ranges import Client
 from handdata.receipts import Journal, Receipt, finished, remove_images, write_shards
+from handdata.resources import cores
 from handdata.sources import safe_member
 
 VERSION = 1  # raised when a change of the code changes the stored bytes
@@ -141,37 +143,45 @@ class _Fetcher:
         """Fetch all jobs; what a thread raises ends the run here."""
         runs, lock, failed = Runs(jobs, self.options.connections), threading.Lock(), 0
 
-        def work() -> None:
+        def await_settled(settling: list[tuple[Job, Future[Receipt]]]) -> None:
             nonlocal failed
-            while not self.client.stopped.is_set() and (run := runs.take(self.client.bridge)):
-                for job, receipt in self._fetch_run(run):
-                    with lock:
-                        failed += receipt.reason is not None
-                        bar.set_postfix(failed=failed, refresh=False)
-                        bar.update(job.entry.compressed_size)
+            for job, receipt in settling:
+                reason = receipt.result().reason
+                with lock:
+                    failed += reason is not None
+                    bar.set_postfix(failed=failed, refresh=False)
+                    bar.update(job.entry.compressed_size)
 
-        with ThreadPoolExecutor(self.options.connections) as pool:
+        def work() -> None:
+            before: list[tuple[Job, Future[Receipt]]] = []
+            while not self.client.stopped.is_set() and (run := runs.take(self.client.bridge)):
+                settling = list(self._fetch_run(run, settlers))
+                await_settled(before)  # so that a connection has two runs in memory at the most
+                before = settling
+            await_settled(before)
+
+        with ThreadPoolExecutor(cores()) as settlers, ThreadPoolExecutor(self.options.connections) as pool:
             try:
                 for future in as_completed([pool.submit(work) for _ in range(self.options.connections)]):
                     future.result()
             finally:
                 self.client.close()
 
-    def _fetch_run(self, jobs: list[Job]) -> Iterator[tuple[Job, Receipt]]:
-        """Read members that lie side by side in one request and settle each of them."""
+    def _fetch_run(self, jobs: list[Job], settlers: ThreadPoolExecutor) -> Iterator[tuple[Job, Future[Receipt]]]:
+        """Read members that lie side by side in one request and have each of them settled."""
         mirrors = self.mirrors[jobs[0].source]
         try:
             data = memoryview(_read(mirrors, jobs))
         except BadMember as error:
             if len(jobs) > 1:  # one by one, so that as few as possible are lost
                 for job in jobs:
-                    yield from self._fetch_run([job])
+                    yield from self._fetch_run([job], settlers)
             else:
-                yield jobs[0], self._failed(jobs[0], error)
+                yield jobs[0], settlers.submit(self._failed, jobs[0], error)
             return
         for job in jobs:
             begin = 0 if job.entry.offset == FOLDER else job.entry.offset - jobs[0].entry.offset
-            yield job, self._settle(job, data[begin:], mirrors)
+            yield job, settlers.submit(self._settle, job, data[begin:], mirrors)
 
     def _settle(self, job: Job, data: memoryview, mirrors: Mirrors) -> Receipt:
         """Turn a member's bytes into a stored image and its receipt."""
