@@ -43,3 +43,9 @@ def test_the_wheel_holds_the_two_packages_and_nothing_of_the_checkout_beside_the
     }
     packed = {path.name for path in (installed / "handdata" / "_data").rglob("*") if path.is_file()}
     assert packed == shipped
+
+
+def test_every_module_and_page_of_the_packages_is_in_the_wheel(installed):
+    for package in ("handdata", "handtrain"):
+        ours = {path.name for path in (ROOT / package).iterdir() if path.is_file()}
+        assert ours <= {path.name for path in (installed / package).iterdir()}
