@@ -11,7 +11,7 @@ from handdata import captions
 from handdata.errors import Unfinished, UserError
 from handdata.options import EvaluateOptions
 
-CAPTION_ROWS = 5000  # caption-caption is over the first so many rows (the released code; method.md, section 2)
+CAPTION_ROWS = 5000  # caption-caption is over the first so many rows (as in the released code)
 _BATCH = 32
 
 Scores = dict[str, float | int | str | None]

@@ -24,7 +24,7 @@ from handtrain.pipeline import ABOUT_FILE, Hand1000Pipeline
 from handtrain.places import Place
 from handtrain.runfolder import write_text
 
-REFERENCE_STEPS = 46  # the released code asks its sampler for 45 (method, section 2)
+REFERENCE_STEPS = 46  # the released code asks its sampler for 45
 SETTINGS = "hand1000"  # name of the text chunk in a PNG that holds the record of the image
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

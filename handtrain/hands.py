@@ -10,7 +10,7 @@ from handtrain.data import window
 
 MOST_HANDS = 2  # per image
 DETECTION = 0.5  # confidence from which a hand counts as found; MediaPipe's default
-DETECTION_REFERENCE = 0.0  # the released code's for HAND-CONF (method, section 2)
+DETECTION_REFERENCE = 0.0  # the released code's for HAND-CONF
 PRESENCE = 0.5  # the released code leaves the graph's own
 SEARCHED = MIN_SIDE  # pixels: a smaller image is enlarged to this short side before hands are searched
 MODEL = ASSET  # name of the landmarker's file among the assets

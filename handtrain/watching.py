@@ -14,7 +14,7 @@ from handtrain.prepare import Material
 from handtrain.presets import RunOptions, TrainOptions
 from handtrain.runfolder import RunFolder
 
-GUIDANCE = 3.0  # the released code's (method, section 2)
+GUIDANCE = 3.0  # the released code's
 _VALIDATION_BATCH = 8
 
 
