@@ -76,12 +76,13 @@ def remove_partial(folder: Path) -> None:
 def training_state(
     model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield a model's tensors as `model/NAME` and its optimiser's as `optimiser/KEY/NAME`."""
-    for name, tensor in model.state_dict().items():
-        yield f"model/{name}", tensor
-    for name, parameter in model.named_parameters() if optimiser else ():
+    """Yield a model's tensors as `model/NAME` and its optimiser's as `optimiser/KEY/NAME`; frozen weights are left out."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in trained.items():
+        yield f"model/{name}", parameter.detach()
+    for name, parameter in trained.items() if optimiser else ():
         for key, value in optimiser.state[parameter].items() if optimiser else ():
-            yield f"optimiser/{key}/{name}", value
+            yield f"optimiser/{key}/{name}", torch.as_tensor(value)
 
 
 def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
@@ -94,9 +95,19 @@ def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimiser: torch.opt
         else:
             assert optimiser is not None, f"{checkpoint.folder} holds an optimiser's state"
             key, _, parameter_name = rest.partition("/")
-            parameter = parameters[parameter_name]
-            # Adam counts its steps on the CPU.
-            optimiser.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
+            optimiser.state[parameters[parameter_name]][key] = _state(
+                key, tensor, parameters[parameter_name], optimiser
+            )
+
+
+def _state(key: str, tensor: torch.Tensor, parameter: torch.Tensor, optimiser: torch.optim.Optimizer) -> Any:
+    if key == "step":
+        if not tensor.is_floating_point():
+            return int(tensor)  # the 8-bit optimiser's
+        return tensor.to(parameter.device) if optimiser.defaults.get("fused") else tensor  # Adam's is on the CPU
+    if tensor.shape == parameter.shape:  # in the layout of the weights, as the optimiser made it
+        return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+    return tensor.to(parameter.device)
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,11 +1,12 @@
 """The equation that Stages II and III share: noise prediction on a latent at a random time."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from handtrain.noise import Draw
+from handtrain.noise import Draw, moved
 
 
 @dataclass(frozen=True)
@@ -22,28 +23,39 @@ class Latents:
     def __getitem__(self, part: slice | list[int]) -> "Latents":
         return Latents(self.mean[part], self.deviation[part], None if self.weights is None else self.weights[part])
 
+    def to(self, device: torch.device) -> "Latents":
+        """Return them on a device."""
+        weights = None if self.weights is None else moved(self.weights, device)
+        return Latents(moved(self.mean, device), moved(self.deviation, device), weights)
+
 
 @dataclass(frozen=True)
 class Diffusion:
-    """A UNet and what belongs to it: where it is, its noise schedule and the scale of its latents."""
+    """A UNet and what belongs to it: where it is, its noise schedule, the scale of its latents and how it computes."""
 
     unet: Any  # diffusers UNet2DConditionModel
     schedule: Any  # diffusers DDPMScheduler
     scaling: float  # the VAE's scaling_factor, 0.18215 for Stable Diffusion
     device: torch.device
+    autocast: torch.dtype | None = None  # of its products and convolutions; the weights stay float32
+    call: Any = None  # what computes the prediction, if not the UNet itself: the same one compiled
+    graphs: bool = False  # whether that replays CUDA graphs
 
     def losses(self, latents: Latents, draw: Draw, embeddings: torch.Tensor) -> torch.Tensor:
         """Return each sample's loss (b,) for one draw; all but the embeddings (b, tokens, width) may be on the CPU."""
-        mean, deviation, normal = (x.to(self.device) for x in (latents.mean, latents.deviation, draw.posterior))
-        return noise_prediction_loss(
-            self.unet,
-            self.schedule,
-            sample_latents(mean, deviation, normal, self.scaling),
-            draw.noise.to(self.device),
-            draw.timesteps.to(self.device),
-            embeddings,
-            None if latents.weights is None else latents.weights.to(self.device),
-        )
+        latents, draw = latents.to(self.device), draw.to(self.device)
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext():
+            return noise_prediction_loss(
+                self.call or self.unet,
+                self.schedule,
+                sample_latents(latents.mean, latents.deviation, draw.posterior, self.scaling),
+                draw.noise,
+                draw.timesteps,
+                embeddings,
+                latents.weights,
+            )
 
 
 def sample_latents(mean: torch.Tensor, deviation: torch.Tensor, normal: torch.Tensor, scaling: float) -> torch.Tensor:
@@ -77,5 +89,5 @@ def noise_prediction_loss(
 
 def parts(count: int, micro_batch: int) -> list[slice]:
     """Return the slices in which a batch goes through the model; `micro_batch` 0 is the whole batch at once."""
-    size = micro_batch or count
+    size = micro_batch or count or 1
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

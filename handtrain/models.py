@@ -10,6 +10,7 @@ import torch
 
 from handdata.errors import UserError
 from handtrain import tensorfile
+from handtrain.lora import add_adapters
 from handtrain.places import HubName, Place, fetch_model
 
 _OURS = ("StableDiffusionPipeline", "Hand1000Pipeline")
@@ -133,11 +134,15 @@ def open_base(place: Place, option: str = "--base") -> Base:
 
 def unet_parameters(base: Base) -> int:
     """Return how many weights the UNet has, without loading them."""
-    import diffusers
+    return sum(parameter.numel() for parameter in _empty_unet(base).parameters())
 
+
+def adapter_parameters(base: Base, rank: int) -> int:
+    """Return how many weights the UNet's adapters of a rank have, without making them."""
+    unet = _empty_unet(base)
     with torch.device("meta"):
-        model = _untyped(diffusers.UNet2DConditionModel).from_config(_config(base.folder, "unet"))
-    return sum(parameter.numel() for parameter in model.parameters())
+        add_adapters(unet, rank, seed=0)
+    return sum(parameter.numel() for name, parameter in unet.named_parameters() if "lora_" in name)
 
 
 def fingerprint(module: torch.nn.Module) -> str:
@@ -162,6 +167,13 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
     return device
+
+
+def _empty_unet(base: Base) -> Any:
+    import diffusers
+
+    with torch.device("meta"):
+        return _untyped(diffusers.UNet2DConditionModel).from_config(_config(base.folder, "unet"))
 
 
 def _load(model: Any, folder: Path) -> Any:

@@ -21,6 +21,17 @@ class Draw:
     def __getitem__(self, part: slice) -> "Draw":
         return Draw(self.posterior[part], self.noise[part], self.timesteps[part])
 
+    def to(self, device: torch.device) -> "Draw":
+        """Return it on a device."""
+        return Draw(*(moved(tensor, device) for tensor in (self.posterior, self.noise, self.timesteps)))
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device; to a GPU it travels while the GPU computes."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
 
 def seed_of(*parts: object) -> int:
     """Return a seed that is a function of the parts, such as (seed, stage, image_id, step).
@@ -41,6 +52,9 @@ def image_draws(seed: int, part: str, keys: Sequence[tuple[str, int]], shape: tu
         posterior = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
         draws.append((posterior, noise, torch.randint(timesteps, (), generator=generator)))
+    if not draws:  # a process may have no image of a batch
+        nothing = torch.empty(0, *shape)
+        return Draw(nothing, nothing, torch.empty(0, dtype=torch.int64))
     posteriors, noises, times = zip(*draws, strict=True)
     return Draw(torch.stack(posteriors), torch.stack(noises), torch.stack(times))
 

@@ -4,13 +4,19 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from handdata.errors import UserError
 from handtrain.data import Photographs
-from handtrain.models import Base, unet_parameters
-from handtrain.presets import TrainOptions
+from handtrain.models import Base, adapter_parameters, unet_parameters
+from handtrain.presets import RunOptions, TrainOptions
 from handtrain.unet import steps_of
+from handtrain.work import known_peak, measured_peak, work_of_folder
 
 _FLOAT = 4  # bytes
+# Share of the peak that the time is reckoned with. The best public figure for a UNet of this class is 0.335
+# (Stable Diffusion 2 on H100s, MLPerf Training 4.1).
+_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Plan:
     fusion_steps: int
     embedding_steps: int  # forward and backward passes of one image
     unet_steps: int
+    unet_images: int  # passes of one image through Stage III
     training_bytes: int  # weights, gradients and Adam's two moments, without activations
     disk_bytes: int
 
@@ -39,10 +46,37 @@ class Plan:
         lines += [
             f"Stage II:  {self.embedding_steps:,} embedding steps, counted per image",
             f"Stage III: {self.unet_steps:,} UNet steps",
-            f"memory:    {_gib(self.training_bytes)} for weights, gradients and Adam, activations come on top",
             f"disk:      {_gib(self.disk_bytes)} at most, checkpoints included",
+            f"memory:    {_gib(self.training_bytes)} for weights, gradients and Adam, activations come on top",
         ]
         return "\n".join(lines)
+
+
+def needs(
+    plan: Plan, base: Base, options: TrainOptions, running: RunOptions, device: torch.device, processes: int
+) -> str:
+    """Return in words the activations' memory and the time, both counted on the model without computing it."""
+    side = plan.resolution // base.latent_factor
+    work = work_of_folder(base.folder, side, base.tokens, base.width)
+    at_once = max(1, -(-options.unet_batch // processes))
+    if running.micro_batch != "auto" and running.micro_batch:
+        at_once = min(at_once, running.micro_batch)
+    kept = f"{_gib(at_once * work.activations)} of activations for {at_once} images at once in float32"
+    if running.gradient_checkpointing:
+        kept += ", far less with gradient checkpointing"
+    elif options.precision == "bf16":
+        kept += ", about half of it in bf16"
+    peak = known_peak(device)
+    source = f"the data sheet's bf16 peak of {device}" if peak else f"the peak of {device} in a float32 matrix product"
+    peak = (peak or measured_peak(device)) * processes
+    flop = plan.embedding_steps * work.stage2 + plan.unet_images * work.stage3
+    seconds = flop / (peak * _SHARE)
+    return (
+        f"           {kept}\n"
+        f"time:      {_duration(seconds)} for {flop / 1e15:,.3g} PFLOP, if {_SHARE:.0%} of {source} is reached "
+        f"({peak / 1e12:,.3g} TFLOP/s for {processes} process{'es' if processes > 1 else ''}); "
+        "samples and encoding come on top"
+    )
 
 
 def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptions) -> Plan:
@@ -50,8 +84,10 @@ def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptio
     count = len(photographs.rows)
     parameters = unet_parameters(base)
     weights = parameters * _FLOAT
+    trained = _FLOAT * (adapter_parameters(base, options.lora_rank) if options.lora_rank else parameters)
+    moments = trained // 2 if options.optimizer == "adam8bit" else 2 * trained
     by_image = options.order == "images"
-    checkpoint = weights if by_image else 3 * weights
+    checkpoint = trained if by_image else trained + moments
     model = weights + sum(
         file.stat().st_size for file in base.folder.glob("*/*.safetensors") if file.parent.name != "unet"
     )
@@ -67,7 +103,8 @@ def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptio
         fusion_steps=steps_of(count, options.fusion_batch, options.fusion_epochs) if token else 0,
         embedding_steps=count * options.embedding_steps,
         unet_steps=steps,
-        training_bytes=4 * weights,
+        unet_images=count * options.unet_epochs,
+        training_bytes=weights + trained + moments,
         disk_bytes=3 * checkpoint + model + embeddings,  # two checkpoints are kept while a third is written
     )
 
@@ -81,6 +118,13 @@ def require_disk(plan: Plan, out: Path) -> None:
             f"--out {out}: the run writes up to {_gib(plan.disk_bytes)}, {_gib(free)} are free: "
             "free some, or choose another folder"
         )
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
 def _gib(size: int) -> str:

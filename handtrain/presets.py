@@ -32,7 +32,12 @@ class TrainOptions:
     fusion_lr: float = 1e-4  # token fusion: learning rate of Adam
     resolution: int = 0  # pixels; 0: what the base model's configuration says
     limit: int = 0  # only the first so many images; 0: all
-    seed: int = 0  # of the noise, the order of the images and the flat layer
+    # of products and convolutions; the weights stay float32; auto: bf16 on a GPU that has it, else fp32
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    optimizer: Literal["adam", "adam8bit"] = "adam"  # Stage III: adam8bit keeps Adam's moments in 8 bits (CUDA only)
+    # Stage III: train adapters of this rank (LoRA) instead of all weights, at a rate of about 1e-4; 0: all weights
+    lora_rank: int = 0
+    seed: int = 0  # of the noise, the order of the images, the adapters and the flat layer
     # order images: cuda draws the released code's noise, cpu the same everywhere
     noise_device: Literal["cpu", "cuda"] = "cpu"
 
@@ -41,8 +46,15 @@ class TrainOptions:
 class RunOptions:
     """How a run works and what it shows; may change when a run is continued, for the weights it is at most rounding."""
 
-    micro_batch: int = 0  # images per forward pass, gradients add up to the batch; 0: the whole batch (most memory)
+    # images per forward pass, gradients add up to the batch; 0: the whole batch (most memory); auto: the whole batch,
+    # halved where memory does not suffice
+    micro_batch: int | Literal["auto"] = 0
     gradient_checkpointing: bool = False  # compute activations twice to save memory; changes nothing else
+    # torch.compile for the UNet; cuda-graphs: replayed as one launch per step (CUDA only)
+    compile: Literal["no", "yes", "cuda-graphs"] = "no"
+    channels_last: Literal["auto", "yes", "no"] = (
+        "auto"  # layout of the UNet's weights; auto: where it computes in bf16
+    )
     checkpoint_minutes: float = 10.0  # time between checkpoints
     sample_every: int = 1000  # Stage III steps between sample grids, the first before training; 0: none
     sample_prompts: int = 4  # rows of a sample grid: texts of the validation split
@@ -62,7 +74,7 @@ class Preset:
     scores: str = "not measured yet"
 
 
-_FAST: dict[str, Any] = {"unet_batch": 16, "unet_lr": 1.6e-5, "unet_warmup": 50}
+_FAST: dict[str, Any] = {"unet_batch": 16, "unet_lr": 1.6e-5, "unet_warmup": 50, "precision": "auto"}
 _PLUS: dict[str, Any] = {**_FAST, "crop": "hand", "feature": "normalised", "fusion": "token", "hand_weight": 2.0}
 
 PRESETS: dict[str, Preset] = {
@@ -99,7 +111,7 @@ def check(options: TrainOptions) -> None:
     for name in ("embedding_lr", "unet_lr", "fusion_lr", "hand_weight"):
         if getattr(options, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be above 0")
-    for name in ("embedding_steps", "unet_epochs", "fusion_epochs", "unet_warmup", "resolution", "limit"):
+    for name in ("embedding_steps", "unet_epochs", "fusion_epochs", "unet_warmup", "resolution", "limit", "lora_rank"):
         if getattr(options, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must not be below 0")
     if options.order == "images":
@@ -111,3 +123,13 @@ def _check_image_order(options: TrainOptions) -> None:
         raise UserError("--order images has the released code's fixed layer: use --fusion flat, or --order stages")
     if options.unet_batch != 1 or options.embedding_batch != 1:
         raise UserError("--order images works at batch 1: leave --unet-batch and --embedding-batch at 1")
+    if options.precision != "fp32" or options.optimizer != "adam" or options.lora_rank:
+        raise UserError(
+            "--order images repeats the released code: leave --precision at fp32, --optimizer at adam, --lora-rank at 0"
+        )
+
+
+def check_running(running: RunOptions) -> None:
+    """Raise `UserError` for the first option of a run whose value makes no sense."""
+    if running.micro_batch != "auto" and running.micro_batch < 0:
+        raise UserError(f"--micro-batch {running.micro_batch} must not be below 0: say 0 for the whole batch, or auto")

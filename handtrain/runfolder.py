@@ -20,6 +20,7 @@ class RunFolder:
 
     path: Path
     record: dict[str, Any]  # run.json
+    silent: bool = False  # another process writes; this one only works
     lines: int = 0  # in log.jsonl
     _file: TextIO | None = None
     _board: Any = None  # TensorBoard's SummaryWriter
@@ -35,6 +36,8 @@ class RunFolder:
 
         TensorBoard's files are made anew from the log: its own would show a repeated stretch twice.
         """
+        if self.silent:
+            return
         path = self.path / "log.jsonl"
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if path.exists() else []
         write_text(path, "".join(kept))
@@ -47,29 +50,42 @@ class RunFolder:
 
     def log(self, **record: Any) -> None:
         """Add a line to the log, and its numbers to TensorBoard."""
+        if self.silent:
+            return
         assert self._file is not None, "start_log comes first"
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self.lines += 1
         self._show(record)
 
-    def log_step(self, stage: int, step: int, image_ids: list[str], loss: float, lr: float, **more: Any) -> None:
-        """Add the line of a training step, with the speed since the line before."""
+    def log_step(
+        self, stage: int, step: int, image_ids: list[str], loss: float, lr: float, speed: float | None = None,
+        ideal: float | None = None, **more: Any,
+    ) -> None:  # fmt: skip
+        """Add the line of a training step, with its speed in images/s: by default that since the line before.
+
+        `ideal` is the seconds that an image would take at the peak of all GPUs: the line then has an `mfu`.
+        """
         now = time.monotonic()
-        speed = len(image_ids) / max(now - self._clock, 1e-9)
+        speed = len(image_ids) / max(now - self._clock, 1e-9) if speed is None else speed
+        if ideal is not None:
+            more["mfu"] = round(speed * ideal, 4)
         self._clock = now
         images: dict[str, Any] = {"image_id": image_ids[0]} if len(image_ids) == 1 else {"image_ids": image_ids}
         self.log(stage=stage, step=step, **images, loss=loss, lr=lr, images_per_s=round(speed, 3), **more)
 
     def sync(self) -> None:
         """Bring the log to the disk, before a checkpoint counts on its lines."""
+        if self.silent:
+            return
         assert self._file is not None, "start_log comes first"
         os.fsync(self._file.fileno())
 
     def update(self, **changes: Any) -> None:
         """Change keys of run.json."""
         self.record.update(changes)
-        write_text(self.path / "run.json", json.dumps(self.record, indent=1) + "\n")
+        if not self.silent:
+            write_text(self.path / "run.json", json.dumps(self.record, indent=1) + "\n")
 
     def close(self) -> None:
         """Close the log."""
@@ -86,9 +102,12 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(path: Path, config: dict[str, Any], session: dict[str, Any]) -> Iterator[RunFolder]:
+def open_run(
+    path: Path, config: dict[str, Any], session: dict[str, Any], absent: dict[str, Any] | None = None
+) -> Iterator[RunFolder]:
     """Open a run folder, new or to be continued, and keep other processes out of it.
 
+    `absent` holds what options mean that the program which began the run did not know.
     `session` says with what this process works (versions, device, threads); run.json keeps it of every process.
     Raises `UserError` if the folder holds another run, or one that another process is working on.
     """
@@ -104,7 +123,10 @@ def open_run(path: Path, config: dict[str, Any], session: dict[str, Any]) -> Ite
         record: dict[str, Any] = {"config": config, "sessions": []}
         if file.exists():
             record = json.loads(file.read_text(encoding="utf-8"))
-        difference = _first_difference(record["config"], config)
+        before = record["config"]
+        if absent and "options" in before:
+            before = {**before, "options": {**absent, **before["options"]}}
+        difference = _first_difference(before, config)
         if difference:
             raise UserError(
                 f"--out {path} holds a run with another configuration ({difference}): "

@@ -3,8 +3,9 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +13,17 @@ from tqdm import tqdm
 
 from handdata.errors import Unfinished
 from handtrain import checkpoint, tensorfile
-from handtrain.diffusion import Diffusion, parts
-from handtrain.embedding import optimise_embeddings
+from handtrain.diffusion import Diffusion, Latents, parts
+from handtrain.embedding import Watch, optimise_embeddings
 from handtrain.fusion import TokenFusion, mix
 from handtrain.gesture import GestureFeature
-from handtrain.noise import image_draws, reference_draws
+from handtrain.lora import require_grad
+from handtrain.memory import MicroBatch, peak_mib
+from handtrain.noise import Draw, image_draws, reference_draws
+from handtrain.prefetch import ahead
 from handtrain.prepare import Material
 from handtrain.presets import RunOptions, TrainOptions
+from handtrain.processes import Processes
 from handtrain.runfolder import RunFolder, write_text
 from handtrain.unet import adam, batch_of, steps_of, tuning_step, warmed_up
 from handtrain.watching import Observer
@@ -28,7 +33,8 @@ Embed = Callable[[list[int]], torch.Tensor]  # rows of the material -> embedding
 
 def write_stage1(run: RunFolder, feature: GestureFeature) -> None:
     """Write the gesture feature down."""
-    write_text(run.path / "stage1.json", json.dumps(asdict(feature), indent=1) + "\n")
+    if not run.silent:
+        write_text(run.path / "stage1.json", json.dumps(asdict(feature), indent=1) + "\n")
     if run.lines == 0:
         run.log(stage=1, step=0, images=feature.images, without_hand=feature.without_hand)
 
@@ -53,8 +59,13 @@ class Training:
     observer: Observer
     resume: checkpoint.Checkpoint | None
     stopping: Callable[[], bool]  # whether a signal has asked the run to stop at the next step
+    processes: Processes = field(default_factory=Processes)
+    ideal: dict[int, float] = field(
+        default_factory=dict
+    )  # by stage: seconds that an image takes at the hardware's peak
 
     def __post_init__(self) -> None:
+        self.pieces = MicroBatch(self.running.micro_batch)
         self.saved = time.monotonic()
         self.checkpoints = self.run.path / "checkpoints"
         self.timesteps = self.model.schedule.config.num_train_timesteps
@@ -64,7 +75,7 @@ class Training:
         """Train the token layer through the frozen UNet, then mix what it makes of the texts into the material."""
         o = self.options
         path = self.run.path / "stage2" / "fusion.safetensors"
-        found = tensorfile.read(path)
+        found = self.processes.told(lambda: tensorfile.read(path))
         if found:
             layer.load_state_dict(found[0])
         else:
@@ -75,35 +86,42 @@ class Training:
                 return mix(text, layer(text, feature), o.lam)
 
             self._tune(2, "fusion", layer, embed, o.fusion_epochs, o.fusion_batch, o.fusion_lr)
-            weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
-            tensorfile.write(path, weights, {"log_lines": self.run.lines})
+            if self.processes.first:
+                weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
+                tensorfile.write(path, weights, {"log_lines": self.run.lines})
         layer.requires_grad_(False)
         self.material = self._fused(self.material, layer)
         if self.observer.material:
             self.observer.material = self._fused(self.observer.material, layer)
 
     def stage2(self) -> torch.Tensor:
-        """Optimise every image's embedding; return them (n, tokens, width). A shard on disk is one batch of images."""
-        material = self.material
-        embeddings = torch.empty_like(material.mixed)
-        for number, part in enumerate(
-            tqdm(parts(len(material), self.options.embedding_batch), desc="Stage II", unit="batch", disable=None)
-        ):
-            path = self.run.path / "stage2" / f"{number:05d}.safetensors"
-            found = tensorfile.read(path)
-            if found:
-                embeddings[part] = found[0]["embeddings"]
-                continue
-            embeddings[part] = self._optimise(part, number * self.options.embedding_steps)
-            about = {"image_ids": material.image_ids[part], "log_lines": self.run.lines}
-            tensorfile.write(path, {"embeddings": embeddings[part].clone()}, about)
-            self._stop_if_asked(f"batch {number} of Stage II")
+        """Optimise every image's embedding; return them (n, tokens, width). A shard on disk is one batch of images.
+
+        Several processes take one batch each; the first writes them all.
+        """
+        batches = parts(len(self.material), self.options.embedding_batch)
+        finished = self.processes.told(lambda: self._finished(len(batches)))
+        embeddings = torch.empty_like(self.material.mixed)
+        for number, found in finished.items():
+            embeddings[batches[number]] = found
+        missing = [number for number in range(len(batches)) if number not in finished]
+        bar = tqdm(
+            total=len(batches), initial=len(finished), desc="Stage II", unit="batch",
+            disable=None if self.processes.first else True,
+        )  # fmt: skip
+        for start in range(0, len(missing), self.processes.count):
+            turn = missing[start : start + self.processes.count]
+            for number, made in self._optimise_each(turn, batches).items():
+                embeddings[batches[number]] = made
+                bar.update()
+            self._stop_if(self.processes.any(self.stopping()), f"batch {turn[-1]} of Stage II")
+        bar.close()
         return embeddings
 
     def stage3(self, embeddings: torch.Tensor) -> None:
         """Fine-tune the UNet on the frozen embeddings (n, tokens, width)."""
         o, unet = self.options, self.model.unet
-        unet.requires_grad_(True)
+        require_grad(unet)
 
         def embed(rows: list[int]) -> torch.Tensor:
             return embeddings[rows].to(self.model.device)
@@ -145,50 +163,102 @@ class Training:
             losses = tuning_step(self.model, optimiser, latents, draw, lambda _: embedding)
             self._record(3, step, name, losses, o.unet_lr)
 
-    def _optimise(self, part: slice, first_step: int) -> torch.Tensor:
+    def _finished(self, batches: int) -> dict[int, torch.Tensor]:
+        """Return the embeddings of the batches of Stage II that are on disk."""
+        found = {number: tensorfile.read(self._shard(number)) for number in range(batches)}
+        return {number: shard[0]["embeddings"] for number, shard in found.items() if shard}
+
+    def _shard(self, number: int) -> Path:
+        return self.run.path / "stage2" / f"{number:05d}.safetensors"
+
+    def _optimise_each(self, turn: list[int], batches: list[slice]) -> dict[int, torch.Tensor]:
+        """Optimise one batch in each process; log and write them all in the first. Return the embeddings by batch."""
+        o, ids = self.options, self.material.image_ids
+        alone, start = self.processes.count == 1, time.monotonic()
+        seen: list[torch.Tensor] = []
+
+        def record(number: int, step: int, losses: torch.Tensor, speed: float | None = None) -> None:
+            self._record(
+                2, number * o.embedding_steps + step, ids[batches[number]], losses, o.embedding_lr, speed=speed
+            )
+
+        def watch(step: int, losses: torch.Tensor) -> None:
+            if alone:
+                record(turn[0], step, losses)
+            else:
+                seen.append(losses.cpu())
+
+        mine = turn[self.processes.rank] if self.processes.rank < len(turn) else None
+        made = self._optimise(batches[mine], watch) if mine is not None else None
+        everything = self.processes.everyone((seen, made))[: len(turn)]
+        speed = sum(len(losses) for losses_of, _ in everything for losses in losses_of) / (time.monotonic() - start)
+        embeddings = {}
+        for number, (losses_of, optimised) in zip(turn, everything, strict=True):
+            for step, losses in enumerate(losses_of):
+                record(number, step, losses, speed)
+            assert optimised is not None, turn
+            embeddings[number] = optimised
+            if self.processes.first:
+                about = {"image_ids": ids[batches[number]], "log_lines": self.run.lines}
+                tensorfile.write(self._shard(number), {"embeddings": optimised}, about)
+        return embeddings
+
+    def _optimise(self, part: slice, watch: Watch) -> torch.Tensor:
         o, ids = self.options, self.material.image_ids[part]
-        draws = (
-            image_draws(o.seed, "stage2", [(name, step) for name in ids], self.shape, self.timesteps)
-            for step in range(o.embedding_steps)
-        )
+
+        def draw(step: int) -> Draw:
+            keys = [(name, step) for name in ids]
+            return image_draws(o.seed, "stage2", keys, self.shape, self.timesteps).to(self.model.device)
+
         return optimise_embeddings(
             self.model,
             self.material.latents[part],
             self.material.mixed[part],
-            draws,
+            (drawn for _, drawn in ahead(draw, range(o.embedding_steps))),
             o.embedding_lr,
-            lambda step, losses: self._record(2, first_step + step, ids, losses, o.embedding_lr),
-            self.running.micro_batch,
+            watch,
+            self.pieces,
         )
 
     def _tune(
         self, stage: int, part: str, module: torch.nn.Module, embed: Embed,
         epochs: int, batch: int, lr: float, warmup: int = 0,
     ) -> None:  # fmt: skip
-        o, material, latents = self.options, self.material, self.material.latents
+        o, material, device = self.options, self.material, self.model.device
         count, total = len(material), steps_of(len(material), batch, epochs)
-        optimiser = adam(module.parameters(), lr)
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        optimiser = adam(trained, lr, o.optimizer if part == "unet" else "adam")
         first = 0
         if self.resume and self.resume.state.get("part") == part:
-            checkpoint.restore(self.resume, module, optimiser)
+            if self.processes.first:
+                checkpoint.restore(self.resume, module, optimiser)
+            self.processes.spread(module, optimiser)
             first = self.resume.state["step"]
         elif part == "unet":
             self.observer.look(self.model, 0, total)
-        bar = tqdm(
-            range(first, total), desc=f"Stage {'I' * stage}", unit="step", initial=first, total=total, disable=None
-        )
-        for step in bar:
+
+        def load(step: int) -> tuple[list[str], list[int], Latents, Draw]:
+            """Return the images of a step, and of those of this process the rows, latents and draws."""
             chosen = batch_of(step, count, batch, epochs, o.seed, part)
-            rows, ids = [row for row, _ in chosen], [material.image_ids[row] for row, _ in chosen]
-            keys = [(material.image_ids[row], epoch) for row, epoch in chosen]
+            mine = chosen[self.processes.share(len(chosen))]
+            rows, keys = [row for row, _ in mine], [(material.image_ids[row], epoch) for row, epoch in mine]
             draw = image_draws(o.seed, part, keys, self.shape, self.timesteps)
+            ids = [material.image_ids[row] for row, _ in chosen]
+            return ids, rows, material.latents[rows].to(device), draw.to(device)
+
+        bar = tqdm(
+            ahead(load, range(first, total)), desc=f"Stage {'I' * stage}", unit="step", initial=first, total=total,
+            disable=None if self.processes.first else True,
+        )  # fmt: skip
+        for step, (ids, rows, latents, draw) in bar:
             rate = warmed_up(lr, step, warmup)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             losses = tuning_step(
-                self.model, optimiser, latents[rows], draw,
-                partial(_embed_part, embed, rows), self.running.micro_batch,
+                self.model, optimiser, latents, draw, partial(_embed_part, embed, rows), self.pieces,
+                len(ids), self.processes.add_gradients,
             )  # fmt: skip
+            losses = self.processes.whole(losses, len(ids))
             self._record(stage, step, ids, losses, rate, part=part)
             bar.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
             if part == "unet":
@@ -205,20 +275,23 @@ class Training:
                 f"stage {stage}, step {step}: the loss of image {ids[bad[0]]} is {values[bad[0]]}; lower the learning "
                 "rate of this stage in a new run, or take the image out of the dataset"
             )
-        peak = {"peak_mib": _peak_mib(self.model.device)} if step % 100 == 0 else {}
-        self.run.log_step(stage, step, ids, float(values.mean()), lr, **more, **peak)
+        if step % 100 == 0:
+            more |= {"peak_mib": peak_mib(self.model.device), "ideal": self.ideal.get(stage) if step else None}
+        self.run.log_step(stage, step, ids, float(values.mean()), lr, **more)
 
     def _save_when_due(
         self, name: str, tensors: Iterator[tuple[str, torch.Tensor]], state: dict[str, Any], last: bool
     ) -> None:
-        if last or self.stopping() or time.monotonic() - self.saved >= 60 * self.running.checkpoint_minutes:
+        stopping = self.processes.any(self.stopping())
+        due = last or stopping or time.monotonic() - self.saved >= 60 * self.running.checkpoint_minutes
+        if due and self.processes.first:
             self.run.sync()
             checkpoint.save(self.checkpoints, name, tensors, {**state, "log_lines": self.run.lines})
             self.saved = time.monotonic()
-        self._stop_if_asked(name)
+        self._stop_if(stopping, name)
 
-    def _stop_if_asked(self, place: str) -> None:
-        if self.stopping():
+    def _stop_if(self, stopping: bool, place: str) -> None:
+        if stopping:
             raise Unfinished(f"stopped by a signal after {place}; the same command continues the run")
 
     def _fused(self, material: Material, layer: TokenFusion) -> Material:
@@ -230,11 +303,3 @@ class Training:
 
 def _embed_part(embed: Embed, rows: list[int], part: slice) -> torch.Tensor:
     return embed(rows[part])
-
-
-def _peak_mib(device: torch.device) -> float:
-    import resource
-
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)

@@ -1,12 +1,12 @@
 """Drive a training run; killed at any moment, the same call continues to the same end."""
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,24 @@ import torch
 
 from handdata import assets
 from handdata.errors import Unfinished, UserError, require_writable_folder
-from handtrain import checkpoint
+from handtrain import checkpoint, compute
 from handtrain.data import Photographs, load, readme, splits_of
-from handtrain.diffusion import Diffusion
 from handtrain.encode import TensorCache
 from handtrain.export import export, fusion_record
 from handtrain.fusion import TokenFusion
 from handtrain.gesture import NUMBERS, GestureFeature, found_again, gesture_feature
+from handtrain.lora import add_adapters, merge_adapters
+from handtrain.memory import is_out_of_memory
 from handtrain.models import Base, choose_device, open_base
 from handtrain.places import HubName, Place
-from handtrain.plan import plan, require_disk
+from handtrain.plan import needs, plan, require_disk
 from handtrain.prepare import materials
-from handtrain.presets import RunOptions, TrainOptions, check
+from handtrain.presets import RunOptions, TrainOptions, check, check_running
+from handtrain.processes import Processes, joined, launched, own_device
 from handtrain.runfolder import RunFolder, open_run
 from handtrain.stages import Training, logged_lines, write_stage1
 from handtrain.watching import Observer
+from handtrain.work import known_peak, work_of_folder
 
 
 @dataclass(frozen=True)
@@ -53,46 +56,91 @@ def train(job: Job) -> int:
     Raises `UserError` for a mistake, `Unfinished` if the run has to stop; the same call continues it.
     """
     check(job.options)
-    _require_one_process(job.options)
-    device = choose_device(job.device)
-    print(f"handtrain: training on {device} with {torch.get_num_threads()} CPU threads", file=sys.stderr)
+    check_running(job.running)
+    _require_one_process(job.options, launched())
+    device = choose_device(own_device(job.device, launched()))
+    job = replace(job, options=compute.resolved(job.options, job.running, device))
+    with joined(device) as processes:
+        return _train_with(processes, job, device)
+
+
+def _train_with(processes: Processes, job: Job, device: torch.device) -> int:
+    say = partial(print, file=sys.stderr) if processes.first else _be_silent
+    together = f" in {processes.count} processes" if processes.count > 1 else ""
+    say(f"handtrain: training on {device} with {torch.get_num_threads()} CPU threads{together}")
     base = open_base(job.base)
     photographs = load(job.dataset, job.gesture, limit=job.options.limit)
     planned = plan(job.gesture, photographs, base, job.options)
     if job.dry_run:
-        print(planned)
+        if processes.first:
+            print(f"{planned}\n{needs(planned, base, job.options, job.running, device, processes.count)}")
         return 0
-    require_writable_folder(job.out, "--out")
-    require_disk(planned, job.out)
-    with _memory_explained(), open_run(job.out, _config(job, base, photographs), _session(job, device)) as run:
+    config = _config(job, base, photographs)
+    if any(other != config for other in processes.everyone(config)):
+        raise UserError("the processes see different options, data or models: give each the same command and files")
+
+    def opened() -> RunFolder:
+        require_writable_folder(job.out, "--out")
+        require_disk(planned, job.out)
+        return closing.enter_context(open_run(job.out, config, _session(job, device, processes), _absent()))
+
+    with _memory_explained(), ExitStack() as closing:
+        run = opened() if processes.count == 1 else _shared(processes, opened)
         if run.finished:
-            print("handtrain: this run is finished", file=sys.stderr)
+            say("handtrain: this run is finished")
         else:
             with _stoppable() as stopping:
-                _train(job, run, base, photographs, device, stopping)
-    print(job.out / "model")
+                _train(job, run, base, photographs, device, stopping, processes)
+    if processes.first:
+        print(job.out / "model")
     return 0
 
 
+def _shared(processes: Processes, opened: Callable[[], RunFolder]) -> RunFolder:
+    """Open the run folder in the first process; the others get a view of it that writes nothing."""
+    runs: list[RunFolder] = []
+
+    def first() -> tuple[Path, dict[str, Any]]:
+        runs.append(opened())
+        return runs[0].path, runs[0].record
+
+    path, record = processes.told(first)
+    return runs[0] if runs else RunFolder(path, record, silent=True)
+
+
+def _be_silent(sentence: str) -> None:
+    """Say nothing: another process says it."""
+
+
 def _train(
-    job: Job, run: RunFolder, base: Base, photographs: Photographs, device: torch.device, stopping: Callable[[], bool]
+    job: Job,
+    run: RunFolder,
+    base: Base,
+    photographs: Photographs,
+    device: torch.device,
+    stopping: Callable[[], bool],
+    processes: Processes,
 ) -> None:
     options, running = job.options, job.running
-    resume = _newest_checkpoint(job.out / "checkpoints")
-    run.start_log(logged_lines(run, resume), running.tensorboard)
+    resume = processes.told(lambda: _newest_checkpoint(job.out / "checkpoints"))
+    if processes.first:
+        run.start_log(logged_lines(run, resume), running.tensorboard)
     again = options.landmarks == "recompute"
     feature = gesture_feature(found_again(photographs, True) if again else photographs.rows, options.feature)
     write_stage1(run, feature)
     values = torch.tensor(feature.values, dtype=torch.float32)  # (63,)
     cache = TensorCache(job.cache or assets.cache_folder() / "encoded")
-    splits = [photographs, *_validation(job, photographs)]
-    (material, *validation), unconditional = materials(splits, base, options, values, device, cache, progress=True)
-    unet = base.unet().to(device).requires_grad_(False).train()
-    if running.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    model = Diffusion(unet, base.training_schedule(), base.scaling(), device)
+    splits = [photographs, *(_validation(job, photographs) if processes.first else [])]
+    (material, *validation), unconditional = processes.in_turn(
+        lambda: materials(splits, base, options, values, device, cache, progress=processes.first)
+    )
+    unet = base.unet()
+    if options.lora_rank:
+        add_adapters(unet, options.lora_rank, options.seed)
+    model = compute.diffusion(unet, base.training_schedule(), base.scaling(), options, running, device)
     observer = Observer(run, base, options, running, unconditional, validation[0] if validation else None)
-    training = Training(run, options, running, model, material, values, observer, resume, stopping)
+    ideal = _ideal(base, options, device, processes.count)
+    training = Training(run, options, running, model, material, values, observer, resume, stopping, processes, ideal)
     layer = None
     if options.fusion == "token":
         layer = TokenFusion(base.width, NUMBERS).to(device)
@@ -101,9 +149,23 @@ def _train(
         training.image_after_image()
     else:
         training.stage3(training.stage2())
+    if not processes.first:
+        return
+    if options.lora_rank:
+        merge_adapters(unet)
     about = {**_about(job, run, base, photographs, feature), "fusion": fusion_record(base, options.seed, layer)}
     export(job.out / "model", base, unet, about, layer, running.safety_checker)
     run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+
+def _ideal(base: Base, options: TrainOptions, device: torch.device, processes: int) -> dict[int, float]:
+    """Return by stage the seconds that an image would take at the peak of all GPUs, if the table knows them."""
+    peak = known_peak(device)
+    if peak is None:
+        return {}
+    side = base.check_resolution(options.resolution) // base.latent_factor
+    work = work_of_folder(base.folder, side, base.tokens, base.width)
+    return {2: work.stage2 / peak / processes, 3: work.stage3 / peak / processes}
 
 
 def _newest_checkpoint(folder: Path) -> checkpoint.Checkpoint | None:
@@ -146,13 +208,18 @@ def _place(place: Place, commit: HubName | None) -> dict[str, str | None]:
     return {"place": f"hf:{place.repo}", "revision": commit.revision if commit else place.revision}
 
 
-def _session(job: Job, device: torch.device) -> dict[str, Any]:
+def _absent() -> dict[str, Any]:
+    return asdict(TrainOptions())
+
+
+def _session(job: Job, device: torch.device, processes: Processes) -> dict[str, Any]:
     threads = torch.get_num_threads()
     return {
         "preset": job.preset,
         "running": asdict(job.running),
         "device": str(device),
         "threads": threads,
+        "processes": processes.count,
         **_versions(),
     }
 
@@ -184,11 +251,9 @@ def _about(job: Job, run: RunFolder, base: Base, photographs: Photographs, featu
     }
 
 
-def _require_one_process(options: TrainOptions) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if options.order == "images":
-            raise UserError("--order images works on one image after the other: start it as a single process")
-        raise UserError("handtrain train runs as a single process in this version: start it without a launcher")
+def _require_one_process(options: TrainOptions, processes: Processes) -> None:
+    if options.order == "images" and processes.count > 1:
+        raise UserError("--order images works on one image after the other: start it as a single process")
 
 
 @contextmanager
@@ -212,9 +277,7 @@ def _memory_explained() -> Iterator[None]:
     remedy = "continue the run with --micro-batch 1 and --gradient-checkpointing, which change nothing but rounding"
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise Unfinished(f"out of memory: {remedy}") from None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         raise Unfinished(f"out of memory: {remedy}") from None

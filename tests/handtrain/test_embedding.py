@@ -5,6 +5,7 @@ import torch
 
 from handtrain.diffusion import Diffusion, Latents
 from handtrain.embedding import optimise_embeddings
+from handtrain.memory import MicroBatch
 from handtrain.models import open_base
 from handtrain.noise import image_draws
 
@@ -29,7 +30,7 @@ def _optimise(model: Diffusion, start: torch.Tensor, rows: slice, micro_batch: i
     latents = Latents(mean, torch.full_like(mean, 0.1))[rows]
     names = [f"image-{number}" for number in range(COUNT)][rows]
     draws = (image_draws(0, "stage2", [(name, step) for name in names], (4, 8, 8), 1000) for step in range(STEPS))
-    return optimise_embeddings(model, latents, start[rows], draws, 1e-3, lambda *_: None, micro_batch)
+    return optimise_embeddings(model, latents, start[rows], draws, 1e-3, lambda *_: None, MicroBatch(micro_batch))
 
 
 def test_every_batch_size_gives_the_same_embeddings(model: Diffusion, start: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from handtrain.diffusion import Diffusion, Latents
 from handtrain.fusion import TokenFusion, mix
+from handtrain.memory import MicroBatch
 from handtrain.models import open_base
 from handtrain.noise import image_draws
 from handtrain.unet import adam, batch_of, steps_of, tuning_step, warmed_up
@@ -47,7 +48,7 @@ def test_micro_batches_give_the_gradient_of_the_batch(model: Diffusion) -> None:
     optimiser = torch.optim.SGD(model.unet.parameters(), lr=0.0)
     losses = tuning_step(model, optimiser, LATENTS, DRAW, lambda part: TEXT[part])
     whole = [parameter.grad.clone() for parameter in model.unet.parameters()]
-    pieces = tuning_step(model, optimiser, LATENTS, DRAW, lambda part: TEXT[part], micro_batch=3)
+    pieces = tuning_step(model, optimiser, LATENTS, DRAW, lambda part: TEXT[part], MicroBatch(3))
     assert torch.allclose(losses, pieces, rtol=1e-5)
     for parameter, gradient in zip(model.unet.parameters(), whole, strict=True):
         assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
