@@ -76,7 +76,7 @@ def remove_partial(folder: Path) -> None:
 def training_state(
     model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield a model's tensors as `model/NAME` and its optimiser's as `optimiser/KEY/NAME`; frozen weights are left out."""
+    """Yield what is trained of a model as `model/NAME`, and its optimiser's tensors as `optimiser/KEY/NAME`."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in trained.items():
         yield f"model/{name}", parameter.detach()

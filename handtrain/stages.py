@@ -60,9 +60,7 @@ class Training:
     resume: checkpoint.Checkpoint | None
     stopping: Callable[[], bool]  # whether a signal has asked the run to stop at the next step
     processes: Processes = field(default_factory=Processes)
-    ideal: dict[int, float] = field(
-        default_factory=dict
-    )  # by stage: seconds that an image takes at the hardware's peak
+    ideal: dict[int, float] = field(default_factory=dict)  # by stage: seconds an image takes at the hardware's peak
 
     def __post_init__(self) -> None:
         self.pieces = MicroBatch(self.running.micro_batch)
