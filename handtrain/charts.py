@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from handtrain.compare import LOWER_IS_BETTER
+from handtrain.judging import LOWER_IS_BETTER as LOWER
 
 _SMOOTHED = 60  # steps behind a point of the thick line, at most
 
@@ -42,6 +43,21 @@ def loss_curves(log: Sequence[dict[str, Any]]) -> str:
         axis.set_xlabel("step")
         axis.set_ylabel("loss")
         axis.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def evaluation_curves(log: Sequence[dict[str, Any]]) -> str:
+    """Return what evaluations during training measured over the steps as SVG; empty without any."""
+    lines = [(line["step"], line["evaluation"]) for line in log if "evaluation" in line]
+    names = [name for name in LOWER if any(values.get(name) is not None for _, values in lines)]
+    if not names:
+        return ""
+    figure, axes = _figure(len(names))
+    for axis, name in zip(axes, names, strict=True):
+        points = [(step, values[name]) for step, values in lines if values.get(name) is not None]
+        axis.plot(*zip(*points, strict=True), "o-", color="#1f5fa8", markersize=3, linewidth=1.2)
+        axis.set_title(f"{name.replace('_', ' ')} {'↓' if LOWER[name] else '↑'}", fontsize=9)
+        axis.set_xlabel("step")
     return _svg(figure)
 
 

@@ -45,7 +45,7 @@ class Diffusion:
         """Return each sample's loss (b,) for one draw; all but the embeddings (b, tokens, width) may be on the CPU."""
         latents, draw = latents.to(self.device), draw.to(self.device)
         if self.graphs:
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext():
             return noise_prediction_loss(
                 self.call or self.unet,

@@ -199,6 +199,11 @@ def _judge(job: Job, real: ImageSet, gesture: str | None) -> metrics.GestureJudg
         return "no training hands to compare with: name a dataset with --landmarks"
     if gesture is None:
         return "which gesture was asked for is not known: say --gesture"
+    return gesture_judge(place, gesture)
+
+
+def gesture_judge(place: Place, gesture: str) -> metrics.GestureJudge | str:
+    """Return what tells gestures apart, learnt from the training hands of a dataset; or why there is none."""
     points, names = [], []
     for name, rows in _training_hands(place):
         found = [normalised(row).ravel() for row in rows if row.landmarks is not None]

@@ -38,6 +38,15 @@ class TrainOptions:
     # Stage III: train adapters of this rank (LoRA) instead of all weights, at a rate of about 1e-4; 0: all weights
     lora_rank: int = 0
     seed: int = 0  # of the noise, the order of the images, the adapters and the flat layer
+    # Stage III steps between evaluations of images drawn for texts of `validation`, never of `test`; 0: none
+    evaluate_every: int = 0
+    evaluation_images: int = 16  # of each evaluation, always the same texts and seeds
+    # the metric that says which evaluation was best
+    best_by: Literal["validation_loss", "hand_found", "hand_confidence", "gesture_accuracy", "landmark_distance"] = (
+        "gesture_accuracy"
+    )
+    keep: Literal["last", "best"] = "last"  # weights that become the model: the last, or those of the best evaluation
+    patience: int = 0  # end Stage III after so many evaluations in a row without a better one; 0: never
     # order images: cuda draws the released code's noise, cpu the same everywhere
     noise_device: Literal["cpu", "cuda"] = "cpu"
 
@@ -127,6 +136,8 @@ def _check_image_order(options: TrainOptions) -> None:
         raise UserError(
             "--order images repeats the released code: leave --precision at fp32, --optimizer at adam, --lora-rank at 0"
         )
+    if options.evaluate_every or options.keep != "last":
+        raise UserError("--order images repeats the released code, which judges nothing: leave --evaluate-every at 0")
 
 
 def check_running(running: RunOptions) -> None:

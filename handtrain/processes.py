@@ -94,7 +94,8 @@ class Processes:
         for bucket in _buckets(gradients):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             distributed.all_reduce(flat)
-            for gradient, numbers in zip(bucket, flat.split([one.numel() for one in bucket]), strict=True):
+            parts = torch.split(flat, [one.numel() for one in bucket])
+            for gradient, numbers in zip(bucket, parts, strict=True):
                 gradient.copy_(numbers.view(gradient.shape))
 
     def spread(self, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:

@@ -103,6 +103,9 @@ def page(runs: Sequence[Run], title: str, pictures: int) -> str:
         curves = charts.loss_curves(run.log)
         if curves:
             parts.append(f"<h3>Loss</h3><div class=chart>{curves}</div>")
+        judged = charts.evaluation_curves(run.log)
+        if judged:
+            parts.append(f"<h3>Evaluations during training</h3><div class=chart>{judged}</div>")
         parts += _html_samples(run)
     parts += _html_sweeps(runs, pictures)
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))

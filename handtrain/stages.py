@@ -232,6 +232,8 @@ class Training:
                 checkpoint.restore(self.resume, module, optimiser)
             self.processes.spread(module, optimiser)
             first = self.resume.state["step"]
+            if part == "unet" and first and self._ended(first, total):
+                return
         elif part == "unet":
             self.observer.look(self.model, 0, total)
 
@@ -261,9 +263,20 @@ class Training:
             bar.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
             if part == "unet":
                 self.observer.look(self.model, step + 1, total)
+            ended = part == "unet" and self._ended(step + 1, total)
             tensors = checkpoint.training_state(module, optimiser)
             state = {"part": part, "step": step + 1}
-            self._save_when_due(f"stage{stage}-{step + 1:08d}", tensors, state, step + 1 == total)
+            self._save_when_due(f"stage{stage}-{step + 1:08d}", tensors, state, ended or step + 1 == total)
+            if ended:
+                break
+
+    def _ended(self, step: int, total: int) -> bool:
+        """Return whether the evaluations say that Stage III is to stop after this step."""
+        every = self.options.evaluate_every
+        if not self.options.patience or (step % every and step != total):
+            return False
+        judge = self.observer.judge
+        return self.processes.told(lambda: judge is not None and judge.ended)
 
     def _record(self, stage: int, step: int, ids: list[str], losses: torch.Tensor, lr: float, **more: Any) -> None:
         values = losses.double().cpu()

@@ -20,6 +20,7 @@ from handtrain.encode import TensorCache
 from handtrain.export import export, fusion_record
 from handtrain.fusion import TokenFusion
 from handtrain.gesture import NUMBERS, GestureFeature, found_again, gesture_feature
+from handtrain.judging import Judge, check_judging, training_angles
 from handtrain.lora import add_adapters, merge_adapters
 from handtrain.memory import is_out_of_memory
 from handtrain.models import Base, choose_device, open_base
@@ -57,6 +58,7 @@ def train(job: Job) -> int:
     """
     check(job.options)
     check_running(job.running)
+    check_judging(job.options)
     _require_one_process(job.options, launched())
     device = choose_device(own_device(job.device, launched()))
     job = replace(job, options=compute.resolved(job.options, job.running, device))
@@ -138,7 +140,8 @@ def _train(
     if options.lora_rank:
         add_adapters(unet, options.lora_rank, options.seed)
     model = compute.diffusion(unet, base.training_schedule(), base.scaling(), options, running, device)
-    observer = Observer(run, base, options, running, unconditional, validation[0] if validation else None)
+    judge = _judge(job, run, photographs) if options.evaluate_every and processes.first else None
+    observer = Observer(run, base, options, running, unconditional, validation[0] if validation else None, judge)
     ideal = _ideal(base, options, device, processes.count)
     training = Training(run, options, running, model, material, values, observer, resume, stopping, processes, ideal)
     layer = None
@@ -151,9 +154,12 @@ def _train(
         training.stage3(training.stage2())
     if not processes.first:
         return
+    kept = judge.restore(unet) if judge and options.keep == "best" else None
     if options.lora_rank:
         merge_adapters(unet)
     about = {**_about(job, run, base, photographs, feature), "fusion": fusion_record(base, options.seed, layer)}
+    if kept is not None:
+        about["training"]["kept"] = {"step": kept, "by": options.best_by}
     export(job.out / "model", base, unet, about, layer, running.safety_checker)
     run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
@@ -177,14 +183,31 @@ def _newest_checkpoint(folder: Path) -> checkpoint.Checkpoint | None:
 
 
 def _validation(job: Job, photographs: Photographs) -> list[Photographs]:
-    running = job.running
-    if not (running.validate_every or running.sample_every):
+    running, judged = job.running, job.options.evaluate_every
+    if not (running.validate_every or running.sample_every or judged):
         return []
     if "validation" not in splits_of(photographs.place, job.gesture):
+        if judged:
+            raise UserError("--evaluate-every needs a validation split, which the dataset does not have: say 0")
         print("handtrain: the dataset has no validation split: no validation loss, no samples", file=sys.stderr)
         return []
     count = max(running.validation_images, running.sample_prompts)
     return [load(photographs.place, job.gesture, "validation", count)]
+
+
+def _judge(job: Job, run: RunFolder, photographs: Photographs) -> Judge:
+    """Return what judges the model while it trains. Raises `UserError` where its metric cannot be computed."""
+    from handtrain.evaluate import gesture_judge
+
+    known = gesture_judge(photographs.place, job.gesture)
+    if isinstance(known, str) and job.options.best_by == "gesture_accuracy":
+        raise UserError(f"--best-by gesture_accuracy cannot be computed: {known}")
+    real = training_angles(photographs.rows)
+    if real is None and job.options.best_by == "landmark_distance":
+        raise UserError("--best-by landmark_distance: the training split has too few hands for a distance")
+    judge = Judge(run, job.options, None if isinstance(known, str) else known, real)
+    judge.remember()
+    return judge
 
 
 def _config(job: Job, base: Base, photographs: Photographs) -> dict[str, Any]:

@@ -1,21 +1,24 @@
-"""Look at a model while it trains: a sample grid with fixed seeds, and a validation loss with fixed noise."""
+"""Look at a model while it trains: sample grids and evaluations with fixed seeds, a loss with fixed noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from handtrain.diffusion import Diffusion, Latents, parts
+from handtrain.judging import Judge, measured
 from handtrain.models import Base
-from handtrain.noise import Draw, image_draws
+from handtrain.noise import Draw, image_draws, seed_of
 from handtrain.prepare import Material
 from handtrain.presets import RunOptions, TrainOptions
 from handtrain.runfolder import RunFolder
 
 GUIDANCE = 3.0  # the released code's
 _VALIDATION_BATCH = 8
+_DRAWN_AT_ONCE = 8  # images of an evaluation
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Observer:
     running: RunOptions
     unconditional: torch.Tensor  # (tokens, width), the embedding of ''
     material: Material | None
+    judge: Judge | None = None
 
     def look(self, model: Diffusion, step: int, total: int) -> None:
         """Log a validation loss and draw a sample grid if they are due after so many steps of Stage III."""
@@ -39,6 +43,28 @@ class Observer:
             self.run.log(stage=3, step=step, validation_loss=loss)
         if _due(self.running.sample_every, step, total):
             self._sample(model, self.material, self.run.path / "samples" / f"{step:08d}.png")
+        if self.judge and self.judge.due(step, total):
+            self.judge.score(step, self._measured(model, self.material, self.judge), model.unet)
+
+    def _measured(self, model: Diffusion, material: Material, judge: Judge) -> dict[str, float]:
+        """Return all metrics of the judging, on images that depend on the weights alone."""
+        loss = validation_loss(model, material.latents, material.mixed, material.image_ids, self.options.seed)
+        vae, images = self.base.vae().to(model.device), []
+        for start in range(0, self.options.evaluation_images, _DRAWN_AT_ONCE):
+            numbers = range(start, min(start + _DRAWN_AT_ONCE, self.options.evaluation_images))
+            rows = [number % len(material) for number in numbers]
+            images += sampled(
+                model.unet,
+                vae,
+                self.base.sampling_schedule(),
+                material.mixed[rows],
+                self.unconditional,
+                [seed_of("judge", self.options.seed, number) for number in numbers],
+                self.running.sample_steps,
+                self.base.check_resolution(self.options.resolution),
+            )
+        pixels = [np.asarray(image.convert("RGB")) for image in images]
+        return {"validation_loss": loss, **measured(pixels, self.run.record["config"]["gesture"], judge)}
 
     def _sample(self, model: Diffusion, material: Material, path: Path) -> None:
         rows = slice(0, self.running.sample_prompts)
@@ -94,24 +120,39 @@ def sample_grid(
 
     embeddings (n, tokens, width) are the texts' double-fused ones, unconditional (tokens, width) is that of ''.
     """
+    rows = [
+        sampled(unet, vae, schedule, one.expand(len(seeds), -1, -1), unconditional, seeds, steps, resolution)
+        for one in embeddings
+    ]
+    return _grid(rows, texts, resolution)
+
+
+def sampled(
+    unet: Any,
+    vae: Any,
+    schedule: Any,
+    embeddings: torch.Tensor,
+    unconditional: torch.Tensor,
+    seeds: Sequence[int],
+    steps: int,
+    resolution: int,
+) -> list[Any]:
+    """Return a Pillow image for each embedding (n, tokens, width) and its seed (DDIM, guidance 3)."""
     from diffusers import StableDiffusionPipeline
 
     make: Any = StableDiffusionPipeline  # diffusers has no types
     pipeline = make(vae, None, None, unet, schedule, None, None, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    rows = []
-    for embedding in embeddings:
-        images = pipeline(
-            prompt_embeds=embedding.expand(len(seeds), -1, -1),
-            negative_prompt_embeds=unconditional.expand(len(seeds), -1, -1),
-            height=resolution,
-            width=resolution,
-            num_inference_steps=steps,
-            guidance_scale=GUIDANCE,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        ).images
-        rows.append(images)
-    return _grid(rows, texts, resolution)
+    images: list[Any] = pipeline(
+        prompt_embeds=embeddings,
+        negative_prompt_embeds=unconditional.expand(len(seeds), -1, -1),
+        height=resolution,
+        width=resolution,
+        num_inference_steps=steps,
+        guidance_scale=GUIDANCE,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+    ).images
+    return images
 
 
 def _due(every: int, step: int, total: int) -> bool:
