@@ -120,7 +120,7 @@ class Ours:
     def start(self, stage: int) -> Callable[[int], int]:
         """Make the model what this contender trains; return its step, which returns the number of its images."""
         s = self.scene
-        s.unet.to(memory_format=self.layout).requires_grad_(False).set_attn_processor(AttnProcessor2_0())
+        s.unet.to(memory_format=self.layout).requires_grad_(False).set_attn_processor(AttnProcessor2_0())  # type: ignore[no-untyped-call]
         _set_checkpointing(s.unet, False)
         return self._stage2() if stage == 2 else self._stage3()
 
@@ -175,7 +175,8 @@ def bench(job: Job) -> int:
     device = choose_device(job.device)
     name = job.model if job.model != "auto" else ("sd14" if device.type == "cuda" else "small")
     scene = _scene(name, device)
-    contenders = [Plain(scene, False), Plain(scene, True), *(Ours(scene, one, job.compile) for one in job.presets)]
+    contenders: list[Plain | Ours] = [Plain(scene, False), Plain(scene, True)]
+    contenders += [Ours(scene, one, job.compile) for one in job.presets]
     turns = measure(contenders, device, job.steps // CHUNK, job.warmup)
     known = known_peak(device)
     peak = known or measured_peak(device)
@@ -303,9 +304,10 @@ def _gesture_seconds(turns: dict[int, list[Turn]], images: int) -> list[float]:
 def _scene(name: str, device: torch.device) -> Scene:
     import diffusers
 
-    config, make, schedule = MODELS[name], diffusers.UNet2DConditionModel, diffusers.DDPMScheduler
+    make: Any = diffusers.UNet2DConditionModel  # diffusers has no types
+    config, schedule = MODELS[name], diffusers.DDPMScheduler
     torch.manual_seed(0)
-    unet: Any = make(**config).to(device).train()  # type: ignore[no-untyped-call, arg-type]
+    unet: Any = make(**config).to(device).train()
     side, width, count = config["sample_size"], config["cross_attention_dim"], 64
     mean = torch.randn(count, 4, side, side) / SCALING
     work = work_of(dict(unet.config), side, TOKENS, width)

@@ -6,8 +6,8 @@ _OPENRAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
 _HAGRID = "https://github.com/hukenovs/hagrid"
 
 
-def model_card(about: dict[str, Any], metrics: dict[str, Any] | None = None) -> str:
-    """Return the README.md of a model folder from its hand1000.json, with `metrics` by name if there are any."""
+def model_card(about: dict[str, Any], metrics: str = "") -> str:
+    """Return the README.md of a model folder from its hand1000.json, with a Markdown table of metrics if there is one."""
     training = about.get("training", {})
     sections = [_head(about, training), _use(about), _training(about, training), _metrics(metrics), _terms(training)]
     return _metadata(training) + "\n\n".join(section for section in sections if section) + "\n"
@@ -76,11 +76,8 @@ def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
     return "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
-def _metrics(metrics: dict[str, Any] | None) -> str:
-    if not metrics:
-        return ""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
-    return f"## Metrics\n\n| metric | value |\n|---|---|\n{rows}"
+def _metrics(metrics: str) -> str:
+    return f"## Metrics\n\n{metrics}" if metrics else ""
 
 
 def _terms(training: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from handtrain.places import HubName, Place, hub_errors
 def publish(model: Path, to: Place, private: bool = False, metrics: Path | None = None) -> str:
     """Publish a model folder (or the run folder around it) with a fresh card; return where it can be loaded from.
 
-    `metrics` is a JSON file of name to value for the card. Raises `UserError` for a folder that is no finished model,
+    `metrics` is a JSON file for the card, of `handtrain evaluate` or of name to value. Raises `UserError` for a folder that is no finished model,
     and `Unfinished` if what arrived is not what was sent.
     """
     folder = _model_folder(model)
@@ -42,16 +42,23 @@ def _model_folder(model: Path) -> Path:
     raise UserError(f"--model {model} is not a model of handtrain (no {ABOUT_FILE}): finish its run first")
 
 
-def _metrics(path: Path | None) -> dict[str, Any] | None:
+def _metrics(path: Path | None) -> str:
+    """Return the card's table of a file: what `handtrain evaluate --json` wrote, or names and values."""
     if path is None:
-        return None
+        return ""
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         raise UserError(f"--metrics {path} is not a JSON file") from None
+    if isinstance(metrics, dict) and {"format", "metrics", "preparation"} <= metrics.keys():
+        from handtrain.report import md_table, metric_table, remarks
+
+        return "\n".join([md_table(metric_table(metrics)), "", *(f"- {remark}" for remark in remarks(metrics))])
     if not isinstance(metrics, dict) or any(isinstance(value, dict | list) for value in metrics.values()):
-        raise UserError(f"--metrics {path} must hold one JSON object of names and values")
-    return metrics
+        raise UserError(
+            f"--metrics {path} must be what `evaluate --json` wrote, or one JSON object of names and values"
+        )
+    return "| metric | value |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
 
 
 def _to_folder(folder: Path, to: Path) -> str:

@@ -116,12 +116,12 @@ def markdown(runs: Sequence[Run], title: str) -> str:
     """Return the tables of the report as Markdown; the pictures are in the page alone."""
     parts = [f"# {_md(title)}"]
     for run in runs:
-        parts += [f"## {_md(heading(run))}", _md_table(summary_table(run))]
+        parts += [f"## {_md(heading(run))}", md_table(summary_table(run))]
         for evaluation in run.evaluations:
-            parts += [f"### {_md(evaluation_heading(evaluation))}", _md_table(metric_table(evaluation))]
+            parts += [f"### {_md(evaluation_heading(evaluation))}", md_table(metric_table(evaluation))]
             parts += [_md(line) for line in remarks(evaluation)]
     for name, _, points in sweeps(runs):
-        parts += [f"## Sweep over {name}", _md_table(sweep_table(name, points))]
+        parts += [f"## Sweep over {name}", md_table(sweep_table(name, points))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -311,7 +311,8 @@ def _html_table(table: Table) -> str:
     return f"<table>{f'<tr>{head}</tr>' if any(table.head) else ''}{''.join(rows)}</table>"
 
 
-def _md_table(table: Table) -> str:
+def md_table(table: Table) -> str:
+    """Return a table as Markdown."""
     lines = ["| " + " | ".join(map(_md, table.head)) + " |", "|" + "---|" * len(table.head)]
     return "\n".join([*lines, *("| " + " | ".join(map(_md, row)) + " |" for row in table.rows)])
 

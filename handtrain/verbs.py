@@ -96,7 +96,7 @@ class Publish:
     model: Path  # a finished run, or its model folder
     to: str  # hf:USER/NAME[@BRANCH], or a folder
     private: bool = False  # on the Hub: make a new repository private
-    metrics: Path | None = None  # a JSON file of names and values for the card
+    metrics: Path | None = None  # for the card: what `evaluate --json` wrote, or a JSON file of names and values
 
     def __call__(self) -> int:
         to = parse(self.to, "--to", new=True)

@@ -91,6 +91,25 @@ def test_llama_3s_naming_rule_is_kept(copy: Path, tmp_path: Path, capsys: pytest
     assert "Built with Meta Llama 3" in (tmp_path / "call" / "README.md").read_text()
 
 
+def test_what_evaluate_wrote_becomes_the_cards_table(copy: Path, tmp_path: Path) -> None:
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    entry = {"unit": "images", "n": {"real": 20, "fake": 30}, "fake": {**share, "value": 0.75}, "base": share}
+    side = {"excluded": {"is not an image": ["a.png"]}, "black": 2}
+    evaluation = {
+        "format": 1, "gesture": "call", "preparation": "short side to 64 px", "real": side, "fake": side,
+        "metrics": {"hand-found rate": {"standard": entry}, "FID": {"standard": {"not_computed": "no weights"}}},
+    }  # fmt: skip
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    publish(copy, tmp_path / "public", metrics=tmp_path / "evaluation.json")
+    card = (tmp_path / "public" / "README.md").read_text()
+    line = next(line for line in card.splitlines() if line.startswith("| hand-found rate"))
+    assert "0.75" in line
+    assert "20, 30 images" in line
+    assert "not computed: no weights" in card
+    assert "2 images are black" in card
+    assert "short side to 64 px" in card
+
+
 def test_metrics_that_are_no_table_are_one_sentence(copy: Path, tmp_path: Path) -> None:
     for content in ("{", "[1]", '{"a": [1]}'):
         (tmp_path / "metrics.json").write_text(content)
