@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from handdata import mini_captioner
 from handdata.errors import Unfinished, UserError
 from handdata.landmarks import decode
 from handdata.options import CaptionOptions
+from handdata.resources import shipped_model
 
 if TYPE_CHECKING:
     from handdata.engine import Columns
@@ -171,15 +171,14 @@ def absolute(options: CaptionOptions, folder: Path) -> CaptionOptions:
 
 
 def resolve(model: str, revision: str) -> tuple[Path, str]:
-    """Return the folder of a model's files and the commit it stands for (a local folder: a hash of its files).
+    """Return the folder of a model's files and the commit it stands for (a folder, a shipped model: a hash of its files).
 
     Files that are not in the Hub's cache are fetched, weights as safetensors where the model has them. Raises
     `UserError` where the model is not there or gated, `Unfinished` where the Hub does not answer.
     """
-    if model == mini_captioner.NAME:
-        return mini_captioner.folder(), model
-    if Path(model).is_dir():
-        return Path(model), _folder_hash(Path(model), _folder_state(Path(model)))
+    folder = Path(model) if Path(model).is_dir() else shipped_model(model)
+    if folder:
+        return folder, _folder_hash(folder, _folder_state(folder))
     return _snapshot(model, revision)
 
 

@@ -18,6 +18,15 @@ def resource(name: str) -> Path:
     return path
 
 
+def shipped_model(name: str) -> Path | None:
+    """Return the folder of a model that hand1000 ships under this name, such as `mini-blip`; None if there is none."""
+    try:
+        models = resource("models")
+    except FileNotFoundError:
+        return None
+    return next((folder for folder in models.iterdir() if folder.is_dir() and folder.name == name), None)
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handdata.errors import Unfinished, UserError
+from handdata.resources import shipped_model
 
 # No pickle (.bin, .ckpt), no half-precision or non-EMA twin of the same weights, no whole model in one file at the top.
 COMPONENT_FILES = ["*.json", "*.txt", "*.safetensors"]
@@ -39,6 +40,15 @@ def parse(text: str, option: str, new: bool = False) -> Place:
     if not name:
         raise UserError(f"{option} {text} is not a Hub name: write hf:USER/NAME or hf:USER/NAME@REVISION")
     return HubName(name[1], name[2])
+
+
+def parse_model(text: str, option: str) -> Place:
+    """Read a model's place: what `parse` reads, or the name of a model that hand1000 ships.
+
+    Raises `UserError` as `parse` does.
+    """
+    shipped = None if Path(text).is_dir() else shipped_model(text)
+    return shipped or parse(text, option)
 
 
 def require_folder(folder: Path, option: str) -> Path:

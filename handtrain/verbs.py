@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from handdata.gestures import PAPER_GESTURES
 from handtrain.options import EvaluateOptions, GenerateOptions
-from handtrain.places import parse
+from handtrain.places import parse, parse_model
 from handtrain.presets import RunOptions, TrainOptions, check, options_of
 
 
@@ -23,7 +23,7 @@ class Train:
 
     dataset: str  # hf:USER/NAME[@REVISION], or a folder that `handdata publish` made
     gesture: str  # HaGRID's name of the gesture, a configuration of the dataset
-    base: str  # hf:USER/NAME[@REVISION] or a diffusers folder: a Stable Diffusion 1 or 2
+    base: str  # hf:USER/NAME[@REVISION], a diffusers folder or a shipped name: a Stable Diffusion 1 or 2
     out: Path  # the run folder
     preset: Literal["paper", "reference", "fast", "plus", "mini", "smoke"] = "paper"  # see docs/training.md
     options: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)
@@ -46,7 +46,7 @@ class Train:
 
     def __call__(self) -> int:
         check(self.options)
-        dataset, base = parse(self.dataset, "--dataset"), parse(self.base, "--base")
+        dataset, base = parse(self.dataset, "--dataset"), parse_model(self.base, "--base")
         from handtrain.train import Job, train  # takes seconds: what is wrong at first sight is told before
 
         return train(
@@ -111,7 +111,7 @@ class ImportCheckpoint:
     """Make a model folder from a checkpoint of the paper's released code (its random fusion layer is left behind)."""
 
     checkpoint: Path  # the .ckpt file
-    base: str  # the base it was trained from: hf:USER/NAME[@REVISION] or a diffusers folder
+    base: str  # the base it was trained from: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
     gesture: str  # HaGRID's name of the gesture
     out: Path  # the model folder
 
@@ -119,7 +119,7 @@ class ImportCheckpoint:
         from handdata.gestures import gestures, require
 
         require((self.gesture,))
-        phrase, base = gestures()[self.gesture].phrase, parse(self.base, "--base")
+        phrase, base = gestures()[self.gesture].phrase, parse_model(self.base, "--base")
         from handtrain.released import import_checkpoint
 
         print(import_checkpoint(self.checkpoint, base, self.gesture, phrase, self.out))
@@ -134,7 +134,7 @@ class Generate:
     command makes what is missing. No safety checker: it would turn images black, which are counted.
     """
 
-    model: str  # hf:USER/NAME[@REVISION] or a folder: a trained model, or a Stable Diffusion 1 or 2
+    model: str  # hf:USER/NAME[@REVISION], a folder or a shipped name: a trained model, or a Stable Diffusion 1 or 2
     out: Path  # the folder of the images
     prompts: str | None = None  # a file with one prompt per line, or DATASET:SPLIT for the texts of its rows
     prompt: str | None = None  # a single prompt instead
@@ -148,7 +148,7 @@ class Generate:
 
     def __call__(self) -> int:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        fields["model"] = parse(self.model, "--model")
+        fields["model"] = parse_model(self.model, "--model")
         from handtrain.generate import Job, generate
 
         return generate(Job(**fields))
@@ -203,7 +203,7 @@ class Reproduce:
     """
 
     dataset: str  # hf:USER/NAME[@REVISION], or a folder that `handdata publish` made
-    base: str  # hf:USER/NAME[@REVISION] or a diffusers folder: a Stable Diffusion 1 or 2
+    base: str  # hf:USER/NAME[@REVISION], a diffusers folder or a shipped name: a Stable Diffusion 1 or 2
     out: Path  # the folder of everything; the report is OUT/report.html
     gestures: tuple[str, ...] = PAPER_GESTURES  # configurations of the dataset; default: the paper's six
     preset: Literal["paper", "reference", "fast", "plus", "mini", "smoke"] = "paper"  # see docs/training.md
@@ -219,7 +219,7 @@ class Reproduce:
 
     def __call__(self) -> int:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        fields.update(dataset=parse(self.dataset, "--dataset"), base=parse(self.base, "--base"))
+        fields.update(dataset=parse(self.dataset, "--dataset"), base=parse_model(self.base, "--base"))
         from handtrain.reproduce import Plan, reproduce
 
         return reproduce(Plan(**fields))

@@ -1,0 +1,182 @@
+"""Judge the method on the mini world: what each preset and each part of it does to a mini model's hands, on two cores.
+
+    python benchmarks/mini.py --out FOLDER [--only TEXT ...] [--dry-run]
+
+One dataset, one base, and per gesture, variant and seed a run of the real commands: train, generate, evaluate. All are
+resumable, so the same command goes on. The table goes to stdout as Markdown and to FOLDER/table.md.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+GESTURES = ("call", "ok")
+BASE = "mini-stable-diffusion"
+RATE = 1e-4  # of the preset `mini`, at batch 16; found on a gesture that is not among these (docs/decisions.md)
+SELECT = ["--select.gestures", "call", "ok", "palm", "four", "--select.train", "200", "--select.test", "60"]
+RENDER = ["--render.train", "226", "--render.validation", "10", "--render.test", "70"]
+DRAW = ["--seeds", "0", "1", "2", "3", "4", "--steps", "20", "--batch", "25"]  # 300 images
+PER_IMAGE = str(RATE / 16)  # rate x batch keeps rate x steps
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train: the flags of `handtrain train` and how many seeds it is worth."""
+
+    name: str
+    flags: tuple[str, ...]
+    seeds: int = 3
+
+
+VARIANTS = (
+    Variant("plain fine-tuning", ("--preset", "mini", "--lam", "1", "--embedding-steps", "0")),
+    Variant("fast", ("--preset", "mini")),
+    Variant("plus", ("--preset", "plus", "--unet-lr", str(RATE))),
+    Variant("paper", ("--preset", "paper", "--unet-lr", PER_IMAGE)),
+    Variant("reference", ("--preset", "reference", "--unet-lr", PER_IMAGE), 1),
+    Variant("fast, lam 0.3", ("--preset", "mini", "--lam", "0.3"), 1),
+    Variant("fast, lam 1", ("--preset", "mini", "--lam", "1"), 1),
+    Variant("fast, the paper's rate", ("--preset", "fast"), 1),
+    Variant("paper, the paper's rate", ("--preset", "paper"), 1),
+)
+METRICS = ("gesture accuracy", "hand-found rate", "landmark distance")
+COLOURS = ("background", "sleeve")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with what is drawn and measured after it."""
+
+    gesture: str
+    variant: Variant
+    seed: int
+    folder: Path
+
+    def commands(self, bench: Path) -> Iterator[list[str]]:
+        base, tuned = bench / "base" / self.gesture, self.folder / "images"
+        dataset, real = bench / "dataset", bench / "real" / self.gesture
+        train = ["handtrain", "train", "--dataset", str(dataset), "--gesture", self.gesture, "--base", BASE]
+        train += ["--out", str(self.folder), *self.variant.flags, "--seed", str(self.seed)]
+        yield [*train, "--sample-every", "0", "--validate-every", "0", "--no-tensorboard", "--device", "cpu"]
+        yield [*generation(bench, self.gesture, str(self.folder / "model"), tuned)]
+        evaluate = ["handtrain", "evaluate", "--real", str(real), "--fake", str(tuned), "--base", str(base)]
+        evaluate += ["--landmarks", str(dataset), "--clip", "none", "--variants", "standard"]
+        yield [*evaluate, "--json", str(self.folder / "evaluation.json")]
+        colours = [sys.executable, "-m", "mini.colours", str(base), str(tuned)]
+        yield [*colours, "--json-file", str(self.folder / "colours.json")]
+
+
+def generation(bench: Path, gesture: str, model: str, out: Path) -> list[str]:
+    """Return the command that draws the test prompts of a gesture."""
+    prompts = ["--prompts", f"{bench / 'dataset'}:test", "--gesture", gesture]
+    return ["handtrain", "generate", "--model", model, "--out", str(out), *prompts, *DRAW, "--device", "cpu"]
+
+
+def preparation(bench: Path) -> Iterator[list[str]]:
+    """Yield what all runs share: the dataset, the base model's images, and 300 real pictures of each gesture."""
+    build = str(bench / "build")
+    yield ["handdata", "build", "mini", "--out", build, *SELECT, *RENDER]
+    yield ["handdata", "publish", build, "--to", str(bench / "dataset")]
+    for gesture in GESTURES:
+        yield generation(bench, gesture, BASE, bench / "base" / gesture)
+        counts = ["--train", "0", "--validation", "0", "--test", "300", "--size", "64", "--second-hand", "0.1"]
+        out = str(bench / "real" / "zip" / gesture)
+        yield ["handdata", "render", "--out", out, "--gestures", gesture, *counts, "--no-oddities", "--seed", "7"]
+        yield [sys.executable, "-m", "zipfile", "-e", f"{out}/{gesture}.zip", str(bench / "real")]
+
+
+def runs(bench: Path, only: list[str]) -> list[Run]:
+    """Return the runs in the order in which they are made: one seed of everything first."""
+    found = [
+        Run(gesture, variant, seed, bench / "runs" / f"{gesture}-{variant.name.replace(', ', '-').replace(' ', '-')}-{seed}")
+        for seed in range(3)
+        for gesture in GESTURES
+        for variant in VARIANTS
+        if seed < variant.seeds
+    ]
+    return [run for run in found if not only or any(text in run.folder.name for text in only)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[], help="runs whose name holds one of these texts")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands")
+    given = parser.parse_args()
+    bench = given.out
+    chosen = runs(bench, given.only)
+    if not given.dry_run:
+        bench.mkdir(parents=True, exist_ok=True)
+    for command in preparation(bench):
+        perform(command, bench, given.dry_run)
+    for number, run in enumerate(chosen):
+        print(f"== {number + 1} of {len(chosen)}: {run.folder.name}", file=sys.stderr, flush=True)
+        if (run.folder / "colours.json").is_file():
+            continue
+        for command in run.commands(bench):
+            perform(command, bench, given.dry_run)
+    if not given.dry_run:
+        table = "\n".join(rows(runs(bench, [])))
+        (bench / "table.md").write_text(table + "\n", encoding="utf-8")
+        print(table)
+
+
+def perform(command: list[str], bench: Path, dry_run: bool) -> None:
+    """Run a command unless it ended before; what it says goes to FOLDER/log.txt."""
+    done = bench / "done.txt"
+    line = json.dumps(command)
+    if dry_run:
+        print(" ".join(command))
+        return
+    if done.is_file() and line in done.read_text(encoding="utf-8").splitlines():
+        return
+    with (bench / "log.txt").open("a", encoding="utf-8") as log:
+        log.write(f"$ {' '.join(command)}\n")
+        log.flush()
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+    with done.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def rows(chosen: list[Run]) -> Iterator[str]:
+    """Yield the table: per gesture and variant the change from base to tuned, mean over seeds with each interval."""
+    heads = ["gesture", "variant", "seeds", *METRICS, *(f"{name} colour" for name in COLOURS)]
+    yield "| " + " | ".join(heads) + " |"
+    yield "|" + "---|" * len(heads)
+    for gesture in GESTURES:
+        for variant in VARIANTS:
+            folders = [run.folder for run in chosen if (run.gesture, run.variant) == (gesture, variant)]
+            folders = [folder for folder in folders if (folder / "colours.json").is_file()]
+            if folders:
+                cells = [_metric(folders, name) for name in METRICS] + [_colour(folders, name) for name in COLOURS]
+                yield "| " + " | ".join([gesture, variant.name, str(len(folders)), *cells]) + " |"
+
+
+def _metric(folders: list[Path], name: str) -> str:
+    entries: list[dict[str, Any]] = []
+    for folder in folders:
+        evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        entries.append(evaluation["metrics"][name]["standard"])
+    if any("not_computed" in entry for entry in entries):
+        return "not computed"
+    scale, unit = (1.0, "") if name == "landmark distance" else (100.0, " %")
+    base, tuned = (fmean(entry[side]["value"] for entry in entries) * scale for side in ("base", "fake"))
+    low = min(entry["difference"]["low"] for entry in entries) * scale
+    high = max(entry["difference"]["high"] for entry in entries) * scale
+    return f"{base:.1f} to {tuned:.1f}{unit} ({low:+.1f} to {high:+.1f})"
+
+
+def _colour(folders: list[Path], name: str) -> str:
+    found = [json.loads((folder / "colours.json").read_text(encoding="utf-8"))[name]["difference"] for folder in folders]
+    low, high = min(one["low"] for one in found), max(one["high"] for one in found)
+    return f"{100 * fmean(one['value'] for one in found):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+if __name__ == "__main__":
+    main()

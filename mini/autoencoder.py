@@ -1,0 +1,69 @@
+"""The VAE of the mini Stable Diffusion: 64 x 64 pixels to 16 x 16 x 4 and back."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mini.loop import Course, fit
+from mini.world import SIZE, World
+
+COURSE = Course("autoencoder", steps=1500, batch=24, lr=2e-3)
+_KL = 1e-6  # weight of the Kullback-Leibler term, as in latent diffusion
+_EDGES = 1.0  # weight of the error in differences of neighbours: without it the fingers' borders blur
+_SCALE_IMAGES = 512  # that the latents' deviation is measured on
+
+
+def make() -> Any:
+    """Return the untrained VAE."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    make: Any = AutoencoderKL  # diffusers has no types
+    return make(
+        sample_size=SIZE,
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    ).to(memory_format=torch.channels_last)
+
+
+def train(world: World, folder: Path, course: Course = COURSE) -> Any:
+    """Train the VAE, set the scaling factor that gives its latents deviation 1, and return it."""
+    vae = make()
+
+    def loss(rows: list[int], mirrored: list[bool], generator: torch.Generator) -> torch.Tensor:
+        images = world.images(rows, mirrored)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            moments = vae.quant_conv(vae.encoder(images)).float()
+            mean, logvar = moments.chunk(2, dim=1)
+            logvar = logvar.clamp(-30, 20)
+            normal = torch.randn(mean.shape, generator=generator)
+            made = vae.decode(mean + torch.exp(logvar / 2) * normal).sample.float()
+        divergence = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
+        return (made - images).abs().mean() + _EDGES * _edge_error(made, images) + _KL * divergence
+
+    fit(course, vae, loss, len(world), folder)
+    vae.register_to_config(scaling_factor=1 / deviation(vae, world))
+    return vae
+
+
+def deviation(vae: Any, world: World) -> float:
+    """Return the standard deviation of the latents of some pictures."""
+    rows = list(range(0, len(world), max(1, len(world) // _SCALE_IMAGES)))
+    with torch.no_grad():
+        means = [
+            vae.encode(world.images(part, [False] * len(part))).latent_dist.mean
+            for part in (rows[start : start + 32] for start in range(0, len(rows), 32))
+        ]
+    return round(float(torch.cat(means).std()), 4)
+
+
+def _edge_error(made: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    difference = made - images
+    across, down = difference.diff(dim=3), difference.diff(dim=2)
+    return across.abs().mean() + down.abs().mean()

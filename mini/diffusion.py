@@ -1,0 +1,128 @@
+"""The mini Stable Diffusion: a UNet of 3.8 million weights on 16 x 16 latents, and the text encoder that guides it."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handtrain.diffusion import noise_prediction_loss
+from mini.loop import Course, fit
+from mini.words import TOKENS
+from mini.world import SIZE, World
+
+COURSE = Course("diffusion", steps=4500, batch=32, lr=8e-4, warmup=200, average=0.999)
+WIDTH = 96  # of a text embedding
+_UNTOLD = 0.1  # share of pictures trained without their caption, for classifier-free guidance
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What learns together."""
+
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    schedule: Any
+
+    def module(self) -> torch.nn.Module:
+        return torch.nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder})
+
+
+def make(tokenizer: Any) -> Parts:
+    """Return the untrained networks."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(1)
+    unet: Any = UNet2DConditionModel  # diffusers has no types
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Parts(
+        unet(
+            sample_size=SIZE // 4,
+            block_out_channels=(80, 96, 96),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=WIDTH,
+            attention_head_dim=4,
+            norm_num_groups=16,
+        ).to(memory_format=torch.channels_last),
+        CLIPTextModel(text),
+        tokenizer,
+        DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+    )
+
+
+def train(parts: Parts, vae: Any, world: World, folder: Path, course: Course = COURSE) -> None:
+    """Train UNet and text encoder on the noise-prediction loss."""
+    latents = _encoded(vae, world)  # (2, n, 4, 16, 16): as drawn, mirrored
+    timesteps = parts.schedule.config.num_train_timesteps
+
+    def loss(rows: list[int], mirrored: list[bool], generator: torch.Generator) -> torch.Tensor:
+        chosen = latents[torch.tensor(mirrored).long(), torch.tensor(rows)]
+        dice = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
+        captions = ["" if dice.random() < _UNTOLD else text for text in world.captions(rows, mirrored)]
+        noise = torch.randn(chosen.shape, generator=generator)
+        # one time from each of as many equal intervals as there are pictures: less noise in the loss
+        spread = (torch.arange(len(rows)) + torch.rand(len(rows), generator=generator)) / len(rows)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            embeddings = parts.text_encoder(_tokens(parts.tokenizer, captions)).last_hidden_state
+            losses = noise_prediction_loss(
+                parts.unet, parts.schedule, chosen, noise, (spread * timesteps).long(), embeddings
+            )
+        return losses.mean()
+
+    fit(course, parts.module(), loss, len(world), folder)
+
+
+def save(parts: Parts, vae: Any, folder: Path) -> None:
+    """Write a diffusers folder in 16-bit floats, with the file layout of Stable Diffusion 1.4."""
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+
+    config = {name: parts.schedule.config[name] for name in ("beta_start", "beta_end", "beta_schedule")}
+    make: Any = StableDiffusionPipeline
+    scheduler: Any = PNDMScheduler
+    pipeline = make(
+        vae,
+        parts.text_encoder,
+        parts.tokenizer,
+        parts.unet,
+        scheduler(**config, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False),
+        None,
+        None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(folder)
+    pipeline.to(torch.float32)
+
+
+def _tokens(tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    found: torch.Tensor = tokenizer(
+        texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+    return found
+
+
+def _encoded(vae: Any, world: World) -> torch.Tensor:
+    both = []
+    with torch.no_grad():
+        for turned in (False, True):
+            means = []
+            for start in range(0, len(world), 64):
+                rows = list(range(start, min(start + 64, len(world))))
+                images = world.images(rows, [turned] * len(rows))
+                means.append(vae.encode(images).latent_dist.mean)
+            both.append(torch.cat(means))
+    return torch.stack(both) * vae.config.scaling_factor
