@@ -8,7 +8,7 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export RAY_USAGE_STATS_ENABLED = 0
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: test test-slow lint format docs quickstart setup constraints clean
+.PHONY: test test-slow lint format docs quickstart mini-models mini-benchmark setup constraints clean
 
 test: setup
 	$(BIN)/python -m pytest -n 2
@@ -30,6 +30,14 @@ docs: setup
 
 quickstart: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" QUICK=$(QUICK) ./quickstart.sh
+
+# the models under models/, anew: an hour and more on two cores; goes on where it stopped
+mini-models: setup
+	$(BIN)/python -m mini --out runs/mini-models
+
+# what each part of the method does to a mini model; goes on where it stopped
+mini-benchmark: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.mini_method --out runs/mini-benchmark
 
 setup: $(VENV)/.installed $(VENV)/.assets
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from tqdm import tqdm
@@ -54,7 +55,7 @@ def fit(course: Course, module: torch.nn.Module, loss: Loss, count: int, folder:
         checkpoint.restore(found, both, _Named(optimiser))
         first = found.state["step"]
     bar = tqdm(range(first, course.steps), initial=first, total=course.steps, desc=course.name, disable=None)
-    log = (folder / f"{course.name}.jsonl").open("a", encoding="utf-8")
+    log = _log_of(folder / f"{course.name}.jsonl", first)
     saved = started = time.monotonic()
     losses: list[float] = []
     module.train()
@@ -97,6 +98,14 @@ class _Named:
 
     def __init__(self, optimiser: torch.optim.Optimizer) -> None:
         self.state = optimiser.state
+
+
+def _log_of(path: Path, first: int) -> TextIO:
+    """Open a log behind the lines of the steps that are done."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= first]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    return path.open("a", encoding="utf-8")
 
 
 def _unshared(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:

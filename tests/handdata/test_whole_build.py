@@ -24,7 +24,7 @@ name = "small"
 source = {kind = "render"}
 render = {train = 6, validation = 2, test = 3, size = 128}
 select = {gestures = ["call", "ok"], train = 4, validation = 1, test = 2, spare = 0.5, max_per_subject = 0}
-caption = {model = "random-tiny", max_new_tokens = 9}
+caption = {model = "mini-blip"}
 """
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,6 @@
 """Judge the method on the mini world: what each preset and each part of it does to a mini model's hands, on two cores.
 
-    python benchmarks/mini.py --out FOLDER [--only TEXT ...] [--dry-run]
+    python -m benchmarks.mini_method --out FOLDER [--only TEXT ...] [--dry-run]
 
 One dataset, one base, and per gesture, variant and seed a run of the real commands: train, generate, evaluate. All are
 resumable, so the same command goes on. The table goes to stdout as Markdown and to FOLDER/table.md.
