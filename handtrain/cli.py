@@ -13,6 +13,7 @@ COMMANDS: commands.Table = {
     "generate": "make images from a trained model or a plain base",
     "evaluate": "compare generated images with real ones",
     "report": "write one page from one or many runs",
+    "bench": "time the presets against a plain loop that does what the released code does",
     "reproduce": "make the paper's table: train, generate, evaluate and report",
 }
 

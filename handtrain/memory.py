@@ -1,8 +1,11 @@
 """Memory: what runs out of it, how a batch is cut so that it does not, and how much was used at most."""
 
+import contextlib
+import ctypes
 import gc
 import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -57,3 +60,23 @@ def peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+
+
+def restart_peak(device: torch.device) -> None:
+    """Forget the most memory that was used so far; what is free goes back to the machine first."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError, AttributeError):  # glibc on Linux; elsewhere the peak is that of all turns
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def top_mib(device: torch.device) -> float:
+    """Return the most memory that was used since `restart_peak`."""
+    status = Path("/proc/self/status")
+    if device.type == "cuda" or not status.exists():
+        return peak_mib(device)
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return round(int(line.split()[1]) / 2**10, 1)

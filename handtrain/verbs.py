@@ -66,6 +66,30 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """Time the presets against a plain loop that does what the released code does, and print a Markdown table.
+
+    One UNet with random weights, everybody in turn, in one run; one gesture is extrapolated from that.
+    """
+
+    model: Literal["auto", "sd14", "small", "tiny"] = "auto"  # auto: sd14 on a GPU, small (5 million weights) elsewhere
+    presets: tuple[str, ...] = ("paper", "fast")  # see docs/training.md
+    steps: int = 200  # timed steps of every contender in each stage, a multiple of 20
+    warmup: int = 3  # untimed steps before every 20 timed ones
+    images: int = 1000  # of the gesture that is extrapolated
+    compile: Literal["no", "yes", "cuda-graphs"] = "no"  # torch.compile for the presets
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    json: Path | None = None  # write the figures to this file
+
+    def __call__(self) -> int:
+        for preset in self.presets:
+            options_of(preset)
+        from handtrain.bench import Job, bench
+
+        return bench(Job(**{name: getattr(self, name) for name in self.__dataclass_fields__}))
+
+
+@dataclass(frozen=True)
 class Publish:
     """Publish a trained model, with a fresh model card, and read back what arrived."""
 

@@ -84,11 +84,14 @@ def _count(unet: Any, latent: torch.Tensor, text: torch.Tensor) -> tuple[int, in
     from torch.utils.flop_counter import FlopCounterMode
 
     weights = {id(parameter) for parameter in unet.parameters()}
+    side, tokens = latent.shape[-1], text.shape[1]
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         base = tensor if tensor._base is None else tensor._base
-        if id(base) not in weights:
+        # Fused attention keeps no matrix of cells x cells or cells x tokens; without a device torch takes the plain one.
+        matrix = base.ndim > 2 and base.shape[-2] > side and base.shape[-1] in (base.shape[-2], tokens)
+        if id(base) not in weights and not matrix:
             alive.append(base)  # or another tensor could get its id
             kept[id(base)] = base.nbytes
         return tensor
