@@ -262,7 +262,7 @@ def summary(turns: dict[str, dict[int, list[Turn]]], work: Work, peak: float, im
 def table(found: dict[str, Any]) -> str:
     """Return the figures as a Markdown table with what must be said beside it."""
     lines = [
-        "| | Stage II images/s | MFU | peak MiB | Stage III images/s | MFU | peak MiB | one gesture, extrapolated | ratio |",
+        "| | Stage II images/s | MFU | peak MiB | Stage III images/s | MFU | peak MiB | one gesture | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, one in found["contenders"].items():

@@ -89,7 +89,7 @@ def _count(unet: Any, latent: torch.Tensor, text: torch.Tensor) -> tuple[int, in
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         base = tensor if tensor._base is None else tensor._base
-        # Fused attention keeps no matrix of cells x cells or cells x tokens; without a device torch takes the plain one.
+        # Fused attention keeps no matrix of cells x cells or tokens; on no device torch takes the plain one.
         matrix = base.ndim > 2 and base.shape[-2] > side and base.shape[-1] in (base.shape[-2], tokens)
         if id(base) not in weights and not matrix:
             alive.append(base)  # or another tensor could get its id
