@@ -1,6 +1,6 @@
 """Measure the mini BLIP: how often it names the right sleeve, wall, skin and place in pictures that it never saw.
 
-    python -m benchmarks.mini_captioner [--pictures 216] [--size 128] [--seed 3000]
+python -m benchmarks.mini_captioner [--pictures 216] [--size 128] [--seed 3000]
 """
 
 import argparse
@@ -50,7 +50,9 @@ def main() -> None:
 
 def pictures(per_gesture: int, size: int, seed: int) -> tuple[list[np.ndarray], list[dict]]:
     """Draw new pictures of all gestures; return them (h, w, 3) with the truth about each."""
-    options = RenderOptions(train=0, validation=0, test=per_gesture, size=size, seed=seed, second_hand=0.1, oddities=False)
+    options = RenderOptions(
+        train=0, validation=0, test=per_gesture, size=size, seed=seed, second_hand=0.1, oddities=False
+    )
     with tempfile.TemporaryDirectory() as folder:
         draw(options, Path(folder), workers=0)
         truths = [json.loads(line) for line in (Path(folder) / "truth.jsonl").read_text().splitlines()]

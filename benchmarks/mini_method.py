@@ -33,6 +33,11 @@ class Variant:
     flags: tuple[str, ...]
     seeds: int = 3
 
+    @property
+    def short(self) -> str:
+        """The name as a part of a folder's."""
+        return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in self.name)
+
 
 VARIANTS = (
     Variant("plain fine-tuning", ("--preset", "mini", "--lam", "1", "--embedding-steps", "0")),
@@ -94,7 +99,12 @@ def preparation(bench: Path) -> Iterator[list[str]]:
 def runs(bench: Path, only: list[str]) -> list[Run]:
     """Return the runs in the order in which they are made: one seed of everything first."""
     found = [
-        Run(gesture, variant, seed, bench / "runs" / f"{gesture}-{variant.name.replace(', ', '-').replace(' ', '-')}-{seed}")
+        Run(
+            gesture,
+            variant,
+            seed,
+            bench / "runs" / f"{gesture}-{variant.short}-{seed}",
+        )
         for seed in range(3)
         for gesture in GESTURES
         for variant in VARIANTS
@@ -173,7 +183,9 @@ def _metric(folders: list[Path], name: str) -> str:
 
 
 def _colour(folders: list[Path], name: str) -> str:
-    found = [json.loads((folder / "colours.json").read_text(encoding="utf-8"))[name]["difference"] for folder in folders]
+    found = [
+        json.loads((folder / "colours.json").read_text(encoding="utf-8"))[name]["difference"] for folder in folders
+    ]
     low, high = min(one["low"] for one in found), max(one["high"] for one in found)
     return f"{100 * fmean(one['value'] for one in found):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 

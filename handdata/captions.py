@@ -171,7 +171,7 @@ def absolute(options: CaptionOptions, folder: Path) -> CaptionOptions:
 
 
 def resolve(model: str, revision: str) -> tuple[Path, str]:
-    """Return the folder of a model's files and the commit it stands for (a folder, a shipped model: a hash of its files).
+    """Return the folder of a model's files and the commit it stands for (of a folder or a shipped model: a hash).
 
     Files that are not in the Hub's cache are fetched, weights as safetensors where the model has them. Raises
     `UserError` where the model is not there or gated, `Unfinished` where the Hub does not answer.

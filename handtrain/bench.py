@@ -120,7 +120,8 @@ class Ours:
     def start(self, stage: int) -> Callable[[int], int]:
         """Make the model what this contender trains; return its step, which returns the number of its images."""
         s = self.scene
-        s.unet.to(memory_format=self.layout).requires_grad_(False).set_attn_processor(AttnProcessor2_0())  # type: ignore[no-untyped-call]
+        s.unet.to(memory_format=self.layout).requires_grad_(False)
+        s.unet.set_attn_processor(AttnProcessor2_0())  # type: ignore[no-untyped-call]
         _set_checkpointing(s.unet, False)
         return self._stage2() if stage == 2 else self._stage3()
 

@@ -7,7 +7,7 @@ _HAGRID = "https://github.com/hukenovs/hagrid"
 
 
 def model_card(about: dict[str, Any], metrics: str = "") -> str:
-    """Return the README.md of a model folder from its hand1000.json, with a Markdown table of metrics if it is given."""
+    """Return the README.md of a model folder from its hand1000.json, with a Markdown table of metrics if given."""
     training = about.get("training", {})
     sections = [_head(about, training), _use(about), _training(about, training), _metrics(metrics), _terms(training)]
     return _metadata(training) + "\n\n".join(section for section in sections if section) + "\n"

@@ -17,8 +17,8 @@ from handtrain.places import HubName, Place, hub_errors
 def publish(model: Path, to: Place, private: bool = False, metrics: Path | None = None) -> str:
     """Publish a model folder (or the run folder around it) with a fresh card; return where it can be loaded from.
 
-    `metrics` is a JSON file for the card, of `handtrain evaluate` or of name to value. Raises `UserError` for a folder that is no finished model,
-    and `Unfinished` if what arrived is not what was sent.
+    `metrics` is a JSON file for the card: of `handtrain evaluate`, or of names and values. Raises `UserError` for a
+    folder that is no finished model, and `Unfinished` if what arrived is not what was sent.
     """
     folder = _model_folder(model)
     about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from handtrain.imagesets import folder_set
 from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.places import Place
 from handtrain.presets import RunOptions, options_of
+from handtrain.processes import launched
 from handtrain.report import report
 
 
@@ -46,6 +47,8 @@ def reproduce(plan: Plan) -> int:
 
     Everything that can be wrong is looked at for all gestures before the first image is made.
     """
+    if launched().count > 1:
+        raise UserError("reproduce runs as a single process: launch train and generate in several instead")
     if not plan.gestures:
         raise UserError("--gestures names no gesture: leave it out for the paper's six")
     for gesture in plan.gestures:

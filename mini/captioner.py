@@ -1,4 +1,4 @@
-"""The mini BLIP: what a captioner sees in a picture of the mini world, sleeve, wall, skin and place, not the gesture."""
+"""The mini BLIP: it says what a picture of the mini world shows, sleeve, wall, skin, place, not the gesture."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -94,7 +94,8 @@ def main(folders: Annotated[list[Path], tyro.conf.Positional], json_file: Path |
     for name, shares in found.items():
         for folder, one in shares.items():
             interval = f"{100 * one['low']:.1f} to {100 * one['high']:.1f}"
-            print(f"{name + ' as asked':22} {Path(folder).name:12} {100 * one['value']:6.1f} %  ({interval}, n {one['n']})")
+            head = f"{name + ' as asked':22} {Path(folder).name:12}"
+            print(f"{head} {100 * one['value']:6.1f} %  ({interval}, n {one['n']})")
     if json_file:
         json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -1,4 +1,4 @@
-"""The mini models' words: every word of the mini world and of the gesture phrases whole, other words letter by letter."""
+"""The mini models' words: all of the mini world and of the gesture phrases are whole, others go by letters."""
 
 import json
 import re

@@ -39,7 +39,10 @@ def test_the_wheel_holds_the_two_packages_and_nothing_of_the_checkout_beside_the
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"handdata", "handtrain", "bin"}
     shipped = {
-        path.name for folder in ("prompts", "manifests", "models") for path in (ROOT / folder).rglob("*") if path.is_file()
+        path.name
+        for folder in ("prompts", "manifests", "models")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file()
     }
     packed = {path.name for path in (installed / "handdata" / "_data").rglob("*") if path.is_file()}
     assert packed == shipped

@@ -23,7 +23,11 @@ CAPTIONS = [
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("world")
-    draw(RenderOptions(gestures=("call",), train=3, validation=0, test=0, size=64, oddities=False), folder, progress=False)
+    draw(
+        RenderOptions(gestures=("call",), train=3, validation=0, test=0, size=64, oddities=False),
+        folder,
+        progress=False,
+    )
     return load_world(folder)
 
 
