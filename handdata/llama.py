@@ -223,6 +223,16 @@ def gpu_supported() -> bool:
     return bool(llama_cpp.llama_supports_gpu_offload())
 
 
+def idle_gpu() -> str | None:
+    """Return what to say where a machine has an NVIDIA GPU that the installed llama.cpp cannot use; else None."""
+    if not Path("/dev/nvidia0").exists() or gpu_supported():
+        return None
+    return (
+        "this machine has a GPU, but llama.cpp was built without support for it; to mend that: "
+        "CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir llama-cpp-python"
+    )
+
+
 def _shared_beginning(prompts: list[list[int]]) -> int:
     """Return how many tokens all prompts begin with; each keeps at least its last one for itself."""
     first, last = min(prompts), max(prompts)  # what the first and the last in order share, all share

@@ -7,6 +7,7 @@ was wrong, each with a seed of its own. (Hand1000, section 4, asks LLaMA 3 once 
 import hashlib
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -154,8 +155,11 @@ def load_model(options: RewriteOptions) -> ChatModel:
         return ServerModel(
             options.server, options.model, options.key_variable, parallel=options.parallel, timeout=options.timeout
         )
-    from handdata.llama import LlamaModel
+    from handdata.llama import LlamaModel, idle_gpu
 
+    remark = idle_gpu()
+    if remark:
+        print(f"handdata: {remark}", file=sys.stderr)
     return LlamaModel(model_file(options.model), options.parallel, options.threads, options.gpu_layers)
 
 

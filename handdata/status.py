@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from handdata import record
+from handdata import assemble, record
 from handdata.build import Step, open_recipe
 from handdata.decisions import replay
 from handdata.recipe import Recipe
@@ -29,6 +29,10 @@ def status(build: Path) -> dict[str, Any]:
     for stage in record.STAGE_COLUMNS:
         if (build / stage).is_dir():
             found["stages"][stage] = _stage(build, stage, rows.num_rows)
+    summary = assemble.read_summary(build)
+    if summary and (build / "dataset").is_dir():
+        current = assemble.is_current(build, recipe)
+        found["dataset"] = {"rows": summary["rows"], "shortfalls": summary["shortfalls"], "current": current}
     return found
 
 
@@ -47,7 +51,7 @@ def text(found: dict[str, Any]) -> str:
         for reason, count in sorted(counts["failed"].items(), key=lambda pair: -pair[1]):
             lines.append(f"  {count:>6,}  {reason}: {record.REASONS[reason]}")
         lines.extend(f"          {example}" for example in counts.get("examples", ()))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_dataset(found.get("dataset"))])
 
 
 def dry_run(build: Path, recipe: Recipe, steps: tuple[Step, ...]) -> str:
@@ -61,6 +65,20 @@ def dry_run(build: Path, recipe: Recipe, steps: tuple[Step, ...]) -> str:
         lines += [plan.report(plan.plan(recipe, offline=True)), ""]
     names = ", ".join(step.name for step in steps)
     return "\n".join([*lines, f"would run in {build}: {names} (finished and unchanged rows are kept)"])
+
+
+def _dataset(dataset: dict[str, Any] | None) -> list[str]:
+    """Return what lies in `dataset/`: the rows of each gesture and split, and what is short."""
+    if dataset is None:
+        return ["dataset: not assembled yet"]
+    count = sum(sum(splits.values()) for splits in dataset["rows"].values())
+    state = "up to date" if dataset["current"] else "older than the build: `handdata build` renews it"
+    lines = [f"dataset: {count:,} rows, {state}"]
+    for gesture, splits in dataset["rows"].items():
+        counts = [f"{splits[split]:,} {split}" for split in ("train", "validation", "test") if split in splits]
+        lines.append(f"  {gesture:<14}" + ", ".join(counts))
+    short = "  {gesture}, {split}: {there:,} of {asked:,} rows; no spares are left"
+    return [*lines, *(short.format(**one) for one in dataset["shortfalls"])]
 
 
 def _shortfalls(lacking: list[dict[str, Any]]) -> list[str]:

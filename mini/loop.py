@@ -4,8 +4,9 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
@@ -52,7 +53,7 @@ def fit(course: Course, module: torch.nn.Module, loss: Loss, count: int, folder:
     found, _ = checkpoint.newest(saves)
     first = 0
     if found and found.state["course"] == asdict(course):
-        checkpoint.restore(found, both, _Named(optimiser))
+        checkpoint.restore(found, both, optimiser)
         first = found.state["step"]
     bar = tqdm(range(first, course.steps), initial=first, total=course.steps, desc=course.name, disable=None)
     log = _log_of(folder / f"{course.name}.jsonl", first)
@@ -85,19 +86,13 @@ def fit(course: Course, module: torch.nn.Module, loss: Loss, count: int, folder:
             bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
             started, losses = now, []
         if time.monotonic() - saved > _CHECKPOINT_SECONDS or step + 1 == course.steps:
-            tensors = _unshared(checkpoint.training_state(both, _Named(optimiser)))
+            means = ((f"model/averaged.{name}", tensor) for name, tensor in averaged.named_parameters())
+            tensors = chain(checkpoint.training_state(both, optimiser), means)
             checkpoint.save(saves, f"{step + 1:08d}", tensors, {"step": step + 1, "course": asdict(course)})
             saved = time.monotonic()
     log.close()
     module.load_state_dict(averaged.state_dict())
     module.eval()
-
-
-class _Named:
-    """An optimiser as `checkpoint` asks for its state: nothing for weights that it does not train."""
-
-    def __init__(self, optimiser: torch.optim.Optimizer) -> None:
-        self.state = optimiser.state
 
 
 def _log_of(path: Path, first: int) -> TextIO:
@@ -106,15 +101,6 @@ def _log_of(path: Path, first: int) -> TextIO:
     kept = [line for line in lines if json.loads(line)["step"] <= first]
     path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     return path.open("a", encoding="utf-8")
-
-
-def _unshared(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Leave out what is another name of a tensor that came before: safetensors refuses shared memory."""
-    seen: set[int] = set()
-    for name, tensor in tensors:
-        if tensor.data_ptr() not in seen:
-            yield name, tensor
-        seen.add(tensor.data_ptr())
 
 
 def _rate(course: Course, step: int) -> float:

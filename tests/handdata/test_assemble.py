@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from handdata import assemble, decisions, record
+from handdata import assemble, decisions, record, status
 from handdata.build import open_recipe
 from handdata.errors import Unfinished, UserError
 from handdata.gestures import gestures
@@ -165,3 +165,24 @@ def test_the_published_manifest_names_the_published_rows_and_no_others(build):
     assert manifest.schema.equals(record.MANIFEST)
     published = {row["image_id"] for g in ("call", "ok") for s in COUNTS for row in rows_of(build / "dataset", g, s)}
     assert set(manifest["image_id"].to_pylist()) == published
+
+
+def test_status_says_what_was_assembled_and_whether_it_is_of_today(build, tmp_path):
+    copy = tmp_path / "build"
+    shutil.copytree(build, copy)
+    found = status.status(copy)["dataset"]
+    assert found == {"rows": dict.fromkeys(("call", "ok"), COUNTS), "shortfalls": [], "current": True}
+    said = status.text(status.status(copy))
+    assert "dataset: 24 rows, up to date" in said
+    assert "6 train, 2 validation, 4 test" in said
+    ids = [
+        row["image_id"]
+        for row in record.read_manifest(copy).to_pylist()
+        if (row["gesture"], row["split"]) == ("ok", "train")
+    ]
+    decisions.append(copy, [decisions.Decision("dropped", image_id=one) for one in ids[1:]])
+    assert "older than the build" in status.text(status.status(copy))
+    assembled(copy)
+    assert "ok, train: 1 of 6 rows" in status.text(status.status(copy))
+    shutil.rmtree(copy / "dataset")
+    assert status.text(status.status(copy)).endswith("dataset: not assembled yet")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from handdata import assets
+from handdata import assets, llama
 from handdata.chat import Ask
 from handdata.errors import UserError
 from handdata.llama import LlamaModel
@@ -137,3 +137,14 @@ def test_nothing_is_written_to_the_terminal(capfd, small):
     small.answer(asks(1), 2)
     LlamaModel(Path(assets.path("smollm2-135m")), threads=1).close()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "supported", "said"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_gpu_that_llama_cpp_cannot_use_is_told(monkeypatch, gpu, supported, said):
+    monkeypatch.setattr(llama.Path, "exists", lambda path: gpu and str(path) == "/dev/nvidia0")
+    monkeypatch.setattr(llama, "gpu_supported", lambda: supported)
+    remark = llama.idle_gpu()
+    assert (remark is not None) == said
+    assert remark is None or "-DGGML_CUDA=on pip install" in remark
