@@ -56,7 +56,8 @@ def train_diffusion(options: Options, world: World) -> None:
     """Train the mini Stable Diffusion and write it."""
     vae = autoencoder.train(world, options.out, _shortened(options, autoencoder.COURSE))
     parts = diffusion.make(write_clip_tokenizer(world, options.out / "tokenizer"))
-    diffusion.train(parts, vae, world, options.out, _shortened(options, diffusion.COURSE))
+    courses = tuple(_shortened(options, course) for course in (diffusion.COURSE, diffusion.SECOND))
+    diffusion.train(parts, vae, world, options.out, courses)
     diffusion.save(parts, vae, options.models / "mini-stable-diffusion")
 
 

@@ -13,7 +13,11 @@ from mini.words import TOKENS
 from mini.world import SIZE, World
 
 COURSE = Course("diffusion", steps=4500, batch=32, lr=8e-4, warmup=200, average=0.999)
+# A second course among words that say nothing: a base meets the gesture's phrase, which no caption holds, in its prompts.
+SECOND = Course("diffusion-words", steps=1600, batch=32, lr=6e-4, warmup=100, average=0.999)
 WIDTH = 96  # of a text embedding
+_STRANGE = 0.5  # share of captions of the second course with strange words
+_MOST_STRANGE = 6  # tokens
 _UNTOLD = 0.1  # share of pictures trained without their caption, for classifier-free guidance
 # Of the noise's mean. Without it the mean shows through the noise even at the last time, and the network takes a wall's
 # colour from there and not from the caption; drawing then begins from a mean that says nothing.
@@ -68,10 +72,11 @@ def make(tokenizer: Any) -> Parts:
     )
 
 
-def train(parts: Parts, vae: Any, world: World, folder: Path, course: Course = COURSE) -> None:
-    """Train UNet and text encoder on the noise-prediction loss."""
+def train(parts: Parts, vae: Any, world: World, folder: Path, courses: tuple[Course, ...] = (COURSE, SECOND)) -> None:
+    """Train UNet and text encoder on the noise-prediction loss, one course after the other."""
     latents = _encoded(vae, world)  # (2, n, 4, 16, 16): as drawn, mirrored
     timesteps = parts.schedule.config.num_train_timesteps
+    strange = False
 
     def loss(rows: list[int], mirrored: list[bool], generator: torch.Generator) -> torch.Tensor:
         chosen = latents[torch.tensor(mirrored).long(), torch.tensor(rows)]
@@ -82,14 +87,19 @@ def train(parts: Parts, vae: Any, world: World, folder: Path, course: Course = C
         # one time from each of as many equal intervals as there are pictures: less noise in the loss. The root favours
         # late times, where the words decide.
         spread = ((torch.arange(len(rows)) + torch.rand(len(rows), generator=generator)) / len(rows)).sqrt()
+        tokens = _tokens(parts.tokenizer, captions)
+        if strange:
+            tokens = torch.stack([_with_strange(one, parts.tokenizer, dice) for one in tokens])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            embeddings = parts.text_encoder(_tokens(parts.tokenizer, captions)).last_hidden_state
+            embeddings = parts.text_encoder(tokens).last_hidden_state
             losses = noise_prediction_loss(
                 parts.unet, parts.schedule, chosen, noise, (spread * timesteps).long(), embeddings
             )
         return losses.mean()
 
-    fit(course, parts.module(), loss, len(world), folder)
+    for number, course in enumerate(courses):
+        strange = number > 0
+        fit(course, parts.module(), loss, len(world), folder)
 
 
 def save(parts: Parts, vae: Any, folder: Path) -> None:
@@ -118,6 +128,17 @@ def _tokens(tokenizer: Any, texts: list[str]) -> torch.Tensor:
         texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
     ).input_ids
     return found
+
+
+def _with_strange(tokens: torch.Tensor, tokenizer: Any, dice: random.Random) -> torch.Tensor:
+    """Return the tokens (77,) of a caption, now and then with a few random ones somewhere inside."""
+    end = int((tokens == tokenizer.eos_token_id).nonzero()[0])
+    count = dice.randint(1, _MOST_STRANGE) if dice.random() < _STRANGE else 0
+    if end < 2 or end + count >= len(tokens):
+        return tokens
+    place = dice.randint(1, end)
+    words = torch.tensor([dice.randrange(tokenizer.bos_token_id) for _ in range(count)], dtype=tokens.dtype)
+    return torch.cat([tokens[:place], words, tokens[place:]])[: len(tokens)]
 
 
 def _encoded(vae: Any, world: World) -> torch.Tensor:
