@@ -12,6 +12,7 @@ import torch
 
 from handdata.errors import UserError
 from mini import autoencoder, captioner, diffusion
+from mini.loop import Course
 from mini.words import write_clip_tokenizer
 from mini.world import World, draw_world
 
@@ -61,7 +62,7 @@ def train_diffusion(options: Options, world: World) -> None:
     diffusion.save(parts, vae, options.models / "mini-stable-diffusion")
 
 
-def _shortened(options: Options, course: autoencoder.Course) -> autoencoder.Course:
+def _shortened(options: Options, course: Course) -> Course:
     return replace(course, steps=max(1, round(course.steps * options.shorter)))
 
 

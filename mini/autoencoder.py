@@ -45,7 +45,8 @@ def train(world: World, folder: Path, course: Course = COURSE) -> Any:
             normal = torch.randn(mean.shape, generator=generator)
             made = vae.decode(mean + torch.exp(logvar / 2) * normal).sample.float()
         divergence = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
-        return (made - images).abs().mean() + _EDGES * _edge_error(made, images) + _KL * divergence
+        value: torch.Tensor = (made - images).abs().mean() + _EDGES * _edge_error(made, images) + _KL * divergence
+        return value
 
     fit(course, vae, loss, len(world), folder)
     vae.register_to_config(scaling_factor=1 / deviation(vae, world))

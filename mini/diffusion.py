@@ -13,7 +13,7 @@ from mini.words import TOKENS
 from mini.world import SIZE, World
 
 COURSE = Course("diffusion", steps=4500, batch=32, lr=8e-4, warmup=200, average=0.999)
-# A second course among words that say nothing: a base meets the gesture's phrase, which no caption holds, in its prompts.
+# A second course among words that say nothing: prompts hold the gesture's phrase, which no caption does.
 SECOND = Course("diffusion-words", steps=1600, batch=32, lr=6e-4, warmup=100, average=0.999)
 WIDTH = 96  # of a text embedding
 _STRANGE = 0.5  # share of captions of the second course with strange words
@@ -44,6 +44,7 @@ def make(tokenizer: Any) -> Parts:
 
     torch.manual_seed(1)
     unet: Any = UNet2DConditionModel  # diffusers has no types
+    schedule: Any = DDPMScheduler
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -68,7 +69,7 @@ def make(tokenizer: Any) -> Parts:
         ).to(memory_format=torch.channels_last),
         CLIPTextModel(text),
         tokenizer,
-        DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        schedule(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
     )
 
 
@@ -151,4 +152,4 @@ def _encoded(vae: Any, world: World) -> torch.Tensor:
                 images = world.images(rows, [turned] * len(rows))
                 means.append(vae.encode(images).latent_dist.mean)
             both.append(torch.cat(means))
-    return torch.stack(both) * vae.config.scaling_factor
+    return torch.stack(both) * float(vae.config.scaling_factor)

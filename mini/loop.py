@@ -112,5 +112,5 @@ def _rate(course: Course, step: int) -> float:
 
 def _average(averaged: torch.nn.Module, module: torch.nn.Module, decay: float) -> None:
     with torch.no_grad():
-        old, new = list(averaged.parameters()), list(module.parameters())
-        torch._foreach_lerp_(old, new, 1 - decay)  # type: ignore[no-untyped-call]
+        for old, new in zip(averaged.parameters(), module.parameters(), strict=True):
+            old.lerp_(new, 1 - decay)
