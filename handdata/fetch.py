@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ FINAL_REASONS = frozenset({"dropped", "image-corrupt", "image-truncated", "too-m
 _SMALLEST_RUN = 256 << 10  # bytes; below this, a request's latency outweighs what another connection would gain
 _LARGEST_RUN = 8 << 20  # bytes; a larger request costs more when it has to be repeated, and gains nothing
 _AGAIN = ("wrong-header", "wrong-crc", "wrong-size")  # may be the server's fault: read once more
+_SAME = 3  # equal wrong answers that are the member's own; a faulty server repeats itself now and then
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -216,11 +218,11 @@ def _read(mirrors: Mirrors, jobs: list[Job]) -> bytes:
 
 
 def _content(entry: Entry, data: memoryview, mirrors: Mirrors) -> bytes:
-    """Return a member's checked content. One that is wrong is read again, until two answers are the same."""
+    """Return a member's checked content. One that is wrong is read again, until enough answers are the same."""
     if entry.offset == FOLDER:
         return archive.unpack(entry, data)
     start, end = archive.span(entry)
-    seen: set[bytes] = set()
+    seen: Counter[bytes] = Counter()
     while True:
         try:
             begin = archive.data_start(entry, data)
@@ -229,9 +231,9 @@ def _content(entry: Entry, data: memoryview, mirrors: Mirrors) -> bytes:
             return archive.unpack(entry, data[begin : begin + entry.compressed_size])
         except BadMember as error:
             digest = hashlib.sha256(data[: end - start]).digest()
-            if error.reason not in _AGAIN or digest in seen or len(seen) >= mirrors.attempts:
+            seen[digest] += 1
+            if error.reason not in _AGAIN or seen[digest] == _SAME or seen.total() > mirrors.attempts:
                 raise
-            seen.add(digest)
             data = memoryview(mirrors.read(start, end - start, other=True))
 
 
