@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole job in small, without a GPU or a model hub: draw a HaGRID, build a dataset from it, train Stable Diffusion
-# on one gesture, and see whether its hands got better. Two minutes of reading, at most twelve of waiting.
+# on one gesture, and see whether its hands got better.
 # Every line that is printed behind a $ is a command that you can type yourself. QUICK=1: numbers too small to mean much.
 set -euo pipefail
 cd "$(dirname "$0")"
