@@ -83,7 +83,8 @@ def test_tokens_are_counted_as_transformers_counts_them(clip_tokenizer, text):
     assert clip_tokens().count(text) == expected
 
 
-@given(st.text(alphabet=st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="&<"), max_size=40))
+# Cn: what is not assigned yet is cut by each library according to the Unicode version that it knows
+@given(st.text(alphabet=st.characters(exclude_categories=("Cc", "Cn", "Cs"), exclude_characters="&<"), max_size=40))
 def test_any_text_has_as_many_tokens_as_transformers_finds(clip_tokenizer, text):
     assert clip_tokens().count(text) == len(clip_tokenizer(text)["input_ids"])
 
