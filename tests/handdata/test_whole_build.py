@@ -87,7 +87,7 @@ def test_twenty_kills_at_random_moments_end_in_the_same_dataset_in_another_folde
             reached.append(finished_parts(build))
         process.communicate()
     print(f"finished parts at the kills: {reached}")
-    assert len(reached) > KILLS / 2 and len(set(reached)) > 3, "the kills came too late, or at one stage only"
+    assert len(reached) > KILLS / 2 and len(set(reached)) >= 3, "the kills came too late, or at one stage only"
     finish(recipe, build)
     assert contents(build / "dataset") == contents(undisturbed / "dataset")
 
