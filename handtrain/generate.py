@@ -92,6 +92,7 @@ def generate(job: Job) -> int:
     state = PartialState(cpu=device.type == "cpu")
     device = state.device if job.device == "auto" else device
     missing = [one for one in pictures if not _is_made(job.out, one)]
+    state.wait_for_everyone()  # nobody makes one before all have the same list to share out
     mine = missing[state.process_index :: state.num_processes]
     print(f"handtrain: {len(missing)} of {len(pictures)} images are to be made, on {device}", file=sys.stderr)
     start = time.monotonic()

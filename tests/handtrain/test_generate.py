@@ -10,6 +10,7 @@ from handdata.errors import UserError
 from handtrain import generate as generating
 from handtrain.generate import Job, ReferenceSchedule, generate, image_seed, read_record
 from handtrain.options import GenerateOptions
+from tests.handtrain.launching import Launcher
 from tests.handtrain.tiny import PHRASE
 
 QUICK = GenerateOptions(steps=2)
@@ -37,6 +38,25 @@ def test_an_image_does_not_depend_on_the_batch_it_is_made_in(model, tmp_path):
     assert list(one) == list(other) == [f"{n:05d}-s{seed}.png" for n in range(3) for seed in (0, 7)]
     assert max(np.abs(one[name] - other[name]).max() for name in one) <= 1  # rounding to 8 bits
     assert len({one[name].tobytes() for name in one}) == 6
+
+
+@pytest.mark.slow
+def test_two_and_three_processes_make_the_images_of_one(model, tmp_path):
+    prompts, launcher = prompts_file(tmp_path), Launcher(tmp_path)
+    try:
+        for count in (1, 2, 3):
+            flags = ["generate", "--model", str(model), "--out", str(tmp_path / str(count)), "--prompts", prompts]
+            flags += ["--seeds", "0", "7", "--steps", "2", "--batch", str(count), "--device", "cpu"]
+            assert launcher(flags, count) == [0] * count, launcher.errors.read_text()
+    finally:
+        launcher.close()
+    alone = pixels(tmp_path / "1")
+    record = (tmp_path / "1" / "generation.jsonl").read_text()
+    for count in ("2", "3"):
+        shared = pixels(tmp_path / count)
+        assert list(shared) == list(alone)
+        assert max(np.abs(alone[name] - shared[name]).max() for name in alone) <= 1  # rounding to 8 bits
+        assert (tmp_path / count / "generation.jsonl").read_text() == record
 
 
 def test_a_killed_run_continues_with_what_is_missing_to_the_same_images(model, tmp_path, monkeypatch):
