@@ -1,16 +1,19 @@
 """Judge the method on the mini world: what each preset and each part of it does to a mini model's hands, on two cores.
 
-    python -m benchmarks.mini_method --out FOLDER [--only TEXT ...] [--dry-run]
+    python -m benchmarks.mini_method --out FOLDER [--only TEXT ...] [--jobs 2] [--dry-run]
 
 One dataset, one base, and per gesture, variant and seed a run of the real commands: train, generate, evaluate. All are
-resumable, so the same command goes on. The table goes to stdout as Markdown and to FOLDER/table.md.
+resumable, so the same command goes on. The table goes to stdout as Markdown and to FOLDER/table.md. Several runs go on
+side by side, one thread of torch each: a model this small gains little from a second thread.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -117,41 +120,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[], help="runs whose name holds one of these texts")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: one per core)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     given = parser.parse_args()
     bench = given.out
     chosen = runs(bench, given.only)
-    if not given.dry_run:
-        bench.mkdir(parents=True, exist_ok=True)
-    for command in preparation(bench):
-        perform(command, bench, given.dry_run)
-    for number, run in enumerate(chosen):
-        print(f"== {number + 1} of {len(chosen)}: {run.folder.name}", file=sys.stderr, flush=True)
-        if (run.folder / "colours.json").is_file():
+    if given.dry_run:
+        for command in [*preparation(bench), *(one for run in chosen for one in run.commands(bench))]:
+            print(" ".join(command))
+        return
+    (bench / "runs").mkdir(parents=True, exist_ok=True)
+    perform(list(preparation(bench)), bench / "preparation")
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for run in pool.map(lambda run: make(run, bench), chosen):
+            print(f"{run.folder.name} is done, {len(finished(chosen))} of {len(chosen)}", file=sys.stderr, flush=True)
+            (bench / "table.md").write_text("\n".join(rows(finished(runs(bench, [])))) + "\n", encoding="utf-8")
+    print((bench / "table.md").read_text(encoding="utf-8"), end="")
+
+
+def make(run: Run, bench: Path) -> Run:
+    """Make a run with one thread, unless it is there."""
+    perform(list(run.commands(bench)), run.folder, {"OMP_NUM_THREADS": "1"})
+    return run
+
+
+def finished(chosen: list[Run]) -> list[Run]:
+    """Return the runs whose last command has ended."""
+    return [run for run in chosen if (run.folder / "colours.json").is_file()]
+
+
+def perform(commands: list[list[str]], name: Path, environment: dict[str, str] | None = None) -> None:
+    """Run the commands that did not end before; `NAME.done` lists those that did, `NAME.log` holds what they say."""
+    done, log = name.with_name(f"{name.name}.done"), name.with_name(f"{name.name}.log")
+    ended = done.read_text(encoding="utf-8").splitlines() if done.is_file() else []
+    for command in commands:
+        line = json.dumps(command)
+        if line in ended:
             continue
-        for command in run.commands(bench):
-            perform(command, bench, given.dry_run)
-    if not given.dry_run:
-        table = "\n".join(rows(runs(bench, [])))
-        (bench / "table.md").write_text(table + "\n", encoding="utf-8")
-        print(table)
-
-
-def perform(command: list[str], bench: Path, dry_run: bool) -> None:
-    """Run a command unless it ended before; what it says goes to FOLDER/log.txt."""
-    done = bench / "done.txt"
-    line = json.dumps(command)
-    if dry_run:
-        print(" ".join(command))
-        return
-    if done.is_file() and line in done.read_text(encoding="utf-8").splitlines():
-        return
-    with (bench / "log.txt").open("a", encoding="utf-8") as log:
-        log.write(f"$ {' '.join(command)}\n")
-        log.flush()
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-    with done.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"$ {' '.join(command)}\n")
+            file.flush()
+            subprocess.run(
+                command, stdout=file, stderr=subprocess.STDOUT, check=True, env={**os.environ, **(environment or {})}
+            )
+        with done.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
 
 def rows(chosen: list[Run]) -> Iterator[str]:
@@ -162,7 +175,6 @@ def rows(chosen: list[Run]) -> Iterator[str]:
     for gesture in GESTURES:
         for variant in VARIANTS:
             folders = [run.folder for run in chosen if (run.gesture, run.variant) == (gesture, variant)]
-            folders = [folder for folder in folders if (folder / "colours.json").is_file()]
             if folders:
                 cells = [_metric(folders, name) for name in METRICS] + [_colour(folders, name) for name in COLOURS]
                 yield "| " + " | ".join([gesture, variant.name, str(len(folders)), *cells]) + " |"

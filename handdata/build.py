@@ -103,6 +103,8 @@ def run_step(build: Path, recipe: Recipe, step: Step, how: How) -> StageReport:
     work: Any = getattr(importlib.import_module(module), attribute)
     if isinstance(work, type):
         options = getattr(recipe, step.options) if step.options else None
+        if hasattr(work, "at_commit"):
+            options = _pinned(build, recipe, step, work, options)
         return engine.run(work, options, build, how.engine, how.workers, how.progress)
     report: StageReport = work(build, recipe, how)
     return report
@@ -208,6 +210,22 @@ def locked(build: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _pinned(build: Path, recipe: Recipe, step: Step, work: Any, options: Any) -> Any:
+    """Return a stage's options with a branch replaced by the commit that it stood for when this build first asked.
+
+    The branch may move between two runs: the rows of one build then come from one model all the same.
+    """
+    asked = {"model": options.model, "revision": options.revision}
+    path = build / "run.json"
+    pins = json.loads(path.read_text()).get("pins", {}) if path.exists() else {}
+    if pins.get(step.name, {}).get("asked") == asked:
+        return dataclasses.replace(options, revision=pins[step.name]["commit"])
+    settled = work.at_commit(options)
+    if settled != options:
+        _note(build, recipe, {}, pins={**pins, step.name: {"asked": asked, "commit": settled.revision}})
+    return settled
 
 
 def _given(build: Path, recipe: Recipe) -> bool:

@@ -3,17 +3,15 @@
 The model's own configuration says which of the four it is. (Hand1000 compares BLIP-2, PaliGemma and ViT-GPT2.)
 """
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from handdata.errors import Unfinished, UserError
 from handdata.landmarks import decode
 from handdata.options import CaptionOptions
-from handdata.resources import shipped_model
+from handdata.pretrained import local_folder, resolve
 
 if TYPE_CHECKING:
     from handdata.engine import Columns
@@ -118,6 +116,13 @@ class Captions:
     final_reasons: ClassVar = frozenset({"image-corrupt", "caption-empty"})
 
     @staticmethod
+    def at_commit(options: CaptionOptions) -> CaptionOptions:
+        """Return the options with the commit that a branch of the Hub stands for now; of a folder as they are."""
+        if local_folder(options.model):
+            return options
+        return replace(options, revision=resolve(options.model, options.revision)[1])
+
+    @staticmethod
     def fingerprint(options: CaptionOptions) -> Any:
         _, revision = resolve(options.model, options.revision)
         return {"model": options.model, "revision": revision, "max_new_tokens": options.max_new_tokens}
@@ -168,76 +173,6 @@ def absolute(options: CaptionOptions, folder: Path) -> CaptionOptions:
     """Return the options with a model folder beside the recipe named by its absolute path."""
     here = folder / options.model
     return replace(options, model=str(here.absolute())) if here.is_dir() else options
-
-
-def resolve(model: str, revision: str) -> tuple[Path, str]:
-    """Return the folder of a model's files and the commit it stands for (of a folder or a shipped model: a hash).
-
-    Files that are not in the Hub's cache are fetched, weights as safetensors where the model has them. Raises
-    `UserError` where the model is not there or gated, `Unfinished` where the Hub does not answer.
-    """
-    folder = Path(model) if Path(model).is_dir() else shipped_model(model)
-    if folder:
-        return folder, _folder_hash(folder, _folder_state(folder))
-    return _snapshot(model, revision)
-
-
-@cache
-def _snapshot(model: str, revision: str) -> tuple[Path, str]:
-    import httpx2
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        try:
-            files = HfApi().list_repo_files(model, revision=revision)
-        except (httpx2.TransportError, LocalEntryNotFoundError):
-            files = []  # not reachable: what is in the cache will do
-        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in files) or not files else "*.bin"
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=[*_SMALL_FILES, weights]))
-    except HFValidationError:
-        raise UserError(f"--model {model} is neither a folder nor a name on the Hub (USER/NAME)") from None
-    except GatedRepoError:
-        raise UserError(
-            f"{model} is gated: accept its licence on its page on the Hub, then log in with `hf auth login`"
-        ) from None
-    except RevisionNotFoundError:
-        raise UserError(f"{model} has no revision '{revision}': see --revision") from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"the Hub knows no model {model} that you may read: check --model, or `hf auth login`"
-        ) from None
-    except (httpx2.TransportError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise Unfinished(f"{model} is not in the cache and the Hub does not answer ({_first_line(error)})") from None
-    return folder, folder.name
-
-
-_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _folder_state(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return tuple((str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-
-
-@cache
-def _folder_hash(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for name, _, _ in state:
-        with (folder / name).open("rb") as file:
-            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def _read_config(folder: Path, model: str) -> dict[str, Any]:

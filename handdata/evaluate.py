@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from handdata import captions
+from handdata import pretrained
 from handdata.errors import Unfinished, UserError
 from handdata.options import EvaluateOptions
 
@@ -149,7 +149,7 @@ def load_clip(name: str, device: str) -> tuple[Clip | None, str | None]:
         raise UserError("--device cuda: torch finds no GPU; use --device cpu")
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        folder, _ = captions.resolve(name, "main")
+        folder, _ = pretrained.resolve(name, "main", "--clip")
         model, processor = CLIPModel.from_pretrained(folder), CLIPProcessor.from_pretrained(folder)
     except (UserError, Unfinished, OSError, ValueError) as error:
         return None, f"CLIP's weights cannot be loaded: {str(error).splitlines()[0]}"

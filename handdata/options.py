@@ -91,7 +91,7 @@ class CaptionOptions:
     """Which model describes the images."""
 
     model: str = "Salesforce/blip-image-captioning-large"  # name on the Hub, a folder, or mini-blip
-    revision: str = "main"  # branch, tag or commit; the commit it stands for is written to run.json
+    revision: str = "main"  # branch, tag or commit; the commit it stands for at first is kept in run.json
     batch: int = 16  # images at once; halved where the GPU's memory is too small
     max_new_tokens: int = 50  # of a caption
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if torch can use one

@@ -15,6 +15,7 @@ import torch
 
 from handdata.errors import UserError
 from handdata.landmarks import HandFinder
+from handdata.pretrained import resolve
 from handtrain import hands
 from handtrain.encode import TensorCache, key_of
 from handtrain.hands import Hand
@@ -205,14 +206,15 @@ class Clip:
 def clip(model: str, device: torch.device) -> Clip:
     """Load a CLIP model from a folder or the Hub (`hf:openai/clip-vit-base-patch32`).
 
-    Raises `OSError` where it is not to be had.
+    Raises `UserError`, `Unfinished` or `OSError` where it is not to be had.
     """
     from transformers import CLIPModel, CLIPProcessor
 
-    name = model.removeprefix("hf:")
-    network: Any = CLIPModel.from_pretrained(name)
+    name, _, revision = model.removeprefix("hf:").partition("@")
+    folder, _ = resolve(name, revision or "main", "--clip")
+    network: Any = CLIPModel.from_pretrained(folder, local_files_only=True)
     network = network.requires_grad_(False).to(device)
-    processor = CLIPProcessor.from_pretrained(name)
+    processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
 
     def image_features(images: list[np.ndarray]) -> np.ndarray:
         inputs = processor.image_processor(images, return_tensors="pt").to(device)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from handdata import assets
-from handdata.errors import UserError
+from handdata.errors import Unfinished, UserError
 from handtrain import features, hands
 from handtrain.compare import Entry, Sides, Values, not_computed
 from handtrain.encode import TensorCache
@@ -92,7 +92,7 @@ class Material:
             return "the generated images have no prompts (generation.jsonl)"
         try:
             clip = features.clip(model, device)
-        except OSError as error:
+        except (UserError, Unfinished, OSError, ValueError) as error:
             return f"--clip {model} cannot be loaded: {str(error).splitlines()[0]}"
         self.weights["clip"] = clip.images.sha256
         self._network("clip", clip.images, self._alike(features.whole_images(clip.images)), "whole")

@@ -3,6 +3,7 @@
 Everything continues where it was stopped. `--whole` and `--malformed` are pictures per gesture.
 """
 
+import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from mini import autoencoder, captioner, diffusion
 from mini.loop import Course
 from mini.words import write_clip_tokenizer
 from mini.world import World, draw_world
+
+LOG = "training.jsonl"  # beside a model: how it was trained
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Options:
     seed: int = 1000  # of the pictures; no recipe that ships uses it
     threads: int = 0  # of torch; 0: one per core
     shorter: float = 1.0  # times the steps of every course, to try the scripts out
+    # a mini-stable-diffusion to go on from with the last course of VAE and UNet each, instead of all from the beginning
+    begin: Path | None = None
 
 
 def main(options: Options) -> int:
@@ -49,21 +54,39 @@ def main(options: Options) -> int:
 def train_captioner(options: Options, world: World) -> None:
     """Train the mini BLIP and write it."""
     made = captioner.make(world, options.out / "words")
-    captioner.train(made, world, options.out, _shortened(options, captioner.COURSE))
+    captioner.train(made, world, options.out, _shortened(options, (captioner.COURSE,))[0])
     captioner.save(made, options.models / "mini-blip")
+    _write_log(options, options.models / "mini-blip", (captioner.COURSE,))
 
 
 def train_diffusion(options: Options, world: World) -> None:
     """Train the mini Stable Diffusion and write it."""
-    vae = autoencoder.train(world, options.out, _shortened(options, autoencoder.COURSE))
-    parts = diffusion.make(write_clip_tokenizer(world, options.out / "tokenizer"))
-    courses = tuple(_shortened(options, course) for course in (diffusion.COURSE, diffusion.SECOND))
-    diffusion.train(parts, vae, world, options.out, courses)
+    vae, parts = autoencoder.make(), diffusion.make(write_clip_tokenizer(world, options.out / "tokenizer"))
+    courses = (autoencoder.COURSES, diffusion.COURSES)
+    if options.begin:
+        diffusion.load(parts, vae, options.begin)
+        courses = (autoencoder.COURSES[-1:], diffusion.COURSES[-1:])
+    autoencoder.train(vae, world, options.out, _shortened(options, courses[0]))
+    diffusion.train(parts, vae, world, options.out, _shortened(options, courses[1]))
     diffusion.save(parts, vae, options.models / "mini-stable-diffusion")
+    _write_log(options, options.models / "mini-stable-diffusion", (*courses[0], *courses[1]))
 
 
-def _shortened(options: Options, course: Course) -> Course:
-    return replace(course, steps=max(1, round(course.steps * options.shorter)))
+def _write_log(options: Options, model: Path, courses: tuple[Course, ...]) -> None:
+    """Put the logs of a model's courses beside it, those of what it began from first."""
+    names = [course.name for course in courses]
+    before = options.begin / LOG if options.begin else None
+    lines = before.read_text(encoding="utf-8").splitlines() if before and before.is_file() else []
+    lines = [line for line in lines if json.loads(line)["course"] not in names]
+    for name in names:
+        for line in (options.out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+            rounded = {key: round(value, 7) for key, value in json.loads(line).items()}
+            lines.append(json.dumps({"course": name, **rounded}))
+    (model / LOG).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _shortened(options: Options, courses: tuple[Course, ...]) -> tuple[Course, ...]:
+    return tuple(replace(course, steps=max(1, round(course.steps * options.shorter))) for course in courses)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from handdata.errors import UserError
 from handtrain.diffusion import noise_prediction_loss
+from handtrain.models import open_base
 from mini.loop import Course, fit
 from mini.words import TOKENS
 from mini.world import SIZE, World
@@ -15,8 +17,11 @@ from mini.world import SIZE, World
 COURSE = Course("diffusion", steps=4500, batch=32, lr=8e-4, warmup=200, average=0.999)
 # A second course among words that say nothing: prompts hold the gesture's phrase, which no caption does.
 SECOND = Course("diffusion-words", steps=1600, batch=32, lr=6e-4, warmup=100, average=0.999)
+# A third of the same kind.
+THIRD = Course("diffusion-last", steps=1900, batch=32, lr=6e-4, warmup=100, average=0.999)
+COURSES = (COURSE, SECOND, THIRD)
 WIDTH = 96  # of a text embedding
-_STRANGE = 0.5  # share of captions of the second course with strange words
+_STRANGE = 0.5  # share of captions of the later courses with strange words
 _MOST_STRANGE = 6  # tokens
 _UNTOLD = 0.1  # share of pictures trained without their caption, for classifier-free guidance
 # Of the noise's mean. Without it the mean shows through the noise even at the last time, and the network takes a wall's
@@ -73,7 +78,7 @@ def make(tokenizer: Any) -> Parts:
     )
 
 
-def train(parts: Parts, vae: Any, world: World, folder: Path, courses: tuple[Course, ...] = (COURSE, SECOND)) -> None:
+def train(parts: Parts, vae: Any, world: World, folder: Path, courses: tuple[Course, ...] = COURSES) -> None:
     """Train UNet and text encoder on the noise-prediction loss, one course after the other."""
     latents = _encoded(vae, world)  # (2, n, 4, 16, 16): as drawn, mirrored
     timesteps = parts.schedule.config.num_train_timesteps
@@ -98,9 +103,18 @@ def train(parts: Parts, vae: Any, world: World, folder: Path, courses: tuple[Cou
             )
         return losses.mean()
 
-    for number, course in enumerate(courses):
-        strange = number > 0
+    for course in courses:
+        strange = course.name != COURSE.name
         fit(course, parts.module(), loss, len(world), folder)
+
+
+def load(parts: Parts, vae: Any, folder: Path) -> None:
+    """Put a finished model's weights into the networks. Raises `UserError` for a model with other words."""
+    base = open_base(folder, "--begin")
+    if base.tokenizer().get_vocab() != parts.tokenizer.get_vocab():
+        raise UserError(f"--begin {folder} has other words than these pictures: draw them with its seed and counts")
+    for network, found in ((parts.unet, base.unet()), (parts.text_encoder, base.text_encoder()), (vae, base.vae())):
+        network.load_state_dict(found.state_dict())
 
 
 def save(parts: Parts, vae: Any, folder: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +14,8 @@ from handdata import build, decisions, record
 from handdata.cli import COMMANDS
 from handdata.commands import main
 from handdata.errors import UserError
-from handdata.recipe import load
+from handdata.options import CaptionOptions
+from handdata.recipe import Recipe, load
 from tests import hagrid
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "photos"
@@ -184,3 +186,30 @@ def test_a_manifest_that_leads_out_of_the_build_folder_is_refused(tmp_path):
     record.write_table(evil.replace_schema_metadata(table.schema.metadata), tmp_path / "evil.parquet")
     assert handdata("fetch", "--manifest", tmp_path / "evil.parquet", "--out", tmp_path / "again") == 2
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_build_stays_with_the_commit_that_a_branch_was_at_when_it_began(tmp_path, monkeypatch):
+    branch = {"main": "a" * 40, "v2": "c" * 40}
+
+    class Captioning:
+        @staticmethod
+        def at_commit(options):
+            return replace(options, revision=branch.get(options.revision, options.revision))
+
+    seen = []
+    monkeypatch.setattr(build.engine, "run", lambda work, options, *rest: seen.append(options.revision))
+    monkeypatch.setattr(build, "_StandIn", Captioning, raising=False)
+    step = build.Step("caption", "handdata.build:_StandIn", "caption")
+
+    def captioned(revision: str, folder: Path = tmp_path) -> str:
+        recipe = Recipe(name="pins", caption=CaptionOptions(model="somebody/captioner", revision=revision))
+        build.run_step(folder, recipe, step, HOW)
+        return seen[-1]
+
+    assert captioned("main") == "a" * 40
+    branch["main"] = "b" * 40
+    assert captioned("main") == "a" * 40, "the branch moved, the build does not"
+    assert captioned("v2") == "c" * 40, "another branch was asked for"
+    (tmp_path / "later").mkdir()
+    assert captioned("main", tmp_path / "later") == "b" * 40, "a new build begins where the branch is now"
+    assert json.loads((tmp_path / "later" / "run.json").read_text())["pins"]["caption"]["commit"] == "b" * 40

@@ -1,7 +1,6 @@
 import json
 import random
 
-import httpx2
 import pytest
 
 from handdata import engine
@@ -158,39 +157,3 @@ def test_a_gpu_that_torch_cannot_use_is_an_error(models):
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match="--device cuda"):
         Captioner(options(models["blip"], device="cuda"))
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "error", "words"),
-    [
-        (401, "GatedRepo", UserError, "is gated: accept its licence"),
-        (401, "RepoNotFound", UserError, "knows no model"),
-        (404, "RevisionNotFound", UserError, "no revision"),
-        (503, None, Unfinished, "does not answer"),
-        (None, None, Unfinished, "does not answer"),
-    ],
-)
-def test_what_the_hub_refuses_is_one_sentence(monkeypatch, tmp_path, status, code, error, words):
-    from huggingface_hub import constants
-
-    def answer(request):
-        if status is None:
-            raise httpx2.ConnectError("no route", request=request)
-        return httpx2.Response(status, headers={"X-Error-Code": code} if code else {}, request=request)
-
-    import huggingface_hub
-    from huggingface_hub.utils import _http
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # the library tries again for minutes
-    huggingface_hub.set_client_factory(lambda: httpx2.Client(transport=httpx2.MockTransport(answer)))
-    try:
-        with pytest.raises(error, match=words):
-            resolve(f"google/some-model-{status}-{code}", "main")
-    finally:
-        huggingface_hub.set_client_factory(_http.default_client_factory)
-
-
-def test_a_name_that_can_be_no_model_is_one_sentence():
-    with pytest.raises(UserError, match="neither a folder nor a name"):
-        resolve("a/b/c/d", "main")
