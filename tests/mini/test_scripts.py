@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from handdata.errors import UserError
 from handdata.options import RenderOptions
 from handdata.render import draw
-from mini import loop
+from mini import autoencoder, diffusion, loop
+from mini.__main__ import LOG, Options, _write_log
 from mini.colours import agreement, colours, share
 from mini.words import texts, write_bert_vocabulary, write_clip_tokenizer
 from mini.world import World, exchanged, load_world
@@ -94,3 +96,37 @@ def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
         learnt(tmp_path / "b", 5)
     assert torch.equal(learnt(tmp_path / "b", None), undisturbed)
     assert json.loads((tmp_path / "a" / "line.jsonl").read_text().splitlines()[-1])["step"] == 12
+
+
+def test_a_finished_model_is_where_training_can_begin(world, tmp_path):
+    tokenizer = write_clip_tokenizer(world, tmp_path / "words")
+    first, vae = diffusion.make(tokenizer), autoencoder.make()
+    with torch.no_grad():
+        for parameter in [*first.module().parameters(), *vae.parameters()]:
+            parameter.add_(0.25)
+    diffusion.save(first, vae, tmp_path / "model")
+    second, other = diffusion.make(tokenizer), autoencoder.make()
+    diffusion.load(second, other, tmp_path / "model")
+    for mine, its in ((second.module(), first.module()), (other, vae)):
+        for a, b in zip(mine.parameters(), its.parameters(), strict=True):
+            assert torch.equal(a, b.half().float()), "stored in 16 bits"
+
+    (tmp_path / "fewer").mkdir()
+    fewer = World(world.pixels[:1], [{"caption": "a hand"}])
+    strange = diffusion.make(write_clip_tokenizer(fewer, tmp_path / "fewer"))
+    with pytest.raises(UserError, match="has other words"):
+        diffusion.load(strange, other, tmp_path / "model")
+
+
+def test_the_log_beside_a_model_tells_its_whole_story_once(tmp_path):
+    model, options = tmp_path / "model", Options(out=tmp_path, begin=tmp_path / "model")
+    model.mkdir()
+    (model / LOG).write_text('{"course": "first", "step": 5, "loss": 0.5}\n')
+    (tmp_path / "second.jsonl").write_text('{"step": 7, "loss": 0.123456789}\n')
+    for _ in range(2):
+        _write_log(options, model, (loop.Course("second", steps=7, batch=1, lr=0.1),))
+    lines = [json.loads(line) for line in (model / LOG).read_text().splitlines()]
+    assert lines == [
+        {"course": "first", "step": 5, "loss": 0.5},
+        {"course": "second", "step": 7, "loss": 0.1234568},
+    ]
