@@ -11,11 +11,11 @@ run=$out/call
 base=mini-stable-diffusion
 started=$SECONDS
 
-# 80 pictures to learn from, 30 prompts to draw; ten drawings of each are 300 images of either model. The metrics compare
+# 80 pictures to learn from, 30 prompts to draw; fourteen drawings of each are 420 images of either model, enough hands for every metric, which compare
 # them with 300 new pictures of the gesture.
 counts=(--render.train 88 --render.validation 5 --render.test 34 --select.train 80 --select.validation 4 --select.test 30)
-train=(--unet-epochs 40)
-seeds=(0 1 2 3 4 5 6 7 8 9)
+train=(--unet-epochs 100)
+seeds=(0 1 2 3 4 5 6 7 8 9 10 11 12 13)
 real=300
 if [ -n "${QUICK:-}" ]; then
     counts=(--render.train 14 --render.validation 4 --render.test 6 --select.train 12 --select.validation 2 --select.test 4)

@@ -4,14 +4,19 @@
 
 CAPTIONS is `truth.jsonl` of a mini world (`handdata render`), whose captions name no gesture. The comparison asks the
 same first questions, without retries, of `Llama.create_chat_completion`, which keeps the common beginning in its memory
-too; both in this process, with the same threads, one after the other.
+too, with the same threads; by turns, each in a process of its own.
 """
 
 import argparse
 import json
+import statistics
+import subprocess
+import sys
 import time
 from collections import Counter
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from handdata.chat import Ask, read_prompt
 from handdata.checks import failures
@@ -27,16 +32,23 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=1, help="of the comparison of speed")
+    parser.add_argument("--way", choices=WAYS, help="answer in this one way and print JSON: for the comparison")
     parser.add_argument("--skip", choices=("merit", "speed"))
     parser.add_argument("--out", type=Path, help="write the texts here, as JSON lines")
     given = parser.parse_args()
     options = RewriteOptions(model=given.model, parallel=given.parallel, threads=given.threads)
     pairs = read_pairs(given.captions, given.count)
+    if given.way:
+        prompt = read_prompt(prompt_text(options), "prompt")
+        asks = [Ask(prompt.messages(caption, gestures()[gesture].phrase)) for caption, gesture in pairs]
+        print(json.dumps(WAYS[given.way](asks, options)))
+        return
     print(
         f"{len(pairs)} distinct captions, {len({gesture for _, gesture in pairs})} gestures, {given.model}", flush=True
     )
     if given.skip != "speed":
-        measure_speed(pairs, options)
+        measure_speed(given, pairs)
     if given.skip != "merit":
         measure_merit(pairs, options, given.out)
 
@@ -74,16 +86,36 @@ def measure_merit(pairs: list[tuple[str, str]], options: RewriteOptions, out: Pa
         out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def measure_speed(pairs: list[tuple[str, str]], options: RewriteOptions) -> None:
-    prompt = read_prompt(prompt_text(options), "prompt")
-    asks = [Ask(prompt.messages(caption, gestures()[gesture].phrase)) for caption, gesture in pairs]
+def measure_speed(given: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
+    """Run each way in a process of its own, so that neither inherits the other's settings of OpenMP."""
+    command = [sys.executable, __file__, str(given.captions), "--count", str(given.count), "--model", given.model]
+    command += ["--parallel", str(given.parallel), "--threads", str(given.threads)]
+    answers: dict[str, list[str]] = {}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _, way in product(range(given.rounds), WAYS):
+        done = subprocess.run([*command, "--way", way], check=True, stdout=subprocess.PIPE, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        answers[way] = found["answers"]
+        seconds[way].append(found["seconds"])
+        good = sum(not failures(*pair, tidy(answer)) for pair, answer in zip(pairs, answers[way], strict=True))
+        cpu = f"{found['cpu']:.1f} s of CPU"
+        print(f"{way}: {found['seconds']:.1f} s ({cpu}), {good} of {len(pairs)} pass at the first try", flush=True)
+    ours, plain = answers.values()
+    same = sum(a.strip() == b.strip() for a, b in zip(ours, plain, strict=True))
+    ratios = [theirs / mine for mine, theirs in zip(*seconds.values(), strict=True)]
+    print(f"{statistics.median(ratios):.2f} times as fast (median of {given.rounds}); {same} answers are equal")
+
+
+def many_sequences(asks: list[Ask], options: RewriteOptions) -> dict[str, Any]:
     model = load_model(options)
     start, cpu = time.perf_counter(), time.process_time()
-    ours = [answer.text for answer in model.answer(asks, options.max_tokens)]
-    our_seconds, our_cpu = time.perf_counter() - start, time.process_time() - cpu
+    answers = [answer.text for answer in model.answer(asks, options.max_tokens)]
+    found = {"answers": answers, "seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
     model.close()
-    report("many sequences at once", pairs, ours, our_seconds, our_cpu)
+    return found
 
+
+def one_call_per_row(asks: list[Ask], options: RewriteOptions) -> dict[str, Any]:
     import llama_cpp
 
     from handdata.resources import cores
@@ -92,20 +124,15 @@ def measure_speed(pairs: list[tuple[str, str]], options: RewriteOptions) -> None
     path = str(model_file(options.model))
     plain = llama_cpp.Llama(path, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
     start, cpu = time.perf_counter(), time.process_time()
-    theirs = []
+    answers = []
     for ask in asks:
         turns = [{"role": role, "content": content} for role, content in ask.messages]
         reply = plain.create_chat_completion(turns, temperature=0.0, max_tokens=options.max_tokens)
-        theirs.append(str(reply["choices"][0]["message"]["content"]))
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    report("one create_chat_completion per row", pairs, theirs, seconds, cpu)
-    same = sum(a.strip() == b.strip() for a, b in zip(ours, theirs, strict=True))
-    print(f"{seconds / our_seconds:.2f} times as fast ({cpu / our_cpu:.2f} by CPU time); {same} answers are equal")
+        answers.append(str(reply["choices"][0]["message"]["content"]))
+    return {"answers": answers, "seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
 
-def report(what: str, pairs: list[tuple[str, str]], answers: list[str], seconds: float, cpu: float) -> None:
-    good = sum(not failures(*pair, tidy(answer)) for pair, answer in zip(pairs, answers, strict=True))
-    print(f"{what}: {seconds:.1f} s ({cpu:.1f} s of CPU), {good} of {len(pairs)} pass at the first try", flush=True)
+WAYS = {"many sequences at once": many_sequences, "one create_chat_completion per row": one_call_per_row}
 
 
 if __name__ == "__main__":

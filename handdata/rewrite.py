@@ -42,7 +42,7 @@ class Rewriting:
     """Give each row its text."""
 
     name: ClassVar = "texts"
-    version: ClassVar = 1
+    version: ClassVar = 2
     inputs: ClassVar = ("caption", "gesture")
     final_reasons: ClassVar = frozenset({"text-impossible"})
 

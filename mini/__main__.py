@@ -32,8 +32,8 @@ class Options:
     seed: int = 1000  # of the pictures; no recipe that ships uses it
     threads: int = 0  # of torch; 0: one per core
     shorter: float = 1.0  # times the steps of every course, to try the scripts out
-    # a mini-stable-diffusion to go on from with the last course of VAE and UNet each, instead of all from the beginning
-    begin: Path | None = None
+    begin: Path | None = None  # a mini-stable-diffusion to go on from, with --courses
+    courses: tuple[str, ...] = ()  # of the mini Stable Diffusion, by name; none: all
 
 
 def main(options: Options) -> int:
@@ -42,6 +42,7 @@ def main(options: Options) -> int:
         torch.set_num_threads(options.threads)
     if not 0 < options.shorter <= 1:
         raise UserError(f"--shorter {options.shorter}: give a share of the steps, above 0 up to 1")
+    _check_courses(options)
     world = draw_world(options.out / "world", options.whole, options.malformed, options.seed)
     print(f"{len(world):,} pictures, {torch.get_num_threads()} threads", file=sys.stderr)
     if options.train != "diffusion":
@@ -62,14 +63,26 @@ def train_captioner(options: Options, world: World) -> None:
 def train_diffusion(options: Options, world: World) -> None:
     """Train the mini Stable Diffusion and write it."""
     vae, parts = autoencoder.make(), diffusion.make(write_clip_tokenizer(world, options.out / "tokenizer"))
-    courses = (autoencoder.COURSES, diffusion.COURSES)
     if options.begin:
         diffusion.load(parts, vae, options.begin)
-        courses = (autoencoder.COURSES[-1:], diffusion.COURSES[-1:])
-    autoencoder.train(vae, world, options.out, _shortened(options, courses[0]))
-    diffusion.train(parts, vae, world, options.out, _shortened(options, courses[1]))
+    first, second = _chosen(options, autoencoder.COURSES), _chosen(options, diffusion.COURSES)
+    autoencoder.train(vae, world, options.out, _shortened(options, first))
+    diffusion.train(parts, vae, world, options.out, _shortened(options, second))
     diffusion.save(parts, vae, options.models / "mini-stable-diffusion")
-    _write_log(options, options.models / "mini-stable-diffusion", (*courses[0], *courses[1]))
+    _write_log(options, options.models / "mini-stable-diffusion", (*first, *second))
+
+
+def _check_courses(options: Options) -> None:
+    known = [course.name for course in (*autoencoder.COURSES, *diffusion.COURSES)]
+    unknown = [name for name in options.courses if name not in known]
+    if unknown:
+        raise UserError(f"--courses {unknown[0]} is none: they are {', '.join(known)}")
+    if bool(options.begin) != bool(options.courses):
+        raise UserError("--begin and --courses go together: what to go on from, and what is still to be learnt")
+
+
+def _chosen(options: Options, courses: tuple[Course, ...]) -> tuple[Course, ...]:
+    return tuple(course for course in courses if not options.courses or course.name in options.courses)
 
 
 def _write_log(options: Options, model: Path, courses: tuple[Course, ...]) -> None:

@@ -80,6 +80,8 @@ def make(tokenizer: Any) -> Parts:
 
 def train(parts: Parts, vae: Any, world: World, folder: Path, courses: tuple[Course, ...] = COURSES) -> None:
     """Train UNet and text encoder on the noise-prediction loss, one course after the other."""
+    if not courses:
+        return
     latents = _encoded(vae, world)  # (2, n, 4, 16, 16): as drawn, mirrored
     timesteps = parts.schedule.config.num_train_timesteps
     strange = False
@@ -115,6 +117,7 @@ def load(parts: Parts, vae: Any, folder: Path) -> None:
         raise UserError(f"--begin {folder} has other words than these pictures: draw them with its seed and counts")
     for network, found in ((parts.unet, base.unet()), (parts.text_encoder, base.text_encoder()), (vae, base.vae())):
         network.load_state_dict(found.state_dict())
+    vae.register_to_config(scaling_factor=base.scaling())
 
 
 def save(parts: Parts, vae: Any, folder: Path) -> None:

@@ -103,11 +103,22 @@ def test_a_sequence_alone_gets_what_llama_cpps_own_loop_gives_it(small):
 
 def test_the_shared_beginning_is_evaluated_once(small, monkeypatch):
     counted = []
-    decode = small._decode
-    monkeypatch.setattr(small, "_decode", lambda rows: (counted.append(len(rows)), decode(rows)))
+    decoder = small._decoders[0]
+    decode = decoder._decode
+    monkeypatch.setattr(decoder, "_decode", lambda rows: (counted.append(len(rows)), decode(rows)))
     small.answer(asks(4), 2)
     whole = sum(len(small.tokens(ask.messages)) for ask in asks(4))
     assert counted[0] > 25 and sum(counted) < whole - 2 * counted[0]
+
+
+def test_answers_do_not_depend_on_the_number_of_cores(small, monkeypatch):
+    monkeypatch.setattr(llama, "_QUESTIONS", 3)  # so that three decoders share ten questions
+    other = LlamaModel(assets.path("smollm2-135m"), parallel=4, threads=2)
+    questions = asks(10)
+    answers = [model.answer(questions, 6) for model in (small, other, small)]
+    other.close()
+    assert answers[0] == answers[1] == answers[2]
+    assert len({answer.text for answer in answers[0]}) > 5
 
 
 def test_more_questions_than_sequences_and_one_too_long_all_get_an_answer(small):

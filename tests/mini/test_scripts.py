@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from handdata.errors import UserError
 from handdata.options import RenderOptions
 from handdata.render import draw
 from mini import autoencoder, diffusion, loop
-from mini.__main__ import LOG, Options, _write_log
+from mini.__main__ import LOG, Options, _write_log, main
 from mini.colours import agreement, colours, share
 from mini.words import texts, write_bert_vocabulary, write_clip_tokenizer
 from mini.world import World, exchanged, load_world
@@ -119,7 +121,7 @@ def test_a_finished_model_is_where_training_can_begin(world, tmp_path):
 
 
 def test_the_log_beside_a_model_tells_its_whole_story_once(tmp_path):
-    model, options = tmp_path / "model", Options(out=tmp_path, begin=tmp_path / "model")
+    model, options = tmp_path / "model", Options(out=tmp_path, begin=tmp_path / "model", courses=("second",))
     model.mkdir()
     (model / LOG).write_text('{"course": "first", "step": 5, "loss": 0.5}\n')
     (tmp_path / "second.jsonl").write_text('{"step": 7, "loss": 0.123456789}\n')
@@ -130,3 +132,24 @@ def test_the_log_beside_a_model_tells_its_whole_story_once(tmp_path):
         {"course": "first", "step": 5, "loss": 0.5},
         {"course": "second", "step": 7, "loss": 0.1234568},
     ]
+
+
+def test_the_decoders_course_leaves_the_latents_as_they_are(world, tmp_path):
+    vae = autoencoder.make()
+    vae.register_to_config(scaling_factor=0.75)
+    before = {name: parameter.clone() for name, parameter in vae.named_parameters()}
+    autoencoder.train(vae, world, tmp_path, (replace(autoencoder.DECODER, steps=2, batch=2),))
+    moved = {
+        name.split(".")[0] for name, parameter in vae.named_parameters() if not torch.equal(parameter, before[name])
+    }
+    assert moved == {"decoder", "post_quant_conv"}
+    assert vae.config.scaling_factor == 0.75
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"courses": ("nap",)}, "--courses nap is none"), ({"begin": Path("models")}, "go together")],
+)
+def test_courses_that_make_no_sense_are_one_sentence(tmp_path, given, words):
+    with pytest.raises(UserError, match=words):
+        main(Options(out=tmp_path, **given))
