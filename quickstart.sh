@@ -5,14 +5,15 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 out=${OUT:-quickstart}
+gesture=palm
 build=$out/build
 dataset=$out/dataset
-run=$out/call
+run=$out/$gesture
 base=mini-stable-diffusion
 started=$SECONDS
 
-# 80 pictures to learn from, 30 prompts to draw; fourteen drawings of each are 420 images of either model, enough hands for every metric, which compare
-# them with 300 new pictures of the gesture.
+# 80 pictures to learn from, 30 prompts to draw. Fourteen drawings of each prompt are 420 images of either model, with
+# hands enough for every metric; the metrics compare them with 300 new pictures of the gesture.
 counts=(--render.train 88 --render.validation 5 --render.test 34 --select.train 80 --select.validation 4 --select.test 30)
 train=(--unet-epochs 100)
 seeds=(0 1 2 3 4 5 6 7 8 9 10 11 12 13)
@@ -38,16 +39,16 @@ run handdata review "$build"
 run handdata publish "$build" --to "$dataset"
 
 # The three stages: the gesture feature, the embeddings, the UNet.
-run handtrain train --dataset "$dataset" --gesture call --base "$base" --preset mini --out "$run" "${train[@]}"
+run handtrain train --dataset "$dataset" --gesture "$gesture" --base "$base" --preset mini --out "$run" "${train[@]}"
 
 # The same prompts and seeds through both models, then the numbers and the page.
-draw=(--prompts "$dataset:test" --gesture call --seeds "${seeds[@]}" --steps 20 --batch 25)
+draw=(--prompts "$dataset:test" --gesture "$gesture" --seeds "${seeds[@]}" --steps 20 --batch 25)
 run handtrain generate --model "$base" --out "$run/images/base" "${draw[@]}"
 run handtrain generate --model "$run/model" --out "$run/images/tuned" "${draw[@]}"
-run handdata render --out "$out/real" --gestures call --train 0 --validation 0 --test "$real" --size 64 --seed 7 \
+run handdata render --out "$out/real" --gestures "$gesture" --train 0 --validation 0 --test "$real" --size 64 --seed 7 \
     --second-hand 0.1 --no-oddities
-run python -m zipfile -e "$out/real/call.zip" "$out/real"
-run handtrain evaluate --real "$out/real/call" --fake "$run/images/tuned" --base "$run/images/base" \
+run python -m zipfile -e "$out/real/$gesture.zip" "$out/real"
+run handtrain evaluate --real "$out/real/$gesture" --fake "$run/images/tuned" --base "$run/images/base" \
     --landmarks "$dataset" --clip none --variants standard --json "$run/evaluation.json"
 run python -m mini.colours "$run/images/base" "$run/images/tuned" --json-file "$run/colours.json"
 run handtrain report "$run" --out "$out/report.html"

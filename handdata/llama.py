@@ -2,7 +2,7 @@
 
 `llama_cpp.Llama` decodes one sequence at a time. Here the beginning that all questions share is evaluated once for many
 sequences, which then advance together (`decoding.Decoder`). On a CPU the questions are dealt out to several decoders,
-which work side by side with fewer threads each: two threads of one decoder wait for each other hundreds of times a token.
+which work side by side with fewer threads each: two threads of one decoder wait for each other all the time.
 The answers depend on the questions and their order, not on what was asked before, nor on the number of cores.
 (Batched arithmetic rounds differently from single: the same question in other company may be answered differently.)
 """

@@ -175,6 +175,7 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
     try:
         pipeline = kind.from_pretrained(
             base.folder,
+            dtype=_TYPES[options.precision],
             safety_checker=None,
             requires_safety_checker=False,
             use_safetensors=True,
@@ -186,7 +187,7 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
         schedule = ReferenceSchedule.from_config(schedule.config)  # type: ignore[no-untyped-call]
     pipeline.scheduler = schedule
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device, _TYPES[options.precision])
+    return pipeline.to(device)
 
 
 def embed_plainly(pipeline: Any, prompts: Sequence[str]) -> torch.Tensor:

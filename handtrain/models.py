@@ -102,6 +102,7 @@ def open_base(place: Place, option: str = "--base") -> Base:
 
     Raises `UserError` if it is no Stable Diffusion 1 or 2 in diffusers' layout with safetensors.
     """
+    _quiet_loading()
     folder, commit = fetch_model(place, option)
     index = folder / "model_index.json"
     if not index.is_file():
@@ -178,6 +179,16 @@ def _empty_unet(base: Base) -> Any:
 
 def _load(model: Any, folder: Path) -> Any:
     return model.from_pretrained(folder, use_safetensors=True).float()
+
+
+def _quiet_loading() -> None:
+    """Switch off the bars that diffusers and transformers draw for the files of a model: they last a second."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        logging: Any = library.utils.logging
+        logging.disable_progress_bar()
 
 
 def _untyped(thing: Any) -> Any:
