@@ -132,7 +132,7 @@ class Ours:
         def run(number: int) -> int:
             if number % o.embedding_steps:
                 return 0  # all steps of a batch were made with its first
-            drawn = (one for _, one in ahead(lambda step: self._draw(rows, number + step), range(o.embedding_steps)))
+            drawn = (one for _, one in ahead(self._drawing(rows, number), range(o.embedding_steps), s.device))
             optimise_embeddings(
                 self.model, s.latents[rows], s.texts[rows], drawn, o.embedding_lr,
                 lambda _, losses: _require_finite(float(losses.sum())),
@@ -150,7 +150,7 @@ class Ours:
             rows = [(step * o.unet_batch + row) % len(s.texts) for row in range(o.unet_batch)]
             return s.texts[rows], s.latents[rows].to(s.device), self._draw(rows, step)
 
-        batches = ahead(load, range(sys.maxsize))
+        batches = ahead(load, range(sys.maxsize), s.device)
 
         def run(number: int) -> int:
             step, (texts, latents, draw) = next(batches)
@@ -160,6 +160,9 @@ class Ours:
             return o.unet_batch
 
         return run
+
+    def _drawing(self, rows: list[int], first: int) -> Callable[[int], Draw]:
+        return lambda step: self._draw(rows, first + step)
 
     def _draw(self, rows: list[int], step: int) -> Draw:
         shape = tuple(self.scene.latents.mean.shape[1:])

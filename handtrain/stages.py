@@ -212,7 +212,7 @@ class Training:
             self.model,
             self.material.latents[part],
             self.material.mixed[part],
-            (drawn for _, drawn in ahead(draw, range(o.embedding_steps))),
+            (drawn for _, drawn in ahead(draw, range(o.embedding_steps), self.model.device)),
             o.embedding_lr,
             watch,
             self.pieces,
@@ -247,8 +247,8 @@ class Training:
             return ids, rows, material.latents[rows].to(device), draw.to(device)
 
         bar = tqdm(
-            ahead(load, range(first, total)), desc=f"Stage {'I' * stage}", unit="step", initial=first, total=total,
-            disable=None if self.processes.first else True,
+            ahead(load, range(first, total), device), desc=f"Stage {'I' * stage}", unit="step", initial=first,
+            total=total, disable=None if self.processes.first else True,
         )  # fmt: skip
         for step, (ids, rows, latents, draw) in bar:
             rate = warmed_up(lr, step, warmup)

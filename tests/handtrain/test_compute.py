@@ -1,5 +1,6 @@
 """Precision, adapters, pieces of a batch: what each changes, and what it must not."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,20 @@ def test_fast_is_fp32_on_a_cpu_and_wrong_values_are_told() -> None:
         check(TrainOptions(order="images", embedding_batch=1, lora_rank=4))
 
 
-def test_the_next_input_is_made_ahead_and_in_order() -> None:
+@pytest.mark.parametrize(("device", "thread_is_ours"), [("cpu", True), ("cuda", False)])
+def test_inputs_are_made_in_order_and_beside_a_gpu_in_a_thread(device: str, thread_is_ours: bool) -> None:
     made: list[int] = []
-    steps = ahead(lambda step: made.append(step) or step * 10, range(3, 6))
-    assert next(steps) == (3, 30)
-    assert list(steps) == [(4, 40), (5, 50)]
+    threads = set()
+
+    def make(step: int) -> int:
+        made.append(step)
+        threads.add(threading.get_ident())
+        return step * 10
+
+    assert list(ahead(make, range(3, 6), torch.device(device))) == [(3, 30), (4, 40), (5, 50)]
     assert made == [3, 4, 5]
+    assert (threads == {threading.get_ident()}) == thread_is_ours
+    assert list(ahead(make, range(0), torch.device(device))) == []
 
 
 @pytest.mark.slow
