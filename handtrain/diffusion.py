@@ -48,7 +48,7 @@ class Diffusion:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext():
             return noise_prediction_loss(
-                self.call or self.unet,
+                self.unet if self.call is None else self.call,  # a compiled module has no truth value
                 self.schedule,
                 sample_latents(latents.mean, latents.deviation, draw.posterior, self.scaling),
                 draw.noise,

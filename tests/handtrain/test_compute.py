@@ -26,10 +26,10 @@ CPU = torch.device("cpu")
 COUNT = 16
 
 
-def _model(base: Path, **changes: Any) -> Diffusion:
+def _model(base: Path, running: RunOptions | None = None, **changes: Any) -> Diffusion:
     opened = open_base(base)
-    options = TrainOptions(**changes)
-    made = compute.diffusion(opened.unet(), opened.training_schedule(), opened.scaling(), options, RunOptions(), CPU)
+    options, running = TrainOptions(**changes), running or RunOptions()
+    made = compute.diffusion(opened.unet(), opened.training_schedule(), opened.scaling(), options, running, CPU)
     made.unet.requires_grad_(True)
     return made
 
@@ -126,6 +126,14 @@ def test_inputs_are_made_in_order_and_beside_a_gpu_in_a_thread(device: str, thre
     assert made == [3, 4, 5]
     assert (threads == {threading.get_ident()}) == thread_is_ours
     assert list(ahead(make, range(0), torch.device(device))) == []
+
+
+@pytest.mark.slow
+def test_a_compiled_unet_makes_the_same_step(base: Path) -> None:
+    plain, compiled = (_model(base, RunOptions(compile=way)) for way in ("no", "yes"))  # type: ignore[arg-type]
+    assert compiled.call is not None
+    expected = _stepped(plain, MicroBatch())
+    assert _apart(_stepped(compiled, MicroBatch()), expected, base) <= 1e-3
 
 
 @pytest.mark.slow
