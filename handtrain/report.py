@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,7 +267,7 @@ def _html_sweeps(runs: Sequence[Run], pictures: int) -> list[str]:
 def _grid(folders: dict[str, Path], pictures: int) -> str:
     """Return a table of pictures: a row per image that all folders hold, a column per folder; empty if none is."""
     lists = [_prompts(folder) for folder in folders.values()]
-    shared = [name for name in lists[0] if all(name in one for one in lists)][:pictures]
+    shared = _spread({name: text for name, text in lists[0].items() if all(name in one for one in lists)})[:pictures]
     if not shared:
         return ""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("prompt", *folders))
@@ -279,6 +280,16 @@ def _grid(folders: dict[str, Path], pictures: int) -> str:
             f"<tr><td class=prompt>{html.escape(lists[0][name])}<br><small>{html.escape(name)}</small></td>{cells}</tr>"
         )
     return f"<table class=grid><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _spread(prompts: dict[str, str]) -> list[str]:
+    """Return names of images, given with their prompts, so that the first of every prompt come before the second."""
+    seen: Counter[str] = Counter()
+    turns = {}
+    for name, prompt in prompts.items():
+        turns[name] = seen[prompt]
+        seen[prompt] += 1
+    return sorted(prompts, key=lambda name: turns[name])
 
 
 def _img(file: Path, longest: int) -> str:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from handdata.errors import UserError
-from handtrain.report import markdown, metric_table, page, read_run, report, sweeps
+from handtrain.report import _spread, markdown, metric_table, page, read_run, report, sweeps
 
 
 def entry(value: float, low: float, high: float) -> dict:
@@ -119,6 +119,11 @@ def test_runs_with_several_lam_or_mu_become_a_sweep(tmp_path):
     second = folders[0] / "evaluation-mu.json"
     second.write_text(json.dumps(evaluation(folders[0], mu=0.2, lam=0.9)))
     assert {name for name, _, _ in sweeps([read_run(folders[0])])} == {"mu"}
+
+
+def test_few_pictures_show_many_prompts():
+    prompts = {"a-s0": "a", "a-s1": "a", "a-s2": "a", "b-s0": "b", "b-s1": "b", "c-s0": "c"}
+    assert _spread(prompts) == ["a-s0", "b-s0", "c-s0", "a-s1", "b-s1", "a-s2"]
 
 
 def test_a_run_that_was_not_evaluated_says_how(tmp_path):
