@@ -52,6 +52,7 @@ run handtrain evaluate --real "$out/real/$gesture" --fake "$run/images/tuned" --
     --landmarks "$dataset" --clip none --variants standard --json "$run/evaluation.json"
 run python -m mini.colours "$run/images/base" "$run/images/tuned" --json-file "$run/colours.json"
 run handtrain report "$run" --out "$out/report.html"
+run python -m mini.summary "$run"
 
 cat <<END
 
