@@ -1,4 +1,4 @@
-"""The short table at the end of the quickstart: `python -m mini.summary RUN`, from its evaluation.json and colours.json."""
+"""The short table at the end of the quickstart: `python -m mini.summary RUN`, of evaluation.json and colours.json."""
 
 import json
 import sys
