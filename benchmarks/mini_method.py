@@ -75,6 +75,7 @@ class Run:
         yield [*generation(bench, self.gesture, str(self.folder / "model"), tuned)]
         evaluate = ["handtrain", "evaluate", "--real", str(real), "--fake", str(tuned), "--base", str(base)]
         evaluate += ["--landmarks", str(dataset), "--clip", "none", "--variants", "standard"]
+        evaluate += ["--crop", "center"]  # all pictures are square: a crop is the whole, and a folder knows no boxes
         yield [*evaluate, "--json", str(self.folder / "evaluation.json")]
         colours = [sys.executable, "-m", "mini.colours", str(base), str(tuned)]
         yield [*colours, "--json-file", str(self.folder / "colours.json")]
