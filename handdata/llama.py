@@ -11,6 +11,7 @@ import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from handdata.chat import Answer, Ask, Message
@@ -18,8 +19,8 @@ from handdata.decoding import PROMPT_TOKENS, Decoder, piece, shared_beginning
 from handdata.errors import UserError
 from handdata.resources import cores
 
-DECODERS = 4  # at most so many share the questions on a CPU; with the next two it decides who is in whose company
-_QUESTIONS = 16  # as many at least make a further decoder worth its while
+DECODERS = 4  # into at most so many groups are questions dealt out on a CPU; the next number decides too
+_QUESTIONS = 16  # as many at least make a further group worth its while
 
 
 class LlamaModel:
@@ -62,20 +63,26 @@ class LlamaModel:
         shared = shared_beginning(prompts) if prompts else 0
         short = [place for place, prompt in enumerate(prompts) if len(prompt) - shared <= PROMPT_TOKENS]
         count = 1 if self._on_gpu else max(1, min(DECODERS, len(short) // _QUESTIONS))
-        hands = [short[start::count] for start in range(count)]
+        groups = [short[start::count] for start in range(count)]
         at_once = min(count, self._threads)
+        free = SimpleQueue[Decoder]()  # no more memories than work at once
+        for decoder in self._decoders[:at_once]:
+            free.put(decoder)
 
-        def work(number: int) -> list[Answer]:
-            mine = hands[number]
-            return self._decoders[number].answer(
-                [prompts[place] for place in mine], shared, [asks[place] for place in mine], max_tokens,
-                self._threads // at_once,
-            )  # fmt: skip
+        def work(group: list[int]) -> list[Answer]:
+            decoder = free.get()
+            try:
+                return decoder.answer(
+                    [prompts[place] for place in group], shared, [asks[place] for place in group], max_tokens,
+                    self._threads // at_once,
+                )  # fmt: skip
+            finally:
+                free.put(decoder)
 
         answers = [Answer("", "prompt")] * len(asks)
         with ThreadPoolExecutor(at_once) as pool:
-            for hand, found in zip(hands, pool.map(work, range(count)), strict=True):
-                for place, answer in zip(hand, found, strict=True):
+            for group, found in zip(groups, pool.map(work, groups), strict=True):
+                for place, answer in zip(group, found, strict=True):
                     answers[place] = answer
         return answers
 

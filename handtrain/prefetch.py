@@ -13,7 +13,7 @@ def ahead(make: Callable[[int], T], steps: range, device: torch.device) -> Itera
     """Yield each step with what `make` returns for it; the next is made in a thread while a GPU computes.
 
     Where the CPU computes, a thread beside it would have torch's threads twice, waiting for the same cores: steps of
-    one image took 2.4 times as long.
+    one image took twice as long.
     """
     if device.type == "cpu":
         yield from ((step, make(step)) for step in steps)

@@ -97,7 +97,9 @@ PRESETS: dict[str, Preset] = {
     "plus": Preset(_PLUS),
     # A mini model is 400 times smaller and freshly trained: it takes and needs larger steps than Stable Diffusion. Of
     # 1e-4 to 8e-4, on `palm` (docs/benchmarks.md).
-    "mini": Preset({**_FAST, "unet_lr": 4e-4}, "gesture accuracy +30 points, landmark distance -30 % against the base"),
+    "mini": Preset(
+        {**_FAST, "unet_lr": 4e-4}, "on palm gesture accuracy +30 points, landmark distance -30 % against the base"
+    ),
     "smoke": Preset(
         {"limit": 2, "embedding_steps": 2, "unet_batch": 2, "unet_epochs": 2, "fusion_epochs": 1}, "none: it only runs"
     ),

@@ -10,7 +10,7 @@ from mini.loop import Course, fit
 from mini.world import SIZE, World
 
 COURSE = Course("autoencoder", steps=1500, batch=24, lr=2e-3)
-# A second course that looks at colours: after the first, 58 of 100 sleeves came back in theirs; after this one, 96.
+# A second course that looks at colours: of the sleeves drawn with it 97 % are as asked, without it 57 %.
 SECOND = Course("autoencoder-colours", steps=920, batch=24, lr=1.5e-3, warmup=50)
 # The decoder alone, for sharp fingers: MediaPipe finds 58 of 100 phone calls that went through the VAE before it and
 # 75 after 2,200 steps. The latents stay as they are, and so does a UNet that knows them.
