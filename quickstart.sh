@@ -45,7 +45,7 @@ run handtrain train --dataset "$dataset" --gesture "$gesture" --base "$base" --p
 draw=(--prompts "$dataset:test" --gesture "$gesture" --seeds "${seeds[@]}" --steps 20 --batch 25)
 run handtrain generate --model "$base" --out "$run/images/base" "${draw[@]}"
 run handtrain generate --model "$run/model" --out "$run/images/tuned" "${draw[@]}"
-run handdata render --out "$out/real" --gestures "$gesture" --train 0 --validation 0 --test "$real" --size 64 --seed 7 \
+run handdata render --out "$out/real" --gestures "$gesture" --train 0 --validation 0 --test "$real" --size 128 --seed 7 \
     --second-hand 0.1 --no-oddities
 run python -m zipfile -e "$out/real/$gesture.zip" "$out/real"
 run handtrain evaluate --real "$out/real/$gesture" --fake "$run/images/tuned" --base "$run/images/base" \

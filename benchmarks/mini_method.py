@@ -3,7 +3,7 @@
     python -m benchmarks.mini_method --out FOLDER [--only TEXT ...] [--jobs 2] [--dry-run]
 
 One dataset, one base, and per gesture, variant and seed a run of the real commands: train, generate, evaluate. All are
-resumable, so the same command goes on. The table goes to stdout as Markdown and to FOLDER/table.md. Several runs go on
+resumable, so the same command goes on. The tables go to stdout as Markdown and to FOLDER/table.md. Several runs go on
 side by side, one thread of torch each: a model this small gains little from a second thread.
 """
 
@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+
+from benchmarks.mini_table import tables
 
 GESTURES = ("call", "ok")
 BASE = "mini-stable-diffusion"
@@ -42,19 +42,22 @@ class Variant:
         return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in self.name)
 
 
+_FAST = ("--preset", "mini")
 VARIANTS = (
-    Variant("plain fine-tuning", ("--preset", "mini", "--lam", "1", "--embedding-steps", "0")),
-    Variant("fast", ("--preset", "mini")),
+    Variant("plain fine-tuning", (*_FAST, "--lam", "1", "--embedding-steps", "0")),
+    Variant("fast", _FAST),
     Variant("plus", ("--preset", "plus", "--unet-lr", str(RATE))),
     Variant("paper", ("--preset", "paper", "--unet-lr", PER_IMAGE)),
     Variant("reference", ("--preset", "reference", "--unet-lr", PER_IMAGE), 1),
-    Variant("fast, lam 0.3", ("--preset", "mini", "--lam", "0.3"), 1),
-    Variant("fast, lam 1", ("--preset", "mini", "--lam", "1"), 1),
+    Variant("fast, lam 0.3", (*_FAST, "--lam", "0.3")),
+    Variant("fast, lam 1", (*_FAST, "--lam", "1")),
+    Variant("fast, no Stage II", (*_FAST, "--embedding-steps", "0")),
+    Variant("fast, normalised feature", (*_FAST, "--feature", "normalised")),
+    Variant("fast, fusion per token", (*_FAST, "--fusion", "token")),
+    Variant("fast, loss on the hand", (*_FAST, "--hand-weight", "2")),
     Variant("fast, the paper's rate", ("--preset", "fast"), 1),
     Variant("paper, the paper's rate", ("--preset", "paper"), 1),
 )
-METRICS = ("gesture accuracy", "hand-found rate", "landmark distance")
-COLOURS = ("background", "sleeve")
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Run:
         evaluate = ["handtrain", "evaluate", "--real", str(real), "--fake", str(tuned), "--base", str(base)]
         evaluate += ["--landmarks", str(dataset), "--clip", "none", "--variants", "standard"]
         evaluate += ["--crop", "center"]  # all pictures are square: a crop is the whole, and a folder knows no boxes
-        yield [*evaluate, "--json", str(self.folder / "evaluation.json")]
+        written = ("--json", str(self.folder / "evaluation.json"), "--details", str(self.folder / "details.jsonl"))
+        yield [*evaluate, *written]
         colours = [sys.executable, "-m", "mini.colours", str(base), str(tuned)]
         yield [*colours, "--json-file", str(self.folder / "colours.json")]
 
@@ -94,7 +98,7 @@ def preparation(bench: Path) -> Iterator[list[str]]:
     yield ["handdata", "publish", build, "--to", str(bench / "dataset")]
     for gesture in GESTURES:
         yield generation(bench, gesture, BASE, bench / "base" / gesture)
-        counts = ["--train", "0", "--validation", "0", "--test", "300", "--size", "64", "--second-hand", "0.1"]
+        counts = ["--train", "0", "--validation", "0", "--test", "300", "--size", "128", "--second-hand", "0.1"]
         out = str(bench / "real" / "zip" / gesture)
         yield ["handdata", "render", "--out", out, "--gestures", gesture, *counts, "--no-oddities", "--seed", "7"]
         yield [sys.executable, "-m", "zipfile", "-e", f"{out}/{gesture}.zip", str(bench / "real")]
@@ -135,8 +139,20 @@ def main() -> None:
     with ThreadPoolExecutor(given.jobs) as pool:
         for run in pool.map(lambda run: make(run, bench), chosen):
             print(f"{run.folder.name} is done, {len(finished(chosen))} of {len(chosen)}", file=sys.stderr, flush=True)
-            (bench / "table.md").write_text("\n".join(rows(finished(runs(bench, [])))) + "\n", encoding="utf-8")
-    print((bench / "table.md").read_text(encoding="utf-8"), end="")
+    table = "\n".join(tables(folders(finished(runs(bench, []))), VARIANTS[0].name)) + "\n"
+    (bench / "table.md").write_text(table, encoding="utf-8")
+    print(table, end="")
+
+
+def folders(made: list[Run]) -> dict[tuple[str, str], list[Path]]:
+    """Return the folders of runs by gesture and variant, those of one variant in the order of their seeds."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    for gesture in GESTURES:
+        for variant in VARIANTS:
+            of_variant = [run.folder for run in made if (run.gesture, run.variant) == (gesture, variant)]
+            if of_variant:
+                found[gesture, variant.name] = of_variant
+    return found
 
 
 def make(run: Run, bench: Path) -> Run:
@@ -166,41 +182,6 @@ def perform(commands: list[list[str]], name: Path, environment: dict[str, str] |
             )
         with done.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-
-def rows(chosen: list[Run]) -> Iterator[str]:
-    """Yield the table: per gesture and variant the change from base to tuned, mean over seeds with each interval."""
-    heads = ["gesture", "variant", "seeds", *METRICS, *(f"{name} colour" for name in COLOURS)]
-    yield "| " + " | ".join(heads) + " |"
-    yield "|" + "---|" * len(heads)
-    for gesture in GESTURES:
-        for variant in VARIANTS:
-            folders = [run.folder for run in chosen if (run.gesture, run.variant) == (gesture, variant)]
-            if folders:
-                cells = [_metric(folders, name) for name in METRICS] + [_colour(folders, name) for name in COLOURS]
-                yield "| " + " | ".join([gesture, variant.name, str(len(folders)), *cells]) + " |"
-
-
-def _metric(folders: list[Path], name: str) -> str:
-    entries: list[dict[str, Any]] = []
-    for folder in folders:
-        evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        entries.append(evaluation["metrics"][name]["standard"])
-    if any("not_computed" in entry for entry in entries):
-        return "not computed"
-    scale, unit = (1.0, "") if name == "landmark distance" else (100.0, " %")
-    base, tuned = (fmean(entry[side]["value"] for entry in entries) * scale for side in ("base", "fake"))
-    low = min(entry["difference"]["low"] for entry in entries) * scale
-    high = max(entry["difference"]["high"] for entry in entries) * scale
-    return f"{base:.1f} to {tuned:.1f}{unit} ({low:+.1f} to {high:+.1f})"
-
-
-def _colour(folders: list[Path], name: str) -> str:
-    found = [
-        json.loads((folder / "colours.json").read_text(encoding="utf-8"))[name]["difference"] for folder in folders
-    ]
-    low, high = min(one["low"] for one in found), max(one["high"] for one in found)
-    return f"{100 * fmean(one['value'] for one in found):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 from handtrain import intervals, metrics
 from handtrain.features import Rows
 from handtrain.gesture import normalised
+from handtrain.hands import Hand
 
 Sides = dict[str, Rows]  # real, fake and, where there is one, base
 Values = dict[str, np.ndarray | None]
@@ -76,10 +77,15 @@ def gesture_accuracy(hands: Sides, judge: metrics.GestureJudge, gesture: str, dr
     """Return the share of the images with a hand that makes the gesture asked for; no hand is wrong."""
     right = {}
     for side, rows in hands.items():
-        points = [normalised(hand) for of_image in rows.hands() for hand in of_image]  # type: ignore[arg-type]
-        named = judge.name(np.array(points).reshape(-1, 63))
-        right[side] = (rows.sums((named == gesture).astype(float)) > 0).astype(float)
+        names = np.array(named([hand for of_image in rows.hands() for hand in of_image], judge), dtype=object)
+        right[side] = (rows.sums((names == gesture).astype(float)) > 0).astype(float)
     return _means(right, draws)
+
+
+def named(hands: Sequence[Hand], judge: metrics.GestureJudge) -> list[str]:
+    """Return the gesture that each hand makes."""
+    points = np.array([normalised(hand) for hand in hands]).reshape(-1, 63)  # type: ignore[arg-type]
+    return [str(name) for name in judge.name(points)]
 
 
 def clip_score(cosines: Values, draws: Draws) -> Entry:

@@ -2,12 +2,11 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from handdata import assets
 from handdata.errors import UserError
@@ -15,7 +14,6 @@ from handtrain import compare, hands, intervals, metrics
 from handtrain.compare import Draws, Entry, Sides, not_computed
 from handtrain.data import load
 from handtrain.encode import TensorCache
-from handtrain.gesture import normalised
 from handtrain.imagesets import (
     ImageSet,
     Preparation,
@@ -26,11 +24,14 @@ from handtrain.imagesets import (
     partners,
     split_of,
 )
+from handtrain.known import gesture_judge, known_hands
 from handtrain.material import Material
 from handtrain.models import choose_device
 from handtrain.options import EvaluateOptions
-from handtrain.places import HubName, Place, parse, require_folder, resolve
+from handtrain.places import parse
 from handtrain.runfolder import write_text
+
+FORMAT = 2  # of the JSON; 1 told gestures apart by the dataset's own landmarks
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,21 @@ class Job:
     landmarks: str | None = None  # DATASET whose training hands tell gestures apart
     options: EvaluateOptions = field(default_factory=EvaluateOptions)
     json: Path | None = None
+    details: Path | None = None
     device: str = "auto"
     cache: Path | None = None
 
 
 def evaluate(job: Job) -> int:
     """Evaluate, print the table on stdout, write the JSON, and return the exit code."""
-    result = evaluation(job)
+    result, lines = _evaluated(job)
     print(text_table(result))
     if job.json:
         job.json.parent.mkdir(parents=True, exist_ok=True)
         write_text(job.json, json.dumps(result, indent=1) + "\n")
+    if job.details:
+        job.details.parent.mkdir(parents=True, exist_ok=True)
+        write_text(job.details, "".join(json.dumps(line) + "\n" for line in lines))
     return 0
 
 
@@ -63,6 +68,11 @@ def evaluation(job: Job) -> dict[str, Any]:
 
     Raises `UserError` for a mistake. What lacks its weights is `not_computed`, with the reason.
     """
+    return _evaluated(job)[0]
+
+
+def _evaluated(job: Job) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+    """Return the evaluation, and a line for every image of every side."""
     if job.options.bootstrap < 2:
         raise UserError(f"--bootstrap {job.options.bootstrap} must be at least 2")
     device = choose_device(job.device)
@@ -74,9 +84,9 @@ def evaluation(job: Job) -> dict[str, Any]:
     cache = TensorCache(job.cache or assets.cache_folder() / "features")
     material = Material(job.options, sides, prepare, cache, device)
     draws = Draws.make(len(sides["real"].members), len(sides["fake"].members), job.options.bootstrap, job.options.seed)
-    judge = _judge(job, sides["real"], gesture)
-    return {
-        "format": 1,
+    judge = _judge(job, gesture, material)
+    result = {
+        "format": FORMAT,
         "gesture": gesture,
         **{side: _about(images) for side, images in sides.items()},
         "settings": {side: generation_settings(Path(sides[side].source)) for side in sides if side != "real"},
@@ -89,6 +99,31 @@ def evaluation(job: Job) -> dict[str, Any]:
             name: version(name) for name in ("hand1000", "torch", "torchvision", "torch-fidelity", "mediapipe")
         },
     }
+    return result, details(sides, material.rows.get("hands", {}), judge)
+
+
+def details(sides: dict[str, ImageSet], found: Sides, judge: metrics.GestureJudge | str) -> Iterator[dict[str, Any]]:
+    """Yield for every image of every side the hands found in it, each with the gesture that it makes.
+
+    `gesture` is `none` for a hand that makes none of the known ones, and null where there is nothing to compare with.
+    Landmarks (21, 3) are fractions of the prepared image.
+    """
+    for side, rows in found.items():
+        for one, of_image in zip(sides[side].members, rows.hands(), strict=True):
+            names = compare.named(of_image, judge) if not isinstance(judge, str) else [None] * len(of_image)
+            yield {
+                "side": side,
+                "image": one.name,
+                "hands": [
+                    {
+                        "gesture": name,
+                        "confidence": round(hand.score, 5),
+                        "left_hand": hand.left_hand,
+                        "landmarks": [[round(float(value), 5) for value in point] for point in hand.landmarks],
+                    }
+                    for name, hand in zip(names, of_image, strict=True)
+                ],
+            }
 
 
 def table(material: Material, draws: Draws, judge: metrics.GestureJudge | str, gesture: str | None) -> dict[str, Any]:
@@ -133,7 +168,7 @@ def table(material: Material, draws: Draws, judge: metrics.GestureJudge | str, g
 
 def text_table(result: dict[str, Any]) -> str:
     """Return the metrics as lines for a terminal."""
-    lines = [f"{'':<19}{'variant':<11}{'generated':>32}{'base':>32}{'difference':>32}   n real, generated"]
+    lines = [f"{'':<19}{'variant':<11}{'real':>8}{'generated':>32}{'base':>32}{'difference':>32}   n real, generated"]
     for name, variants in result["metrics"].items():
         for variant, entry in variants.items():
             head = f"{name:<19}{variant:<11}"
@@ -141,8 +176,9 @@ def text_table(result: dict[str, Any]) -> str:
                 lines.append(f"{head}not computed: {entry['not_computed']}")
                 continue
             cells = "".join(f"{_cell(entry.get(side)):>32}" for side in ("fake", "base", "difference"))
+            real = f"{entry['real']['value']:.4g}" if entry.get("real") else "-"
             counts = ", ".join(f"{entry['n'].get(side, 0)}" for side in ("real", "fake"))
-            lines.append(f"{head}{cells}   {counts} {entry['unit']}")
+            lines.append(f"{head}{real:>8}{cells}   {counts} {entry['unit']}")
     for side in ("real", "fake", "base"):
         for reason, names in result.get(side, {}).get("excluded", {}).items():
             lines.append(
@@ -191,7 +227,7 @@ def _preparation(options: EvaluateOptions, settings: dict[str, Any], sides: dict
     return Preparation(min(first.width, first.height), crop)
 
 
-def _judge(job: Job, real: ImageSet, gesture: str | None) -> metrics.GestureJudge | str:
+def _judge(job: Job, gesture: str | None, material: Material) -> metrics.GestureJudge | str:
     """Return what tells gestures apart, learnt from a dataset's training hands; or why there is none."""
     dataset = split_of(job.real, "--real")
     place = parse(job.landmarks, "--landmarks") if job.landmarks else dataset[0] if dataset else None
@@ -199,30 +235,10 @@ def _judge(job: Job, real: ImageSet, gesture: str | None) -> metrics.GestureJudg
         return "no training hands to compare with: name a dataset with --landmarks"
     if gesture is None:
         return "which gesture was asked for is not known: say --gesture"
-    return gesture_judge(place, gesture)
-
-
-def gesture_judge(place: Place, gesture: str) -> metrics.GestureJudge | str:
-    """Return what tells gestures apart, learnt from the training hands of a dataset; or why there is none."""
-    points, names = [], []
-    for name, rows in _training_hands(place):
-        found = [normalised(row).ravel() for row in rows if row.landmarks is not None]
-        points += found
-        names += [name] * len(found)
-    if gesture not in names or len(points) <= metrics.NEIGHBOURS:
-        return f"{place} holds no training hands of {gesture}, or fewer hands than neighbours are asked for"
-    return metrics.GestureJudge.fit(np.array(points), np.array(names))
-
-
-def _training_hands(place: Place) -> list[tuple[str, Any]]:
-    from datasets import get_dataset_config_names
-
-    if isinstance(place, HubName):
-        place = resolve(place, "dataset", "--landmarks")
-        names = get_dataset_config_names(place.repo, revision=place.revision)
-    else:
-        names = get_dataset_config_names(str(require_folder(place, "--landmarks")))
-    return [(name, load(place, name, "train", option="--landmarks").rows) for name in names if name != "all"]
+    if "hands" not in material.rows:
+        return material.lacking["hands"]
+    option = "--landmarks" if job.landmarks else "--real"
+    return gesture_judge(known_hands(place, material.prepare, material.cache, option), gesture)
 
 
 def _about(images: ImageSet) -> dict[str, Any]:

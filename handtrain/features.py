@@ -88,6 +88,11 @@ def extract(
     return Rows(np.concatenate([none, *values]), np.concatenate(owners), len(images.members))
 
 
+def hands_rule(detection: float, sha256: str) -> str:
+    """Return in words how hands are found: at a detection confidence, with the landmarker's file of that hash."""
+    return f"detection {detection}, presence {hands.PRESENCE}, searched at {hands.SEARCHED} px, model {sha256}"
+
+
 def found_hands(finder: HandFinder) -> Extract:
     """Return what finds hands; a row is a hand, see `Rows.hands`."""
     return lambda images, _: [_hand_rows(hands.find(finder, pixels)) for pixels in images]

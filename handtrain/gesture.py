@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from handdata.errors import UserError
-from handtrain.data import Photographs, Row
+from handtrain.data import Box, Photographs, Row
 
 NUMBERS = 63  # 21 landmarks x (x, y, z)
 WRIST, MIDDLE_KNUCKLE = 0, 9  # MediaPipe's numbering
@@ -43,7 +43,7 @@ def found_again(photographs: Photographs, progress: bool) -> list[Row]:
     """
     from tqdm import tqdm
 
-    from handdata.landmarks import HandFinder, decode, gesture_hand
+    from handdata.landmarks import HandFinder, decode
 
     rows = []
     with HandFinder() as finder:
@@ -52,12 +52,20 @@ def found_again(photographs: Photographs, progress: bool) -> list[Row]:
             if image is None or row.box is None:
                 rows.append(replace(row, landmarks=None))
                 continue
-            left, top, right, bottom = row.box
             hands = finder.find(image)
-            chosen, _ = gesture_hand(hands.landmarks, [[left, top, right - left, bottom - top]], ["it"], "it")
+            chosen = hand_in_box(hands.landmarks, row.box)
             points = tuple(map(tuple, hands.landmarks[chosen].tolist())) if chosen >= 0 else None
             rows.append(replace(row, landmarks=points, left_hand=chosen >= 0 and hands.handedness[chosen] == "Left"))
     return rows
+
+
+def hand_in_box(landmarks: Sequence[np.ndarray] | np.ndarray, box: Box) -> int:
+    """Return which hand (21, 3), in fractions of the image, overlaps most with a box; -1 where none does."""
+    from handdata.landmarks import gesture_hand
+
+    left, top, right, bottom = box
+    chosen, _ = gesture_hand(np.asarray(landmarks), [[left, top, right - left, bottom - top]], ["it"], "it")
+    return chosen
 
 
 def absolute(row: Row) -> np.ndarray:

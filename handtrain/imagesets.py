@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from handdata.errors import UserError
-from handtrain.data import Box, Photographs, window
+from handtrain.data import Box, Photographs, Window, window
 from handtrain.places import Place, parse
 
 GENERATION_FILE = "generation.jsonl"  # what `handtrain generate` writes beside its images: a line for each
@@ -81,9 +81,17 @@ class Preparation:
             return np.asarray(image)
         from PIL import Image
 
-        cut = window(image.width, image.height, self.size, box if self.crop == "hand" else None)
+        cut = self._window(image.width, image.height, box)
         resized = image.resize((cut.width, cut.height), Image.Resampling.BILINEAR)
         return np.asarray(resized.crop((cut.left, cut.top, cut.left + cut.size, cut.top + cut.size)))
+
+    def box(self, member: Member) -> Box:
+        """Return the box of a member that has one, in fractions of the prepared image."""
+        assert member.box, f"{member.name} has no box"
+        return self._window(member.width, member.height, member.box).box(member.box) if self.size else member.box
+
+    def _window(self, width: int, height: int, box: Box | None) -> Window:
+        return window(width, height, self.size, box if self.crop == "hand" else None)
 
 
 def folder_set(folder: Path, option: str) -> ImageSet:

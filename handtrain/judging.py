@@ -8,15 +8,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
 from handdata.errors import Unfinished, UserError
 from handtrain import hands, metrics, tensorfile
-from handtrain.data import Row
-from handtrain.gesture import normalised
+from handtrain.compare import named
+from handtrain.hands import Hand
 from handtrain.presets import TrainOptions
 from handtrain.runfolder import RunFolder
 
@@ -129,7 +128,7 @@ def measured(images: Sequence[np.ndarray], gesture: str, judge: Judge) -> dict[s
         "landmark_distance": math.nan,
     }
     if judge.known:
-        right = [bool(of_image) and gesture in _named(of_image, judge.known) for of_image in found]
+        right = [bool(of_image) and gesture in named(of_image, judge.known) for of_image in found]
         values["gesture_accuracy"] = float(np.mean(right))
     if judge.real is not None and len(every) >= metrics.LEAST_HANDS:
         angles = metrics.joint_angles(np.array([hand.points() for hand in every]))
@@ -137,19 +136,11 @@ def measured(images: Sequence[np.ndarray], gesture: str, judge: Judge) -> dict[s
     return values
 
 
-def training_angles(rows: Sequence[Row]) -> np.ndarray | None:
+def training_angles(known: Sequence[Hand]) -> np.ndarray | None:
     """Return the joint angles (n, 20) of the training hands; None if they are too few for a distance."""
-    points = [
-        np.asarray(row.landmarks, dtype=np.float64) * (row.width, row.height, row.width)
-        for row in rows
-        if row.landmarks is not None
-    ]
-    return metrics.joint_angles(np.array(points)) if len(points) >= metrics.LEAST_HANDS else None
-
-
-def _named(of_image: Sequence[Any], judge: metrics.GestureJudge) -> list[str]:
-    points = np.array([normalised(hand).ravel() for hand in of_image])
-    return [str(name) for name in judge.name(points)]
+    return (
+        metrics.joint_angles(np.array([hand.points() for hand in known])) if len(known) >= metrics.LEAST_HANDS else None
+    )
 
 
 def _number(value: float | None) -> float:

@@ -51,10 +51,8 @@ class Material:
             return
         for name, detection in wanted.items():
             with hands.hand_finder(detection) as finder:
-                extract = features.found_hands(finder)
-                found = f"detection {detection}, presence {hands.PRESENCE}, searched at {hands.SEARCHED} px"
-                rule = f"{found}, model {self.weights[hands.MODEL]}"
-                self._extract(name, self._alike(extract), features.HAND, rule)
+                rule = features.hands_rule(detection, self.weights[hands.MODEL])
+                self._extract(name, self._alike(features.found_hands(finder)), features.HAND, rule)
 
     def _inception_fid(self, file: Path | None, device: torch.device) -> None:
         weights = self._asset("inception-fid", file, ["fid", "fid-h"])

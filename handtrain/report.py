@@ -139,7 +139,7 @@ def evaluation_heading(evaluation: dict[str, Any]) -> str:
 
 def metric_table(evaluation: dict[str, Any]) -> Table:
     """Return every metric in its variants, with the paper's difference beside ours where it has one."""
-    head = ("metric", "variant", "base", "generated", "difference", "paper", "own bias", "n real, generated")
+    head = ("metric", "variant", "real", "base", "generated", "difference", "paper", "own bias", "n real, generated")
     rows, marks = [], {}
     of_paper = evaluation.get("gesture") == PAPER_GESTURE
     for name, variants in evaluation["metrics"].items():
@@ -148,13 +148,14 @@ def metric_table(evaluation: dict[str, Any]) -> Table:
             paper = f"{PAPER[name]:+g}" if of_paper and variant == "reference" and name in PAPER else ""
             if "not_computed" in entry:
                 reason = f"not computed: {entry['not_computed']}"
-                rows.append((f"{name} {arrow}", variant, reason, "", "", paper, "", ""))
+                rows.append((f"{name} {arrow}", variant, reason, "", "", "", paper, "", ""))
                 marks[len(rows) - 1] = "missing"
                 continue
             verdict = _verdict(entry.get("difference"), LOWER_IS_BETTER[name])
             if verdict:
                 marks[len(rows)] = verdict
-            cells = (_value(entry.get("base")), _value(entry.get("fake")), _value(entry.get("difference"), sign=True))
+            sides = (_value(entry.get(side)) for side in ("real", "base", "fake"))
+            cells = (*sides, _value(entry.get("difference"), sign=True))
             bias = (entry.get("fake") or {}).get("bias")
             counts = f"{entry['n'].get('real', 0):,}, {entry['n'].get('fake', 0):,} {entry['unit']}"
             rows.append((f"{name} {arrow}", variant, *cells, paper, f"{bias:.3g}" if bias is not None else "", counts))
@@ -316,7 +317,7 @@ def _html_table(table: Table) -> str:
         mark = table.marks.get(number, "")
         shown = [(cell, 1) for cell in row]
         if mark == "missing":
-            shown[2:5] = [(row[2], 3)]  # the reason takes the place of three values
+            shown[2:6] = [(row[2], 4)]  # the reason takes the place of four values
         cells = "".join(f"<td colspan={width}>{html.escape(cell)}</td>" for cell, width in shown)
         rows.append(f"<tr class='{mark}'>{cells}</tr>")
     return f"<table>{f'<tr>{head}</tr>' if any(table.head) else ''}{''.join(rows)}</table>"

@@ -125,5 +125,7 @@ def _is_evaluated(job: evaluate.Job) -> bool:
     found: dict[str, Any] = json.loads(job.json.read_text(encoding="utf-8"))
     assert job.base is not None
     sides = (("fake", job.fake), ("base", job.base))
+    if found["format"] != evaluate.FORMAT:
+        return False
     same_options = found["options"] == json.loads(json.dumps(asdict(job.options), default=str))
     return same_options and all(found[side]["sha256"] == folder_set(place, side).fingerprint() for side, place in sides)

@@ -140,7 +140,7 @@ def _train(
     if options.lora_rank:
         add_adapters(unet, options.lora_rank, options.seed)
     model = compute.diffusion(unet, base.training_schedule(), base.scaling(), options, running, device)
-    judge = _judge(job, run, photographs) if options.evaluate_every and processes.first else None
+    judge = _judge(job, run, photographs, base, cache) if options.evaluate_every and processes.first else None
     observer = Observer(run, base, options, running, unconditional, validation[0] if validation else None, judge)
     ideal = _ideal(base, options, device, processes.count)
     training = Training(run, options, running, model, material, values, observer, resume, stopping, processes, ideal)
@@ -195,17 +195,20 @@ def _validation(job: Job, photographs: Photographs) -> list[Photographs]:
     return [load(photographs.place, job.gesture, "validation", count)]
 
 
-def _judge(job: Job, run: RunFolder, photographs: Photographs) -> Judge:
+def _judge(job: Job, run: RunFolder, photographs: Photographs, base: Base, cache: TensorCache) -> Judge:
     """Return what judges the model while it trains. Raises `UserError` where its metric cannot be computed."""
-    from handtrain.evaluate import gesture_judge
+    from handtrain.imagesets import Preparation
+    from handtrain.known import gesture_judge, known_hands
 
-    known = gesture_judge(photographs.place, job.gesture)
-    if isinstance(known, str) and job.options.best_by == "gesture_accuracy":
-        raise UserError(f"--best-by gesture_accuracy cannot be computed: {known}")
-    real = training_angles(photographs.rows)
+    prepare = Preparation(base.check_resolution(job.options.resolution), job.options.crop)
+    known = known_hands(photographs.place, prepare, cache, "--dataset")
+    named = gesture_judge(known, job.gesture)
+    if isinstance(named, str) and job.options.best_by == "gesture_accuracy":
+        raise UserError(f"--best-by gesture_accuracy cannot be computed: {named}")
+    real = training_angles(known[job.gesture])
     if real is None and job.options.best_by == "landmark_distance":
-        raise UserError("--best-by landmark_distance: the training split has too few hands for a distance")
-    judge = Judge(run, job.options, None if isinstance(known, str) else known, real)
+        raise UserError("--best-by landmark_distance: too few hands are found in the training images for a distance")
+    judge = Judge(run, job.options, None if isinstance(named, str) else named, real)
     judge.remember()
     return judge
 

@@ -168,6 +168,7 @@ class Evaluate:
     landmarks: str | None = None  # DATASET whose training hands tell gestures apart; default: that of --real
     options: Annotated[EvaluateOptions, tyro.conf.arg(name="")] = field(default_factory=EvaluateOptions)
     json: Path | None = None  # write everything to this file
+    details: Path | None = None  # write to this file a line for every image: its hands and the gestures that they make
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     cache: Path | None = None  # of what was found in real images; default ~/.cache/hand1000/features
 

@@ -11,6 +11,7 @@ from handdata.errors import UserError
 from handtrain import evaluate as evaluating
 from handtrain import features, hands
 from handtrain.evaluate import Job, evaluation
+from handtrain.gesture import normalised
 from handtrain.imagesets import folder_set, split_of
 from handtrain.options import EvaluateOptions
 from handtrain.places import HubName
@@ -77,7 +78,7 @@ def test_blurred_hands_score_worse_on_every_hand_metric(fid_weights, squares, bl
 def _normalised(folder: Path) -> list[np.ndarray]:
     with hands.hand_finder(hands.DETECTION) as finder:
         found = [hands.find(finder, np.asarray(Image.open(file))) for file in sorted(folder.iterdir())]
-    return [evaluating.normalised(hand).ravel() for of_image in found for hand in of_image]
+    return [normalised(hand).ravel() for of_image in found for hand in of_image]
 
 
 def test_both_variants_are_computed_with_everything_that_explains_them(fid_weights, squares, tmp_path):
@@ -148,8 +149,19 @@ def test_the_command_prints_a_table_and_writes_the_same_as_json(squares, tmp_pat
     fake = _subset(squares, tmp_path / "fake", 3)
     (fake / "broken.png").write_bytes(b"nothing")
     out = tmp_path / "deep" / "evaluation.json"
-    assert evaluating.evaluate(replace(job(squares, fake, tmp_path), json=out)) == 0
+    details = tmp_path / "elsewhere" / "details.jsonl"
+    assert evaluating.evaluate(replace(job(squares, fake, tmp_path), json=out, details=details)) == 0
     printed, written = capsys.readouterr().out, json.loads(out.read_text())
+    lines = [json.loads(line) for line in details.read_text().splitlines()]
+    assert [line["image"] for line in lines if line["side"] == "fake"] == ["00.png", "01.png", "02.png"]
+    assert sum(line["side"] == "real" for line in lines) == 9
+    found = [hand for line in lines if line["side"] == "fake" for hand in line["hands"]]
+    assert len(found) == written["metrics"]["HAND-CONF"]["standard"]["n"]["fake"]
+    assert np.mean([hand["confidence"] for hand in found]) == pytest.approx(
+        written["metrics"]["HAND-CONF"]["standard"]["fake"]["value"], abs=1e-4
+    )
+    assert {hand["gesture"] for hand in found} == {None}  # no training hands were named
+    assert np.shape(found[0]["landmarks"]) == (21, 3)
     assert "hand-found rate" in printed and "fake: 1 left out: cannot be decoded (broken.png)" in printed
     assert written["fake"]["excluded"] == {"cannot be decoded": ["broken.png"]}
     assert written["fake"]["sha256"] == folder_set(fake, "--fake").fingerprint()

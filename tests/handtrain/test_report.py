@@ -22,7 +22,12 @@ def evaluation(folder: Path, mu: float = 0.7, lam: float = 0.7) -> dict:
         "fake": {**entry(40, 38, 42), "bias": 3.5},
         "difference": entry(-20, -22, -18),
     }
-    confidence = {"unit": "hands", "n": {"real": 9, "fake": 8}, "fake": entry(0.9, 0.8, 0.95)}
+    confidence = {
+        "unit": "hands",
+        "n": {"real": 9, "fake": 8},
+        "real": entry(0.97, 0.96, 0.98),
+        "fake": entry(0.9, 0.8, 0.95),
+    }
     return {
         "gesture": "call",
         "preparation": "short side to 512 px",
@@ -85,11 +90,12 @@ def test_the_page_holds_everything_and_refers_to_nothing_outside(tmp_path):
 
 def test_the_papers_difference_stands_beside_ours_for_its_gesture_and_ways_alone(tmp_path):
     rows = metric_table(evaluation(tmp_path)).rows
-    assert [row[5] for row in rows[:2]] == ["", "-28.599"]
-    assert rows[1][2:5] == ("60 [58, 62]", "40 [38, 42]", "-20 [-22, -18]")
-    assert (rows[0][6], rows[0][7]) == ("3.5", "1,000, 1,000 images")
+    assert [row[6] for row in rows[:2]] == ["", "-28.599"]
+    assert rows[1][2:6] == ("", "60 [58, 62]", "40 [38, 42]", "-20 [-22, -18]")
+    assert (rows[0][7], rows[0][8]) == ("3.5", "1,000, 1,000 images")
+    assert rows[2][2:6] == ("0.97 [0.96, 0.98]", "", "0.9 [0.8, 0.95]", "")
     other = {**evaluation(tmp_path), "gesture": "palm"}
-    assert {row[5] for row in metric_table(other).rows} == {""}
+    assert {row[6] for row in metric_table(other).rows} == {""}
 
 
 def test_better_and_worse_are_said_only_where_the_interval_leaves_zero_out(tmp_path):
