@@ -154,8 +154,9 @@ def metric_table(evaluation: dict[str, Any]) -> Table:
             verdict = _verdict(entry.get("difference"), LOWER_IS_BETTER[name])
             if verdict:
                 marks[len(rows)] = verdict
-            sides = (_value(entry.get(side)) for side in ("real", "base", "fake"))
-            cells = (*sides, _value(entry.get("difference"), sign=True))
+            real = f"{entry['real']['value']:.4g}" if entry.get("real") else ""
+            sides = (_value(entry.get(side)) for side in ("base", "fake"))
+            cells = (real, *sides, _value(entry.get("difference"), sign=True))
             bias = (entry.get("fake") or {}).get("bias")
             counts = f"{entry['n'].get('real', 0):,}, {entry['n'].get('fake', 0):,} {entry['unit']}"
             rows.append((f"{name} {arrow}", variant, *cells, paper, f"{bias:.3g}" if bias is not None else "", counts))

@@ -15,14 +15,14 @@ _NO_SHARES = ("landmark distance", "HAND-CONF")
 
 
 def lines(evaluation: dict[str, Any], colours: dict[str, Any]) -> Iterator[str]:
-    """Yield the table line by line: base, tuned, and the paired difference with its 95 % interval."""
-    yield f"{'':20} {'base':>9} {'tuned':>9}   difference (95 %)"
+    """Yield the table line by line: base, tuned, what real ones reach, tuned minus base (paired) with its interval."""
+    yield f"{'':20} {'base':>9} {'tuned':>9} {'real':>9}   difference (95 %)"
     for name in METRICS:
         entry = evaluation["metrics"][name]["standard"]
         if "not_computed" in entry:
             yield f"{name:20} not computed: {entry['not_computed']}"
         else:
-            sides = [entry[side]["value"] for side in ("base", "fake")]
+            sides = [entry[side]["value"] for side in ("base", "fake", "real") if entry.get(side)]
             yield _line(name, sides, entry.get("difference"), share=name not in _NO_SHARES)
     for name, found in colours.items():
         sides = [one["value"] for key, one in found.items() if key != "difference"]
@@ -31,7 +31,8 @@ def lines(evaluation: dict[str, Any], colours: dict[str, Any]) -> Iterator[str]:
 
 def _line(name: str, sides: list[float], difference: dict[str, float | None] | None, share: bool) -> str:
     scale, places, unit = (100.0, 1, " %") if share else (1.0, 3, "")
-    shown = " ".join(f"{scale * side:.{places}f}{unit}".rjust(9) for side in sides)
+    cells = [f"{scale * side:.{places}f}{unit}" for side in sides] + ["-"] * (3 - len(sides))
+    shown = " ".join(cell.rjust(9) for cell in cells)
     change = {key: f"{scale * value:+.{places}f}" for key, value in (difference or {}).items() if value is not None}
     interval = f" ({change['low']} to {change['high']})" if "low" in change else ""  # too few hands have none
     return f"{name:20} {shown}   {change.get('value', '')}{interval}".rstrip()

@@ -93,9 +93,16 @@ def test_the_papers_difference_stands_beside_ours_for_its_gesture_and_ways_alone
     assert [row[6] for row in rows[:2]] == ["", "-28.599"]
     assert rows[1][2:6] == ("", "60 [58, 62]", "40 [38, 42]", "-20 [-22, -18]")
     assert (rows[0][7], rows[0][8]) == ("3.5", "1,000, 1,000 images")
-    assert rows[2][2:6] == ("0.97 [0.96, 0.98]", "", "0.9 [0.8, 0.95]", "")
+    assert rows[2][2:6] == ("0.97", "", "0.9 [0.8, 0.95]", "")
     other = {**evaluation(tmp_path), "gesture": "palm"}
     assert {row[6] for row in metric_table(other).rows} == {""}
+
+
+def test_the_difference_is_what_is_coloured(tmp_path):
+    text = page([read_run(write_run(tmp_path / "run"))], "x", 6)
+    assert set(re.findall(r"tr\.(?:better|worse) td:nth-child\((\d+)\)", text)) == {
+        str(metric_table(evaluation(tmp_path)).head.index("difference") + 1)
+    }
 
 
 def test_better_and_worse_are_said_only_where_the_interval_leaves_zero_out(tmp_path):
