@@ -75,13 +75,14 @@ def finished_parts(build: Path) -> int:
 
 
 def test_twenty_kills_at_random_moments_end_in_the_same_dataset_in_another_folder(recipe, undisturbed, tmp_path):
-    """Each run goes on where the last was killed; later kills wait for later stages, however busy the machine is."""
+    """Each run goes on where the last was killed; every third kill comes just after another part has ended."""
     chance, build, reached = random.Random(0), tmp_path / "elsewhere" / "killed", []
     for kill in range(KILLS):
+        awaited = finished_parts(build) + (kill % 3 == 2)
         process = start(recipe, build)
-        while finished_parts(build) < 7 * kill // KILLS and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(chance.uniform(0, 3))
+        while finished_parts(build) < awaited and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.05 if kill % 3 == 2 else 1))
         if process.poll() is None:
             os.killpg(process.pid, 9)  # the workers too
             reached.append(finished_parts(build))
