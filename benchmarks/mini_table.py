@@ -15,7 +15,7 @@ import numpy as np
 from handtrain import intervals, metrics
 from handtrain.features import Rows
 
-DISTANCE_DRAWS = 200  # of the bootstrap of a distance, as `handtrain evaluate` takes them
+DISTANCE_DRAWS = 200  # of the bootstrap of a distance
 COLOURS = ("background", "sleeve")
 
 

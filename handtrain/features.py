@@ -88,14 +88,17 @@ def extract(
     return Rows(np.concatenate([none, *values]), np.concatenate(owners), len(images.members))
 
 
-def hands_rule(detection: float, sha256: str) -> str:
-    """Return in words how hands are found: at a detection confidence, with the landmarker's file of that hash."""
-    return f"detection {detection}, presence {hands.PRESENCE}, searched at {hands.SEARCHED} px, model {sha256}"
+def found_hands(
+    images: ImageSet, prepare: Preparation, detection: float, sha256: str, cache: TensorCache | None
+) -> Rows:
+    """Return the hands in a set, found at a detection confidence with the landmarker's file of that hash.
 
-
-def found_hands(finder: HandFinder) -> Extract:
-    """Return what finds hands; a row is a hand, see `Rows.hands`."""
-    return lambda images, _: [_hand_rows(hands.find(finder, pixels)) for pixels in images]
+    A row is a hand, see `Rows.hands`.
+    """
+    found = f"detection {detection}, presence {hands.PRESENCE}, searched at {hands.SEARCHED} px"
+    with hands.hand_finder(detection) as finder:
+        rows: Extract = lambda shard, _: [_hand_rows(hands.find(finder, pixels)) for pixels in shard]  # noqa: E731
+        return extract(images, prepare, rows, HAND, f"hands: {found}, model {sha256}", cache)
 
 
 def whole_images(network: "Network") -> Extract:

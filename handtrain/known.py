@@ -21,14 +21,13 @@ def known_hands(place: Place, prepare: Preparation, cache: TensorCache, option: 
 
     Raises `UserError` where the dataset or MediaPipe's model file is missing.
     """
-    found = {}
     sha256 = features.sha256_of(assets.path(hands.MODEL))
-    rule = f"hands: {features.hands_rule(hands.DETECTION, sha256)}"
-    with hands.hand_finder(hands.DETECTION) as finder:
-        for gesture in _gestures(place, option):
-            images = _images(load(place, gesture, "train", option=option))
-            rows = features.extract(images, prepare, features.found_hands(finder), features.HAND, rule, cache)
-            found[gesture] = _making_it(images, prepare, rows)
+    place = resolve(place, "dataset", option) if isinstance(place, HubName) else require_folder(place, option)
+    found = {}
+    for gesture in _gestures(place):
+        images = _images(load(place, gesture, "train", option=option))
+        rows = features.found_hands(images, prepare, hands.DETECTION, sha256, cache)
+        found[gesture] = _making_it(images, prepare, rows)
     return found
 
 
@@ -41,14 +40,14 @@ def gesture_judge(known: dict[str, list[Hand]], gesture: str) -> metrics.Gesture
     return metrics.GestureJudge.fit(np.array(points), np.array(names))
 
 
-def _gestures(place: Place, option: str) -> list[str]:
+def _gestures(place: Place) -> list[str]:
+    """Return a dataset's configurations but that of all gestures together."""
     from datasets import get_dataset_config_names
 
     if isinstance(place, HubName):
-        place = resolve(place, "dataset", option)
         names = get_dataset_config_names(place.repo, revision=place.revision)
     else:
-        names = get_dataset_config_names(str(require_folder(place, option)))
+        names = get_dataset_config_names(str(place))
     return [name for name in names if name != "all"]
 
 

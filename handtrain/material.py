@@ -50,9 +50,12 @@ class Material:
         if self._asset(hands.MODEL, None, [*wanted, "fid-h"]) is None:
             return
         for name, detection in wanted.items():
-            with hands.hand_finder(detection) as finder:
-                rule = features.hands_rule(detection, self.weights[hands.MODEL])
-                self._extract(name, self._alike(features.found_hands(finder)), features.HAND, rule)
+            self.rows[name] = {
+                side: features.found_hands(
+                    images, self.prepare, detection, self.weights[hands.MODEL], self._cache_of(side)
+                )
+                for side, images in self.sides.items()
+            }
 
     def _inception_fid(self, file: Path | None, device: torch.device) -> None:
         weights = self._asset("inception-fid", file, ["fid", "fid-h"])
@@ -108,8 +111,13 @@ class Material:
     def _extract(self, name: str, make: dict[str, features.Extract], width: int, rule: str) -> None:
         self.rows[name] = {}
         for side, images in self.sides.items():
-            cache = self.cache if side == "real" else None
-            self.rows[name][side] = features.extract(images, self.prepare, make[side], width, f"{name}: {rule}", cache)
+            self.rows[name][side] = features.extract(
+                images, self.prepare, make[side], width, f"{name}: {rule}", self._cache_of(side)
+            )
+
+    def _cache_of(self, side: str) -> TensorCache | None:
+        """Return where the rows of a side are kept: real images come again, generated ones do not."""
+        return self.cache if side == "real" else None
 
     def _asset(self, name: str, file: Path | None, wanted_by: list[str]) -> Path | None:
         """Return a model file and note its sha256; note the reason for those who want it if it is not here."""

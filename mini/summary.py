@@ -22,16 +22,16 @@ def lines(evaluation: dict[str, Any], colours: dict[str, Any]) -> Iterator[str]:
         if "not_computed" in entry:
             yield f"{name:20} not computed: {entry['not_computed']}"
         else:
-            sides = [entry[side]["value"] for side in ("base", "fake", "real") if entry.get(side)]
+            sides = [one["value"] if (one := entry.get(side)) else None for side in ("base", "fake", "real")]
             yield _line(name, sides, entry.get("difference"), share=name not in _NO_SHARES)
     for name, found in colours.items():
-        sides = [one["value"] for key, one in found.items() if key != "difference"]
+        sides = [*(one["value"] for key, one in found.items() if key != "difference"), None]
         yield _line(f"{name} as asked", sides, found.get("difference"), share=True)
 
 
-def _line(name: str, sides: list[float], difference: dict[str, float | None] | None, share: bool) -> str:
+def _line(name: str, sides: list[float | None], difference: dict[str, float | None] | None, share: bool) -> str:
     scale, places, unit = (100.0, 1, " %") if share else (1.0, 3, "")
-    cells = [f"{scale * side:.{places}f}{unit}" for side in sides] + ["-"] * (3 - len(sides))
+    cells = ["-" if side is None else f"{scale * side:.{places}f}{unit}" for side in sides]
     shown = " ".join(cell.rjust(9) for cell in cells)
     change = {key: f"{scale * value:+.{places}f}" for key, value in (difference or {}).items() if value is not None}
     interval = f" ({change['low']} to {change['high']})" if "low" in change else ""  # too few hands have none

@@ -1,9 +1,7 @@
 """Which hands teach what a gesture is: those in the annotated boxes, as seen in images of the generated ones' size."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +11,8 @@ from handtrain.compare import named
 from handtrain.data import load, row_window
 from handtrain.encode import TensorCache
 from handtrain.hands import Hand
-from handtrain.imagesets import Preparation
+from handtrain.imagesets import Preparation, dataset_set
+from handtrain.places import HubName
 
 
 class Finder:
@@ -98,12 +97,25 @@ def test_too_few_hands_are_a_reason(count: int, gesture: str) -> None:
     assert gesture in reason
 
 
-def test_hands_found_before_serve_the_real_side_too(dataset: Path, finder: Finder, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    """The cache's key is that of an evaluation's hands, so that real images of `train` are not searched twice."""
-    keys: list[str] = []
-    real: Callable[..., Any] = features.key_of
-    monkeypatch.setattr(features, "key_of", lambda **parts: keys.append(parts["rule"]) or real(**parts))
-    known.known_hands(dataset, Preparation(10, "center"), TensorCache(tmp_path / "cache"), "--real")
+def test_hands_found_before_serve_an_evaluation_too(dataset: Path, finder: Finder, tmp_path: Path) -> None:
+    cache, prepare = TensorCache(tmp_path / "cache"), Preparation(10, "center")
+    known.known_hands(dataset, prepare, cache, "--real")
     sha256 = features.sha256_of(tmp_path / "model")
-    assert keys == [f"hands: {features.hands_rule(known.hands.DETECTION, sha256)}"]
+    real = dataset_set(load(dataset, "call"), "train", "--real")
+    rows = features.found_hands(real, prepare, known.hands.DETECTION, sha256, cache)
+    assert rows.images == len(finder.seen) == 5  # nothing was looked at twice
+    features.found_hands(real, prepare, 0.0, sha256, cache)
+    assert len(finder.seen) == 10  # another confidence is another look
+
+
+def test_a_branch_is_resolved_once_for_all_gestures(dataset: Path, finder: Finder, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    asked: list[HubName] = []
+    commit = HubName("someone/hands", "a" * 40)
+    monkeypatch.setattr(known, "resolve", lambda place, *_: asked.append(place) or commit)
+    monkeypatch.setattr(known, "_gestures", lambda place: ["call"] * (place == commit))
+    monkeypatch.setattr(known, "load", lambda place, *_, **__: load(dataset, "call") if place == commit else None)
+    branch = HubName("someone/hands", "main")
+    known.known_hands(branch, Preparation(10, "center"), TensorCache(tmp_path / "cache"), "--real")
+    assert asked == [branch]
+    assert len(finder.seen) == 5

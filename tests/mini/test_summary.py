@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from handdata.errors import UserError
-from mini.summary import lines, main
+from mini.summary import METRICS, lines, main
 
 
 def entry(base: float, tuned: float, low: float, high: float) -> dict:
@@ -39,6 +39,12 @@ def test_few_hands_have_no_interval():
     _, accuracy, _, distance, _ = lines({"metrics": metrics}, {})
     assert accuracy.split()[2:] == ["50.0", "%", "75.0", "%", "-", "+25.0"]
     assert distance.split()[2:] == ["0.500", "0.750", "-"]
+
+
+def test_a_side_without_a_number_keeps_its_column():
+    none = {"standard": {"base": None, "fake": {"value": 0.75}, "real": {"value": 0.9}}}
+    first = next(line for line in lines({"metrics": dict.fromkeys(METRICS, none)}, {}) if line.startswith("gesture"))
+    assert first.split()[2:] == ["-", "75.0", "%", "90.0", "%"]
 
 
 def test_a_run_that_was_not_evaluated_is_one_sentence(tmp_path: Path):
