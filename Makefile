@@ -33,7 +33,7 @@ quickstart: setup
 
 # the models under models/, anew: an hour and more on two cores; goes on where it stopped
 mini-models: setup
-	$(BIN)/python -m mini --out runs/mini-models
+	$(BIN)/python -m handtrain.mini --out runs/mini-models
 
 # what each part of the method does to a mini model; goes on where it stopped
 mini-benchmark: setup

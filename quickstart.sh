@@ -50,9 +50,9 @@ run handdata render --out "$out/real" --gestures "$gesture" --train 0 --validati
 run python -m zipfile -e "$out/real/$gesture.zip" "$out/real"
 run handtrain evaluate --real "$out/real/$gesture" --fake "$run/images/tuned" --base "$run/images/base" \
     --landmarks "$dataset" --clip none --variants standard --json "$run/evaluation.json"
-run python -m mini.colours "$run/images/base" "$run/images/tuned" --json-file "$run/colours.json"
+run python -m handtrain.mini.colours "$run/images/base" "$run/images/tuned" --json-file "$run/colours.json"
 run handtrain report "$run" --out "$out/report.html"
-run python -m mini.summary "$run"
+run python -m handtrain.mini.summary "$run"
 
 cat <<END
 

@@ -10,10 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from handdata import assemble, decisions
-from handdata.build import open_recipe
+from handdata.builds.build import open_recipe
 from handdata.gestures import PAPER_GESTURES
-from handdata.splits import choose
+from handdata.rows import decisions
+from handdata.rows.publication import choose
+from handdata.stages import assemble
 from tests.finished import QUIET, finished_build
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from handdata.options import RenderOptions
-from handdata.render import draw
+from handdata.recipe import RenderOptions
+from handdata.world.render import draw
 from tests.handtrain.inceptions import write_inception_fid
 
 SCENES = 200

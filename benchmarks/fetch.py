@@ -99,7 +99,7 @@ def scan(folder: Path) -> None:
 def _scan_one(path: Path, wanted: Path) -> None:
     import mmap
 
-    from handdata import archive
+    from handdata.sources import archive
 
     keys = {name: row for row, name in enumerate(wanted.read_bytes().split(b"\n"))}
     began = time.perf_counter()
@@ -116,9 +116,9 @@ def _ours(folder: Path, annotations: Path, url: str, wanted: int) -> dict[str, A
     import httpx2  # noqa: F401 - remotezip's imports are not timed either
     from PIL import Image  # noqa: F401
 
-    from handdata import build, fetch, manifest  # noqa: F401
-    from handdata.ranges import Client
+    from handdata.builds import build
     from handdata.recipe import load
+    from handdata.sources.http import Client
 
     source = {"annotations": str(annotations), "images": url}
     select = {"gestures": ["call"], "train": wanted, "validation": 0, "test": 0, "spare": 0.0}

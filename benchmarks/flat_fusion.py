@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from handtrain.fusion import FlatFusion
+from handtrain.method.fusion import FlatFusion
 
 LIMIT_MIB = 512
 

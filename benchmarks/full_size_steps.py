@@ -13,10 +13,10 @@ import time
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from handtrain.diffusion import Diffusion, Latents
-from handtrain.embedding import optimise_embeddings
-from handtrain.noise import image_draws
-from handtrain.unet import adam, tuning_step
+from handtrain.method.diffusion import Diffusion, Latents
+from handtrain.method.embedding import optimise_embeddings
+from handtrain.method.noise import image_draws
+from handtrain.method.unet import adam, tuning_step
 
 # CompVis/stable-diffusion-v1-4, unet/config.json, as far as it differs from the class's defaults: not at all but here.
 SD14 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}

@@ -10,9 +10,9 @@ import statistics
 import time
 from pathlib import Path
 
-from handdata.landmarks import HandLandmarks
-from handdata.options import LandmarkOptions
-from handdata.resources import cores
+from handdata.machine import cores
+from handdata.recipe import LandmarkOptions
+from handdata.stages.landmarks import HandLandmarks
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from handdata.captions import Captioner
-from handdata.options import CaptionOptions, RenderOptions
-from handdata.render import draw
-from handdata.skeleton import GESTURES
-from mini.colours import agreement, share
+from handdata.recipe import CaptionOptions, RenderOptions
+from handdata.texts.captioner import Captioner
+from handdata.world.render import draw
+from handdata.world.skeleton import GESTURES
+from handtrain.mini.colours import agreement, share
 
 
 def main() -> None:

@@ -81,7 +81,7 @@ class Run:
         evaluate += ["--crop", "center"]  # all pictures are square: a crop is the whole, and a folder knows no boxes
         written = ("--json", str(self.folder / "evaluation.json"), "--details", str(self.folder / "details.jsonl"))
         yield [*evaluate, *written]
-        colours = [sys.executable, "-m", "mini.colours", str(base), str(tuned)]
+        colours = [sys.executable, "-m", "handtrain.mini.colours", str(base), str(tuned)]
         yield [*colours, "--json-file", str(self.folder / "colours.json")]
 
 

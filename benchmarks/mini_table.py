@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from handtrain import intervals, metrics
-from handtrain.features import Rows
+from handtrain.evaluation import bootstrap as intervals
+from handtrain.evaluation import metrics
+from handtrain.evaluation.features import Rows
 
 DISTANCE_DRAWS = 200  # of the bootstrap of a distance
 COLOURS = ("background", "sleeve")

@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from handdata.gestures import PAPER_GESTURES
-from handdata.options import RenderOptions
-from handdata.render import Task, draw_task
-from handdata.skeleton import GESTURES
+from handdata.recipe import RenderOptions
+from handdata.world.render import Task, draw_task
+from handdata.world.skeleton import GESTURES
 
 ON_THE_HAND = 0.3  # a found hand counts if its landmarks lie within this share of the hand's size on average
 

@@ -18,11 +18,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from handdata.chat import Ask, read_prompt
-from handdata.checks import failures
 from handdata.gestures import gestures
-from handdata.options import RewriteOptions
-from handdata.rewrite import load_model, model_file, prompt_text, rewrite, tidy
+from handdata.recipe import RewriteOptions
+from handdata.stages.rewrite import load_model, model_file, prompt_text, rewrite
+from handdata.texts.chat import Ask, read_prompt, tidy
+from handdata.texts.checks import failures
 
 
 def main() -> None:
@@ -118,7 +118,7 @@ def many_sequences(asks: list[Ask], options: RewriteOptions) -> dict[str, Any]:
 def one_call_per_row(asks: list[Ask], options: RewriteOptions) -> dict[str, Any]:
     import llama_cpp
 
-    from handdata.resources import cores
+    from handdata.machine import cores
 
     threads = options.threads or cores()
     path = str(model_file(options.model))

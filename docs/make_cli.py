@@ -7,7 +7,7 @@ from pathlib import Path
 
 import handdata.cli
 import handtrain.cli
-from handdata import commands
+from handdata.cli import program as commands
 
 PAGE = Path(__file__).parent / "cli.md"
 

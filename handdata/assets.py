@@ -12,8 +12,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from handdata.errors import Unfinished, UserError, require_writable_folder
-from handdata.resources import resource
+from handdata.errors import Unfinished, UserError
+from handdata.files import require_writable_folder
+from handdata.shipped import resource
 
 
 @dataclass(frozen=True)

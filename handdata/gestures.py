@@ -6,7 +6,7 @@ from functools import cache
 from typing import Literal
 
 from handdata.errors import UserError
-from handdata.resources import resource
+from handdata.shipped import resource
 
 PAPER_GESTURES = ("call", "four", "like", "mute", "ok", "palm")  # Hand1000, section 4
 

@@ -7,18 +7,17 @@ same finder, so that numbers from generated images and from photographs mean the
 import io
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handdata.options import MIN_SIDE, LandmarkOptions
+from handdata.recipe import MIN_SIDE
 
 if TYPE_CHECKING:
-    from handdata.engine import Columns
+    pass
 
 Image = NDArray[np.uint8]  # (h, w, 3), RGB
 Landmarks = NDArray[np.float32]  # (hands, 21, 3): x, y in fractions of the image, z as MediaPipe gives it
@@ -111,73 +110,6 @@ def gesture_hand(landmarks: Landmarks, bboxes: list[list[float]], labels: list[s
                 share = ((points >= low) & (points <= high)).all(axis=1).mean()
                 best, chosen, inside = overlap, number, float(share)
     return chosen, inside
-
-
-class HandLandmarks:
-    """Find the hands in the stored images."""
-
-    name: ClassVar = "landmarks"
-    version: ClassVar = 1
-    inputs: ClassVar = ("image", "gesture", "bboxes", "labels")
-    final_reasons: ClassVar = frozenset({"image-corrupt", "hand-not-found"})
-
-    @staticmethod
-    def fingerprint(options: LandmarkOptions) -> Any:
-        from handdata import assets
-
-        deciding = {name: value for name, value in asdict(options).items() if name != "threads"}
-        asset = assets.assets()[ASSET]
-        return {**deciding, "model": asset.file, "sha256": asset.sha256}
-
-    def __init__(self, options: LandmarkOptions) -> None:
-        from handdata.resources import cores
-
-        self._options = options
-        count = options.threads or cores()
-        settings = (options.hands, options.detection, options.presence, options.min_side)
-        self._finders = [HandFinder(*settings) for _ in range(count)]
-
-    def __call__(self, columns: "Columns") -> "Columns":
-        """Take `image` (bytes or None), `gesture`, `bboxes`, `labels`; return the landmark columns and `reason`.
-
-        Each thread has a finder of its own and every n-th row; MediaPipe lets go of the interpreter while it works.
-        """
-        rows = list(zip(*(columns[name] for name in self.inputs), strict=True))
-        count = len(self._finders)
-        found: list[dict[str, Any]] = [{} for _ in rows]
-
-        def look(number: int) -> None:
-            for place in range(number, len(rows), count):
-                found[place] = self._row(self._finders[number], *rows[place])
-
-        with ThreadPoolExecutor(count) as pool:
-            list(pool.map(look, range(count)))
-        names = ("hand_landmarks", "handedness", "handedness_score", "gesture_hand", "landmarks_in_box", "reason")
-        return {name: [row.get(name) for row in found] for name in names}
-
-    def close(self) -> None:
-        for finder in self._finders:
-            finder.close()
-
-    def _row(
-        self, finder: HandFinder, data: bytes | None, gesture: str, bboxes: list[list[float]], labels: list[str]
-    ) -> dict[str, Any]:
-        if data is None:
-            return {"reason": "image-missing"}
-        image = decode(data)
-        if image is None:
-            return {"reason": "image-corrupt"}
-        hands = finder.find(image)
-        if not len(hands.landmarks) and self._options.no_hand == "replace":
-            return {"reason": "hand-not-found"}
-        chosen, inside = gesture_hand(hands.landmarks, bboxes, labels, gesture)
-        return {
-            "hand_landmarks": hands.landmarks.tolist(),
-            "handedness": list(hands.handedness),
-            "handedness_score": list(hands.scores),
-            "gesture_hand": chosen,
-            "landmarks_in_box": inside,
-        }
 
 
 def _overlap(low: NDArray, high: NDArray, other_low: NDArray, other_high: NDArray) -> float:

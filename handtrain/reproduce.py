@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from handdata.errors import UserError
-from handtrain import evaluate, generate, train
-from handtrain.data import load
-from handtrain.imagesets import folder_set
+from handdata.huggingface import Place
+from handtrain.data.dataset import load
+from handtrain.evaluation import evaluate
+from handtrain.evaluation.image_sets import folder_set
+from handtrain.generation import generate
 from handtrain.options import EvaluateOptions, GenerateOptions
-from handtrain.places import Place
 from handtrain.presets import RunOptions, options_of
-from handtrain.processes import launched
-from handtrain.report import report
+from handtrain.reporting.report import report
+from handtrain.run.processes import launched
+from handtrain.training import train
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from handdata.record import MANIFEST, image_path, write_table
+from handdata.rows.schema import MANIFEST
+from handdata.rows.shards import image_path, write_table
 
 
 def make_build(folder: Path, rows: int, corrupt: tuple[int, ...] = (), size: int = 48) -> Path:

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from handdata import record
-from handdata.build import How
-from handdata.facts import perceptual_hash
+from handdata.builds.build import How
 from handdata.gestures import gestures
-from handdata.options import AssembleOptions, PublishOptions, SelectOptions, SourceOptions
-from handdata.recipe import Recipe, dump
+from handdata.recipe import AssembleOptions, PublishOptions, Recipe, SelectOptions, SourceOptions, dump
+from handdata.rows.schema import MANIFEST, SPLITS, STAGE_COLUMNS
+from handdata.rows.shards import SHARD_ROWS, image_path, shard_count, shard_path, write_table
+from handdata.stages.facts import perceptual_hash
 from tests.builds import draw_jpeg
 
 QUIET = How(progress=False)
@@ -37,18 +37,18 @@ def finished_build(
     `failed`: number of a row to (stage, reason). `like`: number of a row to that of the row whose picture it shows.
     """
     rows = _manifest_rows(counts, names, spares)
-    record.write_table(pa.Table.from_pylist(rows, schema=record.MANIFEST), folder / "manifest.parquet")
+    write_table(pa.Table.from_pylist(rows, schema=MANIFEST), folder / "manifest.parquet")
     for number, row in enumerate(rows):
-        path = record.image_path(folder, row["gesture"], row["image_id"])
+        path = image_path(folder, row["gesture"], row["image_id"])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(draw_jpeg((like or {}).get(number, number), size))
-    for stage, schema in record.STAGE_COLUMNS.items():
-        for shard in range(record.shard_count(len(rows))):
-            first = shard * record.SHARD_ROWS
-            part = enumerate(rows[first : first + record.SHARD_ROWS], first)
+    for stage, schema in STAGE_COLUMNS.items():
+        for shard in range(shard_count(len(rows))):
+            first = shard * SHARD_ROWS
+            part = enumerate(rows[first : first + SHARD_ROWS], first)
             lines = [_stage_row(folder, stage, number, row, (failed or {}).get(number)) for number, row in part]
             kinds = pa.schema([("image_id", pa.string()), *schema, ("reason", pa.string())])
-            record.write_table(pa.Table.from_pylist(lines, schema=kinds), record.shard_path(folder, stage, shard))
+            write_table(pa.Table.from_pylist(lines, schema=kinds), shard_path(folder, stage, shard))
     (folder / "recipe.toml").write_text(dump(recipe(counts, names, kind)))
     return folder
 
@@ -68,7 +68,7 @@ def _manifest_rows(counts: dict[str, int], names: tuple[str, ...], spares: int) 
     rows: list[dict[str, Any]] = []
     for rank in range(max(counts.values()) + spares):
         for gesture in names:
-            for split in record.SPLITS:
+            for split in SPLITS:
                 if rank < counts[split] + (spares if counts[split] else 0):
                     rows.append(_manifest_row(len(rows), gesture, split, rank, rank >= counts[split]))
     return rows
@@ -99,7 +99,7 @@ def _manifest_row(number: int, gesture: str, split: str, rank: int, spare: bool)
 def _stage_row(
     folder: Path, stage: str, number: int, row: dict[str, Any], failed: tuple[str, str] | None
 ) -> dict[str, Any]:
-    stages = list(record.STAGE_COLUMNS)
+    stages = list(STAGE_COLUMNS)
     line = {"image_id": row["image_id"], "reason": None}
     if failed and stages.index(stage) >= stages.index(failed[0]):
         return {**line, "reason": failed[1] if stage == failed[0] else "failed-earlier"}
@@ -107,7 +107,7 @@ def _stage_row(
 
 
 def _image_values(folder: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
-    data = record.image_path(folder, row["gesture"], row["image_id"]).read_bytes()
+    data = image_path(folder, row["gesture"], row["image_id"]).read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         size, phash = image.size, perceptual_hash(image)
     digest = hashlib.sha256(data).hexdigest()

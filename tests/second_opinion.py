@@ -7,9 +7,10 @@ comparing texts as sequences, without stems, spans of hands or tokens of ours.
 import difflib
 import re
 import tomllib
-from pathlib import Path
 
-GESTURES = tomllib.loads((Path(__file__).parents[1] / "prompts" / "gestures.toml").read_text(encoding="utf-8"))
+from tests import ROOT
+
+GESTURES = tomllib.loads((ROOT / "prompts" / "gestures.toml").read_text(encoding="utf-8"))
 SMALL = set(
     "a an the of in on at with and or to is are was that this there his her its their he she it they who while as by "
     "for from into up out has have been being be both hand hands gesture making makes make"

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.hub_server import HubServer
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def installed(tmp_path_factory) -> Path:
 
 def test_prompts_and_manifests_are_read_from_the_installed_wheel(installed, tmp_path):
     code = (
-        "import handdata.resources as r, handdata.gestures as g, handdata.assets as a\n"
+        "import handdata.shipped as r, handdata.gestures as g, handdata.assets as a\n"
         "print(r.__file__); print(len(g.gestures()), len(a.assets()))"
     )
     environment = {"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"}

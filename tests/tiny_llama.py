@@ -107,6 +107,6 @@ def _merges() -> list[str]:
 
 
 def _printable(word: bytes) -> str:
-    from handdata.clip_tokens import _BYTES
+    from handdata.texts.clip_tokens import _BYTES
 
     return "".join(_BYTES[byte] for byte in word)

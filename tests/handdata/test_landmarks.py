@@ -1,6 +1,5 @@
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,13 +7,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from handdata import engine
-from handdata.landmarks import HandFinder, HandLandmarks, decode, gesture_hand
-from handdata.options import LandmarkOptions
-from handdata.record import MANIFEST, image_path, shard_path, write_table
+from handdata.builds import engine
+from handdata.landmarks import HandFinder, decode, gesture_hand
+from handdata.recipe import LandmarkOptions
+from handdata.rows.schema import MANIFEST
+from handdata.rows.shards import image_path, shard_path, write_table
+from handdata.stages.landmarks import HandLandmarks
+from tests import SHARED
 from tests.builds import draw_jpeg
 
-PHOTOS = Path(__file__).parents[3] / "shared" / "photos"
+PHOTOS = SHARED / "photos"
 needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason="the reference photographs are not beside the checkout")
 
 

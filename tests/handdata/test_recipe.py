@@ -6,7 +6,7 @@ import pytest
 
 from handdata import recipe
 from handdata.errors import UserError
-from handdata.options import SelectOptions, SourceOptions
+from handdata.recipe import SelectOptions, SourceOptions
 
 
 def write(tmp_path, text: str):

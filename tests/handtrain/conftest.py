@@ -58,7 +58,7 @@ def job(base: Path, dataset: Path, encoded: Path) -> Callable[..., Any]:
     from dataclasses import fields, replace
 
     from handtrain.presets import RunOptions, options_of
-    from handtrain.train import Job
+    from handtrain.training.train import Job
 
     def make(out: Path, preset: str = "smoke", **changes: Any) -> Job:
         running = {f.name for f in fields(RunOptions)}
@@ -80,7 +80,7 @@ def job(base: Path, dataset: Path, encoded: Path) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def model(job: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model folder of a finished run with the paper's flat fusion."""
-    from handtrain.train import train
+    from handtrain.training.train import train
 
     out = tmp_path_factory.mktemp("run") / "flat"
     train(job(out))
@@ -90,7 +90,7 @@ def model(job: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def token_model(job: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model folder of a finished run with every switch of `plus`."""
-    from handtrain.train import train
+    from handtrain.training.train import train
 
     out = tmp_path_factory.mktemp("run") / "token"
     switches = {"fusion": "token", "crop": "hand", "feature": "normalised", "hand_weight": 2.0, "fusion_lr": 0.01}

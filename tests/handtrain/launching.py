@@ -6,15 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import ROOT
+
 # For each line, `COUNT PORT SABOTAGE ARGUMENTS...`: forks COUNT processes with a launcher's environment, waits, answers
 # with their exit codes.
 FORK = """
 import os, sys
 import torch
 torch.set_num_threads(1)
-import handtrain.train, handtrain.verbs, diffusers, transformers, datasets, peft
-from handdata import commands
-from handtrain import cli, processes
+import handtrain.training.train, handtrain.cli.flags, diffusers, transformers, datasets, peft
+from handdata.cli import program
+from handtrain import cli
+from handtrain.run import processes
 
 def child(rank, count, port, sabotage, argv):
     if count > 1:
@@ -30,7 +33,7 @@ def child(rank, count, port, sabotage, argv):
                 os._exit(9)
             return real(self, part, count)
         processes.Processes.whole = killed
-    os._exit(commands.main("handtrain", cli.ABOUT, cli.COMMANDS, argv))
+    os._exit(program.main("handtrain", cli.ABOUT, cli.COMMANDS, argv))
 
 for line in sys.stdin:
     count, port, sabotage, *argv = line.split()
@@ -53,7 +56,7 @@ class Launcher:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", FORK], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self.errors.open("w"), text=True, env=environment, cwd=Path(__file__).parents[2],
+            stderr=self.errors.open("w"), text=True, env=environment, cwd=ROOT,
         )  # fmt: skip
 
     def __call__(self, argv: list[str], count: int = 1, sabotage: str = "none") -> list[int]:

@@ -1,16 +1,16 @@
 import subprocess
 import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import tyro
 
-from handdata import commands
+from handdata.cli import program as commands
 from handdata.errors import UserError
 from handtrain.cli import COMMANDS
+from handtrain.cli.flags import Train
 from handtrain.presets import PRESETS, TrainOptions, check, options_of
-from handtrain.verbs import Train
+from tests import ROOT
 
 PLACES = ["--dataset", "d", "--gesture", "call", "--base", "b", "--out", "o"]
 
@@ -73,5 +73,5 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_exit_2(
 
 
 def test_the_flags_are_known_without_torch() -> None:
-    code = "import sys, handtrain.verbs; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+    code = "import sys, handtrain.cli.flags; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

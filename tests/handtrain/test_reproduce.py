@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from handdata.errors import UserError
-from handtrain import evaluate, reproduce
+from handtrain import reproduce
+from handtrain.evaluation import evaluate
 from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.reproduce import Plan
-from tests.handtrain.test_hands import landmarker
+from tests.handtrain.evaluation.test_hands import landmarker
 
 
 @pytest.fixture

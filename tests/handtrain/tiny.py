@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handdata.record import features
+from handdata.rows.schema import features
 
 GESTURES = ["call", "four", "like", "mute", "ok", "palm"]
 PHRASE = "making phone call hand gesture"

@@ -1,0 +1,86 @@
+"""What `handdata` and `handtrain` share as programs: find the command, parse its flags, end with one clear sentence.
+
+A command is a frozen dataclass whose fields are its flags and whose call does the work and returns the exit code:
+0 done, 1 could not finish, 2 wrong use. A command whose defaults come from a recipe or a build has a class method
+`defaults(argv)`. Nothing heavy is imported before a command is chosen, so that `--help` answers at once.
+"""
+
+import difflib
+import errno
+import importlib
+import os
+import sys
+from typing import Any
+
+from handdata.errors import Unfinished, UserError
+
+Table = dict[str, str]  # name of the command: one line on what it does
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def main(program: str, about: str, table: Table, argv: list[str]) -> int:
+    """Run one command line of a program and return its exit code.
+
+    The command `some-name` is the class `SomeName` of the module `<program>.cli.flags`.
+    """
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # huggingface_hub and datasets report usage unless told not to
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(overview(program, about, table))
+            return 0 if argv else 2
+        if argv[0] == "--version":
+            from importlib.metadata import version
+
+            print(f"{program} {version('hand1000')}")
+            return 0
+        return _run(program, table, argv[0], argv[1:])
+    except UserError as error:
+        return _say(program, str(error), 2)
+    except Unfinished as error:
+        return _say(program, str(error), 1)
+    except KeyboardInterrupt:
+        return _say(program, "interrupted; the same command continues where it stopped", 130)
+    except BrokenPipeError:  # the reader of our output, `head` perhaps, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            place = error.filename or "the output"
+            return _say(program, f"no space is left for {place}: free some, then run the same command again", 1)
+        if error.errno in _NO_PERMISSION:
+            return _say(program, f"{error.filename} may not be written or read: check its permissions", 2)
+        raise
+
+
+def overview(program: str, about: str, table: Table) -> str:
+    """Return the text of `<program> --help`."""
+    width = max(map(len, table), default=0) + 2
+    lines = [f"usage: {program} COMMAND ...", "", about, ""]
+    lines += [f"  {name:<{width}}{line}" for name, line in table.items()]
+    lines += ["", f"{program} COMMAND --help tells a command's flags; {program} --version the version."]
+    return "\n".join(lines)
+
+
+def command_class(program: str, name: str) -> Any:
+    """Return the dataclass behind a command's name."""
+    verbs = importlib.import_module(f"{program}.cli.flags")
+    return getattr(verbs, "".join(part.title() for part in name.split("-")))
+
+
+def _run(program: str, table: Table, name: str, argv: list[str]) -> int:
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1, cutoff=0.0)
+        raise UserError(f"there is no command '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    import tyro
+
+    command = command_class(program, name)
+    defaults = command.defaults(argv) if hasattr(command, "defaults") else None
+    flags = tyro.cli(command, prog=f"{program} {name}", args=argv, default=defaults)
+    return int(flags())
+
+
+def _say(program: str, sentence: str, code: int) -> int:
+    print(f"{program}: {sentence}", file=sys.stderr)
+    return code

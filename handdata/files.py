@@ -1,0 +1,158 @@
+"""Files that are whole or absent: writes that appear by rename, hashes, locks, and room on the disk."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from handdata.errors import Unfinished, UserError
+
+
+@contextmanager
+def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; the file appears by rename when the block ends, or not at all.
+
+    With `sync` its content is on the disk before it appears, so that a power cut leaves no empty file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        if sync:
+            _sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that is whole or absent."""
+    with whole_file(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file that is whole or absent."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write a JSON file that is whole or absent."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file, None where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Return the values of a file with one JSON value per line, an empty list where there is no file."""
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def write_jsonl(path: Path, values: Iterator[Any] | list[Any]) -> None:
+    """Write a file with one JSON value per line, whole or absent."""
+    write_text(path, "".join(json.dumps(value) + "\n" for value in values))
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove the files and folders that killed processes left half-written in a folder."""
+    for partial in folder.glob(".*.partial"):
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` to fill; it takes the folder's place when the block ends, or not at all.
+
+    A folder that an earlier process moved aside and did not replace is moved back first.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "old"))
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's list of names to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_by_path(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file below a folder by its relative path, in the order of the paths."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file for this process. Raises `UserError` with the sentence `busy` while another process holds it.
+
+    `{process}` in the sentence becomes the id of that process.
+    """
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(busy.format(process=file.read().strip())) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def require_writable_folder(folder: Path, option: str) -> None:
+    """Make the folder if it is missing and write a file in it; raise `UserError` naming the option if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"{option} {folder} cannot be written ({reason}): choose another folder") from None
+
+
+def require_room(folder: Path, size: int, what: str) -> None:
+    """Raise `Unfinished` where a folder's disk has less than `size` bytes free. `what` is what needs them."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise Unfinished(f"{what} needs {size / 1e9:,.2f} GB in {folder}, {free / 1e9:,.2f} GB are free: make room")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""The rows of a build: their columns, the manifest, the shards that hold them, and decisions about them."""

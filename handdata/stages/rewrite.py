@@ -1,0 +1,225 @@
+"""Rewrite captions so that each names its gesture: a language model writes, the checks decide, a template helps out.
+
+The prompt file is `prompts/rewrite.txt`. A first try is greedy; tries after it are drawn at a temperature, told what
+was wrong, each with a seed of its own. (Hand1000, section 4, asks LLaMA 3 once and checks nothing.)
+"""
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from handdata.errors import UserError
+from handdata.gestures import gestures
+from handdata.recipe import RewriteOptions
+from handdata.shipped import resource
+from handdata.texts.chat import Answer, Ask, ChatModel, Prompt, read_prompt, tidy
+from handdata.texts.checks import Evidence, explain, failures
+from handdata.texts.template import splice
+
+if TYPE_CHECKING:
+    from handdata.stages import Columns
+
+_STOPS = {"length": "endless", "timeout": "timeout", "prompt": "prompt-too-long"}
+
+
+@dataclass
+class Text:
+    """What became of one caption."""
+
+    text: str | None = None
+    rewrite: Literal["llm", "kept", "template"] | None = None
+    failed: list[str] = field(default_factory=list)  # caption:NAME and draft:NAME, each once, in order
+
+
+class Rewriting:
+    """Give each row its text."""
+
+    name: ClassVar = "texts"
+    version: ClassVar = 2
+    inputs: ClassVar = ("caption", "gesture")
+    final_reasons: ClassVar = frozenset({"text-impossible"})
+
+    @staticmethod
+    def fingerprint(options: RewriteOptions) -> Any:
+        # in this process the number of sequences decides too: batched arithmetic rounds differently
+        aside = (*_NOT_DECIDING, "parallel") if options.server else _NOT_DECIDING
+        deciding = {name: value for name, value in asdict(options).items() if name not in aside}
+        names = {name: asdict(gesture) for name, gesture in gestures().items()}
+        model = options.model if options.server else Path(options.model).name
+        return {
+            **deciding,
+            "model": model,
+            "sha256": None if options.server else model_hash(options.model),
+            "prompt": prompt_text(options),
+            "gestures": names,
+        }
+
+    def __init__(self, options: RewriteOptions) -> None:
+        self._options = options
+        self._prompt = read_prompt(prompt_text(options), options.prompt or "prompts/rewrite.txt")
+        self._model = load_model(options)
+
+    def __call__(self, columns: "Columns") -> "Columns":
+        """Take `caption` and `gesture`; return `text`, `rewrite`, `draft_checks` and `reason`."""
+        pairs = list(zip(columns["caption"], columns["gesture"], strict=True))
+        distinct = list(dict.fromkeys(pairs))
+        texts = dict(zip(distinct, rewrite(distinct, self._model, self._prompt, self._options), strict=True))
+        rows = [texts[pair] for pair in pairs]
+        return {
+            "text": [row.text for row in rows],
+            "rewrite": [row.rewrite for row in rows],
+            "draft_checks": [row.failed for row in rows],
+            "reason": [None if row.text else "text-impossible" for row in rows],
+        }
+
+    def close(self) -> None:
+        self._model.close()
+
+
+_NOT_DECIDING = ("key_variable", "threads", "gpu_layers", "timeout", "server")
+
+
+def rewrite(pairs: list[tuple[str, str]], model: ChatModel, prompt: Prompt, options: RewriteOptions) -> list[Text]:
+    """Return a text for each (caption, gesture), every one of them free of failures, or without text where none can be.
+
+    The pairs should be distinct. All first tries are asked for together, then all second ones.
+    """
+    texts = [Text() for _ in pairs]
+    open_: dict[int, tuple[str, str]] = {}  # place: the rejected draft and what is wrong with it
+    for place, (caption, gesture) in enumerate(pairs):
+        found = failures(caption, gesture, caption)
+        texts[place].failed += [f"caption:{name}" for name in found]
+        if found:
+            open_[place] = ("", "")
+        else:
+            texts[place].text, texts[place].rewrite = caption, "kept"
+    for k in range(options.retries + 1):
+        if not open_:
+            break
+        asks = [_ask(pairs[place], k, open_[place], prompt, options) for place in open_]
+        answers = model.answer(asks, options.max_tokens)
+        for place, answer in zip(list(open_), answers, strict=True):
+            caption, gesture = pairs[place]
+            draft = tidy(answer.text)
+            found = judge(caption, gesture, answer)
+            if found:
+                texts[place].failed += [f"draft:{name}" for name in found]
+                open_[place] = (draft, explain(found, gesture))
+            else:
+                texts[place].text, texts[place].rewrite = draft, "llm"
+                del open_[place]
+    for place in open_:
+        texts[place].text = splice(*pairs[place])
+        texts[place].rewrite = "template" if texts[place].text else None
+    for text in texts:
+        text.failed = list(dict.fromkeys(text.failed))
+    return texts
+
+
+def judge(caption: str, gesture: str, answer: Answer) -> dict[str, Evidence]:
+    """Return what an answer fails: how it stopped, or the checks."""
+    if answer.stop in _STOPS:
+        return {_STOPS[answer.stop]: ()}
+    return failures(caption, gesture, tidy(answer.text))
+
+
+def load_model(options: RewriteOptions) -> ChatModel:
+    """Return the model that the options name, ready to answer."""
+    if options.server:
+        from handdata.texts.openai_server import ServerModel
+
+        return ServerModel(
+            options.server, options.model, options.key_variable, parallel=options.parallel, timeout=options.timeout
+        )
+    from handdata.texts.llama import LlamaModel, idle_gpu
+
+    remark = idle_gpu()
+    if remark:
+        print(f"handdata: {remark}", file=sys.stderr)
+    return LlamaModel(model_file(options.model), options.parallel, options.threads, options.gpu_layers)
+
+
+def model_file(model: str) -> Path:
+    """Return the GGUF file that the option `model` means: a path, or a name that `handdata assets` knows."""
+    from handdata import assets
+
+    if model in assets.assets():
+        return assets.path(model)
+    if not Path(model).is_file():
+        raise UserError(
+            f"there is no model file {model}: give --model a GGUF file, for instance of Meta-Llama-3-8B-Instruct "
+            "(smollm2-135m is a small one for trials)"
+        )
+    return Path(model)
+
+
+def model_hash(model: str) -> str:
+    """Return the sha256 of the GGUF file."""
+    path = model_file(model)
+    facts = path.stat()
+    return _sha256(path, facts.st_size, facts.st_mtime_ns)
+
+
+def absolute(options: RewriteOptions, folder: Path) -> RewriteOptions:
+    """Return the options with the files that lie in the folder, a recipe's, named by their absolute paths."""
+    model, prompt = folder / options.model, folder / options.prompt
+    return replace(
+        options,
+        model=str(model.absolute()) if model.is_file() else options.model,
+        prompt=str(prompt.absolute()) if prompt.is_file() else options.prompt,
+    )
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prompt_text(options: RewriteOptions) -> str:
+    """Return the text of the prompt file."""
+    path = Path(options.prompt) if options.prompt else resource("prompts/rewrite.txt")
+    if not path.is_file():
+        raise UserError(f"there is no prompt file {path} (--prompt)")
+    return path.read_text(encoding="utf-8")
+
+
+def seed_of(seed: int, caption: str, gesture: str, k: int) -> int:
+    """Return the seed of try k: 32 bits of sha256 of (seed, caption, gesture, k)."""
+    digest = hashlib.sha256(json.dumps([seed, caption, gesture, k]).encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
+def summary(build: Path, options: RewriteOptions) -> str:
+    """Return what became of a build's texts, and what captions and drafts failed, by name and with the model's."""
+    import pyarrow.parquet as pq
+
+    paths = sorted((build / Rewriting.name).glob("*.parquet"))
+    rows = [row for path in paths for row in pq.read_table(path, columns=["rewrite", "draft_checks"]).to_pylist()]
+    ways = Counter(row["rewrite"] or "without text" for row in rows)
+    failed = Counter(name for row in rows for name in row["draft_checks"] or ())
+    model = options.model if options.server else Path(options.model).stem
+    lines = [f"{len(rows):,} texts by {model}: " + ", ".join(f"{count:,} {way}" for way, count in ways.most_common())]
+    lines += [f"  {count:>6,}  {name}" for name, count in failed.most_common()]
+    return "\n".join(lines)
+
+
+def _ask(pair: tuple[str, str], k: int, rejected: tuple[str, str], prompt: Prompt, options: RewriteOptions) -> Ask:
+    caption, gesture = pair
+    phrase = gestures()[gesture].phrase
+    if k == 0:
+        return Ask(prompt.messages(caption, phrase))
+    draft, problem = rejected
+    forced = phrase_grammar(phrase) if options.grammar and k == options.retries else None
+    messages = prompt.again(caption, phrase, draft[:300], problem)
+    return Ask(messages, options.temperature, seed_of(options.seed, caption, gesture, k), forced)
+
+
+def phrase_grammar(phrase: str) -> str:
+    """Return the GBNF grammar of one line that holds the phrase."""
+    return f'root ::= [^\\n]+ "{phrase}" [^\\n]*'

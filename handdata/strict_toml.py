@@ -1,0 +1,65 @@
+"""Convert TOML tables to frozen dataclasses and back, as strictly as the dataclasses' types say."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, TypeVar
+
+from handdata.errors import UserError
+
+T = TypeVar("T")
+
+
+def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
+    """Make a dataclass (nested ones too) from a TOML table, as strict as the types say."""
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise UserError(f"unknown key '{key}' in {where}; the nearest known one is '{near[0]}'")
+        values[key] = _convert(hints[key], value, f"{where}, key '{key}'")
+    missing = [f.name for f in known.values() if f.name not in values and _required(f)]
+    if missing:
+        raise UserError(f"{where} lacks the key '{missing[0]}'")
+    return cls(**values)
+
+
+def to_table(options: Any) -> dict[str, Any]:
+    """Return a dataclass as a TOML table: tuples become lists, keys that are None are left out."""
+    pairs = ((f.name, getattr(options, f.name)) for f in dataclasses.fields(options))
+    return {name: _plain(value) for name, value in pairs if value is not None}
+
+
+def _required(f: dataclasses.Field) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_table(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return from_table(hint, value, where)  # type: ignore[arg-type]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        values = [value] if isinstance(value, str) else value  # one mirror may be given without brackets
+        if isinstance(values, list):
+            return tuple(_convert(arguments[0], one, where) for one in values)
+    elif origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise UserError(f"{where} is {value!r}, it must be one of {', '.join(map(repr, arguments))}")
+    elif origin in (typing.Union, types.UnionType):
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    elif hint is float and type(value) is int:
+        return float(value)
+    elif type(value) is hint:
+        return value
+    kinds = {tuple: "a list", str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    raise UserError(f"{where} is {value!r}, it must be {kinds.get(origin or hint, 'a table')}")

@@ -1,0 +1,152 @@
+"""Describe the stored images in words with an image captioner: BLIP (default), BLIP-2, PaliGemma or ViT-GPT2.
+
+The model's own configuration says which of the four it is. (Hand1000 compares BLIP-2, PaliGemma and ViT-GPT2.)
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from handdata.errors import Unfinished, UserError
+from handdata.huggingface import model_folder
+from handdata.machine import choose_device
+from handdata.recipe import CaptionOptions
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one kind of captioner is loaded and asked."""
+
+    model_class: str  # of transformers
+    prompt: str | None = None  # what the model wants to be asked, if anything
+
+
+FAMILIES: dict[str, Family] = {  # by `model_type` of the model's configuration
+    "blip": Family("BlipForConditionalGeneration"),
+    "blip-2": Family("Blip2ForConditionalGeneration"),
+    "paligemma": Family("PaliGemmaForConditionalGeneration", "<image>caption en"),
+    "vision-encoder-decoder": Family("VisionEncoderDecoderModel"),
+}
+
+# BLIP-large says these for people; they are no words. (seen by many of its users)
+_NO_WORDS = re.compile(r"\b(?:arafed|arafe|araffe|araffed|arafes|araffes|arafly|araffy)\b\s*", re.IGNORECASE)
+
+
+class Captioner:
+    """A captioning model on its device."""
+
+    def __init__(self, options: CaptionOptions) -> None:
+        """Load the model. Raises `UserError` for a model that is not there, gated, or of no known family."""
+        try:
+            import torch
+            import transformers
+        except ImportError:
+            raise UserError("captions need torch and transformers: pip install 'hand1000[data]'") from None
+        logging: Any = transformers.utils.logging
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        folder, self.revision = model_folder(options.model, options.revision)
+        self._device = choose_device(options.device)
+        number = (
+            ("bfloat16" if self._device.type == "cuda" else "float32") if options.dtype == "auto" else options.dtype
+        )
+        kind = _read_config(folder, options.model).get("model_type")
+        if kind not in FAMILIES:
+            raise UserError(f"{options.model} is a model of the kind '{kind}'; captioners are {', '.join(FAMILIES)}")
+        self._family, self._torch = FAMILIES[kind], torch
+        self._batch, self._max_new_tokens = options.batch, options.max_new_tokens
+        try:
+            self._processor = _load_processor(transformers, kind, folder)
+            model_class = getattr(transformers, self._family.model_class)
+            self._model = model_class.from_pretrained(folder, dtype=getattr(torch, number), local_files_only=True)
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"{options.model} cannot be loaded: {str(error).splitlines()[0]}") from None
+        self._model = self._model.to(self._device).eval()
+
+    def describe(self, images: list[Any]) -> list[str]:
+        """Return a caption for each RGB image (h, w, 3), greedily decoded."""
+        captions: list[str] = []
+        while len(captions) < len(images):
+            part = images[len(captions) : len(captions) + self._batch]
+            try:
+                captions += self._describe(part)
+            except self._torch.OutOfMemoryError:
+                if self._batch == 1:
+                    raise Unfinished("the GPU has too little memory for one image: use --device cpu") from None
+                self._batch //= 2
+                self._free()
+        return captions
+
+    def close(self) -> None:
+        """Release the model's memory, the GPU's too."""
+        self._model = None
+        self._free()
+
+    def _describe(self, images: list[Any]) -> list[str]:
+        from PIL import Image as Pillow
+
+        asked = {"text": [self._family.prompt] * len(images)} if self._family.prompt else {}
+        inputs = self._processor(images=[Pillow.fromarray(image) for image in images], return_tensors="pt", **asked).to(
+            self._device
+        )
+        inputs = {
+            name: value.to(self._model.dtype) if value.is_floating_point() else value for name, value in inputs.items()
+        }
+        with self._torch.inference_mode():
+            tokens = self._model.generate(
+                **inputs, max_new_tokens=self._max_new_tokens, do_sample=False, num_beams=1
+            )  # (b, length)
+        if self._family.prompt:
+            tokens = tokens[:, inputs["input_ids"].shape[1] :]
+        texts: list[str] = self._processor.batch_decode(tokens, skip_special_tokens=True)
+        return [clean(text) for text in texts]
+
+    def _free(self) -> None:
+        if self._device.type == "cuda":
+            self._torch.cuda.empty_cache()
+
+
+def clean(caption: str) -> str:
+    """Return a caption on one line without BLIP-large's `arafed` and `araffe`, its article put right."""
+    words = _NO_WORDS.sub("", " ".join(caption.split())).strip()
+    if words == caption.strip():
+        return words
+    words = re.sub(
+        r"\b([Aa])n?\s+(?=(\w))", lambda match: match[1] + ("n " if match[2].lower() in "aeio" else " "), words
+    )
+    starts_bare = re.match(r"(?:man|woman|boy|girl|person|child|image|photo|picture|hand|view)\b", words)
+    return f"{'an' if words[0] in 'aeio' else 'a'} {words}" if starts_bare else words
+
+
+def _read_config(folder: Path, model: str) -> dict[str, Any]:
+    import json
+
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{model} holds no readable config.json: it is not a model of transformers") from None
+    return config
+
+
+def _load_processor(transformers: Any, kind: str, folder: Path) -> Any:
+    # Pillow's resizing: torchvision's differs, and is not always installed, so captions would depend on that
+    if kind != "vision-encoder-decoder":
+        return transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    return _PairedProcessor(
+        transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil"),
+        transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True),
+    )
+
+
+class _PairedProcessor:
+    """ViT-GPT2 has an image processor and a tokenizer, but no class that holds both."""
+
+    def __init__(self, images: Any, tokenizer: Any) -> None:
+        self._images, self.batch_decode = images, tokenizer.batch_decode
+
+    def __call__(self, images: list[Any], return_tensors: str) -> Any:
+        return self._images(images=images, return_tensors=return_tensors)

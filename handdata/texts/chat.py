@@ -1,0 +1,100 @@
+"""Questions to a language model and their answers, and the prompt file that they are made from."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from handdata.errors import UserError
+
+Message = tuple[str, str]  # role (system, user or assistant) and content
+
+SECTIONS = ("system", "example", "ask", "retry")
+_PLACES = {"ask": {"caption", "phrase"}, "retry": {"problem", "phrase"}}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question: a conversation that ends with the user's turn."""
+
+    messages: tuple[Message, ...]
+    temperature: float = 0.0  # 0: the likeliest token each time
+    seed: int = 0  # of the draws where temperature > 0
+    grammar: str | None = None  # GBNF that the answer must follow
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. `stop`: the model ended, the length ran out, the question did not fit, or time ran out."""
+
+    text: str
+    stop: Literal["end", "length", "prompt", "timeout"] = "end"
+    tokens: int = 0
+
+
+class ChatModel(Protocol):
+    """Something that answers: `llama.LlamaModel` in this process, `server.ServerModel` over HTTP."""
+
+    name: str  # for counts and the card
+
+    def answer(self, asks: list[Ask], max_tokens: int) -> list[Answer]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The parts of `prompts/rewrite.txt`."""
+
+    system: str
+    examples: tuple[Message, ...]  # user and assistant in turn
+    ask: str  # with {caption} and {phrase}
+    retry: str  # with {problem} and {phrase}
+
+    def messages(self, caption: str, phrase: str) -> tuple[Message, ...]:
+        """Return the first question about a caption."""
+        question = self.ask.format(caption=plain(caption), phrase=phrase)
+        return (("system", self.system), *self.examples, ("user", question))
+
+    def again(self, caption: str, phrase: str, draft: str, problem: str) -> tuple[Message, ...]:
+        """Return the question after a rejected draft, which is quoted with what is wrong with it."""
+        complaint = self.retry.format(problem=plain(problem), phrase=phrase)
+        return (*self.messages(caption, phrase), ("assistant", plain(draft)), ("user", complaint))
+
+
+def read_prompt(text: str, where: str) -> Prompt:
+    """Read a prompt file: sections headed `[system]`, `[example]` (any number), `[ask]`, `[retry]`; `#` comments.
+
+    An example is three lines: caption, phrase and answer. Raises `UserError` naming what is missing.
+    """
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    parts = re.split(r"^\[(\w+)\]\s*$", "\n".join(lines), flags=re.MULTILINE)
+    found = [(name, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)]
+    sections = dict(found)
+    for name in SECTIONS:
+        if not sections.get(name):
+            raise UserError(f"{where} lacks the section [{name}]")
+    for name, places in _PLACES.items():
+        if set(re.findall(r"{(\w*)}", sections[name])) != places:
+            wanted = " and ".join(f"{{{place}}}" for place in sorted(places))
+            raise UserError(f"{where}: the section [{name}] must hold {wanted} and no other braces")
+    examples: list[Message] = []
+    for body in (body for name, body in found if name == "example"):
+        example = body.splitlines()
+        if len(example) != 3:
+            raise UserError(f"{where}: an [example] is three lines: the caption, the phrase and the answer")
+        caption, phrase, answer = example
+        examples += [("user", sections["ask"].format(caption=caption, phrase=phrase)), ("assistant", answer)]
+    return Prompt(sections["system"], tuple(examples), sections["ask"], sections["retry"])
+
+
+def plain(text: str) -> str:
+    """Return a text on one line in which no special token of a chat template is left."""
+    return re.sub(r"<\|.*?\|>|</?s>|\[/?INST\]|<\|", " ", " ".join(text.split())).strip()
+
+
+def tidy(answer: str) -> str:
+    """Return an answer without the blanks and the pair of quotation marks around it."""
+    answer = answer.strip()
+    for left, right in ('""', "“”", "''"):
+        if len(answer) > 1 and answer[0] == left and answer[-1] == right and answer.count(left) <= 2:
+            return answer[1:-1].strip()
+    return answer

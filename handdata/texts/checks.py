@@ -1,0 +1,186 @@
+"""Check a text against its caption: the right gesture is named once, nothing is lost, nothing is invented.
+
+Pure functions. `rewrite` calls them on every draft, the stage here once more on the final rows, where a failure is a
+bug. Words decide, not a model: a verdict can be explained and is the same everywhere.
+"""
+
+import re
+from collections import Counter
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from handdata.gestures import gestures
+from handdata.texts.clip_tokens import CONTEXT, clip_tokens
+from handdata.texts.english import (
+    BODY,
+    COLOURS,
+    FEMALE,
+    FUNCTION,
+    HANDS,
+    MALE,
+    PERSONS,
+    PHRASE,
+    SPARE,
+    about_hands,
+    content,
+    gestures_named,
+    mask_phrase,
+    stem,
+    tokenise,
+)
+
+if TYPE_CHECKING:
+    pass
+
+Evidence = tuple[str, ...]
+
+# Each way in which a text can fail, with the sentence that tells the model (and a person) what is wrong.
+FAILURES: dict[str, str] = {
+    "empty": "there is no sentence",
+    "phrase-missing": 'the exact words "{phrase}" are missing',
+    "phrase-repeated": 'the words "{phrase}" stand there more than once',
+    "other-gesture": "it names another gesture: {evidence}",
+    "word-lost": "it leaves out: {evidence}",
+    "word-added": "it adds what the caption does not say: {evidence}",
+    "colour-moved": "a colour has changed its place: {evidence}",
+    "fragment": "it says nobody who makes the gesture",
+    "sentences": "it is more than one sentence",
+    "task-talk": "it talks about the task instead of the picture: {evidence}",
+    "too-long": "it has {evidence} CLIP tokens, the limit is " + str(CONTEXT),
+}
+
+# How a draft can fail besides, before its words are looked at.
+DRAFT_FAILURES: dict[str, str] = {
+    "endless": "the answer did not end within max_tokens",
+    "timeout": "the server did not answer in time",
+    "prompt-too-long": "the caption is too long for the model's context",
+}
+# What a person's own text may do: it is written before the picture, and may say what the caption does not.
+ALLOWED_TO_PEOPLE = frozenset({"word-lost", "word-added", "colour-moved"})
+
+# What is remarked on a row that is kept, for people who choose rows and for the review page.
+REMARKS: dict[str, str] = {
+    "image:no-hand": "MediaPipe finds no hand",
+    "image:hand-outside-box": "the gesture's box holds less of a hand than asked for",
+    "image:more-hands": "more hands are found than boxes were drawn",
+    "text:template": "no draft of the model passed, the phrase was put in by rule",
+}
+
+_TASK_TALK = re.compile(
+    r"here(?:'s| is| are)\b|\bsure\b|\bcertainly\b|\bof course\b|\brewrit|\brephras|\bsentences?\b|\bcaptions?\b"
+    r"|\bphrases?\b|\bnote\b|\bplease\b|\bprompts?\b|\boriginal\b|\binstructions?\b|\boutput\b|\binput\b|\banswer\b|\btext:"
+    r"|\bas an ai\b|\bi(?:'m| am|'ll| can| cannot| will| have)\b|\bsorry\b|\bexactly once\b|\bassistant\b|\buser\b"
+    r"|<\||\|>|</?s>|\[/?inst\]|```|\*\*|^#|\{|\}|[\"“”]|^[-*•] |^\d+[.)] |:",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+(?=\S)|\n")
+_ABBREVIATION = re.compile(r"(?:\b(?:mr|mrs|ms|dr|st|jr|sr|vs|no)|\b[a-z]|^\d+)\.\s+$", re.IGNORECASE)
+
+
+def failures(caption: str, gesture: str, text: str) -> dict[str, Evidence]:
+    """Return what a text for a row of this caption and gesture fails, by name in the order of FAILURES, with evidence.
+
+    The evidence is the words (or the number of tokens) at fault. An empty dict: the text is good.
+    """
+    if not text.strip():
+        return {"empty": ()}
+    phrase = gestures()[gesture].phrase
+    text_words = tokenise(mask_phrase(text, phrase))
+    caption_words = tokenise(mask_phrase(caption, phrase))
+    found: dict[str, Evidence | None] = {
+        **_phrase_failures(phrase, text),
+        "other-gesture": _other_gestures(gesture, text_words),
+        "word-lost": _lost(caption_words, text_words),
+        "word-added": _added(caption_words, text_words, set(tokenise(phrase))),
+        "colour-moved": _moved_colours(caption_words, text_words),
+        "fragment": None if any(word.isalnum() for word in text_words) else (),
+        "sentences": () if sentence_ends(text) else None,
+        "task-talk": _task_talk(caption, text.replace(phrase, PHRASE)),
+        "too-long": _too_long(text),
+    }
+    return {name: found[name] or () for name in FAILURES if found.get(name) is not None}
+
+
+def sentence_ends(text: str) -> list[tuple[int, int]]:
+    """Return where (start, end) one sentence ends and another begins. A dot after an abbreviation ends nothing."""
+    ends = [match for match in _SENTENCE_END.finditer(text.strip()) if match.end() < len(text.strip())]
+    return [end.span() for end in ends if "\n" in end[0] or not _ABBREVIATION.search(text.strip()[: end.end()])]
+
+
+def explain(found: dict[str, Evidence], gesture: str) -> str:
+    """Return one sentence that says all that is wrong, for the model's next try."""
+    phrase = gestures()[gesture].phrase
+    sentences = FAILURES | DRAFT_FAILURES
+    parts = [sentences[name].format(phrase=phrase, evidence=", ".join(words)) for name, words in found.items()]
+    return "; ".join(parts)
+
+
+def _phrase_failures(phrase: str, text: str) -> dict[str, Evidence]:
+    if PHRASE not in mask_phrase(text, phrase):
+        return {"phrase-missing": ()}
+    return {"phrase-repeated": ()} if text.lower().count(phrase.lower()) > 1 else {}
+
+
+def _other_gestures(gesture: str, words: list[str]) -> Evidence | None:
+    others = [" ".join(words[start:end]) for start, end, names in gestures_named(words) if gesture not in names]
+    return tuple(others) or None
+
+
+def _lost(caption: list[str], text: list[str]) -> Evidence | None:
+    """Return the caption's content words that the text lacks, but for those about hands and what they hold."""
+    spared = about_hands(caption)
+    left = {stem(word) for word in text}
+    lost = (caption[place] for place in content(caption) if place not in spared and stem(caption[place]) not in left)
+    persons = _persons(caption) - _persons(text)
+    return tuple(dict.fromkeys([*lost, *persons])) or None
+
+
+def _added(caption: list[str], text: list[str], phrase: set[str]) -> Evidence | None:
+    """Return the text's words that the caption does not account for: things, qualities, places, another he or she.
+
+    The gesture named a second time in the phrase's own words adds nothing.
+    """
+    known = {stem(word) for word in caption} | {stem(word) for word in SPARE}
+    again = {
+        place for start, end, _ in gestures_named(text) if phrase >= set(text[start:end]) for place in range(start, end)
+    }
+    added = [text[place] for place in content(text) if place not in again and stem(text[place]) not in known]
+    for gendered in (MALE, FEMALE):
+        if not gendered & set(caption):
+            added += [word for word in text if word in gendered & FUNCTION]
+    persons = _persons(text) - _persons(caption)
+    return tuple(dict.fromkeys([*added, *persons])) or None
+
+
+def _persons(words: list[str]) -> Counter[str]:
+    """Count the mentions of persons, but for a second one with `the`, which is the same person again."""
+    pairs = zip(words, ["", *words], strict=False)
+    found = Counter(word for word, before in pairs if word in PERSONS and before != "the")
+    for word in words:
+        if word in PERSONS and word not in found:
+            found[word] = 1
+    return found
+
+
+def _moved_colours(caption: list[str], text: list[str]) -> Evidence | None:
+    """Return colours that in the caption stand before one thing and in the text before another."""
+    pairs = {pair for pair in pairwise(caption) if pair[0] in COLOURS}
+    there = {pair for pair in pairwise(text) if pair[0] in COLOURS}
+    moved = [f"{colour} {thing}" for colour, thing in there if _is_thing(thing) and (colour, thing) not in pairs]
+    kept_colours = {colour for colour, _ in pairs}
+    return tuple(sorted(pair for pair in moved if pair.split()[0] in kept_colours)) or None
+
+
+def _is_thing(word: str) -> bool:
+    return word[0].isalnum() and word not in FUNCTION | COLOURS | HANDS | BODY
+
+
+def _task_talk(caption: str, text: str) -> Evidence | None:
+    heard = {match[0].lower() for match in _TASK_TALK.finditer(caption)}
+    said = (match[0] for match in _TASK_TALK.finditer(text) if match[0].lower() not in heard)
+    return tuple(dict.fromkeys(said)) or None
+
+
+def _too_long(text: str) -> Evidence | None:
+    tokens = clip_tokens().count(text)
+    return (str(tokens),) if tokens > CONTEXT else None

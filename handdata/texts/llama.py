@@ -1,0 +1,141 @@
+"""Answer many questions at once with a GGUF file through llama.cpp.
+
+`llama_cpp.Llama` decodes one sequence at a time. Here the beginning that all questions share is evaluated once for many
+sequences, which then advance together (`decoding.Decoder`). On a CPU the questions are dealt out to several decoders,
+which work side by side with fewer threads each: two threads of one decoder wait for each other all the time.
+The answers depend on the questions and their order, not on what was asked before, nor on the number of cores.
+(Batched arithmetic rounds differently from single: the same question in other company may be answered differently.)
+"""
+
+import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from handdata.errors import UserError
+from handdata.machine import cores
+from handdata.texts.chat import Answer, Ask, Message
+from handdata.texts.llama_batch import PROMPT_TOKENS, Decoder, piece, shared_beginning
+
+DECODERS = 4  # into at most so many groups are questions dealt out on a CPU; the next number decides too
+_QUESTIONS = 16  # as many at least make a further group worth its while
+
+
+class LlamaModel:
+    """A model from a GGUF file, with the chat template stored in it."""
+
+    def __init__(self, path: Path, parallel: int = 16, threads: int = 0, gpu_layers: int = -1) -> None:
+        """Load the model and make room for `parallel` sequences. `threads` 0: every core that this process may use.
+
+        Raises `UserError` if the file is missing, is no GGUF, or carries no chat template.
+        """
+        # before OpenMP is loaded: its waiting threads spin, which made decoding five times slower on a busy machine
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        try:
+            import llama_cpp
+        except ImportError:
+            raise UserError("rewriting needs llama-cpp-python: pip install 'hand1000[data]'") from None
+        if not path.is_file():
+            raise UserError(f"there is no model file {path}: give the path of a GGUF file (--model)")
+        self._c: Any = llama_cpp
+        _silence(llama_cpp)
+        self.name, self.parallel = path.stem, parallel
+        self._threads = threads or cores()
+        llama_cpp.llama_backend_init()
+        options = llama_cpp.llama_model_default_params()
+        options.n_gpu_layers = gpu_layers
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), options)
+        if not self._model:
+            raise UserError(f"{path} is not a GGUF file that llama.cpp {llama_cpp.__version__} can load")
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        template = llama_cpp.llama_model_chat_template(self._model, None)
+        if not template:
+            raise UserError(f"{path} holds no chat template: use an instruction-tuned model")
+        self._template = self._formatter(template.decode("utf-8"))
+        self._on_gpu = gpu_layers != 0 and gpu_supported()
+        self._decoders = [Decoder(llama_cpp, self._model, parallel) for _ in range(DECODERS)]
+
+    def answer(self, asks: list[Ask], max_tokens: int) -> list[Answer]:
+        """Return the answers to the questions, in their order."""
+        prompts = [self.tokens(ask.messages) for ask in asks]
+        shared = shared_beginning(prompts) if prompts else 0
+        short = [place for place, prompt in enumerate(prompts) if len(prompt) - shared <= PROMPT_TOKENS]
+        count = 1 if self._on_gpu else max(1, min(DECODERS, len(short) // _QUESTIONS))
+        groups = [short[start::count] for start in range(count)]
+        at_once = min(count, self._threads)
+        free = SimpleQueue[Decoder]()  # no more memories than work at once
+        for decoder in self._decoders[:at_once]:
+            free.put(decoder)
+
+        def work(group: list[int]) -> list[Answer]:
+            decoder = free.get()
+            try:
+                return decoder.answer(
+                    [prompts[place] for place in group], shared, [asks[place] for place in group], max_tokens,
+                    self._threads // at_once,
+                )  # fmt: skip
+            finally:
+                free.put(decoder)
+
+        answers = [Answer("", "prompt")] * len(asks)
+        with ThreadPoolExecutor(at_once) as pool:
+            for group, found in zip(groups, pool.map(work, groups), strict=True):
+                for place, answer in zip(group, found, strict=True):
+                    answers[place] = answer
+        return answers
+
+    def tokens(self, messages: tuple[Message, ...]) -> list[int]:
+        """Return a conversation in the model's chat template, ready for the assistant's turn, as tokens."""
+        turns = [{"role": role, "content": content} for role, content in messages]
+        text = self._template(messages=turns).prompt.encode("utf-8")
+        bos = piece(self._c, self._vocabulary, self._c.llama_vocab_bos(self._vocabulary), special=True)
+        add_special = not (bos and text.startswith(bos))  # a template may write the begin token itself
+        room = (self._c.llama_token * (len(text) + 8))()
+        count = self._c.llama_tokenize(self._vocabulary, text, len(text), room, len(room), add_special, True)
+        assert count >= 0, f"{len(text)} bytes became {-count} tokens"
+        return list(room[:count])
+
+    def close(self) -> None:
+        """Release the model and its memory."""
+        for decoder in self._decoders:
+            decoder.close()
+        self._decoders = []
+        if self._model:
+            self._c.llama_model_free(self._model)
+        self._model = None
+
+    def _formatter(self, template: str) -> Any:
+        """Return the template as a function, rendered by Jinja's sandbox: it comes with a foreign file."""
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        tokens = (self._c.llama_vocab_eos(self._vocabulary), self._c.llama_vocab_bos(self._vocabulary))
+        eos, bos = (piece(self._c, self._vocabulary, token, special=True).decode("utf-8") for token in tokens)
+        return Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
+
+
+def gpu_supported() -> bool:
+    """Return whether the installed llama.cpp was built for a GPU (CMAKE_ARGS=-DGGML_CUDA=on)."""
+    import llama_cpp
+
+    return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def idle_gpu() -> str | None:
+    """Return what to say where a machine has an NVIDIA GPU that the installed llama.cpp cannot use; else None."""
+    if not Path("/dev/nvidia0").exists() or gpu_supported():
+        return None
+    return (
+        "this machine has a GPU, but llama.cpp was built without support for it; to mend that: "
+        "CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir llama-cpp-python"
+    )
+
+
+_quiet: Any = None  # llama.cpp keeps the address, so the callback must live on
+
+
+def _silence(llama_cpp: Any) -> None:
+    global _quiet
+    _quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))

@@ -1,0 +1,1 @@
+"""The published dataset and folders of images, read and cut into squares."""

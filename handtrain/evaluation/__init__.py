@@ -1,0 +1,1 @@
+"""Compare images: metrics, their intervals, and the networks that they are computed from."""

@@ -1,0 +1,1 @@
+"""Generate images from a trained model or a base."""

@@ -1,0 +1,93 @@
+"""The equation that Stages II and III share: noise prediction on a latent at a random time."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from handtrain.method.noise import Draw, moved
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Images as the VAE's posterior, and the weights of their loss."""
+
+    mean: torch.Tensor  # (b, c, h, w)
+    deviation: torch.Tensor  # (b, c, h, w)
+    weights: torch.Tensor | None = None  # (b, 1, h, w) with mean 1 in each sample
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __getitem__(self, part: slice | list[int]) -> "Latents":
+        return Latents(self.mean[part], self.deviation[part], None if self.weights is None else self.weights[part])
+
+    def to(self, device: torch.device) -> "Latents":
+        """Return them on a device."""
+        weights = None if self.weights is None else moved(self.weights, device)
+        return Latents(moved(self.mean, device), moved(self.deviation, device), weights)
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """A UNet and what belongs to it: where it is, its noise schedule, the scale of its latents and how it computes."""
+
+    unet: Any  # diffusers UNet2DConditionModel
+    schedule: Any  # diffusers DDPMScheduler
+    scaling: float  # the VAE's scaling_factor, 0.18215 for Stable Diffusion
+    device: torch.device
+    autocast: torch.dtype | None = None  # of its products and convolutions; the weights stay float32
+    call: Any = None  # what computes the prediction, if not the UNet itself: the same one compiled
+    graphs: bool = False  # whether that replays CUDA graphs
+
+    def losses(self, latents: Latents, draw: Draw, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return each sample's loss (b,) for one draw; all but the embeddings (b, tokens, width) may be on the CPU."""
+        latents, draw = latents.to(self.device), draw.to(self.device)
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        with torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext():
+            return noise_prediction_loss(
+                self.unet if self.call is None else self.call,  # a compiled module has no truth value
+                self.schedule,
+                sample_latents(latents.mean, latents.deviation, draw.posterior, self.scaling),
+                draw.noise,
+                draw.timesteps,
+                embeddings,
+                latents.weights,
+            )
+
+
+def sample_latents(mean: torch.Tensor, deviation: torch.Tensor, normal: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Return latents (b, c, h, w) from the VAE's posterior, times the model's scaling factor."""
+    return (mean + deviation * normal) * scaling
+
+
+def noise_prediction_loss(
+    unet: Any,
+    schedule: Any,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    embeddings: torch.Tensor,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return each sample's loss (b,): the mean square between the noise and what the UNet predicts (paper, section 3).
+
+    latents and noise (b, c, h, w), timesteps (b,), embeddings (b, tokens, width), weights (b, 1, h, w) with mean 1 or
+    None. `schedule` is a diffusers DDPMScheduler; where it asks for v-prediction the target is the velocity.
+    """
+    noisy = schedule.add_noise(latents, noise, timesteps)  # (b, c, h, w)
+    predicted = unet(noisy, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]  # (b, c, h, w)
+    velocity = schedule.config.prediction_type == "v_prediction"
+    target = schedule.get_velocity(latents, noise, timesteps) if velocity else noise
+    squares = (predicted.float() - target.float()) ** 2  # (b, c, h, w)
+    if weights is not None:
+        squares = squares * weights
+    return torch.mean(squares, dim=(1, 2, 3))  # (b,)
+
+
+def parts(count: int, micro_batch: int) -> list[slice]:
+    """Return the slices in which a batch goes through the model; `micro_batch` 0 is the whole batch at once."""
+    size = micro_batch or count or 1
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

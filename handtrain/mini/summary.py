@@ -1,0 +1,62 @@
+"""The table at the end of the quickstart, from a run's evaluation.json and colours.json.
+
+`python -m handtrain.mini.summary RUN` prints it.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from handdata.errors import UserError
+
+METRICS = ("gesture accuracy", "hand-found rate", "landmark distance", "HAND-CONF")
+_NO_SHARES = ("landmark distance", "HAND-CONF")
+
+
+def lines(evaluation: dict[str, Any], colours: dict[str, Any]) -> Iterator[str]:
+    """Yield the table line by line: base, tuned, what real ones reach, tuned minus base (paired) with its interval."""
+    yield f"{'':20} {'base':>9} {'tuned':>9} {'real':>9}   difference (95 %)"
+    for name in METRICS:
+        entry = evaluation["metrics"][name]["standard"]
+        if "not_computed" in entry:
+            yield f"{name:20} not computed: {entry['not_computed']}"
+        else:
+            sides = [one["value"] if (one := entry.get(side)) else None for side in ("base", "fake", "real")]
+            yield _line(name, sides, entry.get("difference"), share=name not in _NO_SHARES)
+    for name, found in colours.items():
+        sides = [*(one["value"] for key, one in found.items() if key != "difference"), None]
+        yield _line(f"{name} as asked", sides, found.get("difference"), share=True)
+
+
+def _line(name: str, sides: list[float | None], difference: dict[str, float | None] | None, share: bool) -> str:
+    scale, places, unit = (100.0, 1, " %") if share else (1.0, 3, "")
+    cells = ["-" if side is None else f"{scale * side:.{places}f}{unit}" for side in sides]
+    shown = " ".join(cell.rjust(9) for cell in cells)
+    change = {key: f"{scale * value:+.{places}f}" for key, value in (difference or {}).items() if value is not None}
+    interval = f" ({change['low']} to {change['high']})" if "low" in change else ""  # too few hands have none
+    return f"{name:20} {shown}   {change.get('value', '')}{interval}".rstrip()
+
+
+def main(run: Annotated[Path, tyro.conf.Positional]) -> int:
+    """Print the table; return the exit code."""
+    names = ("evaluation", "colours")
+    try:
+        evaluation, colours = (json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in names)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename} is missing: `handtrain evaluate` and `python -m handtrain.mini.colours` write both"
+        ) from None
+    print("\n".join(lines(evaluation, colours)))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(tyro.cli(main))
+    except UserError as error:
+        print(f"handtrain.mini.summary: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,164 @@
+"""Generate with a trained model: Stable Diffusion whose prompt embedding is mixed with the gesture's.
+
+A published model carries this file, with `fusion` before it, as its `pipeline.py`: nothing else of ours is imported.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline  # type: ignore[attr-defined]
+
+from handtrain.method.fusion import FlatFusion, TokenFusion, mix
+
+ABOUT_FILE, FUSION_FILE = "hand1000.json", "fusion.safetensors"
+
+
+@dataclass
+class Gesture:
+    """What a trained model knows of its gesture, from hand1000.json and fusion.safetensors."""
+
+    about: dict[str, Any]
+    feature: torch.Tensor  # (63,)
+    layer: FlatFusion | TokenFusion | None  # None: nothing is mixed in
+    fused: dict[bytes, torch.Tensor] = field(default_factory=dict)  # F by T, of the flat layer
+
+    @classmethod
+    def load(cls, about_file: str, fusion_file: str | None) -> "Gesture":
+        """Read the two files. Raises `ValueError` if this torch cannot make the flat layer again."""
+        about = json.loads(Path(about_file).read_text(encoding="utf-8"))
+        fusion, feature = about["fusion"], torch.tensor(about["feature"]["values"], dtype=torch.float32)
+        layer: FlatFusion | TokenFusion | None = None
+        if fusion["kind"] == "flat":
+            layer = FlatFusion(fusion["seed"], fusion["tokens"], fusion["width"], len(feature))
+            layer.require_same_stream(fusion["first_block_sha256"])
+        elif fusion["kind"] == "token":
+            from safetensors.torch import load_file
+
+            assert fusion_file is not None, f"{about_file} asks for {FUSION_FILE}"
+            layer = TokenFusion(fusion["width"], len(feature))
+            layer.load_state_dict(load_file(fusion_file))
+            layer.requires_grad_(False)
+        return cls(about, feature, layer)
+
+    def fuse(self, text: torch.Tensor) -> torch.Tensor:
+        """Return F (n, tokens, width) of T in float32 on the CPU; what the flat layer made once is kept."""
+        assert self.layer is not None
+        plain = text.detach().float().cpu()
+        if isinstance(self.layer, TokenFusion):
+            fused: torch.Tensor = self.layer(plain, self.feature)
+            return fused
+        keys = [one.numpy().tobytes() for one in plain]
+        missing = list(dict.fromkeys(key for key in keys if key not in self.fused))
+        if missing:
+            made = self.layer(plain[[keys.index(key) for key in missing]], self.feature)
+            self.fused.update(zip(missing, made, strict=True))
+        return torch.stack([self.fused[key] for key in keys])
+
+
+class Hand1000Pipeline(StableDiffusionPipeline):
+    """StableDiffusionPipeline with the gesture mixed into the prompt: E = mu * T + (1 - mu) * F (paper, section 3)."""
+
+    gesture: Gesture | None = None
+    _mu: float | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "Hand1000Pipeline":
+        """Load a model folder or a repository on the Hub. Raises `ValueError` if it was not trained by handtrain."""
+        load: Any = super().from_pretrained  # diffusers has no types
+        pipeline: Hand1000Pipeline = load(pretrained_model_name_or_path, **kwargs)
+        names = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+        hub = {name: kwargs[name] for name in names if name in kwargs}
+        about = _file(pretrained_model_name_or_path, ABOUT_FILE, hub)
+        if about is None:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has no {ABOUT_FILE}: it was not trained by handtrain; "
+                "load it as a StableDiffusionPipeline"
+            )
+        pipeline.gesture = Gesture.load(about, _file(pretrained_model_name_or_path, FUSION_FILE, hub))
+        return pipeline
+
+    def __call__(self, *args: Any, mu: float | None = None, **kwargs: Any) -> Any:
+        """Generate images; arguments are StableDiffusionPipeline's.
+
+        `mu` in 0..1 is the text's share of the prompt embedding, by default the lam of the training; at 1 the gesture
+        is left out. The negative prompt is encoded plainly. `prompt_embeds` are taken as they are.
+        """
+        if mu is not None and not 0 <= mu <= 1:
+            raise ValueError(f"mu is {mu}, it must lie in 0 to 1")
+        self._mu = mu
+        try:
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._mu = None
+
+    def encode_prompt(
+        self,
+        prompt: Any,
+        device: Any,
+        num_images_per_prompt: int,
+        do_classifier_free_guidance: bool,
+        negative_prompt: Any = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        lora_scale: float | None = None,
+        clip_skip: int | None = None,
+    ) -> Any:
+        """Encode as StableDiffusionPipeline does, with the gesture mixed into the prompt's side."""
+        if prompt_embeds is None:
+            encode: Any = super().encode_prompt  # type: ignore[misc]
+            text, _ = encode(prompt, device, 1, False, lora_scale=lora_scale, clip_skip=clip_skip)
+            prompt_embeds = self.with_gesture(text, self._mu)
+        return super().encode_prompt(  # type: ignore[misc]
+            prompt,
+            device,
+            num_images_per_prompt,
+            do_classifier_free_guidance,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            lora_scale,
+            clip_skip,
+        )
+
+    def with_gesture(self, text: torch.Tensor, mu: float | None = None) -> torch.Tensor:
+        """Return E (n, tokens, width) of plain text embeddings T; `mu` as in the call.
+
+        The flat layer is drawn in one pass for all prompts that were not seen before (half a minute at full size).
+        """
+        if self.gesture is None or self.gesture.layer is None:
+            return text
+        share = self.gesture.about["lam"] if mu is None else mu
+        if share == 1:
+            return text
+        mixed = mix(text.float().cpu(), self.gesture.fuse(text), share)
+        return mixed.to(text)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Save as a model folder that StableDiffusionPipeline loads too, with the gesture beside the components."""
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        folder = Path(save_directory)
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index["_class_name"] = StableDiffusionPipeline.__name__
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        if self.gesture is None:
+            return
+        (folder / ABOUT_FILE).write_text(json.dumps(self.gesture.about, indent=2) + "\n", encoding="utf-8")
+        if isinstance(self.gesture.layer, TokenFusion):
+            from safetensors.torch import save_file
+
+            save_file(self.gesture.layer.state_dict(), folder / FUSION_FILE)
+
+
+def _file(model: Any, name: str, hub: dict[str, Any]) -> str | None:
+    if Path(model).is_dir():
+        return str(Path(model) / name) if (Path(model) / name).is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return str(hf_hub_download(str(model), name, **hub))
+    except EntryNotFoundError:
+        return None

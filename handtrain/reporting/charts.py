@@ -1,0 +1,130 @@
+"""Curves as SVG and pictures as data, so that a page needs no other file."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handtrain.evaluation.scores import LOWER_IS_BETTER
+from handtrain.training.early_stopping import LOWER_IS_BETTER as LOWER
+
+_SMOOTHED = 60  # steps behind a point of the thick line, at most
+
+
+def loss_curves(log: Sequence[dict[str, Any]]) -> str:
+    """Return the losses of the stages over their steps as SVG, the validation loss among them; empty without any."""
+    series = {
+        stage: [
+            (line.get("board_step", line["step"]), line["loss"])
+            for line in log
+            if line.get("stage") == stage and "loss" in line
+        ]
+        for stage in (2, 3)
+    }
+    held_out = [(line["step"], line["validation_loss"]) for line in log if "validation_loss" in line]
+    series = {stage: points for stage, points in series.items() if points}
+    if not series:
+        return ""
+    figure, axes = _figure(len(series))
+    for axis, (stage, points) in zip(axes, series.items(), strict=True):
+        steps, losses = np.array([step for step, _ in points]), np.array([loss for _, loss in points])
+        window = max(1, min(_SMOOTHED, len(losses) // 10))
+        axis.plot(steps, losses, color="#9ec1e8", linewidth=0.7, label="each step")
+        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+        axis.plot(steps[window - 1 :], smooth, color="#1f5fa8", linewidth=1.6, label=f"mean of {window}")
+        if stage == 3 and held_out:
+            axis.plot(
+                *zip(*held_out, strict=True), "o-", color="#c2410c", markersize=3, linewidth=1.2, label="validation"
+            )
+        axis.set_title(f"stage {stage}")
+        axis.set_xlabel("step")
+        axis.set_ylabel("loss")
+        axis.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def evaluation_curves(log: Sequence[dict[str, Any]]) -> str:
+    """Return what evaluations during training measured over the steps as SVG; empty without any."""
+    lines = [(line["step"], line["evaluation"]) for line in log if "evaluation" in line]
+    names = [name for name in LOWER if any(values.get(name) is not None for _, values in lines)]
+    if not names:
+        return ""
+    figure, axes = _figure(len(names))
+    for axis, name in zip(axes, names, strict=True):
+        points = [(step, values[name]) for step, values in lines if values.get(name) is not None]
+        axis.plot(*zip(*points, strict=True), "o-", color="#1f5fa8", markersize=3, linewidth=1.2)
+        axis.set_title(f"{name.replace('_', ' ')} {'↓' if LOWER[name] else '↑'}", fontsize=9)
+        axis.set_xlabel("step")
+    return _svg(figure)
+
+
+def sweep_curves(name: str, points: Sequence[tuple[float, dict[str, Any]]]) -> str:
+    """Return every metric that was computed over the values of lam or mu as SVG, with its intervals."""
+    chosen = [
+        (metric, variant)
+        for metric, variants in points[0][1]["metrics"].items()
+        for variant in variants
+        if all(one["metrics"].get(metric, {}).get(variant, {}).get("fake") for _, one in points)
+    ]
+    if not chosen:
+        return ""
+    figure, axes = _figure(len(chosen))
+    for axis, (metric, variant) in zip(axes, chosen, strict=True):
+        entries = [(value, one["metrics"][metric][variant]["fake"]) for value, one in points]
+        axis.plot(
+            [value for value, _ in entries],
+            [entry["value"] for _, entry in entries],
+            "o-",
+            color="#1f5fa8",
+            markersize=4,
+        )
+        known = [(value, entry["low"], entry["high"]) for value, entry in entries if entry["low"] is not None]
+        if known:
+            axis.vlines(*zip(*known, strict=True), color="#1f5fa8", alpha=0.4)
+        axis.set_title(f"{metric} {'↓' if LOWER_IS_BETTER[metric] else '↑'}, {variant}", fontsize=9)
+        axis.set_xlabel(name)
+    return _svg(figure)
+
+
+def picture(file: Path, longest: int) -> str:
+    """Return an image file as a data URL, no larger than so many pixels; one much smaller is enlarged, unsmoothed."""
+    from PIL import Image
+
+    with Image.open(file) as opened:
+        image = opened.convert("RGB")
+    side = max(image.size)
+    if side > longest:
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    elif side * 2 <= longest:
+        times = longest // side
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    data = io.BytesIO()
+    image.save(data, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def _figure(count: int) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(10 if columns > 1 else 6, 2.9 * rows), layout="constrained")
+    axes = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hand1000"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -1,0 +1,1 @@
+"""A run: its folder, checkpoints, processes, device, cost and floating-point operations."""

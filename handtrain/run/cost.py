@@ -1,0 +1,131 @@
+"""What a run will do and need, said before it starts."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from handdata.errors import UserError
+from handtrain.data.dataset import Photographs
+from handtrain.method.unet import steps_of
+from handtrain.model.base import Base, adapter_parameters, unet_parameters
+from handtrain.presets import RunOptions, TrainOptions
+from handtrain.run.flops import known_peak, measured_peak, work_of_folder
+
+_FLOAT = 4  # bytes
+# Share of the peak that the time is reckoned with. The best public figure for a UNet of this class is 0.335
+# (Stable Diffusion 2 on H100s, MLPerf Training 4.1).
+_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The counts and bytes of a run."""
+
+    gesture: str
+    images: int
+    with_hand: int
+    resolution: int
+    parameters: int  # of the UNet
+    fusion_steps: int
+    embedding_steps: int  # forward and backward passes of one image
+    unet_steps: int
+    unet_images: int  # passes of one image through Stage III
+    training_bytes: int  # weights, gradients and Adam's two moments, without activations
+    disk_bytes: int
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.images} images of {self.gesture}, {self.with_hand} with landmarks, at {self.resolution} px",
+            f"UNet of {self.parameters:,} parameters",
+            f"Stage I:   the mean landmarks of {self.with_hand} hands",
+        ]
+        if self.fusion_steps:
+            lines.append(f"Stage II:  {self.fusion_steps:,} steps of the token fusion layer")
+        lines += [
+            f"Stage II:  {self.embedding_steps:,} embedding steps, counted per image",
+            f"Stage III: {self.unet_steps:,} UNet steps",
+            f"disk:      {_gib(self.disk_bytes)} at most, checkpoints included",
+            f"memory:    {_gib(self.training_bytes)} for weights, gradients and Adam, activations come on top",
+        ]
+        return "\n".join(lines)
+
+
+def needs(
+    plan: Plan, base: Base, options: TrainOptions, running: RunOptions, device: torch.device, processes: int
+) -> str:
+    """Return in words the activations' memory and the time, both counted on the model without computing it."""
+    side = plan.resolution // base.latent_factor
+    work = work_of_folder(base.folder, side, base.tokens, base.width)
+    at_once = max(1, -(-options.unet_batch // processes))
+    if running.micro_batch != "auto" and running.micro_batch:
+        at_once = min(at_once, running.micro_batch)
+    kept = f"{_gib(at_once * work.activations)} of activations for {at_once} images at once in float32"
+    if running.gradient_checkpointing:
+        kept += ", far less with gradient checkpointing"
+    elif options.precision == "bf16":
+        kept += ", about half of it in bf16"
+    peak = known_peak(device)
+    source = f"the data sheet's bf16 peak of {device}" if peak else f"the peak of {device} in a float32 matrix product"
+    peak = (peak or measured_peak(device)) * processes
+    flop = plan.embedding_steps * work.stage2 + plan.unet_images * work.stage3
+    seconds = flop / (peak * _SHARE)
+    return (
+        f"           {kept}\n"
+        f"time:      {_duration(seconds)} for {flop / 1e15:,.3g} PFLOP, if {_SHARE:.0%} of {source} is reached "
+        f"({peak / 1e12:,.3g} TFLOP/s for {processes} process{'es' if processes > 1 else ''}); "
+        "samples and encoding come on top"
+    )
+
+
+def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptions) -> Plan:
+    """Count what a run will do and need."""
+    count = len(photographs.rows)
+    parameters = unet_parameters(base)
+    weights = parameters * _FLOAT
+    trained = _FLOAT * (adapter_parameters(base, options.lora_rank) if options.lora_rank else parameters)
+    moments = trained // 2 if options.optimizer == "adam8bit" else 2 * trained
+    by_image = options.order == "images"
+    checkpoint = trained if by_image else trained + moments
+    model = weights + sum(
+        file.stat().st_size for file in base.folder.glob("*/*.safetensors") if file.parent.name != "unet"
+    )
+    embeddings = count * base.tokens * base.width * _FLOAT
+    steps = count * options.unet_epochs if by_image else steps_of(count, options.unet_batch, options.unet_epochs)
+    token = options.fusion == "token"
+    return Plan(
+        gesture=gesture,
+        images=count,
+        with_hand=sum(row.landmarks is not None for row in photographs.rows),
+        resolution=base.check_resolution(options.resolution),
+        parameters=parameters,
+        fusion_steps=steps_of(count, options.fusion_batch, options.fusion_epochs) if token else 0,
+        embedding_steps=count * options.embedding_steps,
+        unet_steps=steps,
+        unet_images=count * options.unet_epochs,
+        training_bytes=weights + trained + moments,
+        disk_bytes=3 * checkpoint + model + embeddings,  # two checkpoints are kept while a third is written
+    )
+
+
+def require_disk(plan: Plan, out: Path) -> None:
+    """Raise `UserError` if the run's folder has too little room for what is still to be written."""
+    written = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    free = shutil.disk_usage(out).free
+    if free + written < plan.disk_bytes:
+        raise UserError(
+            f"--out {out}: the run writes up to {_gib(plan.disk_bytes)}, {_gib(free)} are free: "
+            "free some, or choose another folder"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

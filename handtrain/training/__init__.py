@@ -1,0 +1,1 @@
+"""Train: encode a dataset once, then the three stages, validated and resumable."""

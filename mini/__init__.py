@@ -1,4 +1,0 @@
-"""Train the mini models on the mini world: a BLIP that describes it, a Stable Diffusion that draws it.
-
-`python -m mini --out FOLDER` draws the pictures, trains, and writes both models; see `mini.__main__`.
-"""

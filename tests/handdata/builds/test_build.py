@@ -1,0 +1,218 @@
+"""From a recipe to stored images through the command line, for folders and local archives."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from handdata.builds import build
+from handdata.cli import COMMANDS
+from handdata.cli.program import main
+from handdata.errors import UserError
+from handdata.recipe import CaptionOptions, Recipe, load
+from handdata.rows import decisions
+from handdata.rows.manifest import read_manifest
+from handdata.rows.shards import shard_path, write_table
+from tests import SHARED, hagrid
+
+PHOTOS = SHARED / "photos"
+HOW = build.How(progress=False)
+
+
+def handdata(*arguments: object) -> int:
+    return main("handdata", "", COMMANDS, [str(argument) for argument in arguments])
+
+
+def build_of(tmp_path: Path, source: dict, name: str = "build", **select: object) -> Path:
+    recipe = hagrid.write_recipe(tmp_path, source, **select)
+    assert handdata("build", recipe, "--out", tmp_path / name, "--until", "facts") == 0
+    return tmp_path / name
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "images").glob("*/*.jpg")}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_build_from_local_archives_stores_every_chosen_image(tmp_path, method):
+    world = hagrid.world()
+    world.write_annotations(tmp_path / "annotations.zip")
+    world.write_images(tmp_path / "images.zip", method=method)
+    out = build_of(tmp_path, {"annotations": "annotations.zip", "images": "images.zip"})
+    rows = read_manifest(out).to_pylist()
+    assert len(rows) == 2 * (5 + 2 + 3), "with 15 % spare, rounded up"
+    assert set(stored(out)) == {f"{row['image_id']}.jpg" for row in rows}
+    facts = pq.read_table(shard_path(out, "facts", 0))
+    assert facts["reason"].null_count == len(rows)
+    assert (facts["width"][0].as_py(), facts["height"][0].as_py()) == (96, 64)
+
+
+def test_archives_and_folders_in_every_layout_give_the_same_images(tmp_path):
+    world = hagrid.world()
+    world.write_annotations(tmp_path / "annotations.zip")
+    world.write_images(tmp_path / "one.zip", prefix="train_val_")
+    world.write_folder(tmp_path / "folder")
+    for gesture in ("call", "ok"):
+        part = hagrid.World(images={key: data for key, data in world.images.items() if key[0] == gesture})
+        part.write_images(tmp_path / f"{gesture}.zip", prefix="")
+    builds = [
+        build_of(tmp_path, {"annotations": "annotations.zip", "images": "one.zip"}, "a"),
+        build_of(tmp_path, {"annotations": "folder/annotations", "images": "{gesture}.zip"}, "b"),
+        build_of(tmp_path, {"kind": "folder", "images": "folder"}, "c"),
+    ]
+    first = stored(builds[0])
+    assert len(first) == 20
+    assert all(stored(one) == first for one in builds)
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the reference photographs are not beside this checkout")
+def test_all_reference_photographs_go_through_as_a_folder(tmp_path):
+    gestures = sorted(path.name for path in (PHOTOS / "images").iterdir())
+    out = build_of(tmp_path, {"kind": "folder", "images": str(PHOTOS)}, gestures=gestures, max_per_subject=0, train=30)
+    assert len(stored(out)) == 39
+    assert handdata("status", out) == 0
+
+
+def test_a_manifest_alone_fetches_the_same_images(tmp_path):
+    world = hagrid.world()
+    world.write_annotations(tmp_path / "annotations.zip")
+    world.write_images(tmp_path / "images.zip")
+    out = build_of(tmp_path, {"annotations": "annotations.zip", "images": "images.zip"})
+    assert handdata("fetch", "--manifest", out / "manifest.parquet", "--out", tmp_path / "again") == 0
+    assert stored(tmp_path / "again") == stored(out)
+    assert handdata("build", tmp_path / "again" / "recipe.toml", "--out", tmp_path / "again", "--until", "fetch") == 0
+
+
+def test_building_again_keeps_manifest_images_and_shards(tmp_path):
+    world = hagrid.world()
+    world.write_annotations(tmp_path / "annotations.zip")
+    world.write_images(tmp_path / "images.zip")
+    source = {"annotations": "annotations.zip", "images": "images.zip"}
+    out = build_of(tmp_path, source)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".parquet", ".jpg")}
+    build_of(tmp_path, source)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_flags_of_a_stage_are_written_back_into_the_builds_recipe(tmp_path, capsys):
+    world = hagrid.world()
+    world.write_annotations(tmp_path / "annotations.zip")
+    world.write_images(tmp_path / "images.zip")
+    out = build_of(tmp_path, {"annotations": "annotations.zip", "images": "images.zip"})
+    assert handdata("select", out, "--train", "6") == 0
+    assert load(out / "recipe.toml").select.train == 6
+    assert handdata("fetch", out, "--connections", "2", "--image.short-side", "32") == 0
+    assert load(out / "recipe.toml").fetch.connections == 2
+    assert len(stored(out)) == 2 * (7 + 2 + 3)
+    capsys.readouterr()
+    assert handdata("status", out, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["stages"]["fetch"] == {"done": 24, "failed": {}, "left": 0, "examples": []}
+
+
+def test_run_json_holds_versions_seed_hashes_and_counts_per_reason(tmp_path):
+    world = hagrid.world(train=4)
+    world.images["call", hagrid.image_id("call", "train", 0)] = b"no image"
+    world.write_annotations(tmp_path / "annotations.zip")
+    world.write_images(tmp_path / "images.zip")
+    out = build_of(tmp_path, {"annotations": "annotations.zip", "images": "images.zip"}, seed=7)
+    run = json.loads((out / "run.json").read_text())
+    assert run["seed"] == 7 and set(run["versions"]) >= {"python", "hand1000", "pillow"}
+    assert set(run["inputs"]) == {"recipe", "manifest"}
+    assert run["stages"]["fetch"] == {"rows": 18, "failed": {"image-corrupt": 1}}
+    assert run["stages"]["facts"]["failed"] == {"failed-earlier": 1}
+    assert run["selection"]["candidates"] == 2 * (4 + 2 + 4)
+
+
+def test_a_dropped_person_is_removed_and_neither_fetched_nor_selected_again(tmp_path):
+    world = hagrid.world()
+    world.write_annotations(tmp_path / "annotations.zip")
+    world.write_images(tmp_path / "images.zip")
+    out = build_of(tmp_path, {"annotations": "annotations.zip", "images": "images.zip"})
+    row = read_manifest(out).to_pylist()[0]
+    decisions.append(out, [decisions.Decision("dropped", subject=row["subject"])])
+    assert handdata("fetch", out) == 0
+    assert f"{row['image_id']}.jpg" not in stored(out)
+    reasons = pq.read_table(shard_path(out, "fetch", 0))["reason"].to_pylist()
+    assert set(reasons) == {None, "dropped"}
+    assert handdata("select", out, "--train", "8") == 0
+    assert row["subject"] not in read_manifest(out)["subject"].to_pylist()
+
+
+def test_two_processes_do_not_work_on_one_build(tmp_path):
+    code = "import pathlib, time\nfrom handdata.builds import build\n"
+    code += f"with build.locked(pathlib.Path({str(tmp_path)!r})):\n"
+    code += "    print('held', flush=True)\n    time.sleep(60)\n"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {other.pid} is working on"), build.locked(tmp_path):
+            pass
+        other.kill()
+    with build.locked(tmp_path):
+        pass
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    recipe = hagrid.write_recipe(tmp_path, {"annotations": "a.zip", "images": "b.zip"})
+    assert handdata("build", recipe, "--out", tmp_path / "build", "--dry-run") == 0
+    assert "would run" in capsys.readouterr().out
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["build", "nothing.toml", "--out", "x"], "there is no recipe file nothing.toml"),
+        (["select", "nowhere"], "nowhere is no build folder: start one with"),
+        (["fetch"], "give either a build folder, or --manifest FILE and --out BUILD"),
+        (["status", "nowhere"], "nowhere is no build folder"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert handdata(*arguments) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_manifest_that_leads_out_of_the_build_folder_is_refused(tmp_path):
+    world = hagrid.world()
+    world.write_annotations(tmp_path / "annotations.zip")
+    world.write_images(tmp_path / "images.zip")
+    out = build_of(tmp_path, {"annotations": "annotations.zip", "images": "images.zip"})
+    table = read_manifest(out)
+    evil = table.set_column(1, "gesture", [["../../evil"] * table.num_rows])
+    write_table(evil.replace_schema_metadata(table.schema.metadata), tmp_path / "evil.parquet")
+    assert handdata("fetch", "--manifest", tmp_path / "evil.parquet", "--out", tmp_path / "again") == 2
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_build_stays_with_the_commit_that_a_branch_was_at_when_it_began(tmp_path, monkeypatch):
+    branch = {"main": "a" * 40, "v2": "c" * 40}
+
+    class Captioning:
+        @staticmethod
+        def at_commit(options):
+            return replace(options, revision=branch.get(options.revision, options.revision))
+
+    seen = []
+    monkeypatch.setattr(build.engine, "run", lambda work, options, *rest: seen.append(options.revision))
+    monkeypatch.setattr(build, "_StandIn", Captioning, raising=False)
+    step = build.Step("caption", "handdata.builds.build:_StandIn", "caption")
+
+    def captioned(revision: str, folder: Path = tmp_path) -> str:
+        recipe = Recipe(name="pins", caption=CaptionOptions(model="somebody/captioner", revision=revision))
+        build.run_step(folder, recipe, step, HOW)
+        return seen[-1]
+
+    assert captioned("main") == "a" * 40
+    branch["main"] = "b" * 40
+    assert captioned("main") == "a" * 40, "the branch moved, the build does not"
+    assert captioned("v2") == "c" * 40, "another branch was asked for"
+    (tmp_path / "later").mkdir()
+    assert captioned("main", tmp_path / "later") == "b" * 40, "a new build begins where the branch is now"
+    assert json.loads((tmp_path / "later" / "run.json").read_text())["pins"]["caption"]["commit"] == "b" * 40

@@ -1,0 +1,64 @@
+"""Taking an image or a person out: of the pictures, of what was found on them, and of the dataset."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from handdata.builds import drop
+from handdata.builds.build import open_recipe
+from handdata.errors import UserError
+from handdata.rows import decisions
+from handdata.rows.shards import image_path, shard_path, write_table
+from handdata.stages import assemble
+from tests.finished import QUIET, finished_build
+
+COUNTS = {"train": 3, "validation": 0, "test": 2}
+
+
+@pytest.fixture
+def build(tmp_path) -> Path:
+    folder = finished_build(tmp_path / "build", COUNTS)
+    assemble.run(folder, open_recipe(folder), QUIET)
+    return folder
+
+
+def traces(build: Path, word: str) -> list[Path]:
+    """Return the files below a build that hold a word, but for the manifest and the decision itself."""
+    files = (path for path in build.rglob("*") if path.is_file())
+    kept = {build / "manifest.parquet", build / "decisions.jsonl"}
+    return [path for path in files if path not in kept and word.encode() in path.read_bytes()]
+
+
+def test_a_person_leaves_every_picture_and_column_and_a_spare_comes_in(build):
+    row = pq.read_table(build / "dataset/data/call/train-00000-of-00001.parquet").to_pylist()[0]
+    caption, picture = row["caption"], row["image"]["bytes"]
+    done = drop.drop(build, None, row["subject"], note="asked by mail", progress=False)
+    assert (done.images, done.rows) == (1, 10)
+    assert not image_path(build, "call", row["image_id"]).exists()
+    assert not any(picture in path.read_bytes() for path in build.rglob("*") if path.is_file())
+    captions = [
+        text for path in build.rglob("captions/*.parquet") for text in pq.read_table(path)["caption"].to_pylist()
+    ]
+    assert caption not in captions and captions.count(None) == 1
+    assert not traces(build / "dataset", row["image_id"]) and not traces(build / "dataset", row["subject"])
+    assert pq.read_metadata(build / "dataset/data/call/train-00000-of-00001.parquet").num_rows == 3
+    assert decisions.replay(build).dropped_subjects == {row["subject"]}
+
+
+def test_what_a_stage_noted_of_its_inputs_stays_with_the_shard(build):
+    path = shard_path(build, "captions", 0)
+    table = pq.read_table(path).replace_schema_metadata({"hand1000:key": "k"})
+    write_table(table, path)
+    drop.drop(build, table["image_id"][4].as_py(), None, progress=False)
+    after = pq.read_table(path)
+    assert after.schema.metadata == {b"hand1000:key": b"k"} and after["reason"][4].as_py() == "dropped"
+    assert after["caption"].to_pylist()[:4] == table["caption"].to_pylist()[:4]
+
+
+def test_mistakes_are_one_sentence_and_change_nothing(build):
+    with pytest.raises(UserError, match="either --image-id or --subject"):
+        drop.drop(build, None, None)
+    with pytest.raises(UserError, match="--subject nobody: no row of"):
+        drop.drop(build, None, "nobody")
+    assert not (build / "decisions.jsonl").exists()

@@ -1,0 +1,170 @@
+"""Engines, shards and resume, with the stage `facts` as the real stage that they run."""
+
+import hashlib
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from handdata.builds import engine
+from handdata.errors import UserError
+from handdata.rows.manifest import read_manifest
+from handdata.rows.schema import STAGE_COLUMNS
+from handdata.rows.shards import image_path, shard_path, write_table
+from handdata.stages.facts import ImageFacts
+from tests import ROOT
+from tests.builds import draw_jpeg, make_build
+
+ENGINES = [("local", 1), ("local", 2), ("ray", 2)]
+RUN = """
+import sys, pathlib
+from handdata.builds import engine
+from handdata.stages.facts import ImageFacts
+if __name__ == "__main__":
+    report = engine.run(ImageFacts, None, pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), progress=False)
+    print(report.rows, report.made_shards, report.kept_shards, dict(report.failed))
+"""
+
+
+def start(build: Path, name: str = "local", workers: int = 1) -> subprocess.Popen:
+    script = build / "run_facts.py"  # a file, since spawned workers import the main module anew
+    script.write_text(RUN)
+    command = [sys.executable, script, build, name, str(workers)]
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def shard_bytes(build: Path) -> dict[str, bytes]:
+    """Return every file of the stage by name, leftovers too."""
+    return {path.name: path.read_bytes() for path in sorted((build / "facts").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    build = make_build(tmp_path_factory.mktemp("undisturbed") / "build", 600, corrupt=(300,))
+    engine.run(ImageFacts, None, build, progress=False)
+    return shard_bytes(build)
+
+
+@pytest.mark.parametrize(("name", "workers"), ENGINES)
+def test_every_engine_survives_a_kill_and_ends_in_the_same_bytes(tmp_path, undisturbed, name, workers):
+    build = make_build(tmp_path, 600, corrupt=(300,))
+    process = start(build, name, workers)
+    deadline = time.monotonic() + 120
+    while not list((build / "facts").glob("0*.parquet")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    finished = set(shard_bytes(build))
+    assert finished, "the kill came before the first shard"
+    output, _ = start(build, name, workers).communicate(timeout=120)
+    assert output.split()[0] == "600" and "{'image-corrupt': 1}" in output
+    assert shard_bytes(build) == undisturbed
+
+
+def test_rows_hold_what_the_files_hold_and_a_failing_row_its_reason(tmp_path):
+    build = make_build(tmp_path, 300, corrupt=(7,))
+    missing = read_manifest(build)["image_id"][9].as_py()
+    image_path(build, "ok", missing).unlink()
+    report = engine.run(ImageFacts, None, build, progress=False)
+    assert report.failed == {"image-corrupt": 1, "image-missing": 1}
+    rows = pq.read_table(build / "facts").sort_by("image_id").to_pylist()
+    for index, row in enumerate(rows):
+        if index in (7, 9):
+            assert row["reason"] and row["width"] is None
+            continue
+        path = image_path(build, ("call", "ok")[index % 2], row["image_id"])
+        data = path.read_bytes()
+        assert (row["width"], row["height"]) == Image.open(path).size
+        assert row["digest"] == hashlib.sha256(data).hexdigest()
+        assert row["bytes"] == len(data) and row["reason"] is None and len(row["phash"]) == 16
+
+
+def test_finished_shards_are_kept_and_a_changed_image_remakes_its_shard_only(tmp_path):
+    build = make_build(tmp_path, 600)
+    assert engine.run(ImageFacts, None, build, progress=False).made_shards == 3
+    assert engine.run(ImageFacts, None, build, progress=False).kept_shards == 3
+    changed = read_manifest(build)["image_id"][400].as_py()
+    image_path(build, "call", changed).write_bytes(draw_jpeg(9999))
+    report = engine.run(ImageFacts, None, build, progress=False)
+    assert (report.made_shards, report.kept_shards) == (1, 2)
+
+
+def test_a_failure_that_may_pass_is_tried_again_and_a_final_one_is_not(tmp_path):
+    build = make_build(tmp_path, 300, corrupt=(7,))
+    late = image_path(build, "call", read_manifest(build)["image_id"][260].as_py())
+    data = late.read_bytes()
+    late.unlink()
+    engine.run(ImageFacts, None, build, progress=False)
+    again = engine.run(ImageFacts, None, build, progress=False)
+    assert again.made_shards == 1, "the missing image is looked for again, the corrupt one is not"
+    late.write_bytes(data)
+    assert engine.run(ImageFacts, None, build, progress=False).failed == {"image-corrupt": 1}
+
+
+def test_a_new_version_of_the_stage_makes_everything_anew(tmp_path, monkeypatch):
+    build = make_build(tmp_path, 300)
+    engine.run(ImageFacts, None, build, progress=False)
+    monkeypatch.setattr(ImageFacts, "version", 2)
+    assert engine.run(ImageFacts, None, build, progress=False).made_shards == 2
+
+
+def test_a_row_that_failed_earlier_is_skipped_and_said_so(tmp_path):
+    build = make_build(tmp_path, 5)
+    ids = read_manifest(build)["image_id"].to_pylist()
+    reasons = [None, "image-corrupt", None, None, None]
+    columns = {name: [None] * 5 for name in STAGE_COLUMNS["fetch"].names}
+    schema = pa.schema([("image_id", pa.string()), *STAGE_COLUMNS["fetch"], ("reason", pa.string())])
+    table = pa.table({"image_id": ids, **columns, "reason": reasons}, schema=schema)
+    write_table(table, shard_path(build, "fetch", 0))
+    report = engine.run(ImageFacts, None, build, progress=False)
+    assert report.failed == {"failed-earlier": 1}
+    assert pq.read_table(build / "facts")["reason"].to_pylist()[1] == "failed-earlier"
+
+
+def test_a_stage_without_its_input_names_what_to_run_first(tmp_path):
+    build = make_build(tmp_path, 5)
+    with pytest.raises(UserError, match="'checks' needs 'captions'"):
+        engine.read_inputs(build, ("caption",), 0, "checks")
+
+
+@pytest.mark.parametrize(("name", "workers"), ENGINES)
+def test_a_clear_sentence_from_a_stage_reaches_the_user_under_every_engine(tmp_path, name, workers):
+    build = make_build(tmp_path, 300)
+    with pytest.raises(UserError, match="the model is missing"):
+        engine.run(NeedsModel, None, build, name, workers, progress=False)
+
+
+class NeedsModel(ImageFacts):
+    """A stage whose model is not there."""
+
+    def __init__(self, options: None = None) -> None:
+        raise UserError("the model is missing: run `handdata assets`")
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_of_2000_rows_end_in_the_same_bytes(tmp_path):
+    reference = make_build(tmp_path / "reference", 2000, corrupt=(1234,))
+    begin = time.monotonic()
+    start(reference).communicate(timeout=300)
+    duration = time.monotonic() - begin
+    build = make_build(tmp_path / "killed", 2000, corrupt=(1234,))
+    chance, shards = random.Random(0), []
+    for _ in range(10):
+        shutil.rmtree(build / "facts", ignore_errors=True)
+        process = start(build)
+        time.sleep(chance.uniform(0.1, 0.95) * duration)
+        process.kill()
+        process.wait()
+        shards.append(len(list((build / "facts").glob("0*.parquet"))))
+        assert start(build).wait(timeout=300) == 0
+        assert shard_bytes(build) == shard_bytes(reference)
+    print(f"finished shards at the kills: {shards} of 8")
+    assert any(0 < finished < 8 for finished in shards), "no kill came in the middle"

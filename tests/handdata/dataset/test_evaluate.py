@@ -1,0 +1,116 @@
+"""The measures of a dataset: CLIP's cosines, the phrase, the hand and its gesture."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from handdata.builds import publish
+from handdata.builds.build import open_recipe
+from handdata.dataset import evaluate
+from handdata.dataset.evaluate import Group, mean_cosine
+from handdata.errors import UserError
+from handdata.recipe import EvaluateOptions
+from handdata.stages import assemble
+from tests.finished import QUIET, finished_build
+
+COUNTS = {"train": 4, "validation": 0, "test": 2}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("evaluate")
+    build = finished_build(folder / "build", COUNTS)
+    assemble.run(build, open_recipe(build), QUIET)
+    publish.publish(build, str(folder / "hands"))
+    return str(folder / "hands")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> str:
+    """A CLIPModel of a few thousand random weights, saved with its processor as the real one is."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [chr(code) for code in range(97, 123)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
+    layer = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={
+            **layer,
+            "vocab_size": len(words),
+            "max_position_embeddings": 77,
+            "eos_token_id": 1,
+            "bos_token_id": 0,
+        },
+        vision_config={**layer, "image_size": 32, "patch_size": 16},
+        projection_dim=8,
+    )
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
+    CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def test_without_weights_the_cosines_are_not_computed_and_the_reason_is_given(dataset, tmp_path):
+    found = evaluate.evaluate(dataset, EvaluateOptions(clip=str(tmp_path / "nothing")), progress=False)
+    assert (
+        found["gestures"]["all"]["clip_image_caption"] is None
+        and "is neither a folder nor a name" in found["not_computed"]
+    )
+    assert found["gestures"]["all"]["rows"] == 12 and found["gestures"]["call"]["rows"] == 6
+    assert "not computed" in evaluate.text(found) and json.loads(evaluate.as_json(found)) == found
+
+
+def test_the_cosines_are_those_of_the_model_one_pair_at_a_time(dataset, clip):
+    import datasets
+    import torch
+    from transformers import CLIPModel, CLIPProcessor
+
+    found = evaluate.evaluate(dataset, EvaluateOptions(clip=clip, device="cpu", split="test"), progress=False)
+    model, processor = CLIPModel.from_pretrained(clip).eval(), CLIPProcessor.from_pretrained(clip)
+    rows = datasets.load_dataset(dataset, "call", split="test")
+    images, captions = [], []
+    with torch.inference_mode():
+        for row in rows:
+            inputs = processor(text=[row["caption"]], images=row["image"], return_tensors="pt", padding=True)
+            both = model(**inputs)
+            images.append(both.image_embeds[0])
+            captions.append(both.text_embeds[0])
+    expected = np.mean([float(a @ b) for a, b in zip(images, captions, strict=True)])
+    assert found["gestures"]["call"]["clip_image_caption"] == pytest.approx(expected, abs=1e-5)
+    pairs = np.mean([float(a @ b) for a in captions for b in captions])
+    assert found["gestures"]["call"]["clip_caption_caption"] == pytest.approx(pairs, abs=1e-5)
+
+
+def test_the_mean_over_all_pairs_needs_no_matrix():
+    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert mean_cosine(vectors) == pytest.approx(float((vectors @ vectors.T).mean()), abs=1e-6)
+    assert mean_cosine(vectors[:1]) == pytest.approx(1.0)
+
+
+def test_phrase_hand_and_agreement_are_counted_per_row():
+    group = Group()
+    row = {"gesture_phrase": "making ok hand gesture", "labels": ["ok"], "gesture_hand": 0, "landmarks_in_box": 0.9}
+    group.add({**row, "text": "a man making OK hand gesture."}, "ok", None)
+    group.add({**row, "text": "making ok hand gesture, making ok hand gesture", "landmarks_in_box": 0.4}, "ok", None)
+    group.add({**row, "text": "a man", "gesture_hand": -1, "landmarks_in_box": None}, "ok", None)
+    group.add({**row, "text": "making ok hand gesture", "labels": ["no_gesture"]}, "ok", None)
+    scores = group.scores()
+    assert (scores["phrase_rate"], scores["hand_found"], scores["gesture_agreement"]) == (0.5, 0.75, 0.25)
+    assert math.isclose(scores["landmarks_in_box"], (0.9 + 0.4 + 0.9) / 3)
+
+
+def test_what_is_no_dataset_is_one_sentence(tmp_path, dataset):
+    with pytest.raises(UserError, match="is no dataset: give hf:USER/NAME"):
+        evaluate.evaluate(str(tmp_path), EvaluateOptions(), progress=False)
+    with pytest.raises(UserError, match=r"--split tests: .* has train, test"):
+        evaluate.evaluate(dataset, EvaluateOptions(split="tests"), progress=False)

@@ -1,0 +1,108 @@
+"""Finding members whatever the archive's layout, and the cache of far directories."""
+
+import zipfile
+
+import pytest
+
+from handdata.errors import UserError
+from handdata.recipe import FetchOptions
+from handdata.sources import index
+from handdata.sources.archive import LocalFile
+from handdata.sources.http import Client
+from handdata.sources.places import Archive
+from tests import hagrid
+from tests.range_server import serve
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    monkeypatch.setenv("HAND1000_CACHE", str(tmp_path / "cache"))
+    client = Client(FetchOptions(backoff=0.01, timeout=1))
+    yield client
+    client.close()
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("member", "gesture", "only", "fits"),
+    [
+        (b"HaGRIDv2_dataset_512/call/x.jpg", "call", None, True),
+        (b"HaGRIDv2_dataset_512/like/x.jpg", "call", None, False),
+        (b"hagrid_30k/train_val_call/x.jpg", "call", None, True),
+        (b"test/two up/x.jpg", "two_up", None, True),
+        (b"hands_heart2/x.jpg", "hand_heart2", None, True),
+        (b"images/x.jpg", "call", None, True),
+        (b"x.jpg", "call", None, True),
+        (b"anything/like/x.jpg", "call", "call", True),
+    ],
+)
+def test_a_member_belongs_to_the_gesture_of_its_folder(member, gesture, only, fits):
+    assert index.gesture_fits(member, gesture, only) is fits
+
+
+def test_a_folder_is_searched_at_any_depth(tmp_path):
+    hagrid.world().write_folder(tmp_path / "a" / "b")
+    name = hagrid.image_id("call", "train", 0)
+    found = index.FolderIndex(tmp_path)
+    ((value, position, member),) = found.find({name.encode(): 7})
+    assert value == 7 and member.decode() == f"a/b/images/call/{name}.jpg"
+    entry = found.entry(position)
+    assert entry.size == len(hagrid.jpeg(int(name[:8], 16))) and entry.method == entry.offset == -1
+
+
+def test_a_far_directory_is_read_once_and_again_when_the_file_changes(tmp_path, client):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        for number in range(2000):
+            file.writestr(f"HaGRIDv2_dataset_512/call/{number}.jpg", b"x" * 50)
+    with serve(tmp_path) as server:
+        source = Archive((server.url("a.zip"),))
+        first = index.open_index(source, client, silent)
+        assert [value for value, _, _ in first.find({b"77": 1})] == [1]
+        assert len(server.log) == 2, "the end of the file, then the directory"
+        second = index.open_index(source, client, silent)
+        assert second.directory.data[:] == first.directory.data[:]
+        assert len(server.log) == 3, "only the end of the file"
+        server.version = "2"
+        index.open_index(source, client, silent)
+        assert len(server.log) == 5
+
+
+def test_a_large_far_directory_that_comes_damaged_is_read_again_and_not_kept(tmp_path, client):
+    from benchmarks.fetch import write_archive_end
+
+    write_archive_end(tmp_path / "a.zip", 70_000)
+    with serve(tmp_path, kinds=("wrong",)) as server:
+        far = client.open(server.url("a.zip"))
+        server.first_bad = 1
+        found = index.zip_index(far, silent)
+        assert sum(1 for _ in found.find({})) == 0
+        assert len({(one.start, one.end) for one in server.log}) < len(server.log), "a part was asked for again"
+        cached = list((tmp_path / "cache" / "index").iterdir())
+        assert [path.suffix for path in cached] == [".directory"]
+
+
+def test_the_first_bytes_of_a_file_that_come_damaged_are_read_again(tmp_path, client):
+    hagrid.world().write_images(tmp_path / "a.zip")
+    with serve(tmp_path, kinds=("wrong",)) as server:
+        server.first_bad = 1
+        far = client.open(server.url("a.zip"))
+        assert index.zip_index(far, silent).length == far.length
+
+
+def test_the_first_place_that_answers_is_taken_and_all_troubles_are_told(tmp_path, client):
+    hagrid.world().write_images(tmp_path / "a.zip")
+    found = index.open_index(Archive((str(tmp_path / "missing.zip"), str(tmp_path / "a.zip"))), client, silent)
+    assert isinstance(found.reader, LocalFile)
+    with serve(tmp_path) as server:
+        places = (str(tmp_path / "missing.zip"), server.url("gone.zip"))
+        with pytest.raises(UserError, match=r"missing.zip does not exist; .*gone.zip: HTTP 404"):
+            index.open_index(Archive(places), client, silent)
+
+
+def test_a_file_that_is_no_archive_is_a_users_error(tmp_path, client):
+    (tmp_path / "a.zip").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"a.zip is no zip archive that can be read: it has no end record"):
+        index.open_index(Archive((str(tmp_path / "a.zip"),)), client, silent)

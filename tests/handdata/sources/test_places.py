@@ -1,0 +1,90 @@
+"""Resolving a recipe's source: known names, mirrors, one archive per gesture, and mistakes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from handdata import recipe
+from handdata.errors import UserError
+from handdata.gestures import PAPER_GESTURES, gestures
+from handdata.recipe import SourceOptions
+from handdata.sources.places import absolute, known, normal_gesture, resolve
+
+HERE = Path("/data")
+
+
+def test_the_papers_recipe_reads_the_512_px_archive_and_full_size_is_one_flag_away():
+    loaded = recipe.load(recipe.find("hand1000"))
+    sources = resolve(loaded.source, loaded.select.gestures, HERE)
+    assert [source.gesture for source in sources.images] == [None]
+    assert sources.images[0].places[0].endswith("/hagridv2_512.zip")
+    assert loaded.select.gestures == PAPER_GESTURES
+    assert (loaded.select.train, loaded.select.validation, loaded.select.test) == (1000, 100, 1000)
+    full = SourceOptions(annotations=loaded.source.annotations, images=("hagridv2-full",))
+    assert [source.gesture for source in resolve(full, PAPER_GESTURES, HERE).images] == list(PAPER_GESTURES)
+
+
+def test_every_gesture_has_exactly_one_full_size_archive():
+    options = SourceOptions(annotations=("hagridv2-annotations",), images=("hagridv2-full",))
+    for gesture in gestures():
+        (source,) = resolve(options, (gesture,), HERE).images
+        (place,) = source.places
+        old = "/hagrid/hagrid_dataset_new_554800/hagrid_dataset/" in place
+        newer = gesture in ("one", "rock") or gesture not in V2
+        assert place.endswith(f"/{gesture}.zip") and old is not newer
+
+
+V2 = (
+    "call dislike fist four like mute ok one palm peace peace_inverted rock stop stop_inverted three three2 two_up"
+    " two_up_inverted"
+).split()
+
+
+def test_every_known_source_has_places_that_are_far_and_say_their_protocol():
+    for table in known().values():
+        for group in table.get("archives", [table]):
+            assert all(re.match(r"(https|hf)://", place) for place in group["places"])
+            assert not any("//" in place.partition("://")[2] for place in group["places"])
+
+
+def test_a_folder_brings_its_own_annotations_and_paths_start_at_the_recipe():
+    sources = resolve(SourceOptions(kind="folder", images=("photos",)), ("call",), HERE)
+    assert sources.annotations.places == ("/data/photos",)
+    assert sources.images[0].name == "photos", "no path of a machine is published"
+
+
+def test_places_are_mirrors_and_the_first_url_names_the_source():
+    options = SourceOptions(annotations=("a.zip",), images=("local/{gesture}.zip", "https://host/{gesture}.zip"))
+    call, ok = resolve(options, ("call", "ok"), HERE).images
+    assert call.places == ("/data/local/call.zip", "https://host/call.zip")
+    assert (call.gesture, ok.gesture, ok.name) == ("call", "ok", "https://host/ok.zip")
+
+
+def test_relative_paths_become_absolute_and_urls_and_names_stay():
+    options = SourceOptions(annotations=("a.zip",), images=("https://host/b.zip", "../c.zip"))
+    assert absolute(options, HERE).images == ("https://host/b.zip", "/data/../c.zip")
+    named = SourceOptions(annotations=("hagridv2-annotations",), images=("hagridv2-512",))
+    assert absolute(named, HERE) == named
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (SourceOptions(), "names no 'images'"),
+        (SourceOptions(images=("a.zip",)), "names no 'annotations'"),
+        (SourceOptions(kind="hub", annotations=("a.zip",), images=("hf://datasets/a/b/c.zip",)), "needs hf://datasets"),
+        (SourceOptions(kind="folder", images=("https://host/a.zip",)), "needs a local folder"),
+        (SourceOptions(annotations=("a.zip",), images=("hagridv2-512", "b.zip")), "must stand alone"),
+    ],
+)
+def test_mistakes_are_named(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        resolve(options, ("call",), HERE)
+
+
+def test_other_spellings_of_a_gesture_are_hagrids_own():
+    assert normal_gesture("two up inverted") == "two_up_inverted"
+    assert normal_gesture("hands_heart2") == "hand_heart2"
+    assert normal_gesture("train_val_call") == "call"
+    assert all(normal_gesture(name) == name for name in gestures())

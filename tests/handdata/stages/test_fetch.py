@@ -1,0 +1,436 @@
+"""Fetching through a real server: faults, damage, mirrors, kills, full disks; every image arrives or has a reason."""
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from handdata.builds import build
+from handdata.errors import Unfinished, UserError
+from handdata.recipe import ImageOptions, load
+from handdata.rows.manifest import read_manifest, source_facts
+from handdata.rows.schema import REASONS
+from handdata.rows.shards import shard_path, write_table
+from handdata.stages.fetch import Runs, manifest_jobs
+from tests import hagrid
+from tests.range_server import FAULTS, RangeServer, serve
+
+HOW = build.How(progress=False)
+QUICK = {"backoff": 0.01, "timeout": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HAND1000_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def world(tmp_path):
+    """48 images, all of which the recipe of `started` wants, in archives of the folder `served`."""
+    made = hagrid.world(train=18, val=2, test=4)
+    made.images = {key: hagrid.jpeg(int(key[1][:8], 16), (160, 120)) for key in made.images}
+    (tmp_path / "served").mkdir()
+    made.write_annotations(tmp_path / "served" / "annotations.zip")
+    made.write_images(tmp_path / "served" / "images.zip")
+    return made
+
+
+def started(
+    tmp_path: Path,
+    server: RangeServer,
+    images: object = None,
+    fetch: dict | None = None,
+    select: dict | None = None,
+) -> Path:
+    """Start a build from a server's archives; return its folder."""
+    source = {"annotations": server.url("annotations.zip"), "images": images or server.url("images.zip")}
+    select = select or {"gestures": ["call", "ok"], "train": 18, "validation": 2, "test": 4}
+    path = tmp_path / "recipe.toml"
+    path.write_text(hagrid.recipe_text(source=source, select=select, fetch={**QUICK, **(fetch or {})}))
+    build.start(load(path), tmp_path / "build")
+    return tmp_path / "build"
+
+
+def run(out: Path, *names: str) -> dict:
+    steps = tuple(step for step in build.STEPS if step.name in (names or ("select", "fetch")))
+    return build.run(out, build.open_recipe(out), steps, HOW)
+
+
+def stored(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "images").glob("*/*.jpg")}
+
+
+def expected(world: hagrid.World) -> set[str]:
+    return {f"{name}.jpg" for _, name in world.images}
+
+
+def failures(out: Path) -> dict[str, str]:
+    table = pq.read_table(shard_path(out, "fetch", 0))
+    pairs = zip(table["image_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    return {image_id: reason for image_id, reason in pairs if reason}
+
+
+def test_all_images_of_a_far_archive_arrive_in_few_requests(tmp_path, world):
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        reports = run(out)
+    assert not reports["fetch"].failed
+    assert set(stored(out)) == expected(world)
+    parts = server.asked("images.zip")
+    assert len(parts) < 48, "neighbours are merged"
+    index = 2 * 66_560 + 10_000  # the archive's last 65 kB are read to find its directory, which stands in them
+    assert sum(end - start for start, end in parts) < 1.05 * sum(map(len, world.images.values())) + index
+
+
+def test_the_index_and_the_annotations_are_read_once(tmp_path, world):
+    with serve(tmp_path / "served") as server:
+        run(started(tmp_path, server), "select")
+        first = len(server.log)
+        (tmp_path / "build" / "manifest.parquet").unlink()
+        run(tmp_path / "build", "select")
+        again = server.log[first:]
+    assert len(again) <= 6, "length and end record of each archive, and the annotations' directory, but no member"
+    kept = [path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert kept and not any(b"White" in data or b"female" in data for data in kept), "HaGRID's meta is not kept"
+
+
+def test_with_faults_in_a_fifth_of_the_answers_every_image_is_the_same(tmp_path, world):
+    world.write_images(tmp_path / "served" / "images.zip", gap=70_000)
+    with serve(tmp_path / "served", stall=1.5) as server:
+        quiet = started(tmp_path, server)
+        run(quiet)
+        undisturbed = stored(quiet)
+        (tmp_path / "build").rename(tmp_path / "quiet")
+        server.faults, server.seed = 0.2, 1
+        out = started(tmp_path, server)
+        reports = run(out)
+        faults = {one.fault for one in server.log}
+    assert not reports["fetch"].failed
+    assert stored(out) == undisturbed
+    assert len(faults) > 5, "several kinds of faults were met"
+
+
+def test_a_mirror_takes_over_from_a_host_that_is_down_and_one_with_another_file(tmp_path, world):
+    with serve(tmp_path / "served") as good, serve(tmp_path / "served", faults=1.0, kinds=("503",)) as down:
+        (tmp_path / "served" / "other.zip").write_bytes(b"PK" + bytes(5000))
+        out = started(tmp_path, good, [good.url("images.zip"), good.url("other.zip"), down.url("images.zip")])
+        run(out, "select")
+        table = read_manifest(out)
+        facts = json.loads(table.schema.metadata[b"hand1000:sources"])
+        (name,) = facts
+        facts[name]["places"] = [down.url("images.zip"), good.url("other.zip"), good.url("images.zip")]
+        metadata = {**table.schema.metadata, b"hand1000:sources": json.dumps(facts).encode()}
+        write_table(table.replace_schema_metadata(metadata), out / "manifest.parquet")
+        reports = run(out, "fetch")
+    assert not reports["fetch"].failed
+    assert set(stored(out)) == expected(world)
+
+
+def test_a_replaced_archive_ends_the_run_loudly_and_keeps_what_was_fetched(tmp_path, world):
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        run(out, "select")
+        server.version = "2"
+        with pytest.raises(Unfinished, match="it was replaced"):
+            run(out, "fetch")
+        server.version = "1"
+        run(out, "fetch")
+    assert set(stored(out)) == expected(world)
+
+
+def test_a_host_without_parts_is_named_with_the_remedy(tmp_path, world):
+    with serve(tmp_path / "served", ranges=False) as server, pytest.raises(UserError, match=r"--source\.whole"):
+        run(started(tmp_path, server))
+
+
+def test_a_host_without_parts_is_downloaded_wholly_if_asked(tmp_path, world):
+    with serve(tmp_path / "served", ranges=False) as server:
+        out = started(tmp_path, server)
+        recipe = build.open_recipe(out)
+        build.start(dataclasses.replace(recipe, source=dataclasses.replace(recipe.source, whole=True)), out)
+        run(out)
+        assert set(stored(out)) == expected(world)
+        assert set(read_manifest(out)["source"].to_pylist()) == {server.url("images.zip")}
+        asked = len(server.log)
+        run(out)
+        assert len(server.log) == asked == 2
+
+
+def test_a_second_run_asks_for_nothing(tmp_path, world):
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        run(out)
+        asked = len(server.log)
+        run(out)
+        assert len(server.log) == asked
+
+
+def test_only_what_is_missing_is_fetched_again(tmp_path, world):
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        run(out)
+        asked = len(server.log)
+        lost = sorted((out / "images").glob("*/*.jpg"))[:2]
+        lost[0].unlink()
+        lost[1].write_bytes(b"cut")
+        run(out)
+        assert 1 <= len(server.log) - asked <= 2
+    assert set(stored(out)) == expected(world)
+
+
+def test_a_hub_file_is_fetched_through_huggingface_hubs_address_and_token(tmp_path, world):
+    repository = "datasets/someone/hands/resolve/main"
+    with serve(tmp_path / "served") as cdn, serve(tmp_path) as hub:
+        for name in ("annotations.zip", "images.zip"):
+            hub.redirects[f"{repository}/{name}"] = cdn.url(name)
+        source = {"kind": "hub", "images": "hf://datasets/someone/hands/images.zip"}
+        source["annotations"] = "hf://datasets/someone/hands/annotations.zip"
+        recipe = hagrid.write_recipe(tmp_path, source)
+        command = [sys.executable, "-m", "handdata", "build", str(recipe), "--out", str(tmp_path / "build")]
+        environment = {**os.environ, "HF_ENDPOINT": hub.url("").rstrip("/"), "HF_TOKEN": "hf_secret"}
+        done = subprocess.run([*command, "--until", "fetch"], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert len(stored(tmp_path / "build")) == 20
+    assert all(one.headers["Authorization"] == "Bearer hf_secret" for one in hub.log)
+    assert {one.path for one in hub.log} == set(hub.redirects), "nothing else is asked or told"
+    assert not any("hf_secret" in str(one.headers) for one in cdn.log)
+    written = [path for path in (tmp_path / "build").rglob("*") if path.is_file()]
+    assert not any(b"hf_secret" in path.read_bytes() for path in written) and "hf_secret" not in done.stderr
+    assert not any(cdn.url("").encode() in path.read_bytes() for path in written), "signed addresses are not kept"
+
+
+def damaged(tmp_path: Path, change) -> tuple[Path, dict[str, str]]:
+    """Build from an archive after `change(archive bytes, entry)` on one member; return the build and its failures."""
+    path = tmp_path / "served" / "images.zip"
+    with zipfile.ZipFile(path) as file:
+        entry = file.infolist()[5]
+        directory = file.start_dir
+    data = bytearray(path.read_bytes())
+    change(data, entry, data.find(entry.filename.encode(), directory) - 46)
+    path.write_bytes(data)
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        run(out)
+    return out, failures(out)
+
+
+def put(data: bytearray, place: int, code: str, value: int) -> None:
+    struct.pack_into(code, data, place, value)
+
+
+@pytest.mark.parametrize(
+    ("reason", "change"),
+    [
+        ("wrong-crc", lambda data, entry, at: put(data, at + 16, "<I", 1)),
+        ("wrong-header", lambda data, entry, at: put(data, entry.header_offset, "<I", 0)),
+        ("wrong-size", lambda data, entry, at: put(data, at + 24, "<I", entry.file_size + 1)),
+        ("too-large", lambda data, entry, at: put(data, at + 24, "<I", 3 << 30)),
+        ("unsupported-member", lambda data, entry, at: put(data, at + 10, "<H", 12)),
+        ("unsupported-member", lambda data, entry, at: put(data, at + 8, "<H", 1)),
+    ],
+)
+def test_a_damaged_member_has_its_reason_and_nothing_else_is_lost(tmp_path, world, reason, change):
+    out, failed = damaged(tmp_path, change)
+    assert list(failed.values()) == [reason]
+    assert len(stored(out)) == 47
+    assert reason in REASONS
+
+
+def rebuilt(tmp_path: Path, world: hagrid.World, name: str, data: bytes, method: int = zipfile.ZIP_STORED) -> dict:
+    """Build from an archive in which the last image's member has another name or content."""
+    (gesture, image_id), _ = world.images.popitem()
+    path = world.write_images(tmp_path / "served" / "images.zip")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(zipfile.ZipInfo(name.format(gesture=gesture, image_id=image_id)), data, method)
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        run(out)
+    assert set(stored(out)) == expected(world), "all other images are there"
+    failed = failures(out)
+    assert list(failed) == [image_id]
+    return failed[image_id]
+
+
+def test_a_member_that_leaves_the_archive_is_refused(tmp_path, world):
+    assert rebuilt(tmp_path, world, "../../{gesture}/{image_id}.jpg", hagrid.jpeg(1)) == "unsafe-name"
+    assert not list(tmp_path.glob("*.jpg")) and not list(tmp_path.glob("call")) and not list(tmp_path.glob("ok"))
+
+
+def test_a_truncated_photograph_is_told_from_a_corrupt_one(tmp_path, world):
+    whole = hagrid.jpeg(1, (640, 480))
+    assert rebuilt(tmp_path, world, "{gesture}/{image_id}.jpg", whole[: len(whole) // 2]) == "image-truncated"
+
+
+def test_a_zip_bomb_is_not_inflated(tmp_path, world):
+    bomb = bytes(80 << 20)
+    reason = rebuilt(tmp_path, world, "{gesture}/{image_id}.jpg", bomb, zipfile.ZIP_DEFLATED)
+    assert reason == "too-large"
+
+
+def test_a_bomb_that_lies_about_its_size_is_inflated_no_further_than_it_says(tmp_path, world):
+    path = tmp_path / "served" / "images.zip"
+    (gesture, image_id), _ = world.images.popitem()
+    world.write_images(path)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(zipfile.ZipInfo(f"{gesture}/{image_id}.jpg"), bytes(80 << 20), zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    at = data.rfind(f"{gesture}/{image_id}.jpg".encode()) - 46
+    put(data, at + 24, "<I", 1000)
+    path.write_bytes(data)
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        run(out)
+    assert failures(out) == {image_id: "wrong-size"}
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_the_next_run_ends_it(tmp_path, world):
+    """A tmpfs of 300 kB holds the build: the images, made 20 kB each, need about three times that."""
+    world.images = {key: hagrid.jpeg(int(key[1][:8], 16), (320, 240), quality=97) for key in world.images}
+    world.write_images(tmp_path / "served" / "images.zip")
+    disk = tmp_path / "build"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here: it takes root")
+    try:
+        with serve(tmp_path / "served") as server:
+            out = started(tmp_path, server)
+            run(out, "select")
+            with pytest.raises((OSError, Unfinished)) as raised:
+                run_without_space_check(out)
+            assert raised.value.errno == errno.ENOSPC and "images" in raised.value.filename
+            assert 0 < len(stored(out)) < 48
+            kept = stored(out)
+            assert not list(out.rglob(".*.partial"))
+            subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+            asked = len(server.log)
+            run(out, "fetch")
+            assert set(stored(out)) == expected(world)
+            assert kept.items() <= stored(out).items()
+            assert len(server.log) - asked <= 48 - len(kept), "what was finished is not fetched again"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def run_without_space_check(out: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("handdata.stages.fetch._require_space", lambda *_: None)
+        run(out, "fetch")
+
+
+def test_too_little_space_is_said_before_the_first_image(tmp_path, world, monkeypatch):
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        run(out, "select")
+        asked = len(server.log)
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+        with pytest.raises(Unfinished, match="free some space first"):
+            run(out, "fetch")
+        assert len(server.log) == asked
+
+
+def test_runs_bridge_gaps_as_far_as_it_pays(tmp_path, world):
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        run(out, "select")
+    jobs = manifest_jobs(read_manifest(out), ImageOptions())
+    jobs = sorted(jobs, key=lambda job: job.entry.offset)[::2]
+
+    def all_runs(gap: int) -> list[int]:
+        runs, sizes = Runs(jobs, 1), []
+        while taken := runs.take(lambda: gap):
+            sizes.append(len(taken))
+        return sizes
+
+    assert all_runs(0) == [1] * 24
+    assert sum(all_runs(65_536)) == 24 and len(all_runs(65_536)) < 12
+
+
+@pytest.mark.slow
+def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_faults_unchanged(tmp_path):
+    """At 50 ms an answer. How fast, against remotezip, is measured in benchmarks/fetch.py."""
+    (tmp_path / "served").mkdir()
+    world = hagrid.big_archive(tmp_path / "served" / "images.zip", 4000)
+    records = world.records["train", "call"]
+    world.records["train", "call"] = {name: records[name] for name in random.Random(0).sample(sorted(records), 400)}
+    world.write_annotations(tmp_path / "served" / "annotations.zip")
+    select = {"gestures": ["call"], "train": 400, "validation": 0, "test": 0, "spare": 0.0}
+    with serve(tmp_path / "served", latency=0.05, stall=2.5) as server:
+        out = started(tmp_path, server, select=select)
+        assert not run(out)["fetch"].failed
+        undisturbed = stored(out)
+        assert len(undisturbed) == 400 and len(set(undisturbed.values())) == 400
+        read = sum(end - start for start, end in server.asked("images.zip"))
+        assert read <= 1.05 * 400 * 110_000
+        out.rename(tmp_path / "quiet")
+        server.faults = 0.2
+        out = started(tmp_path, server, select=select)
+        assert not run(out)["fetch"].failed
+        met = [one.fault for one in server.log if one.fault]
+    assert stored(out) == undisturbed
+    assert set(met) == set(FAULTS) and len(met) > 80
+
+
+KILLED = """
+import pathlib, sys
+from handdata import build
+out = pathlib.Path(sys.argv[1])
+steps = tuple(step for step in build.STEPS if step.name in ("select", "fetch"))
+build.run(out, build.open_recipe(out), steps, build.How(progress=False))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_20_moments_the_end_is_the_same_and_nothing_finished_is_fetched_twice(tmp_path, world):
+    world.write_images(tmp_path / "served" / "images.zip", gap=70_000)
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        run(out)
+        undisturbed, shard = stored(out), pq.read_table(shard_path(out, "fetch", 0))
+        out.rename(tmp_path / "quiet")
+        offsets = {row["image_id"]: row["offset"] for row in read_manifest(tmp_path / "quiet").to_pylist()}
+        server.latency = 0.05
+        moments, kills = random.Random(0), 0
+        out = started(tmp_path, server, fetch={"connections": 2})
+        run(out, "select")
+        while kills < 20:
+            finished = {path.stem: path for path in (out / "images").glob("*/*.jpg")}
+            asked, requests = len(server.log), moments.randint(1, 8)
+            with subprocess.Popen([sys.executable, "-c", KILLED, str(out)]) as process:
+                while (ended := process.poll()) is None and len(server.log) < asked + requests:
+                    time.sleep(0.005)
+                time.sleep(moments.uniform(0, 0.2))
+                if ended is None:
+                    os.kill(process.pid, signal.SIGKILL)
+                    kills += 1
+            again = [(one.start, one.end) for one in server.log[asked:] if one.path == "images.zip"]
+            for image_id in finished:
+                assert not any(start <= offsets[image_id] < end for start, end in again)
+            if ended is not None:  # all are fetched: lose some, so that there is something to be killed at again
+                assert ended == 0
+                for path in moments.sample(sorted(finished.values()), 40):
+                    path.unlink()
+        run(out)
+    assert stored(out) == undisturbed
+    assert pq.read_table(shard_path(out, "fetch", 0)).equals(shard)
+    assert not list(out.rglob(".*.partial"))
+
+
+def test_a_manifest_tells_its_sources(tmp_path, world):
+    with serve(tmp_path / "served") as server:
+        out = started(tmp_path, server)
+        run(out, "select")
+    (facts,) = source_facts(read_manifest(out).schema).values()
+    assert facts.places == (server.url("images.zip"),)
+    assert facts.length == (tmp_path / "served" / "images.zip").stat().st_size

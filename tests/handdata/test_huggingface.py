@@ -1,0 +1,122 @@
+"""Places on the Hub: names, commits, snapshots, and errors as sentences."""
+
+import subprocess
+import sys
+from typing import Any
+
+import httpx2
+import pytest
+
+from handdata.errors import Unfinished, UserError
+from handdata.huggingface import HubName, hub_errors, model_folder
+from tests import ROOT
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Answer for the Hub with a function of the request, with an empty cache; waiting is an error."""
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    def wait(seconds):
+        raise AssertionError(f"waited {seconds} s to ask the Hub again")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(_http.time, "sleep", wait)
+
+    def answers(answer):
+        huggingface_hub.set_client_factory(lambda: httpx2.Client(transport=httpx2.MockTransport(answer)))
+        return tmp_path
+
+    yield answers
+    huggingface_hub.set_client_factory(_http.default_client_factory)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error", "words"),
+    [
+        (401, "GatedRepo", UserError, "is gated: accept its terms"),
+        (401, "RepoNotFound", UserError, "is not on the Hub"),
+        (404, "RevisionNotFound", UserError, "no revision"),
+        (503, None, Unfinished, "the Hub answered HTTP 503"),
+        (None, None, Unfinished, "cannot be reached"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence(hub, status, code, error, words):
+    def answer(request):
+        if status is None:
+            raise httpx2.ConnectError("no route", request=request)
+        return httpx2.Response(status, headers={"X-Error-Code": code} if code else {}, request=request)
+
+    hub(answer)
+    with pytest.raises(error, match=words):
+        model_folder(f"google/some-model-{status}-{code}", "main")
+
+
+def test_without_a_network_a_model_in_the_cache_is_taken_at_once(hub):
+    def answer(request):
+        raise httpx2.ConnectError("no route", request=request)
+
+    repository = hub(answer) / "models--some--captioner"
+    for path, text in (("refs/main", "c" * 40), (f"snapshots/{'c' * 40}/config.json", "{}")):
+        (repository / path).parent.mkdir(parents=True)
+        (repository / path).write_text(text)
+    folder, commit = model_folder("some/captioner", "main")
+    assert commit == "c" * 40
+    assert (folder / "config.json").read_text() == "{}"
+
+
+def test_a_name_that_can_be_no_model_is_one_sentence():
+    with pytest.raises(UserError, match="--clip a/b/c/d is neither a folder nor a name"):
+        model_folder("a/b/c/d", "main", "--clip")
+
+
+def _http(kind: type[Exception], status: int) -> Exception:
+    import httpx2
+
+    response = httpx2.Response(status, request=httpx2.Request("GET", "http://127.0.0.1/"))
+    return kind("the hub's words", response=response)  # type: ignore[call-arg]
+
+
+def _errors() -> list[Any]:
+    import httpx2
+    from huggingface_hub import errors
+
+    return [
+        (_http(errors.GatedRepoError, 403), UserError, "is gated: accept its terms"),
+        (_http(errors.RepositoryNotFoundError, 404), UserError, "is not on the Hub, or private"),
+        (_http(errors.RevisionNotFoundError, 404), UserError, "has no revision 'v2'"),
+        (_http(errors.HfHubHTTPError, 403), UserError, "the Hub refuses this token"),
+        (_http(errors.HfHubHTTPError, 503), Unfinished, "the Hub answered HTTP 503"),
+        (errors.LocalTokenNotFoundError("no token"), UserError, "needs a Hub token"),
+        (errors.OfflineModeIsEnabled("offline mode"), Unfinished, "cannot be reached"),
+        (httpx2.ConnectError("refused"), Unfinished, "cannot be reached"),
+        (httpx2.ReadTimeout("slow"), Unfinished, "cannot be reached"),
+    ]
+
+
+@pytest.mark.parametrize(("error", "kind", "sentence"), _errors())
+def test_what_the_hub_answers_is_one_sentence(error: Exception, kind: type[Exception], sentence: str) -> None:
+    with pytest.raises(kind, match=sentence) as caught, hub_errors(HubName("me/model", "v2"), "--base"):
+        raise error
+    assert str(caught.value).startswith("--base hf:me/model@v2")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_is_down_ends_the_command_with_1() -> None:
+    code = """
+import sys
+from handdata.cli import program
+from handtrain import cli
+flags = ["--dataset", "tests", "--base", "hf:me/model", "--gesture", "call", "--out", "o", "--dry-run"]
+sys.exit(program.main("handtrain", "", cli.COMMANDS, ["train", *flags]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"HF_ENDPOINT": "http://127.0.0.1:9", "PATH": "/usr/bin", "HOME": "/nonexistent"},
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "--base hf:me/model is not in the cache and the Hub cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from handtrain.method.fusion import GROUP, FlatFusion, TokenFusion, mix
+from handtrain.tensor_cache import TensorCache
+from handtrain.training.encode import fuse_flat
+
+LAYER = FlatFusion(seed=7, tokens=5, width=6, numbers=63)
+
+
+def _inputs(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 5, 6, generator=generator), torch.randn(63, generator=generator)
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, 30])
+def test_the_flat_layer_is_torchs_own_linear(block_rows: int) -> None:
+    text, feature = _inputs(3)
+    torch.manual_seed(7)
+    linear = torch.nn.Linear(5 * 6 + 63, 5 * 6)
+    theirs = linear(torch.cat([text.flatten(1), feature.expand(3, -1)], dim=1)).reshape(3, 5, 6)
+    assert torch.allclose(LAYER(text, feature, block_rows), theirs, atol=1e-6)
+    assert not torch.allclose(LAYER(text, 2 * feature, block_rows), theirs, atol=1e-2)
+
+
+def test_another_seed_is_another_layer() -> None:
+    text, feature = _inputs(1)
+    assert not torch.allclose(LAYER(text, feature), FlatFusion(8, 5, 6, 63)(text, feature), atol=1e-2)
+
+
+def test_a_prompt_has_the_same_bits_in_any_company() -> None:
+    text, feature = _inputs(GROUP + 5)
+    everything = LAYER(text, feature)
+    assert torch.equal(LAYER(text[40:], feature), everything[40:]) if len(text) > 40 else True
+    assert torch.equal(LAYER(text[3:4], feature), everything[3:4])
+    assert torch.equal(LAYER(text[GROUP + 1 :], feature), everything[GROUP + 1 :])
+
+
+def test_another_random_stream_is_refused() -> None:
+    LAYER.require_same_stream(LAYER.first_block_sha256())
+    with pytest.raises(ValueError, match="draws other random numbers from seed 7"):
+        LAYER.require_same_stream(FlatFusion(8, 5, 6, 63).first_block_sha256())
+
+
+def test_the_cache_gives_the_same_bits_as_the_layer(tmp_path) -> None:
+    text, feature = _inputs(4)
+    fresh = LAYER(text, feature)
+    cache = TensorCache(tmp_path)
+    assert torch.equal(fuse_flat(LAYER, text[:2], feature, cache, progress=False), fresh[:2])
+    assert torch.equal(fuse_flat(LAYER, text, feature, cache, progress=False), fresh)  # two kept, two made
+    assert torch.equal(fuse_flat(_Broken(7, 5, 6, 63), text, feature, cache, progress=False), fresh)
+
+
+def test_the_token_layer_starts_as_the_text_itself() -> None:
+    text, feature = _inputs(2)
+    assert torch.equal(TokenFusion(6, 63)(text, feature), text)
+
+
+def test_mix_goes_from_the_fused_to_the_text_embedding() -> None:
+    text, fused = torch.ones(2), torch.zeros(2)
+    assert mix(text, fused, 0.7).tolist() == pytest.approx([0.7, 0.7])
+
+
+class _Broken(FlatFusion):
+    def __call__(self, *_: object, **__: object) -> torch.Tensor:
+        raise AssertionError("the cache was not used")

@@ -1,0 +1,145 @@
+"""Precision, adapters, pieces of a batch: what each changes, and what it must not."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from handdata.errors import UserError
+from handtrain.method.batches import ahead
+from handtrain.method.diffusion import Diffusion, Latents
+from handtrain.method.micro_batch import MicroBatch
+from handtrain.method.noise import image_draws
+from handtrain.method.unet import adam, tuning_step
+from handtrain.model.base import open_base
+from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of
+from handtrain.run import device as compute
+from handtrain.run.flops import work_of
+from handtrain.training.train import train
+
+Jobs = Callable[..., Any]
+CPU = torch.device("cpu")
+COUNT = 16
+
+
+def _model(base: Path, running: RunOptions | None = None, **changes: Any) -> Diffusion:
+    opened = open_base(base)
+    options, running = TrainOptions(**changes), running or RunOptions()
+    made = compute.diffusion(opened.unet(), opened.training_schedule(), opened.scaling(), options, running, CPU)
+    made.unet.requires_grad_(True)
+    return made
+
+
+def _stepped(model: Diffusion, pieces: MicroBatch) -> torch.Tensor:
+    """Return the weights after one step on the same batch of 16."""
+    generator = torch.Generator().manual_seed(1)
+    latents = Latents(torch.randn(COUNT, 4, 8, 8, generator=generator), torch.full((COUNT, 4, 8, 8), 0.1))
+    text = torch.randn(COUNT, 77, 16, generator=generator)
+    draw = image_draws(0, "unet", [(str(number), 0) for number in range(COUNT)], (4, 8, 8), 1000)
+    tuning_step(model, adam(model.unet.parameters(), 1e-3), latents, draw, lambda part: text[part], pieces)
+    return torch.cat([parameter.detach().flatten() for parameter in model.unet.parameters()])
+
+
+def _apart(one: torch.Tensor, other: torch.Tensor, base: Path) -> float:
+    start = torch.cat([parameter.detach().flatten() for parameter in _model(base).unet.parameters()])
+    return float((one - other).norm() / (other - start).norm())
+
+
+def test_micro_batches_of_1_4_and_16_give_the_same_step(base: Path) -> None:
+    whole = _stepped(_model(base), MicroBatch(16))
+    for size in (1, 4):
+        assert _apart(_stepped(_model(base), MicroBatch(size)), whole, base) <= 1e-3, size
+
+
+def test_auto_halves_until_the_batch_fits_with_the_same_result(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, real = _stepped(_model(base), MicroBatch(4)), Diffusion.losses
+
+    def small_card(self: Diffusion, latents: Latents, *rest: Any) -> torch.Tensor:
+        if len(latents) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, latents, *rest)
+
+    monkeypatch.setattr(Diffusion, "losses", small_card)
+    pieces = MicroBatch("auto")
+    assert torch.equal(_stepped(_model(base), pieces), expected)
+    assert pieces.size == 4
+    with pytest.raises(torch.OutOfMemoryError):
+        _stepped(_model(base), MicroBatch(8))
+
+
+def test_bf16_keeps_the_weights_in_float32_and_the_loss_close(base: Path) -> None:
+    model = _model(base, precision="bf16")
+    assert all(parameter.dtype == torch.float32 for parameter in model.unet.parameters())
+    latents = Latents(torch.ones(2, 4, 8, 8), torch.ones(2, 4, 8, 8))
+    draw, text = image_draws(0, "a", [("a", 0), ("b", 0)], (4, 8, 8), 1000), torch.ones(2, 77, 16)
+    exact, rough = (one.losses(latents, draw, text) for one in (_model(base), model))
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    assert torch.allclose(exact, rough, rtol=0.02)
+
+
+def test_a_run_in_bf16_with_adapters_leaves_a_plain_model(job: Jobs, tmp_path: Path) -> None:
+    changes = {"lora_rank": 2, "precision": "bf16", "unet_lr": 1e-2, "micro_batch": "auto"}
+    assert train(job(tmp_path / "run", **changes)) == 0
+    name = "unet/diffusion_pytorch_model.safetensors"
+    tuned, before = load_file(tmp_path / "run" / "model" / name), load_file(job(tmp_path).base / name)
+    assert tuned.keys() == before.keys()
+    moved = {name for name in before if not torch.equal(tuned[name], before[name])}
+    assert moved
+    assert all("attn" in name and "to_" in name for name in moved)
+    kept = load_file(next((tmp_path / "run" / "checkpoints").glob("*/00000.safetensors")))
+    assert all("lora_" in name for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [({"optimizer": "adam8bit"}, "--optimizer adam8bit needs a CUDA GPU"), ({}, "--compile cuda-graphs needs a CUDA")],
+)
+def test_what_only_a_gpu_can_do_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        compute.resolved(TrainOptions(**changes), RunOptions(compile="cuda-graphs"), CPU)
+
+
+def test_fast_is_fp32_on_a_cpu_and_wrong_values_are_told() -> None:
+    assert compute.resolved(options_of("fast"), RunOptions(), CPU).precision == "fp32"
+    with pytest.raises(UserError, match="--micro-batch -1"):
+        check_running(RunOptions(micro_batch=-1))
+    with pytest.raises(UserError, match="--order images repeats"):
+        check(TrainOptions(order="images", embedding_batch=1, lora_rank=4))
+
+
+@pytest.mark.parametrize(("device", "thread_is_ours"), [("cpu", True), ("cuda", False)])
+def test_inputs_are_made_in_order_and_beside_a_gpu_in_a_thread(device: str, thread_is_ours: bool) -> None:
+    made: list[int] = []
+    threads = set()
+
+    def make(step: int) -> int:
+        made.append(step)
+        threads.add(threading.get_ident())
+        return step * 10
+
+    assert list(ahead(make, range(3, 6), torch.device(device))) == [(3, 30), (4, 40), (5, 50)]
+    assert made == [3, 4, 5]
+    assert (threads == {threading.get_ident()}) == thread_is_ours
+    assert list(ahead(make, range(0), torch.device(device))) == []
+
+
+@pytest.mark.slow
+def test_a_compiled_unet_makes_the_same_step(base: Path) -> None:
+    plain, compiled = (_model(base, RunOptions(compile=way)) for way in ("no", "yes"))  # type: ignore[arg-type]
+    assert compiled.call is not None
+    expected = _stepped(plain, MicroBatch())
+    assert _apart(_stepped(compiled, MicroBatch()), expected, base) <= 1e-3
+
+
+@pytest.mark.slow
+def test_work_of_stable_diffusion_is_the_counted_one() -> None:
+    work = work_of(
+        {"in_channels": 4, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}, 64, 77, 768
+    )
+    assert work.stage2 == pytest.approx(1.669e12, rel=1e-3)
+    assert work.stage3 == pytest.approx(2.407e12, rel=1e-3)

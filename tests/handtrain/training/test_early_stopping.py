@@ -1,0 +1,174 @@
+"""Evaluation during training: what is measured, which weights are kept, when it stops; a kill changes nothing."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from handdata.errors import Unfinished, UserError
+from handtrain.presets import TrainOptions, check, options_of
+from handtrain.reporting import charts
+from handtrain.training import early_stopping as judging
+from handtrain.training import validation as watching
+from handtrain.training.early_stopping import BEST_FILE, Judge, check_judging
+from handtrain.training.train import train
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+JUDGED = {"evaluate_every": 1, "evaluation_images": 2, "unet_epochs": 4, "sample_steps": 1}  # 2 images a step: 4 steps
+SCORES = [0.1, 0.3, 0.2, 0.3, 0.0]  # after steps 0 to 4; the best first at step 1
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the hand metrics be SCORES in turn, whatever is drawn; return the sizes of what was drawn."""
+    sizes: list[int] = []
+
+    def measured(images: list[np.ndarray], gesture: str, judge: Judge) -> dict[str, float]:
+        assert gesture == "call"
+        sizes.append(len(images))
+        assert all(image.shape == (16, 16, 3) for image in images)
+        return {"hand_found": SCORES[len(judge.scores)], "gesture_accuracy": math.nan}
+
+    monkeypatch.setattr(watching, "measured", measured)
+    return sizes
+
+
+def _evaluations(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "evaluation" in line]
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / UNET)
+
+
+def test_the_best_weights_become_the_model(job: Callable[..., Any], tmp_path: Path, scored: list[int]) -> None:
+    assert train(job(tmp_path / "a", best_by="hand_found", keep="best", **JUDGED)) == 0
+    found = _evaluations(tmp_path / "a")
+    assert [(line["step"], line["evaluation"]["hand_found"]) for line in found] == list(enumerate(SCORES))
+    assert all(line["evaluation"]["gesture_accuracy"] is None for line in found)
+    assert all(line["evaluation"]["validation_loss"] > 0 for line in found)
+    assert scored == [2] * 5
+    about = json.loads((tmp_path / "a" / "model" / "hand1000.json").read_text())
+    assert about["training"]["kept"] == {"step": 1, "by": "hand_found"}
+    best = load_file(tmp_path / "a" / BEST_FILE)
+    model = _weights(tmp_path / "a" / "model")
+    assert all(torch.equal(best[name], model[name]) for name in model)
+    assert train(job(tmp_path / "b", best_by="hand_found", **JUDGED)) == 0  # the same run, its last weights
+    assert any(not torch.equal(one, model[name]) for name, one in _weights(tmp_path / "b" / "model").items())
+
+
+def test_training_ends_when_nothing_gets_better(job: Callable[..., Any], tmp_path: Path, scored: list[int]) -> None:
+    assert train(job(tmp_path, best_by="hand_found", patience=2, **JUDGED)) == 0
+    assert [line["step"] for line in _evaluations(tmp_path)] == [0, 1, 2, 3]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["stage"] == 3 and "loss" in line] == [0, 1, 2]
+    assert (tmp_path / "model").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"keep": "best"}, {"patience": 2}])
+def test_a_run_that_was_cut_off_judges_and_ends_alike(
+    job: Callable[..., Any], tmp_path: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    options = {"best_by": "hand_found", "checkpoint_minutes": 0.0, **JUDGED, **changes}
+    assert train(job(tmp_path / "whole", **options)) == 0
+    real = judging.Judge.score
+    for cut in range(5):
+
+        def dying(self: Judge, step: int, *arguments: Any, cut: int = cut) -> None:
+            real(self, step, *arguments)
+            if step == cut:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(judging.Judge, "score", dying)
+            try:
+                train(job(tmp_path / str(cut), **options))
+            except KeyboardInterrupt:
+                assert not (tmp_path / str(cut) / "model").exists()
+        assert train(job(tmp_path / str(cut), **options)) == 0
+        assert _evaluations(tmp_path / str(cut)) == _evaluations(tmp_path / "whole")
+        expected = _weights(tmp_path / "whole" / "model")
+        assert all(torch.equal(one, expected[name]) for name, one in _weights(tmp_path / str(cut) / "model").items())
+
+
+def test_lost_best_weights_are_one_sentence(job: Callable[..., Any], tmp_path: Path, scored: list[int],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    real = judging.Judge.restore
+
+    def lost(self: Judge, unet: Any) -> int | None:
+        shutil.rmtree(self.run.path / "best")
+        return real(self, unet)
+
+    monkeypatch.setattr(judging.Judge, "restore", lost)
+    with pytest.raises(Unfinished, match="of step 1 is damaged or gone"):
+        train(job(tmp_path, best_by="hand_found", keep="best", **JUDGED))
+
+
+@pytest.mark.parametrize(("name", "best"), [("validation_loss", 2), ("hand_found", 4)])
+def test_each_metric_knows_what_better_is(tmp_path: Path, name: str, best: int) -> None:
+    options = replace(TrainOptions(), best_by=name, evaluate_every=1, patience=3)  # type: ignore[arg-type]
+    judge = Judge(None, options, None)  # type: ignore[arg-type]
+    assert judge.best is None
+    judge.scores = [(0, math.nan), (2, 0.1), (4, 0.9), (6, 0.9)]
+    assert judge.best == best
+    assert not judge.ended
+    judge.scores += [(8, 0.5), (10, 0.5)]
+    assert judge.ended
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"keep": "best"}, "say --evaluate-every"),
+        ({"patience": 1}, "say --evaluate-every"),
+        ({"evaluate_every": -1}, "--evaluate-every -1"),
+        ({"evaluate_every": 1, "evaluation_images": 0}, "--evaluation-images 0"),
+        ({"evaluate_every": 1, "best_by": "landmark_distance"}, "needs 200 hands"),
+        ({"best_by": "beauty"}, "--best-by beauty is not known"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check_judging(replace(TrainOptions(), **changes))
+
+
+def test_reference_is_not_judged() -> None:
+    with pytest.raises(UserError, match="which judges nothing"):
+        check(replace(options_of("reference"), evaluate_every=5))
+
+
+def test_without_validation_or_hands_it_is_one_sentence(job: Callable[..., Any], dataset: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(dataset, tmp_path / "dataset")
+    for file in (copy / "data" / "call").glob("validation-*"):
+        file.unlink()
+    card = (copy / "README.md").read_text().split("  - split: validation")[0]
+    (copy / "README.md").write_text(card + "---\n# A tiny dataset\n")
+    with pytest.raises(UserError, match="needs a validation split"):
+        train(job(tmp_path / "run", dataset=copy, best_by="hand_found", **JUDGED))
+    with pytest.raises(UserError, match="gesture_accuracy cannot be computed"):
+        train(job(tmp_path / "other", **JUDGED))  # 5 training hands
+
+
+def test_images_are_measured_with_the_real_landmarker(tmp_path: Path) -> None:
+    judge = Judge(None, TrainOptions(), None)  # type: ignore[arg-type]
+    found = judging.measured([np.zeros((64, 64, 3), np.uint8)] * 2, "call", judge)
+    assert found["hand_found"] == 0
+    assert all(math.isnan(found[name]) for name in ("hand_confidence", "gesture_accuracy", "landmark_distance"))
+
+
+def test_the_report_draws_what_was_measured() -> None:
+    values = {"hand_found": 0.5, "gesture_accuracy": None}
+    drawn = charts.evaluation_curves([{"stage": 3, "step": step, "evaluation": values} for step in (0, 10)])
+    assert "hand found" in drawn
+    assert "gesture accuracy" not in drawn
+    assert charts.evaluation_curves([{"stage": 3, "step": 1, "loss": 0.1}]) == ""
