@@ -2,7 +2,8 @@
 
     python -m benchmarks.call_depth
 
-Each command runs in this process on tiny models and drawn pictures. The stack is read at the call that does the work. Our own frames are named functions and methods under handdata/ and handtrain/ without the folder cli/, the last one
+Each command runs in this process on tiny models and drawn pictures. The stack is read at the call that does the work.
+Our own frames are named functions and methods under handdata/ and handtrain/ without the folder cli/, the last one
 included. Where a thread does the work, the frames of the main thread that wait for it count too. The exit code is 1
 where a stack is deeper than its limit.
 """
