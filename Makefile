@@ -1,9 +1,9 @@
-# Everything from a fresh clone: `make test` and `make quickstart` set up .venv, the dependencies and the model files first.
+# From a fresh clone, `make test` and `make quickstart` first set up .venv, the dependencies and the model files.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 LIBRARIES := libEGL.so.1 libGLESv2.so.2 libGL.so.1 libglib-2.0.so.0
-# what llama.cpp's build leaves out: the image input that we do not use. A GPU needs CMAKE_ARGS=-DGGML_CUDA=on.
+# build llama.cpp without image input, which is not used here; a GPU needs CMAKE_ARGS=-DGGML_CUDA=on
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export RAY_USAGE_STATS_ENABLED = 0
 export HF_HUB_DISABLE_TELEMETRY = 1
@@ -31,17 +31,17 @@ docs: setup
 quickstart: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" QUICK=$(QUICK) ./quickstart.sh
 
-# the models under models/, anew: an hour and more on two cores; goes on where it stopped
+# train the models of models/ from scratch: more than an hour on two cores; resumes where it stopped
 mini-models: setup
 	$(BIN)/python -m handtrain.mini --out runs/mini-models
 
-# what each part of the method does to a mini model; goes on where it stopped
+# measure the effect of each part of the method on a mini model; resumes where it stopped
 mini-benchmark: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.mini_method --out runs/mini-benchmark
 
 setup: $(VENV)/.installed $(VENV)/.assets
 
-# a stamp file each, so that a second call costs nothing until what they depend on changes
+# one stamp file each: a second call does nothing until a dependency changes
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "hand1000 needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -56,7 +56,7 @@ $(VENV)/.assets: $(VENV)/.installed manifests/assets.toml
 	$(BIN)/handdata assets llama3-tokenizer
 	@touch $@
 
-# the versions that the tests ran with; renewed on purpose, never by the way
+# pin the versions that the tests ran with; run this only to update them
 constraints: setup
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 

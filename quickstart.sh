@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole job in small, without a GPU or a model hub: draw a HaGRID, build a dataset from it, train Stable Diffusion
-# on one gesture, and see whether its hands got better.
-# Every line that is printed behind a $ is a command that you can type yourself. QUICK=1: numbers too small to mean much.
+# Everything in small, without a GPU or a model hub: draw a HaGRID, build a dataset from it, train Stable Diffusion on
+# one gesture, and compare its hands with those of the base. Every line printed after a $ is a command to run by hand.
+# QUICK=1 uses counts that are too small for meaningful results.
 set -euo pipefail
 cd "$(dirname "$0")"
 out=${OUT:-quickstart}
@@ -12,8 +12,8 @@ run=$out/$gesture
 base=mini-stable-diffusion
 started=$SECONDS
 
-# 80 pictures to learn from, 30 prompts to draw. Fourteen drawings of each prompt are 420 images of either model, with
-# hands enough for every metric; the metrics compare them with 300 new pictures of the gesture.
+# 80 training pictures and 30 prompts. Fourteen seeds per prompt give 420 images of either model, enough hands for every
+# metric. The metrics compare them with 300 new pictures of the gesture.
 counts=(--render.train 88 --render.validation 5 --render.test 34 --select.train 80 --select.validation 4 --select.test 30)
 train=(--unet-epochs 100)
 seeds=(0 1 2 3 4 5 6 7 8 9 10 11 12 13)
@@ -30,8 +30,8 @@ run() {
     "$@"
 }
 
-# The dataset: what it will cost, then all stages: draw, select, fetch, hands (MediaPipe), captions (BLIP), texts
-# (llama.cpp), checks. Three of the six gestures; the two others tell the metrics what is not the gesture.
+# The dataset: its cost, then all stages: draw, select, fetch, landmarks (MediaPipe), captions (BLIP), texts (llama.cpp)
+# and checks. It has three of the six gestures; the metrics need the two others to recognise wrong gestures.
 run handdata plan mini --select.gestures call ok palm "${counts[@]}"
 run handdata build mini --out "$build" --select.gestures call ok palm --rewrite.retries 1 "${counts[@]}"
 run handdata status "$build"
@@ -41,7 +41,7 @@ run handdata publish "$build" --to "$dataset"
 # The three stages: the gesture feature, the embeddings, the UNet.
 run handtrain train --dataset "$dataset" --gesture "$gesture" --base "$base" --preset mini --out "$run" "${train[@]}"
 
-# The same prompts and seeds through both models, then the numbers and the page.
+# Images of both models from the same prompts and seeds, then the metrics and the report.
 draw=(--prompts "$dataset:test" --gesture "$gesture" --seeds "${seeds[@]}" --steps 20 --batch 25)
 run handtrain generate --model "$base" --out "$run/images/base" "${draw[@]}"
 run handtrain generate --model "$run/model" --out "$run/images/tuned" "${draw[@]}"

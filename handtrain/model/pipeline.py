@@ -68,7 +68,11 @@ class Hand1000Pipeline(StableDiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "Hand1000Pipeline":
         """Load a model folder or a repository on the Hub. Raises `ValueError` if it was not trained by handtrain."""
         load: Any = super().from_pretrained  # diffusers has no types
-        pipeline: Hand1000Pipeline = load(pretrained_model_name_or_path, **kwargs)
+        loaded: Any = load(pretrained_model_name_or_path, **kwargs)
+        if not {"dtype", "torch_dtype"} & kwargs.keys():
+            # transformers loads a float16 text encoder as float16, diffusers loads the UNet as float32
+            loaded.to(dtype=loaded.unet.dtype)
+        pipeline: Hand1000Pipeline = loaded
         names = ("revision", "cache_dir", "token", "local_files_only", "force_download")
         hub = {name: kwargs[name] for name in names if name in kwargs}
         about = _file(pretrained_model_name_or_path, ABOUT_FILE, hub)
