@@ -15,13 +15,12 @@ from typing import Any
 
 from handdata.files import whole_file
 from handdata.recipe import ImageOptions
-from handdata.rows.manifest import SourceFacts
 from handdata.rows.shards import image_path
 from handdata.sources import archive
 from handdata.sources.archive import FOLDER, BadMember, Entry
 from handdata.sources.http import Client
 from handdata.sources.journal import Journal, Receipt
-from handdata.sources.jpeg import BadImage, store
+from handdata.sources.jpeg import BadImage, Stored, store
 from handdata.sources.mirrors import Mirrors
 
 _SMALLEST_RUN = 256 << 10  # bytes; below this, a request's latency costs more than another connection would gain
@@ -72,28 +71,19 @@ class Runs:
             return run
 
 
+@dataclass
 class Fetcher:
-    """Reads runs in the calling thread and stores their images in the threads of `pool`; `bar` counts the bytes."""
+    """Reads runs in the calling thread; checks and stores their images in the threads of `pool`."""
 
-    def __init__(
-        self,
-        build: Path,
-        sources: dict[str, SourceFacts],
-        image: ImageOptions,
-        client: Client,
-        journal: Journal,
-        pool: ThreadPoolExecutor,
-        bar: Any,
-    ) -> None:
-        self.build, self.image, self.client, self.journal, self.pool, self.bar = (
-            build,
-            image,
-            client,
-            journal,
-            pool,
-            bar,
-        )
-        self.mirrors = {name: Mirrors(facts, client) for name, facts in sources.items()}
+    build: Path
+    image: ImageOptions
+    client: Client
+    mirrors: dict[str, Mirrors]  # by the manifest's column `source`
+    journal: Journal
+    pool: ThreadPoolExecutor
+    bar: Any  # tqdm, counts bytes
+
+    def __post_init__(self) -> None:
         self._failed, self._lock = 0, threading.Lock()
 
     def read(self, runs: Runs) -> None:
@@ -116,7 +106,7 @@ class Fetcher:
                         self._fail(jobs[0], error)
                     continue
                 storing += [
-                    self.pool.submit(self._store, job, data[job.entry.offset - first.offset :], mirrors) for job in jobs
+                    self.pool.submit(self._check, job, data[job.entry.offset - first.offset :], mirrors) for job in jobs
                 ]
             for future in before:  # so that a connection has at most two runs in memory
                 future.result()
@@ -124,19 +114,35 @@ class Fetcher:
         for future in before:
             future.result()
 
-    def _store(self, job: Job, data: memoryview, mirrors: Mirrors) -> None:
-        """Store the image in a member's bytes, after its receipt."""
+    def _check(self, job: Job, data: memoryview, mirrors: Mirrors) -> None:
+        """Store the image in a member's bytes; a wrong member is read again, until enough answers are equal."""
+        folder = job.entry.offset == FOLDER
+        start, end = archive.span(job.entry)
+        seen: Counter[bytes] = Counter()
         try:
-            stored = store(_content(job.entry, data, mirrors), self.image)
+            while True:
+                try:
+                    packed = data if folder else archive.payload(job.entry, data, mirrors.read)
+                    self._store(job, store(archive.unpack(job.entry, packed), self.image))
+                    return
+                except BadMember as error:
+                    digest = hashlib.sha256(data[: end - start]).digest()
+                    seen[digest] += 1
+                    enough = seen[digest] == _SAME or seen.total() > mirrors.attempts
+                    if folder or enough or error.reason not in _AGAIN:
+                        raise
+                    data = memoryview(mirrors.read(start, end - start, other=True))
         except (BadMember, BadImage) as error:
             self._fail(job, error)
-            return
-        digest = hashlib.sha256(stored.data).hexdigest()
-        receipt = Receipt(job.image_id, job.key, digest, len(stored.data), stored.orig_width, stored.orig_height)
+
+    def _store(self, job: Job, image: Stored) -> None:
+        """Write an image, after its receipt."""
+        digest = hashlib.sha256(image.data).hexdigest()
+        receipt = Receipt(job.image_id, job.key, digest, len(image.data), image.orig_width, image.orig_height)
         path = image_path(self.build, job.gesture, job.image_id)
         try:
             with whole_file(path, sync=False) as partial:
-                partial.write_bytes(stored.data)
+                partial.write_bytes(image.data)
                 self.journal.add(receipt)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None
@@ -151,20 +157,3 @@ class Fetcher:
             self._failed += failed
             self.bar.set_postfix(failed=self._failed, refresh=False)
             self.bar.update(job.entry.compressed_size)
-
-
-def _content(entry: Entry, data: memoryview, mirrors: Mirrors) -> bytes:
-    """Return a member's checked content; a wrong one is read again, until enough answers are equal."""
-    if entry.offset == FOLDER:
-        return archive.unpack(entry, data)
-    start, end = archive.span(entry)
-    seen: Counter[bytes] = Counter()
-    while True:
-        try:
-            return archive.unpack(entry, archive.payload(entry, data, mirrors.read))
-        except BadMember as error:
-            digest = hashlib.sha256(data[: end - start]).digest()
-            seen[digest] += 1
-            if error.reason not in _AGAIN or seen[digest] == _SAME or seen.total() > mirrors.attempts:
-                raise
-            data = memoryview(mirrors.read(start, end - start, other=True))

@@ -26,6 +26,7 @@ from handdata.sources.archive import ENCRYPTED, BadMember, Entry
 from handdata.sources.fetcher import Fetcher, Job, Runs
 from handdata.sources.http import Client
 from handdata.sources.journal import Journal, Receipt, finished, write_shards
+from handdata.sources.mirrors import Mirrors
 from handdata.sources.places import safe_member
 from handdata.stages import Execution, StageReport
 
@@ -62,7 +63,8 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
             ThreadPoolExecutor(connections) as reading,
             closing(Client(recipe.fetch)) as client,
         ):
-            fetcher = Fetcher(build, source_facts(table.schema), recipe.image, client, journal, storing, bar)
+            mirrors = {name: Mirrors(facts, client) for name, facts in source_facts(table.schema).items()}
+            fetcher = Fetcher(build, recipe.image, client, mirrors, journal, storing, bar)
             for future in as_completed([reading.submit(fetcher.read, runs) for _ in range(connections)]):
                 future.result()
         journal.sync()

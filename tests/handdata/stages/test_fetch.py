@@ -16,19 +16,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from handdata.builds import build
 from handdata.errors import Unfinished, UserError
-from handdata.recipe import ImageOptions, load
+from handdata.recipe import dump, load
 from handdata.rows.manifest import read_manifest, source_facts
 from handdata.rows.schema import REASONS
 from handdata.rows.shards import shard_path, write_table
-from handdata.sources.fetcher import Runs
-from handdata.stages import Execution
-from handdata.stages.fetch import manifest_jobs
+from handdata.stages import Execution, fetch, select
 from tests import hagrid
 from tests.range_server import FAULTS, RangeServer, serve
 
 QUIET = Execution(progress=False)
+STAGES = {"select": select.run, "fetch": fetch.run}
 QUICK = {"backoff": 0.01, "timeout": 1.0}
 
 
@@ -52,21 +50,22 @@ def started(
     tmp_path: Path,
     server: RangeServer,
     images: object = None,
-    fetch: dict | None = None,
-    select: dict | None = None,
+    options: dict | None = None,
+    chosen: dict | None = None,
 ) -> Path:
     """Start a build from a server's archives; return its folder."""
     source = {"annotations": server.url("annotations.zip"), "images": images or server.url("images.zip")}
-    select = select or {"gestures": ["call", "ok"], "train": 18, "validation": 2, "test": 4}
+    chosen = chosen or {"gestures": ["call", "ok"], "train": 18, "validation": 2, "test": 4}
     path = tmp_path / "recipe.toml"
-    path.write_text(hagrid.recipe_text(source=source, select=select, fetch={**QUICK, **(fetch or {})}))
-    build.start(load(path), tmp_path / "build")
+    path.write_text(hagrid.recipe_text(source=source, select=chosen, fetch={**QUICK, **(options or {})}))
+    (tmp_path / "build").mkdir(exist_ok=True)
+    (tmp_path / "build" / "recipe.toml").write_text(dump(load(path)))
     return tmp_path / "build"
 
 
 def run(out: Path, *names: str) -> dict:
-    steps = tuple(step for step in build.STEPS if step.name in (names or ("select", "fetch")))
-    return build.run(out, build.open_recipe(out), steps, QUIET)
+    recipe = load(out / "recipe.toml")
+    return {name: STAGES[name](out, recipe, QUIET) for name in names or STAGES}
 
 
 def stored(out: Path) -> dict[str, bytes]:
@@ -159,8 +158,9 @@ def test_a_host_without_range_support_is_named_with_the_remedy(tmp_path, world):
 def test_a_host_without_range_support_is_downloaded_wholly_with_the_option(tmp_path, world):
     with serve(tmp_path / "served", ranges=False) as server:
         out = started(tmp_path, server)
-        recipe = build.open_recipe(out)
-        build.start(dataclasses.replace(recipe, source=dataclasses.replace(recipe.source, whole=True)), out)
+        recipe = load(out / "recipe.toml")
+        whole = dataclasses.replace(recipe, source=dataclasses.replace(recipe.source, whole=True))
+        (out / "recipe.toml").write_text(dump(whole))
         run(out)
         assert set(stored(out)) == expected(world)
         assert set(read_manifest(out)["source"].to_pylist()) == {server.url("images.zip")}
@@ -342,23 +342,6 @@ def test_too_little_space_is_reported_before_the_first_image(tmp_path, world, mo
         assert len(server.log) == requests
 
 
-def test_runs_bridge_gaps_up_to_the_limit(tmp_path, world):
-    with serve(tmp_path / "served") as server:
-        out = started(tmp_path, server)
-        run(out, "select")
-    jobs = manifest_jobs(read_manifest(out), ImageOptions())
-    jobs = sorted(jobs, key=lambda job: job.entry.offset)[::2]
-
-    def all_runs(gap: int) -> list[int]:
-        runs, sizes = Runs(jobs, 1), []
-        while taken := runs.take(lambda: gap):
-            sizes.append(len(taken))
-        return sizes
-
-    assert all_runs(0) == [1] * 24
-    assert sum(all_runs(65_536)) == 24 and len(all_runs(65_536)) < 12
-
-
 @pytest.mark.slow
 def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_faults_unchanged(tmp_path):
     """At 50 ms an answer. How fast, against remotezip, is measured in benchmarks/fetch.py."""
@@ -367,9 +350,9 @@ def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_f
     records = world.records["train", "call"]
     world.records["train", "call"] = {name: records[name] for name in random.Random(0).sample(sorted(records), 400)}
     world.write_annotations(tmp_path / "served" / "annotations.zip")
-    select = {"gestures": ["call"], "train": 400, "validation": 0, "test": 0, "spare": 0.0}
+    chosen = {"gestures": ["call"], "train": 400, "validation": 0, "test": 0, "spare": 0.0}
     with serve(tmp_path / "served", latency=0.05, stall=2.5) as server:
-        out = started(tmp_path, server, select=select)
+        out = started(tmp_path, server, chosen=chosen)
         assert not run(out)["fetch"].failed
         undisturbed = stored(out)
         assert len(undisturbed) == 400 and len(set(undisturbed.values())) == 400
@@ -377,7 +360,7 @@ def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_f
         assert read <= 1.05 * 400 * 110_000
         out.rename(tmp_path / "quiet")
         server.faults = 0.2
-        out = started(tmp_path, server, select=select)
+        out = started(tmp_path, server, chosen=chosen)
         assert not run(out)["fetch"].failed
         met = [one.fault for one in server.log if one.fault]
     assert stored(out) == undisturbed
@@ -386,11 +369,8 @@ def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_f
 
 KILLED = """
 import pathlib, sys
-from handdata.builds import build
-from handdata.stages import Execution
-out = pathlib.Path(sys.argv[1])
-steps = tuple(step for step in build.STEPS if step.name in ("select", "fetch"))
-build.run(out, build.open_recipe(out), steps, Execution(progress=False))
+from tests.handdata.stages.test_fetch import run
+run(pathlib.Path(sys.argv[1]))
 """
 
 
@@ -405,7 +385,7 @@ def test_killed_at_20_moments_the_end_is_the_same_and_nothing_finished_is_fetche
         offsets = {row["image_id"]: row["offset"] for row in read_manifest(tmp_path / "quiet").to_pylist()}
         server.latency = 0.05
         moments, kills = random.Random(0), 0
-        out = started(tmp_path, server, fetch={"connections": 2})
+        out = started(tmp_path, server, options={"connections": 2})
         run(out, "select")
         while kills < 20:
             finished = {path.stem: path for path in (out / "images").glob("*/*.jpg")}
