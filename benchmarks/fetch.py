@@ -2,9 +2,9 @@
 
     python -m benchmarks.fetch [--members 4400] [--wanted 400] [--latency 0.05] [--folder DIR]
 
-The server runs in a process of its own and waits 50 ms before every answer. The archive is zip64, its members of
-110 kB lie beyond 5 GiB (a sparse file). Both clients check the CRC; ours also decodes every pixel, takes the metadata
-off and stores the image with its receipt. Results as lines on stdout.
+The server runs in its own process and waits 50 ms before every answer. The archive is zip64, its members of 110 kB
+begin beyond 5 GiB (a sparse file). Both clients check the CRC; ours also decodes every pixel, removes the metadata and
+stores the image with its receipt. Results are lines on stdout.
 """
 
 import argparse
@@ -32,10 +32,10 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=4400)
     parser.add_argument("--wanted", type=int, default=400)
     parser.add_argument("--latency", type=float, default=0.05)
-    parser.add_argument("--runs", type=int, default=3, help="of the fetch; the directory is scanned once")
     parser.add_argument(
-        "--folder", type=Path, help="where the archive is written (5.9 GB, of which 0.5 GB on the disk)"
+        "--runs", type=int, default=3, help="number of repetitions of the fetch; the directory is scanned once"
     )
+    parser.add_argument("--folder", type=Path, help="folder of the archive (5.9 GB, of which 0.5 GB on the disk)")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=flags.folder) as name:
         folder = Path(name)
@@ -75,7 +75,7 @@ def _compare(folder: Path, annotations: Path, url: str, chosen: list[str]) -> No
 
 
 def scan(folder: Path) -> None:
-    """Scan a directory of HaGRID's size for what is wanted, in a fresh process, and print time and peak memory."""
+    """Scan a directory of HaGRID's size for the wanted members in a new process; print time and peak memory."""
     path = folder / "directory"
     names = write_directory(path, ENTRIES)
     for wanted in (WANTED, 240_000):
@@ -88,10 +88,10 @@ def scan(folder: Path) -> None:
             env={**os.environ, "SCAN": str(folder / "wanted")},
             text=True,
         )
-        found: dict[str, Any] = json.loads(out.stdout)
-        assert found["found"] == wanted
+        result: dict[str, Any] = json.loads(out.stdout)
+        assert result["found"] == wanted
         print(
-            f"scan       {found['seconds']:7.2f} s, peak {found['peak'] / 1e6:.0f} MB for {wanted:,} of {ENTRIES:,}"
+            f"scan       {result['seconds']:7.2f} s, peak {result['peak'] / 1e6:.0f} MB for {wanted:,} of {ENTRIES:,}"
             f" entries ({path.stat().st_size / 1e6:.0f} MB)"
         )
 
@@ -116,13 +116,13 @@ def _ours(folder: Path, annotations: Path, url: str, wanted: int) -> dict[str, A
     import httpx2  # noqa: F401 - remotezip's imports are not timed either
     from PIL import Image  # noqa: F401
 
-    from handdata.builds import build
     from handdata.recipe import load
     from handdata.sources.http import Client
+    from handdata.stages import Execution, fetch, select
 
     source = {"annotations": str(annotations), "images": url}
-    select = {"gestures": ["call"], "train": wanted, "validation": 0, "test": 0, "spare": 0.0}
-    (folder / "recipe.toml").write_text(hagrid.recipe_text(source=source, select=select))
+    chosen = {"gestures": ["call"], "train": wanted, "validation": 0, "test": 0, "spare": 0.0}
+    (folder / "recipe.toml").write_text(hagrid.recipe_text(source=source, select=chosen))
     clients: list[Client] = []
     make = Client.__init__
 
@@ -132,16 +132,16 @@ def _ours(folder: Path, annotations: Path, url: str, wanted: int) -> dict[str, A
 
     Client.__init__ = remembered  # type: ignore[method-assign]
     out = folder / "build"
-    build.start(load(folder / "recipe.toml"), out)
-    recipe, how, times = build.open_recipe(out), build.How(progress=False), [time.perf_counter()]
+    out.mkdir()
+    recipe, times = load(folder / "recipe.toml"), [time.perf_counter()]
     cpu = time.process_time()
-    for step in build.STEPS[:2]:
-        report = build.run(out, recipe, (step,), how)[step.name]
+    for stage in (select.run, fetch.run):
+        report = stage(out, recipe, Execution(progress=False))
         times.append(time.perf_counter())
         assert report.rows == wanted and not report.failed
     cpu = time.process_time() - cpu
     Client.__init__ = make  # type: ignore[method-assign]
-    read = {"requests": sum(one.requests for one in clients), "bytes": sum(one.bytes for one in clients)}
+    read = {name: sum(getattr(client, name) for client in clients) for name in ("requests", "bytes")}
     return {"index": times[1] - times[0], "members": times[2] - times[1], "cpu": cpu, **read}
 
 
@@ -176,7 +176,7 @@ def write_directory(path: Path, entries: int) -> bytes:
 
 
 def write_archive_end(path: Path, entries: int) -> None:
-    """Write a zip64 archive of which only the central directory is there: its members would lie in a hole."""
+    """Write a zip64 archive that has only its central directory: the members are a hole."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         write_directory(Path(folder) / "directory", entries)
         directory = (Path(folder) / "directory").read_bytes()

@@ -16,9 +16,9 @@ from handdata.errors import Unfinished, UserError
 
 @contextmanager
 def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; the file appears by rename when the block ends, or not at all.
+    """Yield a path next to `path` to write to; the file appears by rename when the block ends, or not at all.
 
-    With `sync` its content is on the disk before it appears, so that a power cut leaves no empty file.
+    With `sync` its content is on the disk before it appears, so that a power failure cannot leave an empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -64,7 +64,7 @@ def write_jsonl(path: Path, values: Iterator[Any] | list[Any]) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove the files and folders that killed processes left half-written in a folder."""
+    """Remove the incomplete files and folders that killed processes left in a folder."""
     for partial in folder.glob(".*.partial"):
         if partial.is_dir():
             shutil.rmtree(partial)
@@ -74,7 +74,7 @@ def remove_partial(folder: Path) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` to fill; it takes the folder's place when the block ends, or not at all.
+    """Yield an empty folder next to `folder`; it replaces `folder` when the block ends, or not at all.
 
     A folder that an earlier process moved aside and did not replace is moved back first.
     """
@@ -97,7 +97,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's list of names to the disk."""
+    """Write a folder's list of names to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -119,9 +119,9 @@ def sha256_by_path(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock file for this process. Raises `UserError` with the sentence `busy` while another process holds it.
+    """Hold a lock file for this process. Raises `UserError` with the message `busy` while another process holds it.
 
-    `{process}` in the sentence becomes the id of that process.
+    `{process}` in the message becomes the id of that process.
     """
     with path.open("a+") as file:
         try:
@@ -147,7 +147,10 @@ def require_writable_folder(folder: Path, option: str) -> None:
 
 
 def require_room(folder: Path, size: int, what: str) -> None:
-    """Raise `Unfinished` where a folder's disk has less than `size` bytes free. `what` is what needs them."""
+    """Raise `Unfinished` where a folder's disk has less than `size` bytes free.
+
+    `what` is the subject of the message, such as `the archive`.
+    """
     free = shutil.disk_usage(folder).free
     if free < size:
         raise Unfinished(f"{what} needs {size / 1e9:,.2f} GB in {folder}, {free / 1e9:,.2f} GB are free: make room")

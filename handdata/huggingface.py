@@ -1,6 +1,6 @@
 """Names, commits and snapshots of the Hugging Face Hub, and its library's errors as sentences.
 
-A place is a folder, or `hf:USER/NAME[@REVISION]` on the Hub. A model may also go by the name of one that ships.
+A place is a folder, or `hf:USER/NAME[@REVISION]` on the Hub. A model can also be given by the name of a shipped one.
 """
 
 import hashlib
@@ -37,9 +37,9 @@ Place = Path | HubName
 
 
 def parse(text: str, option: str, new: bool = False) -> Place:
-    """Return the place that a user wrote. A folder must exist unless it is a `new` one.
+    """Return the place that a user wrote. A folder must exist unless it is `new`.
 
-    Raises `UserError` naming the option for a malformed Hub name or a folder that is not there.
+    Raises `UserError` naming the option for a malformed Hub name or a missing folder.
     """
     if not text.startswith("hf:"):
         return Path(text) if new else require_folder(Path(text), option)
@@ -50,7 +50,7 @@ def parse(text: str, option: str, new: bool = False) -> Place:
 
 
 def parse_model(text: str, option: str) -> Place:
-    """Return the place of a model that a user wrote: what `parse` reads, or the name of a model that ships.
+    """Return the place of a model that a user wrote: as for `parse`, or the name of a shipped model.
 
     Raises `UserError` as `parse` does.
     """
@@ -66,7 +66,7 @@ def require_folder(folder: Path, option: str) -> Path:
 
 
 def at_commit(name: HubName, kind: str, option: str) -> HubName:
-    """Return the same repository at its commit, as the Hub knows it. `kind` is `model` or `dataset`."""
+    """Return the same repository at its current commit on the Hub. `kind` is `model` or `dataset`."""
     from huggingface_hub import HfApi
 
     with hub_errors(name, option):
@@ -104,7 +104,7 @@ def model_folder(model: str, revision: str, option: str = "--model") -> tuple[Pa
 
 
 def local_model(model: str) -> Path | None:
-    """Return the folder of a model that needs no Hub: its own, or that of a shipped one."""
+    """Return the folder of a local or shipped model, None for one on the Hub."""
     return Path(model) if Path(model).is_dir() else shipped_model(model)
 
 
@@ -116,7 +116,7 @@ def _snapshot(name: HubName, option: str) -> tuple[Path, str]:
     with hub_errors(name, option):
         try:
             about = HfApi().model_info(name.repo, revision=name.revision)  # one request, which is not repeated
-        except (httpx2.TransportError, ConnectionError):  # no network, or HF_HUB_OFFLINE: what is in the cache will do
+        except (httpx2.TransportError, ConnectionError):  # no network, or HF_HUB_OFFLINE: the cache is used
             folder = Path(snapshot_download(name.repo, revision=name.revision, local_files_only=True))
         else:
             files = [file.rfilename for file in about.siblings or ()]
@@ -128,7 +128,7 @@ def _snapshot(name: HubName, option: str) -> tuple[Path, str]:
 
 @contextmanager
 def hub_errors(name: HubName, option: str) -> Iterator[None]:
-    """Turn what the Hub's library raises into one sentence: `UserError` for a mistake, `Unfinished` for a failure."""
+    """Convert errors of the Hub's library into one sentence: `UserError` for a mistake, `Unfinished` for a failure."""
     from httpx2 import TransportError
     from huggingface_hub import errors
 

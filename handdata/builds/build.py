@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +17,11 @@ import pyarrow as pa
 from handdata.builds import engine
 from handdata.errors import UserError
 from handdata.files import require_writable_folder
-from handdata.recipe import FetchOptions, ImageOptions, Recipe, SelectOptions, SourceOptions, dump, load
-from handdata.rows import decisions
-from handdata.rows.manifest import read_manifest
+from handdata.recipe import FetchOptions, ImageOptions, Recipe, SelectOptions, dump, load
 from handdata.rows.schema import MANIFEST
-from handdata.rows.shards import KEY, stored_key, write_table
-from handdata.sources.places import absolute, resolve
-from handdata.stages import StageReport
+from handdata.rows.shards import write_table
+from handdata.sources.places import absolute
+from handdata.stages import Execution, StageReport
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ class Step:
 
 # The flow, in order. A later stage is one more line here.
 STEPS: tuple[Step, ...] = (
-    Step("select", "handdata.builds.build:select", "select"),
-    Step("fetch", "handdata.builds.build:fetch", "fetch"),
+    Step("select", "handdata.stages.select:run", "select"),
+    Step("fetch", "handdata.stages.fetch:run", "fetch"),
     Step("facts", "handdata.stages.facts:ImageFacts", None),
     Step("landmarks", "handdata.stages.landmarks:HandLandmarks", "landmarks"),
     Step("caption", "handdata.stages.caption:Captions", "caption"),
@@ -49,13 +46,7 @@ STEPS: tuple[Step, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class How:
-    """How stages run; nothing of it changes what comes out."""
-
-    engine: str = "local"  # local or ray
-    workers: int = 1  # processes of a stage
-    progress: bool = True
+How = Execution
 
 
 def start(recipe: Recipe, build: Path, option: str = "--out") -> None:
@@ -97,7 +88,7 @@ def run(build: Path, recipe: Recipe, steps: tuple[Step, ...], how: How) -> dict[
     with locked(build):
         for step in steps:
             reports[step.name] = run_step(build, recipe, step, how)
-            _note(build, recipe, {step.name: _summary(reports[step.name])})
+            _note(build, recipe, {step.name: _summary(reports[step.name])}, **reports[step.name].notes)
     return reports
 
 
@@ -138,68 +129,6 @@ def read_foreign(manifest: Path) -> pa.Table:
     return table
 
 
-def select(build: Path, recipe: Recipe, how: How) -> StageReport:
-    """Make the manifest, unless the one that is there was made from the same recipe and files."""
-    from handdata.sources.download import download_all
-    from handdata.sources.http import Client
-    from handdata.stages import select as manifest
-
-    path = build / "manifest.parquet"
-    if _given(build, recipe):
-        return StageReport(rows=read_manifest(build, columns=["image_id"]).num_rows)
-    source = drawn(build, recipe, how)
-    sources = resolve(source, recipe.select.gestures, build)
-    key = manifest.input_key(sources, recipe.select, recipe.image)
-    if not path.exists() or stored_key(path) != key:
-        client = Client(recipe.fetch)
-        try:
-            if source.whole:
-                sources = download_all(sources, build / "source", client, how.progress)
-            made = manifest.make(
-                sources, recipe.select, recipe.image, decisions.replay(build), client, _say if how.progress else _silent
-            )
-        finally:
-            client.close()
-        metadata = {**(made.table.schema.metadata or {}), KEY: key.encode()}
-        write_table(made.table.replace_schema_metadata(metadata), path)
-        _note(
-            build,
-            recipe,
-            {},
-            selection={
-                "candidates": made.candidates,
-                "odd": dict(made.odd.counts),
-                "examples": made.odd.examples,
-                "shortfalls": [{"gesture": g, "split": s, "lacking": n} for (g, s), n in made.shortfalls.items()],
-            },
-        )
-        for line in made.odd.lines() if how.progress else ():
-            _say(line)
-        if made.shortfalls and how.progress:
-            _say(f"{sum(made.shortfalls.values()):,} images fewer than asked for: `handdata status` shows where")
-    return StageReport(rows=read_manifest(build, columns=["image_id"]).num_rows)
-
-
-def fetch(build: Path, recipe: Recipe, how: How) -> StageReport:
-    """Fetch the manifest's images."""
-    from handdata.stages import fetch as stage
-
-    return stage.run(build, recipe.fetch, recipe.image, how.progress)
-
-
-def drawn(build: Path, recipe: Recipe, how: How) -> SourceOptions:
-    """Return the recipe's source; one of kind `render` is drawn into BUILD/source first, once."""
-    if recipe.source.kind != "render":
-        return recipe.source
-    from handdata.world import render
-
-    folder = build / "source"
-    gestures = recipe.render.gestures or recipe.select.gestures
-    render.draw(dataclasses.replace(recipe.render, gestures=gestures), folder, 0, how.progress)
-    place = folder.absolute()
-    return SourceOptions(annotations=(str(place / "annotations.zip"),), images=(str(place / "{gesture}.zip"),))
-
-
 @contextmanager
 def locked(build: Path) -> Iterator[None]:
     """Hold a build folder for this process. Raises `UserError` while another one works on it."""
@@ -232,11 +161,6 @@ def _pinned(build: Path, recipe: Recipe, step: Step, work: Any, options: Any) ->
     return settled
 
 
-def _given(build: Path, recipe: Recipe) -> bool:
-    """Tell whether the build was started from a manifest alone."""
-    return not recipe.source.images and recipe.source.kind != "render" and (build / "manifest.parquet").exists()
-
-
 def _summary(report: StageReport) -> dict[str, Any]:
     return {"rows": report.rows, "failed": dict(sorted(report.failed.items()))}
 
@@ -266,11 +190,3 @@ def _write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _silent(line: str) -> None:
-    pass

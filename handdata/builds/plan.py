@@ -1,46 +1,64 @@
-"""What a build will cost, before anything big is touched: images, bytes, requests, disk, minutes."""
+"""The cost of a build, known before it starts: images, bytes, requests, disk and minutes."""
 
 import json
-import sys
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from handdata.recipe import Recipe
 from handdata.rows.decisions import Decisions
+from handdata.rows.schema import SPLITS
+from handdata.rows.selection import with_spares
 from handdata.sources import archive
-from handdata.sources.places import Archive, is_remote, resolve
-from handdata.stages.fetch import Runs, manifest_jobs
+from handdata.sources.fetcher import Runs
+from handdata.sources.http import Client
+from handdata.sources.places import Sources, is_remote, resolve
+from handdata.stages import select
+from handdata.stages.fetch import manifest_jobs
 
-# What is assumed of a host that was not asked: per connection, measured nowhere.
+# Assumed of a host that was not measured, per connection.
 _LATENCY, _RATE = 0.1, 1e6  # seconds to the first byte, bytes/s
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a build costs. `exact` is False where sizes are only reckoned from sources.toml."""
+    """The cost of a build. `exact` is False for an estimate from the sizes in sources.toml."""
 
     name: str
     exact: bool
-    images: dict[str, int]  # by split, spares too
+    images: dict[str, int]  # by split, spares included
     spares: int
     bytes: int  # to read, over the network or from local archives
     requests: int
     disk: int  # bytes, at most
-    minutes: float | None  # None: nothing is far away
-    latency: float  # seconds to the first byte, and
-    rate: float  # bytes/s of one connection: what the minutes were reckoned with
-    measured: bool  # latency and rate were observed while reading the index
+    minutes: float | None  # None where all sources are local
+    latency: float  # seconds to the first byte, for the minutes
+    rate: float  # bytes/s of one connection, for the minutes
+    measured: bool  # latency and rate were measured while the index was read
     licence: str = "HaGRID's own public licence: attribution, share-alike, not a Creative Commons licence"
 
 
 def plan(recipe: Recipe, offline: bool) -> Cost:
-    """Reckon what a build of this recipe costs; reads annotations and archive index unless `offline`.
+    """Return the cost of a build of this recipe; unless `offline`, its annotations and archive indices are read.
 
-    Raises `UserError` where a source cannot be read, or with `offline` is unknown.
+    Raises `UserError` where a source cannot be read, or is unknown to an offline plan.
     """
+    counts = {split: getattr(recipe.select, split) for split in SPLITS}
+    gestures = len(recipe.select.gestures)
+    images = {split: gestures * with_spares(count, recipe.select.spare) for split, count in counts.items()}
+    total = sum(images.values())
+    spares = total - gestures * sum(counts.values())
     if recipe.source.kind == "render":
-        return _drawn(recipe)
-    return _offline(recipe) if offline else _online(recipe)
+        return Cost(recipe.name, False, images, spares, 0, 0, total * 30_000, None, 0, 0, False, "none")
+    sources = resolve(recipe.source, recipe.select.gestures, Path.cwd())
+    size = total * sources.images[0].image_bytes
+    cost = Cost(recipe.name, False, images, spares, size, total, size, None, _LATENCY, _RATE, False)
+    if not offline:
+        cost = _exact(recipe, sources, cost)
+    if any(is_remote(source.places[0]) for source in sources.images):
+        seconds = (cost.requests * cost.latency + cost.bytes / cost.rate) / recipe.fetch.connections
+        cost = replace(cost, minutes=seconds / 60)
+    return cost
 
 
 def report(cost: Cost, as_json: bool = False) -> str:
@@ -56,101 +74,42 @@ def report(cost: Cost, as_json: bool = False) -> str:
         f"disk       at most {about}{_bytes(cost.disk)}",
     ]
     if cost.minutes is not None:
-        how = "as observed" if cost.measured else "assumed, not measured"
+        origin = "as observed" if cost.measured else "assumed, not measured"
         lines.append(
             f"time       {cost.minutes:,.1f} minutes ({cost.latency * 1e3:,.0f} ms and {cost.rate / 1e6:,.1f} MB/s"
-            f" per connection, {how})"
+            f" per connection, {origin})"
         )
     return "\n".join([*lines, f"licence    {cost.licence}"])
 
 
-def _online(recipe: Recipe) -> Cost:
-    from handdata.sources.http import Client
-    from handdata.stages import select as manifest
-
-    sources = resolve(recipe.source, recipe.select.gestures, Path.cwd())
-    _announce(sources.annotations, sources.images)
-    client = Client(recipe.fetch)
-    try:
-        made = manifest.make(sources, recipe.select, recipe.image, Decisions(), client, _say)
-    finally:
-        client.close()
-    for line in made.odd.lines():
-        _say(line)
-    splits = made.table["split"].to_pylist()
-    jobs = manifest_jobs(made.table, recipe.image)
-    runs, requests = Runs(jobs, recipe.fetch.connections), 0
-    to_read = 0
+def _exact(recipe: Recipe, sources: Sources, cost: Cost) -> Cost:
+    """Return a cost with exact counts and sizes, for which annotations and archive indices are read."""
+    with closing(Client(recipe.fetch, progress=True)) as client:
+        if any(is_remote(source.places[0]) for source in (sources.annotations, *sources.images)):
+            client.announce(
+                f"to plan, the annotations of the recipe's gestures and the index of {len(sources.images)} archive(s)"
+                " are read and kept in the cache; --offline estimates without them"
+            )
+        table = select.make(sources, recipe, Decisions(), client).table
+    splits = table["split"].to_pylist()
+    jobs = manifest_jobs(table, recipe.image)
+    runs, requests, size = Runs(jobs, recipe.fetch.connections), 0, 0
     while run := runs.take(client.bridge):
         requests += 1
         spans = [archive.span(job.entry) for job in run]
-        to_read += max(end for _, end in spans) - spans[0][0]
-    far = any(is_remote(source.places[0]) for source in sources.images)
-    measured = client.requests > 0
-    latency, rate = client.speed() if measured else (_LATENCY, _RATE)
-    return Cost(
-        name=recipe.name,
+        size += max(end for _, end in spans) - spans[0][0]
+    if client.requests:
+        latency, rate = client.speed()
+        cost = replace(cost, latency=latency, rate=rate, measured=True)
+    return replace(
+        cost,
         exact=True,
         images={split: splits.count(split) for split in dict.fromkeys(splits)},
-        spares=sum(made.table["spare"].to_pylist()),
-        bytes=to_read,
+        spares=sum(table["spare"].to_pylist()),
+        bytes=size,
         requests=requests,
         disk=sum(job.entry.size for job in jobs),
-        minutes=_minutes(requests, to_read, latency, rate, recipe.fetch.connections) if far else None,
-        latency=latency,
-        rate=rate,
-        measured=measured,
     )
-
-
-def _offline(recipe: Recipe) -> Cost:
-    sources = resolve(recipe.source, recipe.select.gestures, Path.cwd())
-    images, spares = _asked(recipe)
-    total = sum(images.values())
-    to_read = total * sources.images[0].image_bytes
-    far = any(is_remote(source.places[0]) for source in sources.images)
-    return Cost(
-        name=recipe.name,
-        exact=False,
-        images=images,
-        spares=spares,
-        bytes=to_read,
-        requests=total,
-        disk=to_read,
-        minutes=_minutes(total, to_read, _LATENCY, _RATE, recipe.fetch.connections) if far else None,
-        latency=_LATENCY,
-        rate=_RATE,
-        measured=False,
-    )
-
-
-def _drawn(recipe: Recipe) -> Cost:
-    images, spares = _asked(recipe)
-    return Cost(recipe.name, False, images, spares, 0, 0, sum(images.values()) * 30_000, None, 0, 0, False, "none")
-
-
-def _asked(recipe: Recipe) -> tuple[dict[str, int], int]:
-    from handdata.rows.selection import with_spares
-
-    select = recipe.select
-    counts = {"train": select.train, "validation": select.validation, "test": select.test}
-    gestures = len(select.gestures)
-    images = {split: gestures * with_spares(count, select.spare) for split, count in counts.items()}
-    return images, sum(images.values()) - gestures * sum(counts.values())
-
-
-def _announce(annotations: Archive, images: tuple[Archive, ...]) -> None:
-    """Say what must be read to make the plan, before it is read."""
-    far = [source for source in (annotations, *images) if is_remote(source.places[0])]
-    if far:
-        _say(
-            f"to plan, the annotations of the recipe's gestures and the index of {len(images)} archive(s) are read"
-            " and kept in the cache; --offline reckons without them"
-        )
-
-
-def _minutes(requests: int, size: int, latency: float, rate: float, connections: int) -> float:
-    return (requests * latency + size / rate) / connections / 60
 
 
 def _bytes(count: int) -> str:
@@ -158,7 +117,3 @@ def _bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:,.2f} {unit}"
     return f"{count / 1e3:,.0f} kB"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

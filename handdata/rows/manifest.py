@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,17 +15,23 @@ from handdata.rows.shards import SHARD_ROWS
 
 @dataclass
 class Manifest:
-    """A manifest and what was found on the way."""
+    """A new manifest, with the irregularities of its source and the images that it lacks."""
 
     table: pa.Table
     odd: Oddities
-    candidates: int  # annotated images of the gestures
-    shortfalls: dict[tuple[str, str], int] = field(default_factory=dict)
+    candidates: int  # number of annotated images of the gestures
+    shortfalls: dict[tuple[str, str], int] = field(default_factory=dict)  # number of missing images by gesture, split
+
+    def notes(self) -> dict[str, Any]:
+        """Return the entry `selection` of run.json."""
+        lacking = [{"gesture": g, "split": s, "lacking": count} for (g, s), count in self.shortfalls.items()]
+        odd = {"odd": dict(self.odd.counts), "examples": self.odd.examples}
+        return {"candidates": self.candidates, **odd, "shortfalls": lacking}
 
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What a manifest says of one source: enough to fetch from it elsewhere and to notice that it was replaced."""
+    """A manifest's entry of one source: enough to fetch from it elsewhere and to notice that it was replaced."""
 
     places: tuple[str, ...]
     length: int  # bytes of the archive, 0 for a folder
@@ -38,11 +45,14 @@ def read_manifest(build: Path, shard: int | None = None, columns: list[str] | No
 
 
 def source_facts(schema: pa.Schema) -> dict[str, SourceFacts]:
-    """Return what a manifest's file says of its sources, by the names in its column `source`."""
+    """Return the facts on a manifest's sources, by their names in the column `source`.
+
+    Raises `UserError` where the metadata of the manifest's file lacks them.
+    """
     stored = (schema.metadata or {}).get(b"hand1000:sources")
     if stored is None:
-        raise UserError("the manifest says nothing of its sources: it was not made by `handdata select`")
+        raise UserError("the manifest has no entry for its sources: it was not made by `handdata select`")
     return {
-        name: SourceFacts(tuple(one["places"]), one["length"], one["identities"])
-        for name, one in json.loads(stored).items()
+        name: SourceFacts(tuple(facts["places"]), facts["length"], facts["identities"])
+        for name, facts in json.loads(stored).items()
     }

@@ -1,28 +1,28 @@
-"""What is odd about the annotations and archives of a source: counted, with examples, never silently dropped."""
+"""Irregularities of a source's annotations and archives: counted, with examples, and reported."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-# What can be odd about a record, with the sentence of the report.
+# Every kind of irregularity, with its sentence in the report.
 ODDITIES = {
     "not-a-record": "not a table with boxes and labels: left out",
-    "bad-image-id": "the image id is not made of letters, digits, - and _: left out",
-    "no-subject": "without user_id, so that no split is safe for it: left out",
-    "uneven-boxes": "not as many labels as boxes: left out",
-    "box-empty": "a box without area or with values that are no numbers: that box left out",
-    "box-clipped": "a box reached beyond the image: clipped",
-    "no-gesture": "no box carries the gesture: left out",
-    "united-only": "only the box around both hands carries the gesture: that box added",
+    "bad-image-id": "the image id has characters other than letters, digits, - and _: left out",
+    "no-subject": "no user_id, so that it cannot be assigned to a split: left out",
+    "uneven-boxes": "different numbers of labels and boxes: left out",
+    "box-empty": "a box without area or with values that are not numbers: that box left out",
+    "box-clipped": "a box extended beyond the image: clipped",
+    "no-gesture": "no box has the gesture's label: left out",
+    "united-only": "only the box around both hands has the gesture's label: that box added",
     "repeated-image": "the image is annotated for several gestures: kept for the first in alphabetical order",
     "subject-in-splits": "the person appears in several of HaGRID's splits: kept for test, then val, then train",
     "image-missing": "annotated, but not in the archive: left out",
-    "repeated-member": "the archive holds several members for the image: the last is taken",
+    "repeated-member": "the archive has several members for the image: the last one is used",
 }
 
 
 @dataclass
 class Oddities:
-    """What was odd: how often, and the first images of each kind."""
+    """The number of irregularities and the first examples of each kind."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Oddities:
         self.add_many(kind, [example], 1)
 
     def add_many(self, kind: str, examples: list[str], count: int) -> None:
-        """Count an oddity; `examples` are the first images that show it, none where the count is 0."""
+        """Count irregularities; `examples` are the first images with this kind."""
         assert kind in ODDITIES, kind
         if count:
             self.counts[kind] += count
@@ -43,5 +43,7 @@ class Oddities:
 
     def lines(self) -> list[str]:
         """Return the report: one line per kind, most frequent first."""
-        rows = self.counts.most_common()
-        return [f"{count:>9,}  {ODDITIES[kind]} (e.g. {', '.join(self.examples[kind])})" for kind, count in rows]
+        return [
+            f"{count:>9,}  {ODDITIES[kind]} (e.g. {', '.join(self.examples[kind])})"
+            for kind, count in self.counts.most_common()
+        ]

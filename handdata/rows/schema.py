@@ -7,7 +7,8 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from datasets import Features
 
-SPLITS = ("train", "validation", "test")
+HAGRID_SPLITS = {"train": "train", "validation": "val", "test": "test"}  # HaGRID's name of each of our splits
+SPLITS = tuple(HAGRID_SPLITS)
 
 _BOXES = pa.list_(pa.list_(pa.float32()))
 

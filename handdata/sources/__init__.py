@@ -1,1 +1,1 @@
-"""Where the photographs come from: HaGRID's annotations and archives, read in parts over HTTP or from disk."""
+"""HaGRID's annotations and archives, read in parts over HTTP or from disk. Imports rows and the ground modules."""

@@ -1,27 +1,34 @@
-"""HaGRID's annotations, v1, 2.0 and v2-1M, from an archive or a folder, as one table of what can be selected.
+"""HaGRID's annotations, v1, 2.0 and v2-1M, from an archive or a folder, as one table of the images to select from.
 
-Every trap of the format is met here, once, and counted: what is odd is left out or mended and said so in a report.
-HaGRID's `meta` (age, gender, race guessed by a network) and its unchecked landmarks are never taken over.
+All irregularities of the format are handled here: they are corrected or left out, counted and reported.
+HaGRID's `meta` (age, gender, race guessed by a network) and its unchecked landmarks are never copied.
 """
 
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from handdata.errors import UserError
 from handdata.gestures import gestures as all_gestures
 from handdata.rows.oddities import Oddities
+from handdata.rows.schema import HAGRID_SPLITS
+from handdata.rows.shards import write_table
 from handdata.sources import archive
+from handdata.sources.archive import Entry
+from handdata.sources.http import RemoteFile
+from handdata.sources.index import FolderIndex, ZipIndex, cache_path
 from handdata.sources.places import normal_gesture
 
-VERSION = 1  # raised when a change of this file changes the rows
+VERSION = 1  # increased when a change of this file changes the rows
 
 TABLE = pa.schema(
     [
@@ -31,56 +38,83 @@ TABLE = pa.schema(
         ("subject", pa.string()),
         ("bboxes", pa.list_(pa.list_(pa.float32()))),
         ("labels", pa.list_(pa.string())),
-        ("gesture_area", pa.float32()),  # of the largest box that is labelled so, as a share of the image
-        ("other_hands", pa.int32()),  # hands beyond those that make the gesture
+        ("gesture_area", pa.float32()),  # largest box with the gesture's label, as a share of the image
+        ("other_hands", pa.int32()),  # number of hands that do not make the gesture
     ]
 )
 
-
-_SPLITS = {"train": "train", "val": "val", "test": "test", "ann_train_val": "train", "ann_test": "test"}
+_FOLDERS = {**{name: name for name in HAGRID_SPLITS.values()}, "ann_train_val": "train", "ann_test": "test"}
 _IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_CLIP_TOLERANCE = 1e-6  # fractions of the image: rounding in the annotations, not a box outside
+_CLIP_TOLERANCE = 1e-6  # fraction of the image; within it, a box outside the image is a rounding error
+_ODDITIES = b"hand1000:odd"  # in the metadata of a cached file
+_LARGEST = 1 << 30  # bytes of a JSON file
 
 
 @dataclass(frozen=True)
 class AnnotationFile:
     """One JSON file of annotations: the records of one gesture in one of HaGRID's splits."""
 
-    name: str
+    entry: Entry
     gesture: str
     hagrid_split: str
-    size: int  # bytes that must be read for it
 
 
-def files(names: dict[str, int], wanted: tuple[str, ...], place: str) -> list[AnnotationFile]:
-    """Choose the files to read among all names (with their sizes) in an annotations archive or folder.
+def files(entries: Iterable[Entry], gestures: tuple[str, ...], place: str) -> list[AnnotationFile]:
+    """Return the annotation files of these gestures, among the JSON files of an archive or folder.
 
-    Raises `UserError` for a gesture that has none, naming those that have.
+    Raises `UserError` for a gesture without one; the message names the gestures with annotations.
     """
-    found = []
-    for name, size in sorted(names.items()):
-        path = PurePosixPath(name)
-        if path.suffix != ".json" or any(part.startswith((".", "__MACOSX")) for part in path.parts):
-            continue
-        split = _SPLITS.get(path.parent.name)
-        if split:
-            found.append(AnnotationFile(name, normal_gesture(path.stem), split, size))
-    present = {file.gesture for file in found}
-    for gesture in wanted:
-        if gesture not in present:
-            known = ", ".join(sorted(present & set(all_gestures()))) or "none"
+    present = []
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        path = PurePosixPath(entry.name)
+        split = _FOLDERS.get(path.parent.name)
+        if split and path.suffix == ".json" and not any(part.startswith((".", "__MACOSX")) for part in path.parts):
+            present.append(AnnotationFile(entry, normal_gesture(path.stem), split))
+    names = {file.gesture for file in present}
+    for gesture in gestures:
+        if gesture not in names:
+            known = ", ".join(sorted(names & set(all_gestures()))) or "none"
             raise UserError(f"{place} has no annotations of '{gesture}'; it has those of: {known}")
-    return [file for file in found if file.gesture in wanted]
+    return [file for file in present if file.gesture in gestures]
+
+
+def read(index: ZipIndex | FolderIndex, file: AnnotationFile) -> tuple[pa.Table, Oddities]:
+    """Read one annotation file; the rows of a remote one (never its `meta`) are kept in the cache.
+
+    Raises `UserError` where it is damaged.
+    """
+    if isinstance(index, FolderIndex):
+        return parse((index.root / file.entry.name).read_bytes(), file)
+    cached = None
+    if isinstance(index.reader, RemoteFile):
+        digest = hashlib.sha256(f"{file.entry.name}\n{VERSION}".encode()).hexdigest()[:16]
+        cached = cache_path(index.reader, f"{digest}.parquet")
+        if cached.is_file():
+            table = pq.read_table(cached)
+            stored = json.loads(table.schema.metadata[_ODDITIES])
+            return table.replace_schema_metadata(None), Oddities(Counter(stored["counts"]), stored["examples"])
+    try:
+        archive.check_limits(file.entry, _LARGEST)
+        start, end = archive.span(file.entry)
+        data = index.reader.read(start, min(end, index.length) - start)
+        text = archive.unpack(file.entry, archive.payload(file.entry, data, index.reader.read))
+    except archive.BadMember as error:
+        raise UserError(f"{file.entry.name} in {index.place} is damaged: {error}") from None
+    table, odd = parse(text, file)
+    if cached:
+        write_table(table.replace_schema_metadata({_ODDITIES: json.dumps(vars(odd))}), cached)
+    return table, odd
 
 
 def parse(text: bytes, file: AnnotationFile) -> tuple[pa.Table, Oddities]:
-    """Read one JSON file into a table of `TABLE`'s columns. Raises `UserError` if it is not JSON."""
+    """Return the records of one JSON file as a table of `TABLE`'s columns. Raises `UserError` if it is not JSON."""
+    name = file.entry.name
     try:
         records = json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file.name} is not valid JSON ({error}): fetch the annotations anew") from None
+        raise UserError(f"{name} is not valid JSON ({error}): download the annotations again") from None
     if not isinstance(records, dict):
-        raise UserError(f"{file.name} is not a table of records by image id: is it an annotation file of HaGRID?")
+        raise UserError(f"{name} is not a table of records by image id: is it an annotation file of HaGRID?")
     odd = Oddities()
     rows = list(_rows(records, file, odd))
     columns = zip(*rows, strict=True) if rows else ([] for _ in TABLE)
@@ -92,19 +126,10 @@ def subject_of(user_id: str) -> str:
     return hashlib.sha256(user_id.encode()).hexdigest()[:16]
 
 
-def folder_names(root: Path) -> dict[str, int]:
-    """Return the JSON files below a folder with their sizes."""
-    return {path.relative_to(root).as_posix(): path.stat().st_size for path in root.rglob("*.json")}
-
-
-def archive_entries(directory: archive.Directory) -> dict[str, archive.Entry]:
-    """Return the JSON members of an archive by name."""
-    return {entry.name: entry for entry in archive.entries(directory) if entry.name.endswith(".json")}
-
-
 def _rows(records: dict[str, Any], file: AnnotationFile, odd: Oddities) -> Iterator[tuple]:
     subjects: dict[str, str] = {}
-    hands = all_gestures()[file.gesture].hands if file.gesture in all_gestures() else 1
+    known = all_gestures().get(file.gesture)
+    hands = known.hands if known else 1
     for image_id, record in records.items():
         example = f"{file.gesture}/{image_id[:60]}"
         if not isinstance(record, dict) or not isinstance(record.get("bboxes"), list):
@@ -128,7 +153,7 @@ def _rows(records: dict[str, Any], file: AnnotationFile, odd: Oddities) -> Itera
 
 
 def _boxes(record: dict[str, Any], gesture: str, odd: Oddities, example: str) -> tuple[list, list[str]]:
-    """Return the clipped boxes and their labels, the united box among them where it alone carries the gesture."""
+    """Return clipped boxes and their labels, including the united box where no other box has the gesture's label."""
     pairs = list(zip(record["bboxes"], record["labels"], strict=True))
     if gesture not in record["labels"]:
         united = [(box, gesture) for box in _united(record, gesture)]
@@ -149,7 +174,7 @@ def _boxes(record: dict[str, Any], gesture: str, odd: Oddities, example: str) ->
 
 
 def _united(record: dict[str, Any], gesture: str) -> list[Any]:
-    """Return the united boxes of a gesture: null, [null], [] and missing all mean none."""
+    """Return the united boxes of a gesture. A field that is null, [null], [] or missing means no box."""
     boxes, labels = record.get("united_bbox") or [], record.get("united_label") or []
     labels = [labels] if isinstance(labels, str) else labels
     boxes = [boxes] if boxes and not isinstance(boxes[0], (list, type(None))) else boxes
@@ -157,7 +182,7 @@ def _united(record: dict[str, Any], gesture: str) -> list[Any]:
 
 
 def _clip(box: Any) -> list[float] | None:
-    """Return [x, y, w, h] cut to the image, None if nothing is left of it."""
+    """Return [x, y, w, h] clipped to the image, None for an empty or invalid box."""
     numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
     if not numbers or not all(map(math.isfinite, box)):
         return None

@@ -1,22 +1,23 @@
-"""Zip archives, read in parts: find the central directory, scan it for what is wanted, take a member out of its bytes.
+"""Zip archives, read in parts: locate the central directory, scan it for the wanted names, unpack single members.
 
-Python's `zipfile` makes an object for every entry (8.9 s and 931 MB for HaGRID's 1.09 million); this looks at each
-entry's name in place and parses only those that are wanted. (APPNOTE.TXT 6.3.10, sections 4.3.7 to 4.5.3)
+Python's `zipfile` makes an object for every entry (8.9 s and 931 MB for HaGRID's 1.09 million); this module compares
+each entry's name in place and parses only the wanted ones. (APPNOTE.TXT 6.3.10, sections 4.3.7 to 4.5.3)
 """
 
 import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-FOLDER, STORED, DEFLATED = -1, 0, 8  # FOLDER, ours, for method and offset: the member is a file in a folder
-LOCAL_SLACK = 128  # a local header's extra field may be longer than the directory's; what is read for it in advance
+FOLDER, STORED, DEFLATED = -1, 0, 8  # FOLDER, our own, for method and offset: the member is a file in a folder
+ENCRYPTED = 99  # the manifest's method of an encrypted member: zip's own number for AES
+LOCAL_SLACK = 128  # bytes read in addition, since a local header's extra field may be longer than the directory's
 
-TAIL_BYTES = (1 << 16) + 1024  # bytes; the end record with the longest comment, and zip64's before it
+TAIL_BYTES = (1 << 16) + 1024  # bytes; the end record with the longest comment, after zip64's
 
 _ENTRY = struct.Struct("<4s4xHH4xIIIHHH8xI")  # signature, flags, method, crc, sizes, lengths of name, extra, comment
 _LENGTHS = struct.Struct("<4s24xHHH")
@@ -24,27 +25,27 @@ _LOCAL = struct.Struct("<4s22xHH")
 _END = struct.Struct("<4sHHHHIIH")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCATOR = struct.Struct("<4sIQI")
-_ENCRYPTED, _UTF8 = 0x1, 0x800
+_ENCRYPTED_FLAG, _UTF8_FLAG = 0x1, 0x800
 _MAX_DIRECTORY = 4 << 30
 
 
-class Reader(Protocol):
-    """Random access to a file, here or far away."""
+Data = bytes | bytearray | memoryview
 
-    place: str
+
+class Reader(Protocol):
+    """Random access to a local or remote file."""
+
     length: int
-    identity: str  # changes when the file's content does: ETag, or size and time of a local file
 
     def read(self, start: int, size: int) -> bytes | bytearray: ...
-    def forget(self) -> None: ...  # what was read in advance, so that the next read asks again
 
 
 class BadArchive(Exception):
-    """The file is not a zip archive that can be read: one clause that says why."""
+    """The file is not a readable zip archive. The message is one clause with the cause."""
 
 
 class BadMember(Exception):
-    """A member cannot be taken out of the archive. `reason` is one of `record.REASONS`."""
+    """A member cannot be unpacked. `reason` is one of `schema.REASONS`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -53,14 +54,14 @@ class BadMember(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """What the central directory says of one member."""
+    """The central directory's entry of one member."""
 
     name: str
     method: int
     crc32: int
     compressed_size: int
     size: int
-    offset: int  # of the local header, from the start of the file
+    offset: int  # bytes from the start of the file to the local header
     encrypted: bool = False
 
 
@@ -69,7 +70,7 @@ class Directory:
     """A central directory's bytes."""
 
     data: bytes | mmap.mmap
-    shift: int = 0  # what must be added to its offsets: bytes that stand before the archive in the file
+    shift: int = 0  # added to its offsets: number of bytes before the archive in the file
 
 
 class LocalFile:
@@ -80,16 +81,10 @@ class LocalFile:
         self._file = path.open("rb")
         status = os.fstat(self._file.fileno())
         self.length = status.st_size
-        self.identity = f"{status.st_size}-{status.st_mtime_ns}"
+        self.identity = f"{status.st_size}-{status.st_mtime_ns}"  # changes with the content
 
     def read(self, start: int, size: int) -> bytes:
         return os.pread(self._file.fileno(), size, start)
-
-    def forget(self) -> None:
-        """Nothing is read in advance."""
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def locate(reader: Reader) -> tuple[int, int, int]:
@@ -103,7 +98,7 @@ def locate(reader: Reader) -> tuple[int, int, int]:
     if locator >= 0 and tail[locator : locator + 4] == b"PK\6\7":
         _, _, end64, _ = _LOCATOR.unpack_from(tail, locator)
         record = reader.read(end64, _END64.size)
-        if record[:4] != b"PK\6\6":  # bytes before the archive shift its offsets: then it stands right before
+        if record[:4] != b"PK\6\6":  # bytes before the archive shift its offsets: the record is right before
             end64 = tail_start + locator - _END64.size
             record = reader.read(end64, _END64.size)
         if len(record) < _END64.size or record[:4] != b"PK\6\6":
@@ -112,12 +107,12 @@ def locate(reader: Reader) -> tuple[int, int, int]:
         end = end64
     start = end - size
     if size > _MAX_DIRECTORY or start < 0 or offset > start:
-        raise BadArchive("its central directory is not where the end record says")
+        raise BadArchive("its central directory is not at the place that the end record names")
     return start, size, start - offset
 
 
 def check(directory: Directory, size: int) -> None:
-    """Raise `BadArchive` unless this is a whole central directory of that size."""
+    """Raise `BadArchive` unless this is a complete central directory of that size."""
     for _ in find(directory, {}):
         pass
     if len(directory.data) != size:
@@ -127,7 +122,7 @@ def check(directory: Directory, size: int) -> None:
 def find(directory: Directory, wanted: Mapping[bytes, int]) -> Iterator[tuple[int, int, bytes]]:
     """Yield (wanted's value, position in the directory, member name) for every member whose stem is wanted.
 
-    The stem is the file name without folders and extension. Raises `BadArchive` for a directory that breaks off.
+    The stem is the file name without folders and extension. Raises `BadArchive` for a truncated directory.
     """
     data, position, end = directory.data, 0, len(directory.data)
     lengths, get = _LENGTHS.unpack_from, wanted.get
@@ -141,11 +136,11 @@ def find(directory: Directory, wanted: Mapping[bytes, int]) -> Iterator[tuple[in
             yield value, position, name
         position += 46 + name_length + extra + comment
     if position != end:
-        raise BadArchive("its central directory breaks off")
+        raise BadArchive("its central directory is truncated")
 
 
 def entries(directory: Directory) -> Iterator[Entry]:
-    """Yield every entry: for small archives."""
+    """Yield every entry, for small archives."""
     position = 0
     while position + 46 <= len(directory.data):
         yield entry_at(directory, position)
@@ -165,39 +160,44 @@ def entry_at(directory: Directory, position: int) -> Entry:
     name = data[start : start + name_length]
     extra = data[start + name_length : start + name_length + extra_length]
     size, packed, offset = _zip64(extra, (size, packed, offset))
-    text = name.decode("utf-8" if flags & _UTF8 else "cp437", "backslashreplace")
-    return Entry(text, method, crc, packed, size, offset + directory.shift, bool(flags & _ENCRYPTED))
+    text = name.decode("utf-8" if flags & _UTF8_FLAG else "cp437", "backslashreplace")
+    return Entry(text, method, crc, packed, size, offset + directory.shift, bool(flags & _ENCRYPTED_FLAG))
 
 
 def span(entry: Entry) -> tuple[int, int]:
-    """Return start and end of what must be read for a member: local header, room for its extra field, the data."""
+    """Return start and end of the bytes to read for a member: local header, room for its extra field, the data."""
     return entry.offset, entry.offset + _LOCAL.size + len(entry.name.encode()) + LOCAL_SLACK + entry.compressed_size
 
 
-def data_start(entry: Entry, data: bytes | bytearray | memoryview) -> int:
-    """Return where a member's data starts in bytes that begin with its local header, which is checked."""
+def payload(entry: Entry, data: Data, read: Callable[[int, int], Data]) -> memoryview:
+    """Return a member's compressed bytes out of `data`, which begins with its local header.
+
+    Where the header's extra field is longer than expected, `read(start, size)` reads them again. Raises `BadMember`.
+    """
     if len(data) < _LOCAL.size or bytes(data[:4]) != b"PK\3\4":
-        raise BadMember("wrong-header", "no local header stands where the directory says")
+        raise BadMember("wrong-header", "there is no local header at the place that the directory names")
     _, name_length, extra_length = _LOCAL.unpack_from(data)
     name = bytes(data[_LOCAL.size : _LOCAL.size + name_length])
     if entry.name not in (name.decode("utf-8", "backslashreplace"), name.decode("cp437")):
         raise BadMember("wrong-header", f"the local header names another member, {name[:80]!r}")
-    return _LOCAL.size + int(name_length) + int(extra_length)
+    start = _LOCAL.size + int(name_length) + int(extra_length)
+    end = start + entry.compressed_size
+    return memoryview(data if len(data) >= end else read(entry.offset, end))[start:end]
 
 
 def check_limits(entry: Entry, largest: int) -> None:
-    """Raise `BadMember` for a member that must not even be read: too large by its own word, or beyond our zip."""
+    """Raise `BadMember` for a member that must not be read: declared too large, encrypted or compressed otherwise."""
     if max(entry.size, entry.compressed_size) > largest:
         raise BadMember("too-large", f"{max(entry.size, entry.compressed_size):,} bytes, more than {largest:,}")
     if entry.encrypted or entry.method not in (FOLDER, STORED, DEFLATED):
-        kind = "encrypted" if entry.encrypted else f"of compression method {entry.method}"
-        raise BadMember("unsupported-member", f"the member is {kind}")
+        kind = "is encrypted" if entry.encrypted else f"has compression method {entry.method}"
+        raise BadMember("unsupported-member", f"the member {kind}")
 
 
 def unpack(entry: Entry, payload: bytes | memoryview) -> bytes:
     """Return a member's content from its compressed bytes, inflated no further than its declared size.
 
-    Raises `BadMember` where size or CRC-32 are not what the directory says.
+    Raises `BadMember` where size or CRC-32 differ from the directory's.
     """
     content = bytes(payload)
     if entry.method == DEFLATED:
@@ -221,11 +221,11 @@ def _find_end(tail: bytes | bytearray) -> int:
             comment: int = _END.unpack_from(tail, at)[-1]
             if at + _END.size + comment == len(tail):
                 return at
-    raise BadArchive("it has no end record: no zip archive, or cut off")
+    raise BadArchive("it has no end record: it is truncated, or not a zip archive")
 
 
 def _zip64(extra: bytes, values: tuple[int, int, int]) -> tuple[int, ...]:
-    """Replace the values that do not fit into 32 bits by those of the zip64 extra field, in its fixed order."""
+    """Replace values that do not fit into 32 bits with those of the zip64 extra field, in its fixed order."""
     if 0xFFFFFFFF not in values:
         return values
     position = 0

@@ -1,59 +1,49 @@
-"""What an archive or folder of images holds, found by gesture and image id, whatever its inner layout."""
+"""Indices: the members of an archive or folder, found by their file names, whatever its inner layout."""
 
+import hashlib
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
 
+from handdata.assets import cache_folder
 from handdata.errors import UserError
+from handdata.files import whole_file
 from handdata.gestures import gestures as all_gestures
 from handdata.sources import archive
-from handdata.sources.archive import FOLDER
+from handdata.sources.archive import FOLDER, Entry, LocalFile
+from handdata.sources.http import Client, Refused, RemoteFile, TransientError
 from handdata.sources.places import Archive, is_remote, normal_gesture
 
-if TYPE_CHECKING:
-    from handdata.sources.http import Client
-
-
-Say = Callable[[str], None]  # tells a person what is being read
-
-_DIRECTORY_TRIES = 4
-
-
-class Index(Protocol):
-    """The members of one source."""
-
-    place: str  # the place that was asked
-    length: int  # bytes of the archive, 0 for a folder
-    identity: str
-
-    def find(self, wanted: Mapping[bytes, int]) -> Iterator[tuple[int, int, bytes]]: ...
-    def entry(self, position: int) -> archive.Entry: ...
+_DIRECTORY_ATTEMPTS = 4
 
 
 @dataclass
 class ZipIndex:
-    """A zip archive, near or far."""
+    """The members of a local or remote zip archive."""
 
-    reader: archive.Reader
+    reader: LocalFile | RemoteFile
     directory: archive.Directory
 
     def __post_init__(self) -> None:
         self.place, self.length, self.identity = self.reader.place, self.reader.length, self.reader.identity
 
     def find(self, wanted: Mapping[bytes, int]) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (wanted's value, position, member name) for every member whose stem is wanted."""
         return archive.find(self.directory, wanted)
 
-    def entry(self, position: int) -> archive.Entry:
+    def entry(self, position: int) -> Entry:
         return archive.entry_at(self.directory, position)
+
+    def json_files(self) -> list[Entry]:
+        return [entry for entry in archive.entries(self.directory) if entry.name.endswith(".json")]
 
 
 @dataclass
 class FolderIndex:
-    """A folder in HaGRID's layout: `<anything>/<gesture>/<image id>.jpg`."""
+    """The files of a folder in HaGRID's layout: `<anything>/<gesture>/<image id>.jpg`."""
 
     root: Path
     names: list[str] = field(default_factory=list)
@@ -64,6 +54,7 @@ class FolderIndex:
         self.place = str(self.root)
 
     def find(self, wanted: Mapping[bytes, int]) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (wanted's value, position, member name) for every file whose stem is wanted."""
         for folder, folders, files in os.walk(self.root):
             folders.sort()
             for file in sorted(files):
@@ -72,89 +63,73 @@ class FolderIndex:
                     self.names.append((Path(folder) / file).relative_to(self.root).as_posix())
                     yield value, len(self.names) - 1, os.fsencode(self.names[-1])
 
-    def entry(self, position: int) -> archive.Entry:
+    def entry(self, position: int) -> Entry:
         data = (self.root / self.names[position]).read_bytes()
-        return archive.Entry(self.names[position], FOLDER, zlib.crc32(data), len(data), len(data), FOLDER)
+        return Entry(self.names[position], FOLDER, zlib.crc32(data), len(data), len(data), FOLDER)
+
+    def json_files(self) -> list[Entry]:
+        """Return the JSON files with name and size; their CRC-32 is not computed."""
+        sizes = {path.relative_to(self.root).as_posix(): path.stat().st_size for path in self.root.rglob("*.json")}
+        return [Entry(name, FOLDER, 0, size, size, FOLDER) for name, size in sizes.items()]
 
 
-def open_index(source: Archive, client: "Client", say: Say) -> Index:
-    """Open the first place of an archive that answers. Raises `UserError` where none does."""
-    opened = open_place(source, client)
-    return opened if isinstance(opened, FolderIndex) else zip_index(opened, say)
-
-
-def open_place(source: Archive, client: "Client") -> archive.Reader | FolderIndex:
-    """Return the first place of an archive that answers, as a folder or as a file to read from."""
-    troubles: list[str] = []
+def open_place(source: Archive, client: Client) -> LocalFile | RemoteFile | Path:
+    """Return the first place of an archive that can be read, a folder as its path. Raises `UserError` without one."""
+    errors = []
     for place in source.places:
-        if is_remote(place):
-            reader = client.try_open(place, troubles)
-            if reader is not None:
-                return reader
-        elif Path(place).is_dir():
-            return FolderIndex(Path(place))
-        elif Path(place).is_file():
-            return archive.LocalFile(Path(place))
-        else:
-            troubles.append(f"{place} does not exist")
-    raise UserError(f"no place of {source.name} can be read ({'; '.join(troubles)}): correct the recipe's [source]")
-
-
-def zip_index(reader: archive.Reader, say: Say) -> ZipIndex:
-    """Read an archive's central directory, a far one's from the cache where it has been read before.
-
-    A far one that makes no sense is read again: a server may have sent something else. Raises `UserError`.
-    """
-    for _ in range(_DIRECTORY_TRIES if is_remote(reader.place) else 1):
         try:
-            start, size, shift = archive.locate(reader)
-            cached = cache_path(reader)
-            if is_remote(reader.place) and cached.is_file() and cached.stat().st_size == size:
-                return ZipIndex(reader, archive.Directory(_mapped(cached), shift))
-            if is_remote(reader.place):
-                say(f"reading the index of {reader.place}: {size / 1e6:,.1f} MB")
-            if not is_remote(reader.place) or not size:
-                directory = archive.Directory(bytes(reader.read(start, size)), shift)
+            if is_remote(place):
+                return client.open(place)
+            if Path(place).is_dir():
+                return Path(place)
+            if Path(place).is_file():
+                return LocalFile(Path(place))
+            errors.append(f"{place} does not exist")
+        except (TransientError, Refused) as error:
+            errors.append(f"{place}: {error}")
+    raise UserError(f"no place of {source.name} can be read ({'; '.join(errors)}): correct the recipe's [source]")
+
+
+def read_index(opened: LocalFile | RemoteFile | Path) -> ZipIndex | FolderIndex:
+    """Return the index of an opened place; a remote archive's directory is kept in the cache.
+
+    A remote directory that is damaged is read again, since the server may have sent wrong bytes. Raises `UserError`.
+    """
+    if isinstance(opened, Path):
+        return FolderIndex(opened)
+    for _ in range(1 if isinstance(opened, LocalFile) else _DIRECTORY_ATTEMPTS):
+        try:
+            start, size, shift = archive.locate(opened)
+            if isinstance(opened, LocalFile) or not size:
+                directory = archive.Directory(bytes(opened.read(start, size)), shift)
                 archive.check(directory, size)
-                return ZipIndex(reader, directory)
-            return ZipIndex(reader, _kept(reader.read(start, size), cached, size, shift))
+                return ZipIndex(opened, directory)
+            cached = cache_path(opened)
+            if not cached.is_file() or cached.stat().st_size != size:
+                opened.client.announce(f"reading the index of {opened.place}: {size / 1e6:,.1f} MB")
+                with whole_file(cached) as partial:
+                    partial.write_bytes(opened.read(start, size))
+                    archive.check(archive.Directory(_mapped(partial)), size)
+            return ZipIndex(opened, archive.Directory(_mapped(cached), shift))  # mapped: it needs no memory of its own
         except archive.BadArchive as error:
-            trouble = str(error)
-            reader.forget()
-            continue
-    raise UserError(f"{reader.place} is no zip archive that can be read: {trouble}")
+            cause = str(error)
+            if isinstance(opened, RemoteFile):
+                opened.tail = b""
+    raise UserError(f"{opened.place} is not a readable zip archive: {cause}")
 
 
-def cache_path(reader: archive.Reader, kind: str = "directory") -> Path:
-    """Return where something read from a far file is kept: the name changes with URL, length and ETag."""
-    import hashlib
-
-    from handdata.assets import cache_folder
-
-    key = hashlib.sha256(f"{reader.place}\n{reader.length}\n{reader.identity}".encode()).hexdigest()[:32]
+def cache_path(file: RemoteFile, kind: str = "directory") -> Path:
+    """Return the cache's path for data read from a remote file; it changes with the file's URL, length and ETag."""
+    key = hashlib.sha256(f"{file.place}\n{file.length}\n{file.identity}".encode()).hexdigest()[:32]
     return cache_folder() / "index" / f"{key}.{kind}"
 
 
 def gesture_fits(member: bytes, gesture: str, only_gesture: str | None) -> bool:
-    """Tell whether a member may be the image of this gesture: its parent folder names no other one."""
+    """Return whether a member can be an image of this gesture: its parent folder does not name another one."""
     if only_gesture is not None:
         return True
     parent = normal_gesture(PurePosixPath(member.decode("utf-8", "replace")).parent.name)
     return parent == gesture or parent not in all_gestures()
-
-
-def _kept(data: bytes | bytearray, cached: Path, size: int, shift: int) -> archive.Directory:
-    """Keep a directory in the cache, if it is one, and return it mapped from there, out of the memory."""
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    partial = cached.with_name(f".{cached.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        directory = archive.Directory(_mapped(partial), shift)
-        archive.check(directory, size)
-        partial.replace(cached)
-    finally:
-        partial.unlink(missing_ok=True)
-    return directory
 
 
 def _mapped(path: Path) -> mmap.mmap:

@@ -1,7 +1,7 @@
-"""What becomes of a source photograph: orientation baked in, metadata off, made smaller where it is larger than asked.
+"""Stored photographs: orientation applied to the pixels, metadata removed, reduced to the recipe's short side.
 
-A JPEG that needs neither a turn nor a resize keeps its stream, so that no quality is lost twice: only its APP and COM
-segments (EXIF, which may hold a place; thumbnails; comments) go. (ITU-T T.81, annex B)
+A JPEG that needs neither a rotation nor a resize keeps its stream, so that no quality is lost twice: only its APP and
+COM segments (EXIF, which may contain a location; thumbnails; comments) are removed. (ITU-T T.81, annex B)
 """
 
 import io
@@ -13,13 +13,13 @@ from handdata.recipe import ImageOptions
 MAX_PIXELS = 100_000_000  # HaGRID's largest photographs have 12 million
 
 _ORIENTATION = 0x0112  # EXIF tag
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # after a scan's data: any marker but restart and a stuffed byte
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # ends a scan's data: any marker except restart and a stuffed byte
 _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An image as it is stored, and the size of its source, orientation applied."""
+    """The bytes of a stored image, and the size of its source after the orientation was applied."""
 
     data: bytes
     orig_width: int
@@ -27,7 +27,7 @@ class Stored:
 
 
 class BadImage(Exception):
-    """The photograph cannot be used. `reason` is one of `record.REASONS`."""
+    """The photograph cannot be used. `reason` is one of `schema.REASONS`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -35,7 +35,7 @@ class BadImage(Exception):
 
 
 def store(data: bytes, options: ImageOptions) -> Stored:
-    """Return the bytes to store for a source file. All its data is decoded once, so that damage is found here.
+    """Return the image to store for a source file. All its data is decoded once, so that damage is detected.
 
     Raises `BadImage` (`image-corrupt`, `image-truncated`, `too-many-pixels`).
     """
@@ -50,7 +50,7 @@ def store(data: bytes, options: ImageOptions) -> Stored:
                 stripped = strip(data)
                 if stripped is not None:
                     width, height = image.size
-                    image.draft("L", (1, 1))  # reads all data, but makes only every eighth pixel: half the time
+                    image.draft("L", (1, 1))  # reads all data, but computes only every eighth pixel: half the time
                     image.load()
                     return Stored(stripped, width, height)
             image.load()
@@ -65,10 +65,10 @@ def store(data: bytes, options: ImageOptions) -> Stored:
 
 
 def strip(data: bytes) -> bytes | None:
-    """Return a JPEG without its APP and COM segments and whatever follows its end, else unchanged.
+    """Return a JPEG without its APP and COM segments and without bytes after its end, otherwise unchanged.
 
-    None where the pixels could change by that: an Adobe segment that says that the three components are no YCbCr, or
-    components whose names would then say so; four components; or a structure that is not T.81's.
+    None where this could change the pixels: an Adobe segment declares three components other than YCbCr, or the
+    components' names would then do so; there are four components; or the structure is not T.81's.
     """
     kept, position = [b"\xff\xd8"], 2
     if data[:2] != b"\xff\xd8":
@@ -91,7 +91,7 @@ def strip(data: bytes) -> bytes | None:
 
 
 def _segment(data: bytes, position: int) -> tuple[int, int, int] | None:
-    """Return start, marker and end of the segment at a position, None where none stands."""
+    """Return start, marker and end of the segment at a position, None without one."""
     if data[position : position + 1] != b"\xff":
         return None
     start = position
@@ -108,14 +108,14 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int] | None:
 
 
 def _plain_components(frame: bytes) -> bool:
-    """Tell whether a frame header's components mean grey or YCbCr without the help of an APP segment."""
+    """Return whether a frame header's components mean gray or YCbCr without an APP segment."""
     count = frame[9]
     names = frame[10 : 10 + 3 * count : 3]
     return count == 1 or (count == 3 and names != b"RGB")
 
 
 def _orientation(image: "object") -> int | None:
-    """Return the EXIF orientation, None without one; damaged EXIF counts as none."""
+    """Return the EXIF orientation, None without one or with damaged EXIF."""
     try:
         return image.getexif().get(_ORIENTATION)  # type: ignore[attr-defined, no-any-return]
     except (OSError, SyntaxError, ValueError, KeyError):
@@ -135,7 +135,7 @@ def _encode(image: "object", size: tuple[int, int], quality: int) -> bytes:
     pixels: Image.Image = image.convert("RGB")  # type: ignore[attr-defined]
     if pixels.size != size:
         pixels = pixels.resize(size, Image.Resampling.LANCZOS)
-    pixels.info.clear()  # save() would write the EXIF, comment and profile found there
+    pixels.info.clear()  # save() would write its EXIF, comment and profile
     output = io.BytesIO()
     pixels.save(output, "JPEG", quality=quality)
     return output.getvalue()

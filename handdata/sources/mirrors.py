@@ -1,4 +1,4 @@
-"""One source in several places: read from the first that works, leave those that do not."""
+"""One source in several places: parts are read from the first place that works."""
 
 import threading
 from pathlib import Path
@@ -6,43 +6,43 @@ from pathlib import Path
 from handdata.errors import Unfinished
 from handdata.rows.manifest import SourceFacts
 from handdata.sources.archive import BadMember, LocalFile
-from handdata.sources.http import Client, Far, Refused, Replaced, Trouble
+from handdata.sources.http import Client, Refused, RemoteFile, Replaced, TransientError
 from handdata.sources.places import is_remote
 
-_GIVE_UP = 3  # reads in a row that failed after all attempts: the place is down
+_MOST_EXHAUSTED = 3  # consecutive reads that failed after all attempts: the place is down
 
 
 class Mirrors:
-    """Read parts of an archive, or files of a folder, from its places in order. Shared by the threads."""
+    """The places of an archive or folder, in order. Shared by threads."""
 
     def __init__(self, facts: SourceFacts, client: Client) -> None:
         self.facts, self._client = facts, client
         self.attempts = client.options.attempts
         self._lock = threading.Lock()
-        self._open: dict[str, Far | LocalFile] = {}
-        self._left_out: dict[str, str] = {}  # place: why it is not asked any more
+        self._open: dict[str, RemoteFile | LocalFile] = {}
+        self._left_out: dict[str, str] = {}  # why, by place
 
     def read(self, start: int, size: int, other: bool = False) -> bytes:
         """Return a part of the archive, of `size` bytes or up to its end.
 
-        With `other` the last place is asked first: a first one gave bytes that were wrong. Raises `BadMember`
-        (`not-fetched`) after all tries at all places, `Unfinished` where no place is left.
+        With `other` the places are tried in reverse order, since the first returned wrong bytes. Raises `BadMember`
+        (`not-fetched`) after all attempts at all places, `Unfinished` where no place is left.
         """
         size = min(size, self.facts.length - start)
         if start < 0 or size <= 0:
-            raise BadMember("wrong-header", "the member lies outside the archive")
-        troubles = []
+            raise BadMember("wrong-header", "the member is outside the archive")
+        errors = []
         for place in self._places()[:: -1 if other else 1]:
             try:
                 file = self._file(place)
                 return file.read(start, size) if isinstance(file, LocalFile) else self._client.read(file, start, size)
-            except Trouble as trouble:
-                troubles.append(f"{place}: {trouble}")
-                if self._is_down(place):
-                    self._leave_out(place, str(trouble))
-            except Refused as refused:
-                self._leave_out(place, str(refused))
-        raise BadMember("not-fetched", "; ".join(troubles) or "no place is left")
+            except TransientError as error:
+                errors.append(f"{place}: {error}")
+                if isinstance(file, RemoteFile) and file.exhausted >= _MOST_EXHAUSTED:
+                    self._leave_out(place, error)
+            except Refused as error:
+                self._leave_out(place, error)
+        raise BadMember("not-fetched", "; ".join(errors) or "no place is left")
 
     def read_file(self, name: str) -> bytes:
         """Return a file of a folder. Raises `BadMember` (`image-missing`)."""
@@ -50,7 +50,7 @@ class Mirrors:
             path = Path(place) / name
             if path.is_file():
                 return path.read_bytes()
-        raise BadMember("image-missing", f"{name} is not in {' or '.join(self.facts.places)} any more")
+        raise BadMember("image-missing", f"{name} is no longer in {' or '.join(self.facts.places)}")
 
     def _places(self) -> list[str]:
         with self._lock:
@@ -60,34 +60,23 @@ class Mirrors:
                 raise Unfinished(f"no place of the archive can be read ({reasons})")
             return places
 
-    def _file(self, place: str) -> Far | LocalFile:
-        """Open a place once; one whose length is not the indexed archive's holds another file."""
+    def _file(self, place: str) -> RemoteFile | LocalFile:
+        """Open a place once; no request is sent. A local file of another length is another archive (`Replaced`)."""
         with self._lock:
-            file = self._open.get(place)
-            if file is None:
-                file = self._opened(place)
-                self._open[place] = file
-            return file
+            if place not in self._open:
+                length, identity = self.facts.length, self.facts.identities.get(place)
+                if is_remote(place):  # one that has never answered is left out after its first exhausted read
+                    exhausted = _MOST_EXHAUSTED - 1 if identity is None else 0
+                    self._open[place] = RemoteFile(place, self._client, length, identity or "", exhausted)
+                elif not Path(place).is_file():
+                    raise Refused("the file does not exist")
+                else:
+                    file = LocalFile(Path(place))
+                    if file.length != length:
+                        raise Replaced(f"it has {file.length:,} bytes, the indexed archive {length:,}: select again")
+                    self._open[place] = file
+            return self._open[place]
 
-    def _opened(self, place: str) -> Far | LocalFile:
-        known = self.facts.identities.get(place)
-        if is_remote(place):
-            file: Far | LocalFile = (
-                self._client.open(place) if known is None else self._client.open(place, self.facts.length, known)
-            )
-        elif Path(place).is_file():
-            file = LocalFile(Path(place))
-        else:
-            raise Refused("the file does not exist")
-        if file.length != self.facts.length:
-            raise Replaced(f"it holds {file.length:,} bytes, the indexed archive {self.facts.length:,}: select again")
-        return file
-
-    def _is_down(self, place: str) -> bool:
-        """Tell whether a place could not be opened, or failed too often in a row."""
-        file = self._open.get(place)
-        return file is None or (isinstance(file, Far) and file.exhausted >= _GIVE_UP)
-
-    def _leave_out(self, place: str, why: str) -> None:
+    def _leave_out(self, place: str, error: Exception) -> None:
         with self._lock:
-            self._left_out[place] = why
+            self._left_out[place] = str(error)

@@ -1,8 +1,7 @@
-"""Where the photographs come from: a recipe's `[source]` table and the known archives of `manifests/sources.toml`.
+"""The places of a recipe's `[source]` table and of the archives in `manifests/sources.toml`.
 
-A place is a URL (`https://...`), a file in a Hub repository (`hf://datasets/USER/NAME[@REVISION]/FILE`) or a local
-path. Archives move between hosts, so that every archive is a list of places, tried in order; local files and folders
-are places of the same standing.
+A place is a URL (`https://...`), a file in a Hub repository (`hf://datasets/USER/NAME[@REVISION]/FILE`) or the path of
+a local file or folder. Archives move between hosts; therefore every archive is a list of places, tried in order.
 """
 
 import dataclasses
@@ -19,44 +18,43 @@ from handdata.shipped import resource
 
 @dataclass(frozen=True)
 class Archive:
-    """One archive or folder, in one or several places that hold the same bytes."""
+    """One archive or folder, in one or several places with the same bytes."""
 
     places: tuple[str, ...]  # URLs, hf:// addresses or absolute paths, in order of preference
-    gesture: str | None = None  # whose images alone it holds; None: those of all
-    image_bytes: int = 110_000  # mean size of a member, for plans made without asking; HaGRID's with 512 px
+    gesture: str | None = None  # the only gesture of its images; None: it has the images of all gestures
+    image_bytes: int = 110_000  # mean size of a member, for offline plans; HaGRID's at 512 px
 
     @property
     def name(self) -> str:
-        """What the manifest's column `source` says: the first URL, else the bare name of a local file or folder."""
-        far = [place for place in self.places if is_remote(place)]
-        return far[0] if far else Path(self.places[0]).name
+        """The value of the manifest's column `source`: the first URL, else the bare name of a local file or folder."""
+        return next(filter(is_remote, self.places), Path(self.places[0]).name)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """A recipe's sources, resolved: each images archive holds one gesture or all."""
+    """A recipe's resolved sources: each images archive has the images of one gesture or of all."""
 
     annotations: Archive
     images: tuple[Archive, ...]
 
 
 def is_remote(place: str) -> bool:
-    """Tell whether a place needs the network."""
+    """Return whether a place needs the network."""
     return place.startswith(("http://", "https://", "hf://"))
 
 
 def resolve(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> Sources:
-    """Return the archives that hold these gestures; relative paths start at `base`, the recipe's folder.
+    """Return the archives of these gestures; relative paths start at `base`, the recipe's folder.
 
-    Raises `UserError` where places are missing, unknown, or do not fit the kind. `render` draws nothing here: its
-    places are set by the build that has drawn it (`handdata.build`).
+    Raises `UserError` where places are missing, unknown, or do not fit the kind. For the kind `render` the options are
+    those of the drawn archives (`handdata.stages.select`).
     """
     if not options.images:
-        raise UserError("the recipe's [source] names no 'images': give an archive, a folder or a name of sources.toml")
+        raise UserError("the recipe's [source] lacks 'images': give an archive, a folder or a name of sources.toml")
     images = options.images
     annotations = options.annotations or (images if options.kind == "folder" else ())
     if not annotations:
-        raise UserError("the recipe's [source] names no 'annotations': give annotations.zip or a folder")
+        raise UserError("the recipe's [source] lacks 'annotations': give annotations.zip or a folder")
     _check_kind(options.kind, (*annotations, *images))
     return Sources(
         annotations=_archives(annotations, gestures, base)[0],
@@ -74,13 +72,13 @@ def absolute(options: SourceOptions, base: Path) -> SourceOptions:
     """Return the options with every relative path made absolute, for the copy of a recipe that a build keeps."""
     return dataclasses.replace(
         options,
-        annotations=tuple(_place(one, base) for one in options.annotations),
-        images=tuple(_place(one, base) for one in options.images),
+        annotations=tuple(_place(place, base) for place in options.annotations),
+        images=tuple(_place(place, base) for place in options.images),
     )
 
 
 def normal_gesture(name: str) -> str:
-    """Return HaGRID's own spelling of a gesture's folder or file name: no spaces, prefixes, or `hands_heart2`."""
+    """Return HaGRID's usual spelling of a gesture's folder or file name: no spaces, prefixes, or `hands_heart2`."""
     name = name.replace(" ", "_")
     for prefix in ("train_val_", "train_", "test_", "val_"):
         name = name.removeprefix(prefix)
@@ -88,7 +86,7 @@ def normal_gesture(name: str) -> str:
 
 
 def safe_member(name: str) -> bool:
-    """Tell whether a member's name stays inside its archive: relative, without `..` or other systems' roots."""
+    """Return whether a member's name stays inside its archive: relative, without `..` or other systems' roots."""
     path = PurePosixPath(name)
     return not (path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name)
 
@@ -96,21 +94,17 @@ def safe_member(name: str) -> bool:
 def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) -> list[Archive]:
     names = [place for place in places if place in known()]
     if names and len(places) > 1:
-        raise UserError(f"[source] mixes '{names[0]}' of sources.toml with other places: that name must stand alone")
+        raise UserError(f"[source] mixes '{names[0]}' of sources.toml with other places: use that name alone")
     table = known()[names[0]] if names else {"places": places}
-    groups = table.get("archives", [table])
     image_bytes: Any = table.get("image_bytes", Archive.image_bytes)
     archives = []
-    for group in groups:
-        inside = [gesture for gesture in gestures if gesture in group.get("gestures", gestures)]
+    for group in table.get("archives", [table]):
         where = [_place(place, base) for place in group["places"]]
-        if not any("{gesture}" in place for place in where):
-            archives.append(Archive(tuple(where), None, image_bytes))
-            continue
-        archives += [
-            Archive(tuple(place.replace("{gesture}", gesture) for place in where), gesture, image_bytes)
-            for gesture in inside
-        ]
+        separate = any("{gesture}" in place for place in where)  # one archive per gesture
+        inside = [gesture for gesture in gestures if gesture in group.get("gestures", gestures)]
+        for gesture in inside if separate else [None]:
+            named = tuple(place.replace("{gesture}", gesture or "") for place in where)
+            archives.append(Archive(named, gesture, image_bytes))
     return archives
 
 

@@ -28,11 +28,21 @@ class Stage(Protocol):
     def __call__(self, columns: Columns) -> Columns: ...
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How stages run; it does not change the results."""
+
+    engine: str = "local"  # local or ray
+    workers: int = 1  # processes of a stage
+    progress: bool = True
+
+
 @dataclass
 class StageReport:
-    """What became of the rows of one stage."""
+    """The result of one stage: its rows and their failures."""
 
     rows: int = 0
     kept_shards: int = 0  # were finished and made from the same inputs
     made_shards: int = 0
     failed: Counter[str] = field(default_factory=Counter)  # rows by reason
+    notes: dict[str, Any] = field(default_factory=dict)  # entries for run.json

@@ -1,110 +1,119 @@
-"""Make the manifest: annotations and archive index joined, images chosen, all that is needed to fetch them anywhere."""
+"""The stage `select`: the manifest, made from annotations and archive indices, with all that is needed to fetch it."""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from handdata.errors import UserError
-from handdata.recipe import SelectOptions
-from handdata.rows.decisions import Decisions
-from handdata.rows.manifest import Manifest, SourceFacts
+from handdata.recipe import ImageOptions, Recipe, SourceOptions
+from handdata.rows.decisions import Decisions, replay
+from handdata.rows.manifest import Manifest, SourceFacts, read_manifest
 from handdata.rows.oddities import Oddities
 from handdata.rows.schema import MANIFEST
 from handdata.rows.selection import Choice, choose
-from handdata.rows.shards import write_table
-from handdata.sources import annotations, archive, index
-from handdata.sources.index import Say
-from handdata.sources.places import Archive, Sources, is_remote
+from handdata.rows.shards import KEY, stored_key, write_table
+from handdata.sources import annotations
+from handdata.sources.archive import ENCRYPTED
+from handdata.sources.download import download_all
+from handdata.sources.http import Client
+from handdata.sources.index import FolderIndex, ZipIndex, gesture_fits, open_place, read_index
+from handdata.sources.places import Archive, Sources, is_remote, resolve
+from handdata.stages import Execution, StageReport
 
-if TYPE_CHECKING:
-    from handdata.recipe import ImageOptions
-    from handdata.sources.http import Client
-
-VERSION = 1  # raised when a change of the code changes what is chosen
+VERSION = 1  # increased when a change of the code changes the choice
 
 
-def make(
-    sources: Sources, options: SelectOptions, image: "ImageOptions", decisions: Decisions, client: "Client", say: Say
-) -> Manifest:
-    """Read annotations and indices and choose. Raises `UserError` where nothing can be read or chosen."""
-    odd = Oddities()
-    table = read_annotations(sources.annotations, options.gestures, client, odd, say)
-    members = Members(table.num_rows)
-    indices = [_find(number, source, table, members, client, odd, say) for number, source in enumerate(sources.images)]
+def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
+    """Make a build's manifest, unless the existing one was made from the same recipe and files.
+
+    A manifest that the build was started from is kept. Raises `UserError` where nothing can be read or chosen.
+    """
+    path = build / "manifest.parquet"
+    report = StageReport()
+    if recipe.source.images or recipe.source.kind == "render" or not path.exists():
+        source = _rendered(build, recipe, execution) if recipe.source.kind == "render" else recipe.source
+        sources = resolve(source, recipe.select.gestures, build)
+        key = input_key(sources, recipe)
+        if stored_key(path) != key:
+            with closing(Client(recipe.fetch, execution.progress)) as client:
+                if source.whole:
+                    sources = download_all(sources, build / "source", client)
+                manifest = make(sources, recipe, replay(build), client)
+                if manifest.shortfalls:
+                    lacking = sum(manifest.shortfalls.values())
+                    client.announce(f"{lacking:,} images fewer than requested: `handdata status` lists them")
+            metadata = {**(manifest.table.schema.metadata or {}), KEY: key.encode()}
+            write_table(manifest.table.replace_schema_metadata(metadata), path)
+            report.notes["selection"] = manifest.notes()
+    report.rows = read_manifest(build, columns=["image_id"]).num_rows
+    return report
+
+
+def make(sources: Sources, recipe: Recipe, decisions: Decisions, client: Client) -> Manifest:
+    """Read annotations and indices and choose images. Raises `UserError` where nothing can be read or chosen."""
+    index = read_index(open_place(sources.annotations, client))
+    files = annotations.files(index.json_files(), recipe.select.gestures, sources.annotations.name)
+    size = sum(file.entry.compressed_size for file in files) / 1e6
+    client.announce(f"reading annotations: {len(files)} of the files in {sources.annotations.name}, {size:,.1f} MB")
+    odd, tables = Oddities(), []
+    for file in files:
+        rows, file_odd = annotations.read(index, file)
+        tables.append(rows)
+        odd.merge(file_odd)
+    table = pa.concat_tables(tables)
+    indices = [read_index(open_place(source, client)) for source in sources.images]
+    members = _Members(table.num_rows)
+    for number, (source, source_index) in enumerate(zip(sources.images, indices, strict=True)):
+        _find(members, number, source, source_index, table, odd)
     available = members.position >= 0
     _report_missing(table, available, odd)
     available &= ~_dropped(table, decisions)
-    choice = choose(table, available, options, odd)
+    choice = choose(table, available, recipe.select, odd)
     if not len(choice.rows):
         raise UserError(
             f"none of {table.num_rows:,} annotated images can be chosen ({int(available.sum()):,} are in the archive):"
             " check [select] and that [source] names the images of these annotations"
         )
-    rows = _rows(table, choice, members, indices, _names(sources.images))
-    facts = {
-        name: SourceFacts(source.places, one.length, {one.place: one.identity})
-        for name, source, one in zip(_names(sources.images), sources.images, indices, strict=True)
-    }
-    metadata = {
-        "hand1000:sources": json.dumps({name: dataclasses.asdict(one) for name, one in facts.items()}),
-        "hand1000:image": json.dumps(dataclasses.asdict(image)),
-    }
-    return Manifest(rows.replace_schema_metadata(metadata), odd, table.num_rows, choice.shortfalls)
+    for line in odd.lines():
+        client.announce(line)
+    chosen = _rows(table, choice, members, indices, _names(sources.images))
+    metadata = _metadata(sources.images, indices, recipe.image)
+    return Manifest(chosen.replace_schema_metadata(metadata), odd, table.num_rows, choice.shortfalls)
 
 
-def input_key(sources: Sources, options: SelectOptions, image: "ImageOptions") -> str:
-    """Return the sha256 of all that decides a manifest, as far as it can be told without asking a server.
+def input_key(sources: Sources, recipe: Recipe) -> str:
+    """Return the sha256 of everything that decides a manifest and is known without a request.
 
-    A far archive that was replaced is noticed when it is fetched from (If-Range).
+    A remote archive that was replaced is noticed when it is fetched from (If-Range).
     """
     local = {}
-    for place in (*sources.annotations.places, *(place for one in sources.images for place in one.places)):
+    for place in (*sources.annotations.places, *(place for source in sources.images for place in source.places)):
         if not is_remote(place) and Path(place).exists():
             status = Path(place).stat()
             local[place] = [status.st_size, status.st_mtime_ns]
-    parts = [VERSION, annotations.VERSION, dataclasses.asdict(sources), dataclasses.asdict(options), local]
-    parts.append(dataclasses.asdict(image))
+    options = [dataclasses.asdict(table) for table in (sources, recipe.select)]
+    parts = [VERSION, annotations.VERSION, *options, local, dataclasses.asdict(recipe.image)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def read_annotations(source: Archive, gestures: tuple[str, ...], client: "Client", odd: Oddities, say: Say) -> pa.Table:
-    """Read the gestures' records of an annotations archive or folder; only those JSON files are read."""
-    opened = index.open_place(source, client)
-    read: Callable[[annotations.AnnotationFile], tuple[pa.Table, Oddities]]
-    if isinstance(opened, index.FolderIndex):
-        root = opened.root
-        found = annotations.files(annotations.folder_names(root), gestures, source.name)
+def _rendered(build: Path, recipe: Recipe, execution: Execution) -> SourceOptions:
+    """Draw the mini world into BUILD/source, once, and return it as a source."""
+    from handdata.world import render
 
-        def read(file: annotations.AnnotationFile) -> tuple[pa.Table, Oddities]:
-            return annotations.parse((root / file.name).read_bytes(), file)
-
-    else:
-        reader = opened
-        entries = annotations.archive_entries(index.zip_index(reader, say).directory)
-        sizes = {name: entry.compressed_size for name, entry in entries.items()}
-        found = annotations.files(sizes, gestures, source.name)
-
-        def read(file: annotations.AnnotationFile) -> tuple[pa.Table, Oddities]:
-            return _cached_annotations(reader, entries[file.name], file)
-
-    size = sum(file.size for file in found)
-    say(f"reading annotations: {len(found)} of the files in {source.name}, {size / 1e6:,.1f} MB")
-    tables = []
-    for file in found:
-        table, some = read(file)
-        tables.append(table)
-        odd.merge(some)
-    return pa.concat_tables(tables)
+    place = (build / "source").absolute()
+    options = dataclasses.replace(recipe.render, gestures=recipe.render.gestures or recipe.select.gestures)
+    render.draw(options, build / "source", 0, execution.progress)
+    return SourceOptions(annotations=(str(place / "annotations.zip"),), images=(str(place / "{gesture}.zip"),))
 
 
-class Members:
-    """Where each annotated image lies: arrays over the rows of the annotations table."""
+class _Members:
+    """The member of each annotated image: number of the archive and position in its index, -1 where it is missing."""
 
     def __init__(self, rows: int) -> None:
         self.archive = np.full(rows, -1, dtype=np.int16)
@@ -112,9 +121,9 @@ class Members:
 
 
 def _find(
-    number: int, source: Archive, table: pa.Table, members: Members, client: "Client", odd: Oddities, say: Say
-) -> index.Index:
-    opened = index.open_index(source, client, say)
+    members: _Members, number: int, source: Archive, index: ZipIndex | FolderIndex, table: pa.Table, odd: Oddities
+) -> None:
+    """Find the annotated images in one archive."""
     gestures = table["gesture"].to_pylist()
     wanted: dict[bytes, int] = {}
     more: dict[int, list[int]] = {}  # further rows of an image id that is annotated more than once
@@ -123,74 +132,47 @@ def _find(
             first = wanted.setdefault(image_id.encode(), row)
             if first != row:
                 more.setdefault(first, []).append(row)
-    for first, position, name in opened.find(wanted):
+    for first, position, name in index.find(wanted):
         if not name.lower().endswith((b".jpg", b".jpeg")):
             continue
         for row in (first, *more.get(first, ())):
-            if index.gesture_fits(name, gestures[row], source.gesture):
+            if gesture_fits(name, gestures[row], source.gesture):
                 if members.archive[row] == number:
                     odd.add("repeated-member", name.decode("utf-8", "replace"))
                 members.archive[row], members.position[row] = number, position
-    return opened
 
 
-def _cached_annotations(
-    reader: archive.Reader, entry: archive.Entry, file: annotations.AnnotationFile
-) -> tuple[pa.Table, Oddities]:
-    """Read one member of an annotations archive; a far one's rows (never its `meta`) are kept in the cache."""
-    import pyarrow.parquet as pq
-
-    kind = hashlib.sha256(f"{entry.name}\n{annotations.VERSION}".encode()).hexdigest()[:16]
-    cached = index.cache_path(reader, f"{kind}.parquet") if is_remote(reader.place) else None
-    if cached and cached.is_file():
-        table = pq.read_table(cached)
-        stored = json.loads(table.schema.metadata[b"hand1000:odd"])
-        odd = Oddities(examples=stored["examples"])
-        odd.counts.update(stored["counts"])
-        return table.replace_schema_metadata(None), odd
-    text = read_member(reader, entry)
-    table, odd = annotations.parse(text, file)
-    if cached:
-        stored = json.dumps({"counts": dict(odd.counts), "examples": odd.examples})
-        write_table(table.replace_schema_metadata({"hand1000:odd": stored}), cached)
-    return table, odd
-
-
-def read_member(reader: archive.Reader, entry: archive.Entry, largest: int = 1 << 30) -> bytes:
-    """Read one whole member of an archive. Raises `UserError` where it is damaged."""
-    try:
-        archive.check_limits(entry, largest)
-        start, end = archive.span(entry)
-        data = reader.read(start, min(end, reader.length) - start)
-        begin = archive.data_start(entry, data)
-        if len(data) < begin + entry.compressed_size:  # a local extra field longer than was read for it
-            data = reader.read(start, begin + entry.compressed_size)
-        return archive.unpack(entry, memoryview(data)[begin : begin + entry.compressed_size])
-    except archive.BadMember as error:
-        raise UserError(f"{entry.name} in {reader.place} is damaged: {error}") from None
-
-
-def _rows(table: pa.Table, choice: Choice, members: Members, indices: list[index.Index], names: list[str]) -> pa.Table:
+def _rows(
+    table: pa.Table, choice: Choice, members: _Members, indices: list[ZipIndex | FolderIndex], names: list[str]
+) -> pa.Table:
+    """Return the chosen rows with the manifest's columns."""
     chosen = table.take(pa.array(choice.rows))
     archives = members.archive[choice.rows].tolist()
     positions = members.position[choice.rows].tolist()
     entries = [indices[number].entry(position) for number, position in zip(archives, positions, strict=True)]
-    columns: dict[str, Any] = {name: chosen[name] for name in ("image_id", "gesture", "subject", "hagrid_split")}
-    columns |= {"bboxes": chosen["bboxes"], "labels": chosen["labels"]}
+    columns: dict[str, Any] = {name: chosen[name] for name in MANIFEST.names if name in chosen.column_names}
     columns |= {"split": choice.splits, "rank": choice.ranks, "spare": choice.spares}
     columns["source"] = [names[number] for number in archives]
     columns["member"] = [entry.name for entry in entries]
-    for name in ("offset", "compressed_size", "size", "method", "crc32"):
+    for name in ("offset", "compressed_size", "size", "crc32"):
         columns[name] = [getattr(entry, name) for entry in entries]
     columns["method"] = [ENCRYPTED if entry.encrypted else entry.method for entry in entries]
     return pa.table({name: columns[name] for name in MANIFEST.names}, schema=MANIFEST)
 
 
-ENCRYPTED = 99  # the manifest's method of a member that cannot be read: zip's own number for AES
+def _metadata(
+    sources: tuple[Archive, ...], indices: list[ZipIndex | FolderIndex], image: ImageOptions
+) -> dict[str, str]:
+    """Return the metadata of a manifest's file: the facts on its sources and how its images are stored."""
+    facts = {
+        name: dataclasses.asdict(SourceFacts(source.places, index.length, {index.place: index.identity}))
+        for name, source, index in zip(_names(sources), sources, indices, strict=True)
+    }
+    return {"hand1000:sources": json.dumps(facts), "hand1000:image": json.dumps(dataclasses.asdict(image))}
 
 
 def _names(images: tuple[Archive, ...]) -> list[str]:
-    """Return the sources' names; two local files of one name go by their whole paths."""
+    """Return the sources' names; local files with the same name are named by their whole paths."""
     names = [source.name for source in images]
     return [source.places[0] if names.count(source.name) > 1 else source.name for source in images]
 
@@ -202,6 +184,7 @@ def _report_missing(table: pa.Table, available: np.ndarray, odd: Oddities) -> No
 
 
 def _dropped(table: pa.Table, decisions: Decisions) -> np.ndarray:
+    """Return a mask of the rows that a person dropped."""
     if not decisions.dropped_images and not decisions.dropped_subjects:
         return np.zeros(table.num_rows, dtype=bool)
     pairs = zip(table["image_id"].to_pylist(), table["subject"].to_pylist(), strict=True)

@@ -25,13 +25,13 @@ from handdata.errors import UserError
 from handdata.files import require_writable_folder
 from handdata.machine import map_unordered
 from handdata.recipe import RenderOptions
+from handdata.rows.schema import HAGRID_SPLITS
 from handdata.world.skeleton import GESTURES
 
 if TYPE_CHECKING:
     from handdata.world.scene import Picture
 
 VERSION = 2  # raised when the same options give other pictures
-HAGRID_SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 _DRAWING = ".drawing"  # folder of the pictures drawn so far; it goes when the archives are whole
 _QUALITY = 92  # JPEG

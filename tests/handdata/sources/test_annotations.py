@@ -1,4 +1,4 @@
-"""HaGRID's annotations, every version and trap: what is taken, what is mended, what is left out and said."""
+"""HaGRID's annotations, every version and trap: rows that are used, corrected, or left out and reported."""
 
 import json
 
@@ -7,10 +7,16 @@ import pytest
 from handdata.errors import UserError
 from handdata.sources import annotations
 from handdata.sources.annotations import AnnotationFile, files, parse
+from handdata.sources.archive import Entry
 from tests.hagrid import record
 
-CALL = AnnotationFile("annotations/train/call.json", "call", "train", 0)
-HEART = AnnotationFile("annotations/train/hand_heart.json", "hand_heart", "train", 0)
+
+def entry(name: str) -> Entry:
+    return Entry(name, method=0, crc32=0, compressed_size=1, size=1, offset=0)
+
+
+CALL = AnnotationFile(entry("annotations/train/call.json"), "call", "train")
+HEART = AnnotationFile(entry("annotations/train/hand_heart.json"), "hand_heart", "train")
 
 
 def read(file: AnnotationFile = CALL, **records: object):
@@ -77,7 +83,7 @@ def test_a_box_beyond_the_image_is_clipped_and_an_empty_one_left_out():
     assert odd == {"box-clipped": 1, "box-empty": 4}
 
 
-def test_rounding_at_the_border_is_no_oddity():
+def test_rounding_at_the_border_is_not_reported():
     rows, odd = read(a=record("call", "user", bboxes=[[0.5, 0.5, 0.5000000001, 0.5]]))
     assert len(rows) == 1 and odd == {}
 
@@ -127,7 +133,7 @@ def test_an_image_id_that_could_be_a_path_is_left_out(name):
     assert rows == [] and odd == {"bad-image-id": 1}
 
 
-def test_a_file_that_is_no_json_or_no_table_is_a_clear_error():
+def test_a_file_that_is_not_json_or_not_a_table_is_a_clear_error():
     with pytest.raises(UserError, match=r"call.json is not valid JSON"):
         parse(b"{", CALL)
     with pytest.raises(UserError, match=r"call.json is not a table"):
@@ -148,8 +154,8 @@ def test_the_files_of_all_versions_are_found_and_junk_is_not():
         "annotations/train/readme.txt",
         "call.json",
     ]
-    found = files(dict.fromkeys(names, 1), ("call", "hand_heart2", "two_up"), "a.zip")
-    assert {(file.gesture, file.hagrid_split, file.name) for file in found} == {
+    chosen = files(map(entry, names), ("call", "hand_heart2", "two_up"), "a.zip")
+    assert {(file.gesture, file.hagrid_split, file.entry.name) for file in chosen} == {
         ("call", "train", names[0]),
         ("call", "val", names[1]),
         ("call", "test", names[2]),
@@ -161,10 +167,10 @@ def test_the_files_of_all_versions_are_found_and_junk_is_not():
 
 def test_a_gesture_without_annotations_is_named_with_those_that_have_some():
     with pytest.raises(UserError, match=r"a.zip has no annotations of 'ok'; it has those of: call"):
-        files({"annotations/train/call.json": 1}, ("ok",), "a.zip")
+        files([entry("annotations/train/call.json")], ("ok",), "a.zip")
 
 
-def test_the_report_says_how_often_and_gives_examples():
+def test_the_report_has_counts_and_examples():
     _, odd = parse(json.dumps({f"i{n}": record("call", "u", labels=["x"]) for n in range(5)}).encode(), CALL)
     (line,) = odd.lines()
     assert line.split()[0] == "5" and "call/i0, call/i1, call/i2" in line and "i3" not in line

@@ -1,4 +1,4 @@
-"""Whole downloads: they go on where they stopped, and give up with a sentence."""
+"""Whole downloads: they resume where they stopped, and fail with a sentence."""
 
 import random
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from handdata.errors import Unfinished
 from handdata.recipe import FetchOptions
 from handdata.sources.download import download, download_all
-from handdata.sources.http import Client, Far, Trouble
+from handdata.sources.http import Client, RemoteFile, TransientError
 from handdata.sources.places import Archive, Sources
 from tests.range_server import RangeServer, serve
 
@@ -29,69 +29,69 @@ def client():
     client.close()
 
 
-def far(server: RangeServer, client: Client) -> Far:
-    return Far("place", server.url("file.zip"), {}, client)
+def remote(server: RangeServer, client: Client) -> RemoteFile:
+    return RemoteFile(server.url("file.zip"), client)
 
 
-def test_a_download_goes_on_where_it_stopped(folder, client):
+def test_a_download_resumes_where_it_stopped(folder, client):
     with serve(folder / "served", kinds=("short",)) as server:
         server.first_bad = 2
-        download(far(server, client), folder / "copy.zip", progress=False)
+        download(remote(server, client), folder / "copy.zip")
         assert (folder / "copy.zip").read_bytes() == DATA
         assert [one.start for one in server.log] == [0, 150_000, 225_000]
 
 
-def test_another_process_goes_on_too(folder, client):
+def test_another_process_resumes_too(folder, client):
     with serve(folder / "served", kinds=("short",)) as server:
         server.first_bad = 3
-        with pytest.raises(Trouble):
-            download(far(server, client), folder / "copy.zip", progress=False)
-        download(far(server, client), folder / "copy.zip", progress=False)
+        with pytest.raises(TransientError):
+            download(remote(server, client), folder / "copy.zip")
+        download(remote(server, client), folder / "copy.zip")
         assert (folder / "copy.zip").read_bytes() == DATA
         assert server.log[-1].start == 262_500
         assert [path.name for path in folder.iterdir() if path.is_file()] == ["copy.zip"]
 
 
-def test_a_file_that_was_replaced_meanwhile_is_downloaded_anew(folder, client):
+def test_a_file_that_was_replaced_meanwhile_is_downloaded_again(folder, client):
     with serve(folder / "served", kinds=("short",)) as server:
         server.first_bad = 3
-        with pytest.raises(Trouble):
-            download(far(server, client), folder / "copy.zip", progress=False)
+        with pytest.raises(TransientError):
+            download(remote(server, client), folder / "copy.zip")
         server.version = "2"
         (folder / "served" / "file.zip").write_bytes(DATA[::-1].replace(DATA[::-1][:4], b"PK\3\4", 1))
-        download(far(server, client), folder / "copy.zip", progress=False)
+        download(remote(server, client), folder / "copy.zip")
         assert (folder / "copy.zip").read_bytes() == (folder / "served" / "file.zip").read_bytes()
 
 
-def test_a_host_without_parts_is_asked_from_the_start_again(folder, client):
+def test_a_host_without_range_support_is_read_from_the_start_again(folder, client):
     with serve(folder / "served", ranges=False, kinds=("short",)) as server:
         server.first_bad = 1
-        download(far(server, client), folder / "copy.zip", progress=False)
+        download(remote(server, client), folder / "copy.zip")
         assert (folder / "copy.zip").read_bytes() == DATA
 
 
 def test_an_error_page_is_not_taken_for_the_archive(folder, client):
     with serve(folder / "served", kinds=("page",)) as server:
         server.first_bad = 2
-        download(far(server, client), folder / "copy.zip", progress=False)
+        download(remote(server, client), folder / "copy.zip")
         assert (folder / "copy.zip").read_bytes() == DATA
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_download(folder, client, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_the_download(folder, client, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with serve(folder / "served") as server, pytest.raises(Unfinished, match="the archive needs"):
-        download(far(server, client), folder / "copy.zip", progress=False)
+        download(remote(server, client), folder / "copy.zip")
 
 
-def test_the_next_place_is_asked_where_one_fails_and_what_is_there_is_kept(folder, client):
+def test_the_next_place_is_used_where_one_fails_and_an_existing_file_is_kept(folder, client):
     with serve(folder / "served") as server:
         archive = Archive((server.url("nothing/file.zip"), server.url("file.zip")))
-        local = download_all(Sources(archive, (archive,)), folder / "whole", client, progress=False)
+        local = download_all(Sources(archive, (archive,)), folder / "whole", client)
         assert Path(local.images[0].places[0]).read_bytes() == DATA
         assert local.images[0].name == archive.name
-        asked = len(server.log)
-        download_all(Sources(archive, (archive,)), folder / "whole", client, progress=False)
-        assert len(server.log) == asked == 2
+        requests = len(server.log)
+        download_all(Sources(archive, (archive,)), folder / "whole", client)
+        assert len(server.log) == requests == 2
         with pytest.raises(Unfinished, match=r"cannot be downloaded .*HTTP 404"):
             missing = Archive((server.url("nothing.zip"),))
-            download_all(Sources(missing, ()), folder / "whole", client, progress=False)
+            download_all(Sources(missing, ()), folder / "whole", client)

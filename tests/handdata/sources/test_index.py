@@ -1,4 +1,4 @@
-"""Finding members whatever the archive's layout, and the cache of far directories."""
+"""Finding members whatever the archive's layout, and the cache of remote directories."""
 
 import zipfile
 
@@ -20,10 +20,6 @@ def client(tmp_path, monkeypatch):
     client = Client(FetchOptions(backoff=0.01, timeout=1))
     yield client
     client.close()
-
-
-def silent(line: str) -> None:
-    pass
 
 
 @pytest.mark.parametrize(
@@ -53,33 +49,33 @@ def test_a_folder_is_searched_at_any_depth(tmp_path):
     assert entry.size == len(hagrid.jpeg(int(name[:8], 16))) and entry.method == entry.offset == -1
 
 
-def test_a_far_directory_is_read_once_and_again_when_the_file_changes(tmp_path, client):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+def test_a_remote_directory_is_read_once_and_again_when_the_file_changes(tmp_path, client):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
         for number in range(2000):
-            file.writestr(f"HaGRIDv2_dataset_512/call/{number}.jpg", b"x" * 50)
+            zipped.writestr(f"HaGRIDv2_dataset_512/call/{number}.jpg", b"x" * 50)
     with serve(tmp_path) as server:
         source = Archive((server.url("a.zip"),))
-        first = index.open_index(source, client, silent)
+        first = index.read_index(index.open_place(source, client))
         assert [value for value, _, _ in first.find({b"77": 1})] == [1]
         assert len(server.log) == 2, "the end of the file, then the directory"
-        second = index.open_index(source, client, silent)
+        second = index.read_index(index.open_place(source, client))
         assert second.directory.data[:] == first.directory.data[:]
         assert len(server.log) == 3, "only the end of the file"
         server.version = "2"
-        index.open_index(source, client, silent)
+        index.read_index(index.open_place(source, client))
         assert len(server.log) == 5
 
 
-def test_a_large_far_directory_that_comes_damaged_is_read_again_and_not_kept(tmp_path, client):
+def test_a_large_remote_directory_that_comes_damaged_is_read_again_and_not_kept(tmp_path, client):
     from benchmarks.fetch import write_archive_end
 
     write_archive_end(tmp_path / "a.zip", 70_000)
     with serve(tmp_path, kinds=("wrong",)) as server:
-        far = client.open(server.url("a.zip"))
+        file = client.open(server.url("a.zip"))
         server.first_bad = 1
-        found = index.zip_index(far, silent)
+        found = index.read_index(file)
         assert sum(1 for _ in found.find({})) == 0
-        assert len({(one.start, one.end) for one in server.log}) < len(server.log), "a part was asked for again"
+        assert len({(one.start, one.end) for one in server.log}) < len(server.log), "a part was requested again"
         cached = list((tmp_path / "cache" / "index").iterdir())
         assert [path.suffix for path in cached] == [".directory"]
 
@@ -88,21 +84,23 @@ def test_the_first_bytes_of_a_file_that_come_damaged_are_read_again(tmp_path, cl
     hagrid.world().write_images(tmp_path / "a.zip")
     with serve(tmp_path, kinds=("wrong",)) as server:
         server.first_bad = 1
-        far = client.open(server.url("a.zip"))
-        assert index.zip_index(far, silent).length == far.length
+        file = client.open(server.url("a.zip"))
+        assert index.read_index(file).length == file.length
 
 
-def test_the_first_place_that_answers_is_taken_and_all_troubles_are_told(tmp_path, client):
+def test_the_first_place_that_can_be_read_is_used_and_all_errors_are_reported(tmp_path, client):
     hagrid.world().write_images(tmp_path / "a.zip")
-    found = index.open_index(Archive((str(tmp_path / "missing.zip"), str(tmp_path / "a.zip"))), client, silent)
+    found = index.read_index(
+        index.open_place(Archive((str(tmp_path / "missing.zip"), str(tmp_path / "a.zip"))), client)
+    )
     assert isinstance(found.reader, LocalFile)
     with serve(tmp_path) as server:
         places = (str(tmp_path / "missing.zip"), server.url("gone.zip"))
         with pytest.raises(UserError, match=r"missing.zip does not exist; .*gone.zip: HTTP 404"):
-            index.open_index(Archive(places), client, silent)
+            index.read_index(index.open_place(Archive(places), client))
 
 
-def test_a_file_that_is_no_archive_is_a_users_error(tmp_path, client):
+def test_a_file_that_is_not_an_archive_is_a_users_error(tmp_path, client):
     (tmp_path / "a.zip").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"a.zip is no zip archive that can be read: it has no end record"):
-        index.open_index(Archive((str(tmp_path / "a.zip"),)), client, silent)
+    with pytest.raises(UserError, match=r"a.zip is not a readable zip archive: it has no end record"):
+        index.read_index(index.open_place(Archive((str(tmp_path / "a.zip"),)), client))

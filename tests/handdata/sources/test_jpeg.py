@@ -1,4 +1,4 @@
-"""Storing photographs: streams kept where they can be, orientation baked in, nothing told but the pixels."""
+"""Storing photographs: streams kept where possible, orientation applied, nothing kept but the pixels."""
 
 import io
 
@@ -52,7 +52,7 @@ def test_a_stream_that_needs_no_change_is_kept_but_for_its_metadata(save):
     assert store(stored.data, OPTIONS).data == stored.data
 
 
-def test_what_follows_the_end_goes_too():
+def test_bytes_after_the_end_are_removed_too():
     data = saved(picture())
     assert store(data + b"trailing secret" * 100, OPTIONS).data == store(data, OPTIONS).data
 
@@ -66,13 +66,13 @@ def test_several_pictures_in_one_file_become_the_first():
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_every_orientation_is_baked_into_the_pixels(orientation):
+def test_every_orientation_is_applied_to_the_pixels(orientation):
     image = picture()
     stored = store(saved(image, exif=exif(orientation)), OPTIONS)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(saved(image, exif=exif(orientation)))))
-    found = pixels(stored.data)
-    assert found.shape == (upright.height, upright.width, 3)
-    assert np.abs(found - np.asarray(upright, dtype=int)).mean() < 3
+    actual = pixels(stored.data)
+    assert actual.shape == (upright.height, upright.width, 3)
+    assert np.abs(actual - np.asarray(upright, dtype=int)).mean() < 3
     assert (stored.orig_width, stored.orig_height) == upright.size
     assert not Image.open(io.BytesIO(stored.data)).getexif()
     assert b"Secret" not in stored.data
@@ -116,15 +116,15 @@ def test_a_transparent_png_and_a_grey_jpeg_are_stored():
 def test_colours_that_depend_on_an_adobe_segment_are_stored_right():
     cmyk = saved(picture().convert("CMYK"))
     assert strip(cmyk) is None
-    found = pixels(store(cmyk, OPTIONS).data)
-    assert np.abs(found - pixels(cmyk)).mean() < 3
+    actual = pixels(store(cmyk, OPTIONS).data)
+    assert np.abs(actual - pixels(cmyk)).mean() < 3
     rgb = bytearray(saved(picture(), keep_rgb=True))
-    assert strip(bytes(rgb)) is None, "three components that are no YCbCr"
+    assert strip(bytes(rgb)) is None, "three components that are not YCbCr"
     assert np.abs(pixels(store(bytes(rgb), OPTIONS).data) - pixels(bytes(rgb))).mean() < 3
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_file_that_breaks_off_is_truncated(share):
+def test_a_part_of_a_file_is_truncated(share):
     data = jpeg(0, (640, 480))
     with pytest.raises(BadImage) as raised:
         store(data[: int(len(data) * share)], OPTIONS)
@@ -134,7 +134,7 @@ def test_a_file_that_breaks_off_is_truncated(share):
 @pytest.mark.parametrize(
     "data", [b"", b"no image at all", b"\xff\xd8\xff", b"GIF89a" + bytes(100), b"\x89PNG\r\n\x1a\n"]
 )
-def test_what_is_no_photograph_is_corrupt(data):
+def test_a_file_that_is_not_a_photograph_is_corrupt(data):
     with pytest.raises(BadImage) as raised:
         store(data, OPTIONS)
     assert raised.value.reason in ("image-corrupt", "image-truncated")

@@ -41,7 +41,7 @@ V2 = (
 ).split()
 
 
-def test_every_known_source_has_places_that_are_far_and_say_their_protocol():
+def test_every_known_source_has_remote_places_with_their_protocol():
     for table in known().values():
         for group in table.get("archives", [table]):
             assert all(re.match(r"(https|hf)://", place) for place in group["places"])
@@ -71,11 +71,11 @@ def test_relative_paths_become_absolute_and_urls_and_names_stay():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (SourceOptions(), "names no 'images'"),
-        (SourceOptions(images=("a.zip",)), "names no 'annotations'"),
+        (SourceOptions(), "lacks 'images'"),
+        (SourceOptions(images=("a.zip",)), "lacks 'annotations'"),
         (SourceOptions(kind="hub", annotations=("a.zip",), images=("hf://datasets/a/b/c.zip",)), "needs hf://datasets"),
         (SourceOptions(kind="folder", images=("https://host/a.zip",)), "needs a local folder"),
-        (SourceOptions(annotations=("a.zip",), images=("hagridv2-512", "b.zip")), "must stand alone"),
+        (SourceOptions(annotations=("a.zip",), images=("hagridv2-512", "b.zip")), "use that name alone"),
     ],
 )
 def test_mistakes_are_named(options, sentence):
