@@ -116,8 +116,7 @@ def _ours(folder: Path, annotations: Path, url: str, wanted: int) -> dict[str, A
     import httpx2  # noqa: F401 - remotezip's imports are not timed either
     from PIL import Image  # noqa: F401
 
-    from handdata.builds import build
-    from handdata.recipe import load
+    from handdata.builds.build import Build
     from handdata.sources.http import Client
 
     source = {"annotations": str(annotations), "images": url}
@@ -131,12 +130,10 @@ def _ours(folder: Path, annotations: Path, url: str, wanted: int) -> dict[str, A
         clients.append(client)
 
     Client.__init__ = remembered  # type: ignore[method-assign]
-    out = folder / "build"
-    build.start(load(folder / "recipe.toml"), out)
-    recipe, how, times = build.open_recipe(out), build.How(progress=False), [time.perf_counter()]
+    build, times = Build.start(folder / "recipe.toml", folder / "build"), [time.perf_counter()]
     cpu = time.process_time()
-    for step in build.STEPS[:2]:
-        report = build.run(out, recipe, (step,), how)[step.name]
+    for stage in ("select", "fetch"):
+        report = build.run(only=stage, progress=False)[stage]
         times.append(time.perf_counter())
         assert report.rows == wanted and not report.failed
     cpu = time.process_time() - cpu

@@ -1,4 +1,4 @@
-"""HaGRID's 33 gestures and our words for them, from `prompts/gestures.toml`."""
+"""HaGRID's 33 gestures and the phrases for them, from `prompts/gestures.toml`."""
 
 import tomllib
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ PAPER_GESTURES = ("call", "four", "like", "mute", "ok", "palm")  # Hand1000, sec
 
 @dataclass(frozen=True)
 class Gesture:
-    phrase: str  # what the text of a row holds exactly once
-    words: tuple[str, ...]  # other words that name the gesture; an error in the text of another gesture
+    phrase: str  # the text of a row contains it exactly once
+    words: tuple[str, ...]  # other names of the gesture; an error in the text of another gesture
     facing: Literal["palm", "back", "side", "any"]  # the side of the hand that the viewer sees
-    hands: int  # how many hands make it: 1 or 2
+    hands: int  # number of hands that make it: 1 or 2
 
 
 @cache

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from handdata.errors import Unfinished, UserError
 from handdata.machine import cores
-from handdata.recipe import FetchOptions, ImageOptions
+from handdata.recipe import FetchOptions, ImageOptions, Recipe
 from handdata.rows.decisions import replay
 from handdata.rows.manifest import SourceFacts, read_manifest, source_facts
 from handdata.rows.shards import image_path
@@ -34,7 +34,7 @@ from handdata.sources.journal import Journal, Receipt, finished, remove_images, 
 from handdata.sources.jpeg import BadImage, store
 from handdata.sources.mirrors import Mirrors
 from handdata.sources.places import safe_member
-from handdata.stages import StageReport
+from handdata.stages import Execution, StageReport
 from handdata.stages.select import ENCRYPTED
 
 VERSION = 1  # raised when a change of the code changes the stored bytes
@@ -58,13 +58,14 @@ class Job:
     key: str
 
 
-def run(build: Path, options: FetchOptions, image: ImageOptions, progress: bool = True) -> StageReport:
+def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     """Bring the stage `fetch` of a build up to date: every image of its manifest is stored or has a reason.
 
     Raises `Unfinished` where it cannot go on, `UserError` for a manifest that is none.
     """
     from tqdm import tqdm
 
+    options, image = recipe.fetch, recipe.image
     table = read_manifest(build)
     jobs = manifest_jobs(table, image)
     journal = Journal(build)
@@ -78,7 +79,9 @@ def run(build: Path, options: FetchOptions, image: ImageOptions, progress: bool 
         _require_space(build, todo)
         size = sum(job.entry.compressed_size for job in todo)
         fetcher = _Fetcher(build, source_facts(table.schema), options, image, journal)
-        with tqdm(total=size, desc="fetch", unit="B", unit_scale=True, disable=None if progress else True) as bar:
+        with tqdm(
+            total=size, desc="fetch", unit="B", unit_scale=True, disable=None if execution.progress else True
+        ) as bar:
             fetcher.run(todo, bar)
         journal.sync()
         failed = write_shards(build, [job.image_id for job in jobs], journal.receipts)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,22 +12,68 @@ import numpy as np
 import pyarrow as pa
 
 from handdata.errors import UserError
-from handdata.recipe import SelectOptions
-from handdata.rows.decisions import Decisions
-from handdata.rows.manifest import Manifest, SourceFacts
+from handdata.recipe import SelectOptions, SourceOptions
+from handdata.rows.decisions import Decisions, replay
+from handdata.rows.manifest import Manifest, SourceFacts, read_manifest
 from handdata.rows.oddities import Oddities
 from handdata.rows.schema import MANIFEST
 from handdata.rows.selection import Choice, choose
-from handdata.rows.shards import write_table
+from handdata.rows.shards import KEY, stored_key, write_table
 from handdata.sources import annotations, archive, index
 from handdata.sources.index import Say
-from handdata.sources.places import Archive, Sources, is_remote
+from handdata.sources.places import Archive, Sources, is_remote, resolve
+from handdata.stages import Execution, StageReport
 
 if TYPE_CHECKING:
-    from handdata.recipe import ImageOptions
+    from handdata.recipe import ImageOptions, Recipe
     from handdata.sources.http import Client
 
 VERSION = 1  # raised when a change of the code changes what is chosen
+
+
+def run(build: Path, recipe: "Recipe", execution: Execution) -> StageReport:
+    """Make the manifest, unless the one that is there was made from the same recipe and files."""
+    from handdata.sources.download import download_all
+    from handdata.sources.http import Client
+
+    path, notes = build / "manifest.parquet", {}
+    if not recipe.source.images and recipe.source.kind != "render" and path.exists():  # started from a manifest alone
+        return StageReport(rows=read_manifest(build, columns=["image_id"]).num_rows)
+    source = _drawn(build, recipe, execution)
+    sources = resolve(source, recipe.select.gestures, build)
+    key = input_key(sources, recipe.select, recipe.image)
+    if not path.exists() or stored_key(path) != key:
+        say: Say = (lambda line: print(line, file=sys.stderr)) if execution.progress else (lambda line: None)
+        client = Client(recipe.fetch)
+        try:
+            if source.whole:
+                sources = download_all(sources, build / "source", client, execution.progress)
+            made = make(sources, recipe.select, recipe.image, replay(build), client, say)
+        finally:
+            client.close()
+        metadata = {**(made.table.schema.metadata or {}), KEY: key.encode()}
+        write_table(made.table.replace_schema_metadata(metadata), path)
+        shortfalls = [{"gesture": g, "split": s, "lacking": n} for (g, s), n in made.shortfalls.items()]
+        odd = {"odd": dict(made.odd.counts), "examples": made.odd.examples}
+        notes = {"selection": {"candidates": made.candidates, **odd, "shortfalls": shortfalls}}
+        for line in made.odd.lines():
+            say(line)
+        if shortfalls:
+            say(f"{sum(made.shortfalls.values()):,} images are missing: `handdata status` shows where")
+    return StageReport(rows=read_manifest(build, columns=["image_id"]).num_rows, notes=notes)
+
+
+def _drawn(build: Path, recipe: "Recipe", execution: Execution) -> SourceOptions:
+    """Return the recipe's source; one of kind `render` is drawn into BUILD/source first, once."""
+    if recipe.source.kind != "render":
+        return recipe.source
+    from handdata.world import render
+
+    folder = build / "source"
+    gestures = recipe.render.gestures or recipe.select.gestures
+    render.draw(dataclasses.replace(recipe.render, gestures=gestures), folder, 0, execution.progress)
+    place = folder.absolute()
+    return SourceOptions(annotations=(str(place / "annotations.zip"),), images=(str(place / "{gesture}.zip"),))
 
 
 def make(

@@ -1,6 +1,5 @@
 """Fetching through a real server: faults, damage, mirrors, kills, full disks; every image arrives or has a reason."""
 
-import dataclasses
 import errno
 import json
 import os
@@ -16,9 +15,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from handdata.builds import build
+from handdata.builds.build import Build
 from handdata.errors import Unfinished, UserError
-from handdata.recipe import ImageOptions, load
+from handdata.recipe import ImageOptions
 from handdata.rows.manifest import read_manifest, source_facts
 from handdata.rows.schema import REASONS
 from handdata.rows.shards import shard_path, write_table
@@ -26,7 +25,6 @@ from handdata.stages.fetch import Runs, manifest_jobs
 from tests import hagrid
 from tests.range_server import FAULTS, RangeServer, serve
 
-HOW = build.How(progress=False)
 QUICK = {"backoff": 0.01, "timeout": 1.0}
 
 
@@ -58,13 +56,15 @@ def started(
     select = select or {"gestures": ["call", "ok"], "train": 18, "validation": 2, "test": 4}
     path = tmp_path / "recipe.toml"
     path.write_text(hagrid.recipe_text(source=source, select=select, fetch={**QUICK, **(fetch or {})}))
-    build.start(load(path), tmp_path / "build")
+    Build.start(path, tmp_path / "build")
     return tmp_path / "build"
 
 
 def run(out: Path, *names: str) -> dict:
-    steps = tuple(step for step in build.STEPS if step.name in (names or ("select", "fetch")))
-    return build.run(out, build.open_recipe(out), steps, HOW)
+    reports = {}
+    for name in names or ("select", "fetch"):
+        reports |= Build.open(out).run(only=name, progress=False)
+    return reports
 
 
 def stored(out: Path) -> dict[str, bytes]:
@@ -157,8 +157,7 @@ def test_a_host_without_parts_is_named_with_the_remedy(tmp_path, world):
 def test_a_host_without_parts_is_downloaded_wholly_if_asked(tmp_path, world):
     with serve(tmp_path / "served", ranges=False) as server:
         out = started(tmp_path, server)
-        recipe = build.open_recipe(out)
-        build.start(dataclasses.replace(recipe, source=dataclasses.replace(recipe.source, whole=True)), out)
+        Build.start(Build.open(out).recipe, out, source={"whole": True})
         run(out)
         assert set(stored(out)) == expected(world)
         assert set(read_manifest(out)["source"].to_pylist()) == {server.url("images.zip")}
@@ -383,11 +382,9 @@ def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_f
 
 
 KILLED = """
-import pathlib, sys
-from handdata import build
-out = pathlib.Path(sys.argv[1])
-steps = tuple(step for step in build.STEPS if step.name in ("select", "fetch"))
-build.run(out, build.open_recipe(out), steps, build.How(progress=False))
+import sys
+from handdata import Build
+Build.open(sys.argv[1]).run(until="fetch", progress=False)
 """
 
 
