@@ -61,21 +61,13 @@ class Build(BuildFolder):
         return apply_decisions(self.path, Path(exported))
 
     def drop(
-        self,
-        image_id: str | None = None,
-        subject: str | None = None,
-        note: str | None = None,
-        progress: bool = True,
+        self, image_id: str | None = None, subject: str | None = None, note: str | None = None, progress: bool = True
     ) -> Dropped:
         """Remove an image, or all images of a person, from the build and the dataset."""
         return drop(self, image_id, subject, note, progress)
 
     def publish(
-        self,
-        to: str | Path,
-        private: bool = False,
-        revision: str | None = None,
-        purge_history: bool = False,
+        self, to: str | Path, private: bool = False, revision: str | None = None, purge_history: bool = False
     ) -> Published:
         """Publish the dataset to `hf:USER/NAME` or a folder, and read it back; `place` of the result is where it is."""
         return publish(self, str(to), private, revision, purge_history)

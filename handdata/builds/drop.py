@@ -49,11 +49,8 @@ def _rows(build: Path, image_id: str | None, subject: str | None) -> list[tuple[
     table = read_manifest(build, columns=["image_id", "gesture", "subject"])
     column, value = ("image_id", image_id) if image_id is not None else ("subject", subject)
     columns = (table[name].to_pylist() for name in (column, "gesture", "image_id"))
-    rows = [
-        (number, gesture, name)
-        for number, (own, gesture, name) in enumerate(zip(*columns, strict=True))
-        if own == value
-    ]
+    table_rows = enumerate(zip(*columns, strict=True))
+    rows = [(number, gesture, name) for number, (own, gesture, name) in table_rows if own == value]
     if not rows:
         option = "--image-id" if image_id is not None else "--subject"
         raise UserError(f"{option} {value}: no row of {build} has that {column}; its manifest.parquet lists them")

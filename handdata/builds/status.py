@@ -98,11 +98,8 @@ def _counts(build: Path, folder: str, image_ids: list[str]) -> dict[str, Any]:
         if path.exists():
             reasons += pq.read_table(path, columns=["reason"])["reason"].to_pylist()
     failed = Counter(reason for reason in reasons if reason)
-    counts = {
-        "done": len(reasons) - sum(failed.values()),
-        "failed": dict(failed),
-        "left": len(image_ids) - len(reasons),
-    }
+    done, left = len(reasons) - sum(failed.values()), len(image_ids) - len(reasons)
+    counts = {"done": done, "failed": dict(failed), "left": left}
     return {**counts, **_journal(build, set(image_ids))} if folder == "fetch" else counts
 
 

@@ -123,16 +123,9 @@ class Hub:
                 return now
             deleted = [CommitOperationDelete(path) for path in sorted(stale - set(sent.files))]
             added = [CommitOperationAdd(path, source) for path, source in sent.files.items()]
-            return str(
-                self.api.create_commit(
-                    self.name,
-                    [*deleted, *added],
-                    commit_message=f"Publish {sent.rows:,} rows",
-                    repo_type="dataset",
-                    revision=branch,
-                    parent_commit=head,
-                ).oid
-            )
+            target = {"repo_type": "dataset", "revision": branch, "parent_commit": head}
+            message = f"Publish {sent.rows:,} rows"
+            return str(self.api.create_commit(self.name, [*deleted, *added], commit_message=message, **target).oid)
 
         return str(self._repeated(attempt))
 
