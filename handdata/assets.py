@@ -1,6 +1,5 @@
 """Model files of `manifests/assets.toml`: fetched from the first source that answers, accepted by their hash."""
 
-import difflib
 import os
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from handdata.errors import Unfinished, UserError
+from handdata.errors import Unfinished, UserError, require_known
 from handdata.files import require_writable_folder, sha256_of
 from handdata.shipped import resource
 
@@ -143,9 +142,7 @@ def _from_url(source: str, partial: Path) -> str | None:
 
 def _named(name: str) -> Asset:
     known = assets()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise UserError(f"there is no model file '{name}'; did you mean '{near}'? `handdata assets --list` shows all")
+    require_known(name, known, "model file", " `handdata assets --list` shows all")
     return known[name]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from handdata.errors import UserError
+from handdata.errors import require_known
 from handdata.shipped import resource
 
 PAPER_GESTURES = ("call", "four", "like", "mute", "ok", "palm")  # Hand1000, section 4
@@ -28,9 +28,5 @@ def gestures() -> dict[str, Gesture]:
 
 def require(names: tuple[str, ...]) -> None:
     """Raise `UserError` for the first name that is not one of HaGRID's gestures."""
-    import difflib
-
     for name in names:
-        if name not in gestures():
-            near = difflib.get_close_matches(name, gestures(), n=1, cutoff=0.0)
-            raise UserError(f"'{name}' is not one of HaGRID's 33 gestures; did you mean '{near[0]}'?")
+        require_known(name, gestures(), "gesture", " HaGRID has 33 gestures: see prompts/gestures.toml")

@@ -1,13 +1,12 @@
 """Strict conversion of TOML tables to frozen dataclasses and back, by the dataclasses' types."""
 
 import dataclasses
-import difflib
 import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from handdata.errors import UserError
+from handdata.errors import UserError, require_known
 
 T = TypeVar("T")
 
@@ -21,9 +20,7 @@ def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in table.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise UserError(f"unknown key '{key}' in {where}; the nearest known one is '{near[0]}'")
+        require_known(key, known, "key", f" ({where})")
         values[key] = _convert(hints[key], value, f"{where}, key '{key}'")
     missing = [f.name for f in known.values() if f.name not in values and _required(f)]
     if missing:

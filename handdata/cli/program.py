@@ -5,14 +5,13 @@ A command is a frozen dataclass whose fields are its flags and whose call does t
 `defaults(argv)`. No heavy module is imported before a command is chosen, so that `--help` answers at once.
 """
 
-import difflib
 import errno
 import importlib
 import os
 import sys
 from typing import Any
 
-from handdata.errors import Unfinished, UserError
+from handdata.errors import Unfinished, UserError, require_known
 from handdata.shipped import version
 
 Table = dict[str, str]  # one line of help by the name of a command
@@ -69,9 +68,7 @@ def command_class(program: str, name: str) -> Any:
 
 
 def _run(program: str, table: Table, name: str, argv: list[str]) -> int:
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0.0)
-        raise UserError(f"there is no command '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    require_known(name, table, "command")
     import tyro
 
     command = command_class(program, name)

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from handdata.errors import UserError
+from handdata.errors import require_known
 
 Columns = dict[str, list[Any]]
 
@@ -90,13 +90,9 @@ STAGES = (
 
 def stage_named(name: str) -> StageSpec:
     """Return the row of a stage. Raises `UserError` with the nearest name for an unknown one."""
-    import difflib
-
-    names = {stage.name: stage for stage in STAGES}
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-        raise UserError(f"unknown stage '{name}': did you mean '{near}'? The stages are {', '.join(names)}")
-    return names[name]
+    by_name = {stage.name: stage for stage in STAGES}
+    require_known(name, by_name, "stage", f" The stages are {', '.join(by_name)}")
+    return by_name[name]
 
 
 def stages_until(name: str | None) -> tuple[StageSpec, ...]:

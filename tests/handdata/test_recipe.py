@@ -26,8 +26,8 @@ def test_a_recipe_file_becomes_dataclasses_with_the_papers_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('name = "x"\n[select]\ntrian = 3\n', "unknown key 'trian' .*nearest known one is 'train'"),
-        ('name = "x"\nselct = 3\n', "unknown key 'selct' .*nearest known one is 'select'"),
+        ('name = "x"\n[select]\ntrian = 3\n', "unknown key 'trian': did you mean 'train'"),
+        ('name = "x"\nselct = 3\n', "unknown key 'selct': did you mean 'select'"),
         ('name = "x"\n[select]\ntrain = "many"\n', "key 'train' is 'many', it must be a whole number"),
         ('name = "x"\n[select]\ntrain = true\n', "key 'train' is True, it must be a whole number"),
         ('name = "x"\n[select]\nspare = "a"\n', "must be a number"),
@@ -72,9 +72,9 @@ def test_overriding_is_as_strict_as_a_file_and_keeps_the_other_keys():
     )
     assert changed.select == dataclasses.replace(mini.select, gestures=("call",), train=3)
     assert (changed.check.in_box, changed.name, changed.render) == (0.5, "y", mini.render)
-    with pytest.raises(UserError, match=r"unknown key 'trian' .*nearest known one is 'train'"):
+    with pytest.raises(UserError, match=r"unknown key 'trian': did you mean 'train'"):
         recipe.override(mini, select={"trian": 3})
-    with pytest.raises(UserError, match=r"unknown key 'selct' .*nearest known one is 'select'"):
+    with pytest.raises(UserError, match=r"unknown key 'selct': did you mean 'select'"):
         recipe.override(mini, selct={"train": 3})
 
 
