@@ -123,7 +123,7 @@ class Hub:
                 return now
             deleted = [CommitOperationDelete(path) for path in sorted(stale - set(sent.files))]
             added = [CommitOperationAdd(path, source) for path, source in sent.files.items()]
-            target = {"repo_type": "dataset", "revision": branch, "parent_commit": head}
+            target: dict[str, Any] = {"repo_type": "dataset", "revision": branch, "parent_commit": head}
             message = f"Publish {sent.rows:,} rows"
             return str(self.api.create_commit(self.name, [*deleted, *added], commit_message=message, **target).oid)
 
