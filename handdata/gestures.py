@@ -1,11 +1,11 @@
-"""HaGRID's 33 gestures and our words for them, from `prompts/gestures.toml`."""
+"""HaGRID's 33 gestures and the phrases for them, from `prompts/gestures.toml`."""
 
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from handdata.errors import UserError
+from handdata.errors import require_known
 from handdata.shipped import resource
 
 PAPER_GESTURES = ("call", "four", "like", "mute", "ok", "palm")  # Hand1000, section 4
@@ -13,10 +13,10 @@ PAPER_GESTURES = ("call", "four", "like", "mute", "ok", "palm")  # Hand1000, sec
 
 @dataclass(frozen=True)
 class Gesture:
-    phrase: str  # what the text of a row holds exactly once
-    words: tuple[str, ...]  # other words that name the gesture; an error in the text of another gesture
+    phrase: str  # the text of a row contains it exactly once
+    words: tuple[str, ...]  # other names of the gesture; an error in the text of another gesture
     facing: Literal["palm", "back", "side", "any"]  # the side of the hand that the viewer sees
-    hands: int  # how many hands make it: 1 or 2
+    hands: int  # number of hands that make it: 1 or 2
 
 
 @cache
@@ -28,9 +28,5 @@ def gestures() -> dict[str, Gesture]:
 
 def require(names: tuple[str, ...]) -> None:
     """Raise `UserError` for the first name that is not one of HaGRID's gestures."""
-    import difflib
-
     for name in names:
-        if name not in gestures():
-            near = difflib.get_close_matches(name, gestures(), n=1, cutoff=0.0)
-            raise UserError(f"'{name}' is not one of HaGRID's 33 gestures; did you mean '{near[0]}'?")
+        require_known(name, gestures(), "gesture", " HaGRID has 33 gestures: see prompts/gestures.toml")

@@ -1,7 +1,7 @@
-"""Find hands in an image with MediaPipe: 21 landmarks each, left or right, and which of them makes the gesture.
+"""Hands in an image by MediaPipe: 21 landmarks each, handedness, and the hand that makes the gesture.
 
-The functions know images and boxes only; the stage below them adds columns. The trainer and the metrics use the
-same finder, so that numbers from generated images and from photographs mean the same.
+The stage `landmarks`, the trainer and the metrics use the same finder, so that numbers from photographs and from
+generated images are comparable.
 """
 
 import io
@@ -9,15 +9,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from handdata import assets
+from handdata.errors import UserError
 from handdata.recipe import MIN_SIDE
-
-if TYPE_CHECKING:
-    pass
 
 Image = NDArray[np.uint8]  # (h, w, 3), RGB
 Landmarks = NDArray[np.float32]  # (hands, 21, 3): x, y in fractions of the image, z as MediaPipe gives it
@@ -27,20 +25,17 @@ ASSET = "hand-landmarker"  # in manifests/assets.toml
 
 @dataclass(frozen=True)
 class Hands:
-    """The hands found in one image."""
+    """The detected hands of one image."""
 
     landmarks: Landmarks  # (hands, 21, 3)
     handedness: tuple[str, ...]  # Left or Right: the person's own hand in an unmirrored photograph
-    scores: tuple[float, ...]  # of handedness
+    scores: tuple[float, ...]  # confidence of handedness
 
 
 class HandFinder:
-    """MediaPipe's HandLandmarker for still images. Close it: its destructor complains at exit."""
+    """MediaPipe's HandLandmarker for still images. Close it: its destructor prints a warning at exit."""
 
     def __init__(self, hands: int = 2, detection: float = 0.5, presence: float = 0.5, min_side: int = MIN_SIDE) -> None:
-        from handdata import assets
-        from handdata.errors import UserError
-
         try:
             from mediapipe.tasks.python import BaseOptions, vision
         except ImportError:
@@ -56,7 +51,7 @@ class HandFinder:
             self._landmarker = vision.HandLandmarker.create_from_options(options)
 
     def find(self, image: Image) -> Hands:
-        """Return the hands in an RGB image (h, w, 3), which is enlarged first where its short side is too short."""
+        """Return the hands in an RGB image (h, w, 3); an image with a short side below `min_side` is enlarged first."""
         import cv2
         import mediapipe
 
@@ -64,9 +59,9 @@ class HandFinder:
         if scale > 1:
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
         picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
-        found = self._landmarker.detect(picture)
-        points = [[(point.x, point.y, point.z) for point in hand] for hand in found.hand_landmarks]
-        sides = [categories[0] for categories in found.handedness]
+        detected = self._landmarker.detect(picture)
+        points = [[(point.x, point.y, point.z) for point in hand] for hand in detected.hand_landmarks]
+        sides = [categories[0] for categories in detected.handedness]
         return Hands(
             np.array(points, np.float32).reshape(-1, 21, 3),
             tuple(side.category_name for side in sides),
@@ -84,7 +79,7 @@ class HandFinder:
 
 
 def decode(data: bytes) -> Image | None:
-    """Return a JPEG as RGB (h, w, 3), None where it cannot be decoded whole."""
+    """Return a JPEG as RGB (h, w, 3), None for one that is damaged."""
     from PIL import Image as Pillow
 
     try:
@@ -95,10 +90,10 @@ def decode(data: bytes) -> Image | None:
 
 
 def gesture_hand(landmarks: Landmarks, bboxes: list[list[float]], labels: list[str], gesture: str) -> tuple[int, float]:
-    """Return which hand makes the gesture, and the share of its landmarks inside the box labelled so.
+    """Return the number of the hand that makes the gesture, and the share of its landmarks inside the gesture's box.
 
-    It is the hand whose landmarks' own box overlaps most (intersection over union) with a box of that label; -1 and
-    0.0 where none does. Boxes are [x, y, w, h] in fractions of the image.
+    It is the hand whose landmarks have the bounding box of the largest overlap (intersection over union) with a box of
+    that label; -1 and 0.0 without any overlap. Boxes are [x, y, w, h] in fractions of the image.
     """
     best, chosen, inside = 0.0, -1, 0.0
     for box in (box for box, label in zip(bboxes, labels, strict=True) if label == gesture):
@@ -113,7 +108,7 @@ def gesture_hand(landmarks: Landmarks, bboxes: list[list[float]], labels: list[s
 
 
 def _overlap(low: NDArray, high: NDArray, other_low: NDArray, other_high: NDArray) -> float:
-    """Return the intersection over union of two boxes given by their corners."""
+    """Return the intersection over union of two boxes, each given by two corners."""
     shared = np.prod(np.clip(np.minimum(high, other_high) - np.maximum(low, other_low), 0, None))
     union = np.prod(high - low) + np.prod(other_high - other_low) - shared
     return float(shared / union) if union > 0 else 0.0
@@ -121,7 +116,7 @@ def _overlap(low: NDArray, high: NDArray, other_low: NDArray, other_high: NDArra
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Drop what MediaPipe's C++ parts write to stderr while a graph is set up: they have no switch for it."""
+    """Discard stderr while MediaPipe sets up a graph: its C++ code logs there, without an option against it."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:

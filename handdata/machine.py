@@ -15,12 +15,15 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(name: str) -> "torch.device":
-    """Return the device that `--device` means. A GPU that is there but that torch cannot use is a `UserError`."""
+    """Return the device of a name; `auto` is a GPU where there is one, else the CPU.
+
+    Raises `UserError` for a device that torch cannot use, and for `auto` on a machine whose GPU torch cannot use.
+    """
     import torch
 
     if name == "auto":
@@ -28,7 +31,7 @@ def choose_device(name: str) -> "torch.device":
             name = "cuda"
         elif Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists():
             raise UserError(
-                "--device auto: this machine has a GPU that torch cannot use: mend the driver, or say --device cpu"
+                "--device auto: this machine has a GPU that torch cannot use: fix the driver, or use --device cpu"
             )
         else:
             name = "cpu"
@@ -50,15 +53,15 @@ def map_unordered(
 ) -> Iterator[Result]:
     """Yield `work(item)` for every item, in the order in which they finish.
 
-    `start(*arguments)` runs once in each process. What a worker raises is raised here, and nothing more is begun.
-    Raises `Unfinished`, naming `what`, if a worker is killed.
+    `start(*arguments)` runs once in each process. An exception of a worker is raised here and ends the work. Raises
+    `Unfinished`, naming `what`, if a worker is killed.
     """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
-    # numpy's matrix products would start a thread per core in every one of the processes, which wait for each other:
-    # drawing a picture took 0.18 s of processor instead of 0.10 s (docs/benchmarks.md)
+    # numpy's matrix products start a thread per core in every process, and these wait for each other: drawing a
+    # picture took 0.18 s of processor time instead of 0.10 s (docs/benchmarks.md)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")  # model libraries keep threads, which do not survive a fork
     with ProcessPoolExecutor(workers, context, start, arguments) as pool:

@@ -1,166 +1,166 @@
-"""A recipe: everything that decides what a build contains, one frozen dataclass per stage, kept as TOML.
+"""Recipes: everything that decides the content of a build, one frozen dataclass per table, stored as TOML.
 
-The defaults are the paper's values where it has any. A trailing comment is the help of the flag with the same name.
+The defaults are the paper's values where it gives them. A trailing comment is the help of the flag of the same name.
 """
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from handdata.errors import UserError
 from handdata.gestures import PAPER_GESTURES
-from handdata.shipped import resource
+from handdata.shipped import known_archives, resource
 from handdata.strict_toml import from_table, to_table
 
-MIN_SIDE = 256  # px; MediaPipe finds small hands better enlarged (docs/decisions.md)
+MIN_SIDE = 256  # px; MediaPipe finds small hands better in enlarged images (docs/decisions.md)
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Where annotations and images lie. Paths are relative to the recipe file."""
+    """Location of annotations and images. Paths in a recipe are relative to the recipe file."""
 
     kind: Literal["zip", "folder", "hub", "render"] = "zip"  # zip: URLs or files; hub: hf://datasets/USER/NAME/FILE
     annotations: tuple[str, ...] = ()  # annotations.zip or a folder, mirrors in order; or a name from sources.toml
-    images: tuple[str, ...] = ()  # archive or folder, mirrors in order; {gesture} where there is one archive for each
-    whole: bool = False  # download archives wholly before use: for hosts that do not serve parts of files
+    images: tuple[str, ...] = ()  # archive or folder, mirrors in order; {gesture} stands for one archive per gesture
+    whole: bool = False  # download whole archives before use: for hosts without range support
 
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """What of the mini world is drawn."""
+    """Content of the mini world."""
 
-    gestures: tuple[str, ...] = ()  # names; none: all that can be drawn (in a recipe: those of [select])
-    train: int = 40  # pictures per gesture; 0 leaves the split out
-    validation: int = 8  # pictures per gesture, from HaGRID's val
-    test: int = 8  # pictures per gesture
-    size: int = 256  # width and height, px
-    seed: int = 0  # of every picture: the same seed gives the same bytes
-    malformed: bool = False  # draw wrong hands: finger counts, bends, lengths
+    gestures: tuple[str, ...] = ()  # names of gestures; empty: all that can be drawn (in a recipe: those of [select])
+    train: int = 40  # pictures per gesture in the training split; 0 leaves the split out
+    validation: int = 8  # pictures per gesture in HaGRID's split val
+    test: int = 8  # pictures per gesture in the test split
+    size: int = 256  # width and height of a picture, px
+    seed: int = 0  # random seed for drawing: the same seed gives the same bytes
+    malformed: bool = False  # draw malformed hands: wrong finger counts, bends and lengths
     second_hand: float = 0.2  # share of pictures with a second, idle hand
-    oddities: bool = True  # missing members, null and short fields, junk folders, as HaGRID has them
+    oddities: bool = True  # include HaGRID's oddities: missing members, null and short fields, junk folders
     deflated: bool = False  # compress the members of the image archives (HaGRID has both kinds)
-    zip64: bool = False  # zip64 structures, as in archives above 4 GB
+    zip64: bool = False  # write zip64 structures, as in archives above 4 GB
 
 
 @dataclass(frozen=True)
 class SelectOptions:
-    """Which images, and how many of each gesture and split."""
+    """Choice of images, and number of images per gesture and split."""
 
-    gestures: tuple[str, ...] = PAPER_GESTURES  # HaGRID's names
-    train: int = 1000  # per gesture (paper, section 4)
-    validation: int = 100  # per gesture
-    test: int = 1000  # per gesture (paper, section 4)
-    seed: int = 0  # decides which images; the same seed gives the same choice
-    spare: float = 0.15  # share selected beyond the counts, to replace rows that fail
-    max_per_subject: int = 1  # per gesture and split; 0: no limit
+    gestures: tuple[str, ...] = PAPER_GESTURES  # HaGRID's names of the gestures
+    train: int = 1000  # training images per gesture (paper, section 4)
+    validation: int = 100  # validation images per gesture
+    test: int = 1000  # test images per gesture (paper, section 4)
+    seed: int = 0  # random seed for selection: the same seed gives the same images
+    spare: float = 0.15  # share of images selected beyond the counts, to replace rows that fail
+    max_per_subject: int = 1  # maximum number of images of a person per gesture and split; 0: no limit
     min_hand: float = 0.0  # smallest box of the gesture, as a share of the image's area
-    single_hand: bool = False  # only images without further hands
+    single_hand: bool = False  # select only images without further hands
 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How images are stored."""
+    """Format of the stored images."""
 
-    short_side: int = 512  # px; larger images are made smaller, smaller ones are kept; 0: keep all
-    quality: int = 95  # JPEG quality of images that are turned or made smaller
+    short_side: int = 512  # length of the short side, px; larger images are reduced, smaller ones kept; 0: keep all
+    quality: int = 95  # JPEG quality of images that are rotated or reduced
 
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """How archives are read from."""
+    """Access to the archives."""
 
-    connections: int = 16  # kept alive, at the same time
-    bridge: int = 65_536  # bytes; largest gap between two members that is read to save a request
-    attempts: int = 8  # tries of one request before the next place is asked
-    timeout: float = 30.0  # seconds without a byte
-    backoff: float = 0.5  # seconds; doubles with every try, times a random number in 0..1
-    largest: int = 64 << 20  # bytes; a member larger than this, packed or unpacked, is not fetched
+    connections: int = 16  # number of open HTTP connections
+    bridge: int = 65_536  # largest gap between two members, in bytes, that is read to save a request
+    attempts: int = 8  # attempts per request before the next mirror is used
+    timeout: float = 30.0  # seconds without a byte before a request fails
+    backoff: float = 0.5  # seconds before the first retry; doubles with every attempt, times a random factor in 0..1
+    largest: int = 64 << 20  # largest member, packed or unpacked, in bytes; larger ones are not fetched
 
 
 @dataclass(frozen=True)
 class LandmarkOptions:
-    """How hands are looked for."""
+    """Detection of hands."""
 
-    hands: int = 2  # looked for in an image
-    detection: float = 0.5  # least confidence of the palm detector (Hand1000's code)
-    presence: float = 0.5  # least confidence that the crop holds a hand (MediaPipe's default)
-    min_side: int = MIN_SIDE  # px; an image with a shorter side is enlarged first
-    no_hand: Literal["keep", "replace"] = "keep"  # a row in which no hand is found: kept, or a spare takes its place
-    threads: int = 0  # images looked at together; 0: every core
+    hands: int = 2  # maximum number of hands per image
+    detection: float = 0.5  # minimum confidence of the palm detector (Hand1000's code)
+    presence: float = 0.5  # minimum confidence that the crop shows a hand (MediaPipe's default)
+    min_side: int = MIN_SIDE  # minimum short side, px; images with a shorter side are enlarged first
+    no_hand: Literal["keep", "replace"] = "keep"  # rows without a detected hand: keep them, or replace them by spares
+    threads: int = 0  # number of images processed in parallel; 0: one per core
 
 
 @dataclass(frozen=True)
 class CaptionOptions:
-    """Which model describes the images."""
+    """Model that describes the images."""
 
-    model: str = "Salesforce/blip-image-captioning-large"  # name on the Hub, a folder, or mini-blip
-    revision: str = "main"  # branch, tag or commit; the commit it stands for at first is kept in run.json
-    batch: int = 16  # images at once; halved where the GPU's memory is too small
-    max_new_tokens: int = 50  # of a caption
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if torch can use one
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU, float32 on the CPU
+    model: str = "Salesforce/blip-image-captioning-large"  # name of a model on the Hub, a folder, or mini-blip
+    revision: str = "main"  # branch, tag or commit; run.json keeps the commit that it first resolved to
+    batch: int = 16  # images per batch; halved where the GPU runs out of memory
+    max_new_tokens: int = 50  # maximum number of tokens per caption
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # device of the model; auto: a GPU if torch can use one
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: bfloat16 on a GPU, float32 on a CPU
 
 
 @dataclass(frozen=True)
 class RewriteOptions:
-    """Which model rewrites, and how often it is asked."""
+    """Language model that rewrites the captions."""
 
-    # GGUF file, name of `handdata assets`, or the server's own name (paper: LLaMA 3)
+    # GGUF file, name of a model file of `handdata assets`, or the server's name of the model (paper: LLaMA 3)
     model: str = "Meta-Llama-3-8B-Instruct.Q4_K_M.gguf"
     server: str = ""  # URL of an OpenAI-compatible server, such as http://localhost:8000/v1; empty: in this process
-    key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the server's key, if it wants one
+    key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the server's key, if it needs one
     prompt: str = ""  # prompt file; empty: the shipped prompts/rewrite.txt
-    retries: int = 3  # tries after the first, before the template
-    temperature: float = 0.7  # of the retries; the first try is greedy
-    max_tokens: int = 96  # of one answer; 77 CLIP tokens are about as many
-    parallel: int = 16  # sequences decoded together, or requests at once
-    threads: int = 0  # of llama.cpp; 0: every core
-    gpu_layers: int = -1  # layers on the GPU where llama.cpp was built for one; -1: all
-    grammar: bool = False  # let a grammar force the phrase in the last try
-    timeout: float = 60.0  # s, that a server may take for one answer
-    seed: int = 0  # of the draws
+    retries: int = 3  # attempts after the first one, before the template is used
+    temperature: float = 0.7  # sampling temperature of the retries; the first attempt is greedy
+    max_tokens: int = 96  # maximum number of tokens per answer; 77 CLIP tokens take about as many
+    parallel: int = 16  # sequences decoded together, or concurrent requests to the server
+    threads: int = 0  # number of llama.cpp threads; 0: one per core
+    gpu_layers: int = -1  # layers on the GPU where llama.cpp has GPU support; -1: all
+    grammar: bool = False  # force the phrase with a grammar in the last attempt
+    timeout: float = 60.0  # seconds to wait for an answer of the server
+    seed: int = 0  # random seed for sampling
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What is remarked on."""
+    """Thresholds of the remarks."""
 
-    in_box: float = 0.9  # least share of the gesture hand's landmarks inside its box
+    in_box: float = 0.9  # minimum share of the gesture hand's landmarks inside its box
 
 
 @dataclass(frozen=True)
 class AssembleOptions:
-    """How rows become a dataset."""
+    """Layout of the dataset."""
 
-    near_duplicate: int = 4  # bits of the 64-bit perceptual hash; images of different splits differ in more
-    group_bytes: int = 64_000_000  # of images in a row group at most; the Hub's viewer reads up to 100 MB
-    file_bytes: int = 400_000_000  # of images in a Parquet file at most
+    near_duplicate: int = 4  # near-duplicates across splits: at most this many bits of the 64-bit hashes differ
+    group_bytes: int = 64_000_000  # maximum image bytes per row group; the Hub's viewer reads up to 100 MB
+    file_bytes: int = 400_000_000  # maximum image bytes per Parquet file
 
 
 @dataclass(frozen=True)
 class PublishOptions:
-    """What the card says beyond what the build knows."""
+    """Additional text of the dataset card."""
 
-    title: str = ""  # of the dataset; empty: the recipe's name
-    contact: str = "the dataset's community page on the Hub"  # whom to ask, for the removal of an image or a person too
-    notes: str = ""  # one more known limit, in a sentence
+    title: str = ""  # title of the dataset; empty: the recipe's name
+    contact: str = "the dataset's community page on the Hub"  # contact, also for removal of an image or a person
+    notes: str = ""  # one more known limit, as a sentence
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """With what a dataset is measured."""
+    """Measurement of a dataset."""
 
     clip: str = "openai/clip-vit-base-patch32"  # CLIP model: name on the Hub or a folder (paper, table 1)
-    device: str = "auto"  # auto, cpu or cuda
-    split: str = "all"  # train, validation, test, or all
+    device: str = "auto"  # device of the model: auto, cpu or cuda
+    split: str = "all"  # split to measure: train, validation, test, or all
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One build: a name and one table per stage."""
 
-    name: str  # of the dataset
+    name: str  # dataset name
     source: SourceOptions = field(default_factory=SourceOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
@@ -175,31 +175,45 @@ class Recipe:
 
 
 def find(recipe: str) -> Path:
-    """Return the file that RECIPE on a command line means: a path, or the name of a shipped recipe."""
+    """Return the file of a recipe given as a path or as the name of a shipped recipe."""
     if recipe.endswith(".toml") or "/" in recipe:
         if not Path(recipe).is_file():
             raise UserError(f"there is no recipe file {recipe}")
         return Path(recipe)
-    folder = resource("manifests")
     names = shipped()
     if recipe not in names:
         raise UserError(f"'{recipe}' is neither a recipe file (.toml) nor a shipped recipe ({', '.join(names)})")
-    return folder / f"{recipe}.toml"
+    return resource("manifests") / f"{recipe}.toml"
 
 
 def shipped() -> list[str]:
-    """Return the names of the recipes that come with the package."""
+    """Return the names of the recipes that ship with the package."""
     not_recipes = {"assets", "sources"}
     return sorted(path.stem for path in resource("manifests").glob("*.toml") if path.stem not in not_recipes)
 
 
 def load(path: Path) -> Recipe:
-    """Read a recipe file. Unknown keys and wrong types raise `UserError` naming the nearest known key."""
+    """Read a recipe file; relative paths in it start at the file's folder and become absolute.
+
+    Raises `UserError` for unknown keys, naming the nearest known one, and for wrong types.
+    """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
-    return from_table(Recipe, table, str(path))
+    return _absolute(from_table(Recipe, table, str(path)), path.parent)
+
+
+def override(recipe: Recipe, **tables: Any) -> Recipe:
+    """Return the recipe with new values: for a table an options object or a dict of some of its keys.
+
+    Relative paths start at the working directory and become absolute. Raises `UserError` as `load` does.
+    """
+    table = to_table(recipe)
+    for name, given in tables.items():
+        values = to_table(given) if is_dataclass(given) else given
+        table[name] = {**table.get(name, {}), **values} if isinstance(values, dict) else values
+    return _absolute(from_table(Recipe, table, "the recipe"), Path.cwd())
 
 
 def dump(recipe: Recipe) -> str:
@@ -207,3 +221,30 @@ def dump(recipe: Recipe) -> str:
     import tomli_w
 
     return tomli_w.dumps(to_table(recipe))
+
+
+def absolute_place(place: str, folder: Path) -> str:
+    """Return a path as an absolute one that starts at `folder`; URLs and names of `sources.toml` stay as they are."""
+    if "://" in place or place in known_archives():
+        return place
+    return str((folder / Path(place).expanduser()).absolute())
+
+
+def _absolute(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe with absolute paths. A model or prompt is a path only if it exists in the folder."""
+    source, rewrite = recipe.source, recipe.rewrite
+    model, gguf, prompt = (folder / name for name in (recipe.caption.model, rewrite.model, rewrite.prompt))
+    return replace(
+        recipe,
+        source=replace(
+            source,
+            annotations=tuple(absolute_place(place, folder) for place in source.annotations),
+            images=tuple(absolute_place(place, folder) for place in source.images),
+        ),
+        caption=replace(recipe.caption, model=str(model.absolute())) if model.is_dir() else recipe.caption,
+        rewrite=replace(
+            rewrite,
+            model=str(gguf.absolute()) if gguf.is_file() else rewrite.model,
+            prompt=str(prompt.absolute()) if prompt.is_file() else rewrite.prompt,
+        ),
+    )

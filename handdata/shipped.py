@@ -1,8 +1,11 @@
-"""Find the data files that the package ships, in a wheel or in a checkout: prompts, manifests and mini models."""
+"""Data files that the package ships, in a wheel or in a checkout: prompts, manifests, mini models; and its version."""
 
+import tomllib
+from functools import cache
 from pathlib import Path
 
-_PACKED = Path(__file__).parent / "_data"  # where the wheel carries them (pyproject.toml, force-include)
+_PACKED = Path(__file__).parent / "_data"  # their folder in the wheel (pyproject.toml, force-include)
+_CHECKOUT = _PACKED.parent.parent
 
 
 def resource(name: str) -> Path:
@@ -10,17 +13,34 @@ def resource(name: str) -> Path:
 
     Raises `FileNotFoundError` if this version ships no such file.
     """
-    root = _PACKED if _PACKED.is_dir() else _PACKED.parent.parent
+    root = _PACKED if _PACKED.is_dir() else _CHECKOUT
     path = root / name
     if not path.exists():
-        raise FileNotFoundError(f"{name} is not among the files that hand1000 ships ({root})")
+        raise FileNotFoundError(f"hand1000 ships no file {name} ({root})")
     return path
 
 
 def shipped_model(name: str) -> Path | None:
-    """Return the folder of a model that hand1000 ships under this name, such as `mini-blip`; None if there is none."""
+    """Return the folder of a shipped model, such as `mini-blip`; None for an unknown name."""
     try:
         models = resource("models")
     except FileNotFoundError:
         return None
     return next((folder for folder in models.iterdir() if folder.is_dir() and folder.name == name), None)
+
+
+@cache
+def known_archives() -> dict[str, dict]:
+    """Return the tables of `manifests/sources.toml` by name."""
+    return tomllib.loads(resource("manifests/sources.toml").read_text(encoding="utf-8"))
+
+
+def version() -> str:
+    """Return the version of hand1000: that of the installed package, else that of the checkout's pyproject.toml."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("hand1000")
+    except metadata.PackageNotFoundError:
+        project = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return str(project["version"])

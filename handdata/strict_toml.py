@@ -1,25 +1,26 @@
-"""Convert TOML tables to frozen dataclasses and back, as strictly as the dataclasses' types say."""
+"""Strict conversion of TOML tables to frozen dataclasses and back, by the dataclasses' types."""
 
 import dataclasses
-import difflib
 import types
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
-from handdata.errors import UserError
+from handdata.errors import UserError, require_known
 
 T = TypeVar("T")
 
 
 def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
-    """Make a dataclass (nested ones too) from a TOML table, as strict as the types say."""
+    """Return a dataclass, nested ones included, from a TOML table or a dict of Python values.
+
+    `where` names the table in messages. Raises `UserError` for an unknown or missing key and a value of a wrong type.
+    """
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in table.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise UserError(f"unknown key '{key}' in {where}; the nearest known one is '{near[0]}'")
+        require_known(key, known, "key", f" ({where})")
         values[key] = _convert(hints[key], value, f"{where}, key '{key}'")
     missing = [f.name for f in known.values() if f.name not in values and _required(f)]
     if missing:
@@ -48,9 +49,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return from_table(hint, value, where)  # type: ignore[arg-type]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
-        values = [value] if isinstance(value, str) else value  # one mirror may be given without brackets
-        if isinstance(values, list):
-            return tuple(_convert(arguments[0], one, where) for one in values)
+        values = [value] if isinstance(value, str | Path) else value  # a single mirror may be given without brackets
+        if isinstance(values, list | tuple):
+            return tuple(_convert(arguments[0], item, where) for item in values)
     elif origin is typing.Literal:
         if value in arguments:
             return value
@@ -59,6 +60,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
     elif hint is float and type(value) is int:
         return float(value)
+    elif hint is str and isinstance(value, Path):
+        return str(value)
     elif type(value) is hint:
         return value
     kinds = {tuple: "a list", str: "a text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from handdata.builds.build import How
 from handdata.gestures import gestures
 from handdata.recipe import AssembleOptions, PublishOptions, Recipe, SelectOptions, SourceOptions, dump
 from handdata.rows.schema import MANIFEST, SPLITS, STAGE_COLUMNS
 from handdata.rows.shards import SHARD_ROWS, image_path, shard_count, shard_path, write_table
+from handdata.stages import Execution
 from handdata.stages.facts import perceptual_hash
 from tests.builds import draw_jpeg
 
-QUIET = How(progress=False)
+QUIET = Execution(progress=False)
 COUNTS = {"train": 6, "validation": 2, "test": 4}
 SPARES = 2  # per gesture and split
 

@@ -61,7 +61,7 @@ def test_every_command_has_help_within_a_second_that_says_what_every_flag_does(p
 def test_an_unknown_command_is_one_sentence_and_exit_code_2(program):
     answer = run(program, "publsh")
     assert answer.returncode == 2 and answer.stdout == ""
-    assert answer.stderr.count("\n") == 1 and "there is no command 'publsh'" in answer.stderr
+    assert answer.stderr.count("\n") == 1 and "unknown command 'publsh': did you mean 'publish'?" in answer.stderr
 
 
 def test_an_unwritable_folder_is_one_sentence_and_exit_code_2(tmp_path):

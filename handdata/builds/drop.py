@@ -1,4 +1,4 @@
-"""Take an image or a person out of a build, everywhere, and make the dataset ready to publish again."""
+"""Removal of an image or a person from a build; the dataset is assembled again, ready to publish."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,59 +6,59 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from handdata.builds.build import How, locked, open_recipe
+from handdata.builds.folder import BuildFolder
 from handdata.errors import UserError
 from handdata.rows import decisions
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import STAGE_COLUMNS
 from handdata.rows.shards import SHARD_ROWS, image_path, shard_path, write_table
-from handdata.stages import assemble
+from handdata.stages import Execution, assemble
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """What was taken out, and what the dataset holds now (None: it had not been assembled)."""
+    """Result of a removal."""
 
-    images: int
-    rows: int | None
+    images: int  # number of removed images
+    rows: int | None  # rows of the dataset now, None before it was first assembled
 
 
 def drop(
-    build: Path, image_id: str | None, subject: str | None, note: str | None = None, progress: bool = True
+    build: BuildFolder, image_id: str | None, subject: str | None, note: str | None = None, progress: bool = True
 ) -> Dropped:
-    """Note the decision, remove the images and what the stages found on them, and assemble the dataset anew.
+    """Record the decision, remove the images and all columns computed from them, and assemble the dataset again.
 
-    Raises `UserError` if both or neither is given, or no row of the build is meant.
+    Raises `UserError` if both or neither is given, or no row of the build has that value.
     """
     if (image_id is None) == (subject is None):
         raise UserError("give either --image-id or --subject")
-    recipe = open_recipe(build)
-    with locked(build):
-        rows = _find(build, image_id, subject)
-        decisions.append(build, [decisions.Decision("dropped", image_id, subject, note=note)])
+    with build.lock():
+        rows = _rows(build.path, image_id, subject)
+        decisions.append(build.path, [decisions.Decision("dropped", image_id, subject, note=note)])
         for number, gesture, name in rows:
-            image_path(build, gesture, name).unlink(missing_ok=True)
-            _blank(build, number)
-        (build / "review.html").unlink(missing_ok=True)  # it shows pictures; `handdata review` writes it anew
-        if assemble.read_summary(build) is None:
+            image_path(build.path, gesture, name).unlink(missing_ok=True)
+            _blank(build.path, number)
+        (build.path / "review.html").unlink(missing_ok=True)  # it shows pictures; `handdata review` makes a new one
+        if assemble.read_summary(build.path) is None:
             return Dropped(len(rows), None)
-        return Dropped(len(rows), assemble.run(build, recipe, How(progress=progress)).rows)
+        return Dropped(len(rows), assemble.run(build.path, build.recipe, Execution(progress=progress)).rows)
 
 
-def _find(build: Path, image_id: str | None, subject: str | None) -> list[tuple[int, str, str]]:
-    """Return number, gesture and image id of the rows that are meant."""
+def _rows(build: Path, image_id: str | None, subject: str | None) -> list[tuple[int, str, str]]:
+    """Return number, gesture and image id of the rows with that image id or subject."""
     table = read_manifest(build, columns=["image_id", "gesture", "subject"])
     column, value = ("image_id", image_id) if image_id is not None else ("subject", subject)
-    rows = zip(table[column].to_pylist(), table["gesture"].to_pylist(), table["image_id"].to_pylist(), strict=True)
-    found = [(number, gesture, name) for number, (have, gesture, name) in enumerate(rows) if have == value]
-    if not found:
+    columns = (table[name].to_pylist() for name in (column, "gesture", "image_id"))
+    table_rows = enumerate(zip(*columns, strict=True))
+    rows = [(number, gesture, name) for number, (own, gesture, name) in table_rows if own == value]
+    if not rows:
         option = "--image-id" if image_id is not None else "--subject"
         raise UserError(f"{option} {value}: no row of {build} has that {column}; its manifest.parquet lists them")
-    return found
+    return rows
 
 
 def _blank(build: Path, number: int) -> None:
-    """Empty a row in the shards of all stages: what was found on an image says something about who is on it."""
+    """Empty a row in the shards of all stages: columns computed from an image describe the person in it."""
     shard, place = divmod(number, SHARD_ROWS)
     for stage in STAGE_COLUMNS:
         path = shard_path(build, stage, shard)

@@ -1,7 +1,6 @@
-"""Run a stage over all shards of a build: in a plain loop, in several processes, or on a Ray cluster.
+"""Engines that run a stage over all shards of a build: a plain loop, several processes, or a Ray cluster.
 
-A stage is a class. Its constructor loads the model; its call takes columns (a dict of equal-length lists) and returns
-the columns it adds, with `reason` (None where all is well). This module alone knows that there are engines.
+No other module knows that there are engines, and no other imports Ray.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from handdata.errors import Unfinished, UserError
+from handdata.files import remove_partial
 from handdata.machine import map_unordered
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, STAGE_COLUMNS
 from handdata.rows.shards import FINGERPRINT, KEY, image_path, shard_count, shard_path, stored_key, write_table
-from handdata.stages import Columns, Stage, StageReport
+from handdata.stages import STAGES, Columns, Execution, Stage, StageReport, StageSpec
+
+Outcome = dict[str, Any]  # of a shard: `rows`, `made` (bool), `failed` (number of rows by reason)
 
 
-def run(
-    stage: type[Stage], options: Any, build: Path, engine: str = "local", workers: int = 1, progress: bool = True
-) -> StageReport:
-    """Bring one stage of a build up to date and return what became of its rows.
+def run(stage: StageSpec, options: Any, build: Path, execution: Execution) -> StageReport:
+    """Bring the shards of one stage up to date; return the outcome of its rows.
 
-    Shards that are finished, made from the same inputs and free of failures that a second try could mend are kept.
-    The rows do not depend on the engine or the number of workers. Raises whatever the stage raises.
+    Shards are kept that are finished, made from the same inputs and free of failures that a second try could fix. The
+    rows do not depend on the engine or the number of workers. Exceptions of the stage are raised here.
     """
     from tqdm import tqdm
 
     rows = read_manifest(build, columns=["image_id"]).num_rows
-    remove_partial_files(build / stage.name)
-    arguments = {"stage": stage, "options": options, "build": build}
+    remove_partial(build / stage.columns)
+    worker, shards = ShardWorker(stage, options, build.absolute()), shard_count(rows)
+    workers = min(execution.workers, shards)
     report = StageReport()
-    with tqdm(total=rows, desc=stage.name, unit="row", disable=None if progress else True) as bar:
-        for outcome in ENGINES[engine](arguments, shard_count(rows), workers):
+    with (
+        tqdm(total=rows, desc=stage.columns, unit="row", disable=None if execution.progress else True) as bar,
+        ENGINES[execution.engine](worker, shards, workers) as outcomes,
+    ):
+        for outcome in outcomes:
             report.rows += outcome["rows"]
             report.made_shards += outcome["made"]
             report.kept_shards += not outcome["made"]
@@ -50,41 +54,45 @@ def run(
 
 
 class ShardWorker:
-    """Make one shard of a stage: the callable that every engine hands the numbers of the shards to."""
+    """Bring one shard of a stage up to date: the callable to which every engine passes the numbers of the shards."""
 
-    def __init__(self, stage: type[Stage], options: Any, build: Path) -> None:
+    def __init__(self, stage: StageSpec, options: Any, build: Path) -> None:
         self.stage, self.options, self.build = stage, options, build
-        self._loaded: Stage | None = None  # the model is loaded for the first shard that needs it
+        self._model: Stage | None = None  # loaded for the first shard that needs it
 
-    def __call__(self, shard: int) -> dict[str, Any]:
-        """Bring one shard up to date; return `rows`, `made` (bool) and `failed` (rows by reason)."""
-        columns, failed_earlier = read_inputs(self.build, self.stage.inputs, shard, self.stage.name)
+    def __call__(self, shard: int) -> Outcome:
+        """Make the shard unless it is finished; return its outcome."""
+        work: type[Stage] = self.stage.load()
+        path = shard_path(self.build, self.stage.columns, shard)
+        columns, failed_earlier = read_inputs(self.build, work.inputs, shard, self.stage)
         key = input_key(self.stage, self.options, columns, failed_earlier)
-        path = shard_path(self.build, self.stage.name, shard)
-        reasons = _finished_reasons(path, key, self.stage.final_reasons)
+        reasons = _finished_reasons(path, key, work.final_reasons)
         made = reasons is None
         if reasons is None:
-            if self._loaded is None:
-                self._loaded = self.stage(self.options)
-            table = _make(self._loaded, columns, failed_earlier)
-            fingerprint = json.dumps(self.stage.fingerprint(self.options), ensure_ascii=False)
+            self._model = self._model or work(self.options)
+            todo = [index for index, failed in enumerate(failed_earlier) if not failed]
+            results: Columns = {}
+            if todo:
+                results = self._model({name: [values[index] for index in todo] for name, values in columns.items()})
+            table = _shard_table(self.stage, columns["image_id"], todo, results)
+            fingerprint = json.dumps(work.fingerprint(self.options), ensure_ascii=False)
             write_table(table.replace_schema_metadata({KEY: key, FINGERPRINT: fingerprint}), path)
             reasons = table["reason"].to_pylist()
         return {"rows": len(reasons), "made": made, "failed": Counter(filter(None, reasons))}
 
     def close(self) -> None:
-        """Let a stage that has a method `close` release its model."""
-        release = getattr(self._loaded, "close", None)
+        """Release the model, if the stage has a method `close`."""
+        release = getattr(self._model, "close", None)
         if release is not None:
             release()
-        self._loaded = None
+        self._model = None
 
 
-def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: str) -> tuple[Columns, list[bool]]:
-    """Return a shard's rows as columns, from the manifest and the stages that fill them, and which rows failed earlier.
+def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: StageSpec) -> tuple[Columns, list[bool]]:
+    """Return the columns of a shard's rows, and whether each row failed in an earlier stage.
 
-    `image_id` is always among the columns; `image` is the bytes of the stored file, None where it is missing. Raises
-    `UserError` where a stage that fills an input has not been run.
+    Columns come from the manifest and the stages that fill them. `image_id` is always among them; `image` is the bytes
+    of the stored file, None where it is missing. Raises `UserError` where a stage that fills an input has not been run.
     """
     manifest = read_manifest(build, shard)
     columns: Columns = {"image_id": manifest["image_id"].to_pylist()}
@@ -92,12 +100,12 @@ def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: str) ->
     if "image" in inputs and (build / "fetch").is_dir():
         suppliers.add("fetch")
     failed = [False] * manifest.num_rows
-    for supplier in STAGE_COLUMNS:
-        if supplier not in suppliers:
-            continue
-        path = shard_path(build, supplier, shard)
+    for supplier in (other for other in STAGES if other.columns in suppliers):
+        path = shard_path(build, supplier.columns, shard)
         if not path.exists():
-            raise UserError(f"'{stage}' needs '{supplier}', of which {build} lacks shard {shard}: run that first")
+            raise UserError(
+                f"'{stage.name}' needs the output of '{supplier.name}', and {path} is missing: run that stage first"
+            )
         table = pq.read_table(path)
         assert table["image_id"].equals(manifest["image_id"]), f"{path} holds other rows than the manifest"
         reasons = table["reason"].to_pylist()
@@ -112,10 +120,11 @@ def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: str) ->
     return columns, failed
 
 
-def input_key(stage: type[Stage], options: Any, columns: Columns, failed_earlier: list[bool]) -> str:
+def input_key(stage: StageSpec, options: Any, columns: Columns, failed_earlier: list[bool]) -> str:
     """Return the sha256 of all that decides a shard's content: the stage, its options and its rows."""
+    work: type[Stage] = stage.load()
     digest = hashlib.sha256()
-    head = [stage.name, stage.version, stage.fingerprint(options), failed_earlier]
+    head = [stage.columns, work.version, work.fingerprint(options), failed_earlier]
     digest.update(json.dumps(head, sort_keys=True).encode())
     for name in sorted(columns):
         values = columns[name]
@@ -125,31 +134,22 @@ def input_key(stage: type[Stage], options: Any, columns: Columns, failed_earlier
     return digest.hexdigest()
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Remove what killed processes left behind."""
-    for path in folder.glob(".*.partial"):
-        path.unlink(missing_ok=True)
-
-
-def _make(stage: Stage, columns: Columns, failed_earlier: list[bool]) -> pa.Table:
-    """Call the stage on the rows that have not failed, put the others back between them."""
-    schema = STAGE_COLUMNS[stage.name]
-    todo = [index for index, failed in enumerate(failed_earlier) if not failed]
-    found = stage({name: [values[index] for index in todo] for name, values in columns.items()}) if todo else {}
-    rows = len(failed_earlier)
+def _shard_table(stage: StageSpec, image_ids: list[str], todo: list[int], results: Columns) -> pa.Table:
+    """Return the shard's rows: `results` in the places `todo`, and between them the rows that failed earlier."""
+    schema, rows = STAGE_COLUMNS[stage.columns], len(image_ids)
     table: Columns = {name: [None] * rows for name in schema.names}
-    table |= {"image_id": columns["image_id"], "reason": ["failed-earlier"] * rows}
+    table |= {"image_id": image_ids, "reason": ["failed-earlier"] * rows}
     for name in [*schema.names, "reason"] if todo else []:
-        assert len(found[name]) == len(todo), f"{stage.name} returned {len(found[name])} of {len(todo)} {name}"
-        for index, value in zip(todo, found[name], strict=True):
+        assert len(results[name]) == len(todo), f"{stage.name} returned {len(results[name])} of {len(todo)} {name}"
+        for index, value in zip(todo, results[name], strict=True):
             table[name][index] = value
     unknown = set(filter(None, table["reason"])) - set(REASONS)
-    assert not unknown, f"{stage.name} gave reasons that record.REASONS does not explain: {unknown}"
+    assert not unknown, f"{stage.name} gave reasons that schema.REASONS does not explain: {unknown}"
     return pa.table(table, schema=pa.schema([("image_id", pa.string()), *schema, ("reason", pa.string())]))
 
 
 def _finished_reasons(path: Path, key: str, final: frozenset[str]) -> list[str | None] | None:
-    """Return the reasons of a finished shard, None if it must be made (anew)."""
+    """Return the reasons of a finished shard, None if it has to be made."""
     if stored_key(path) != key:
         return None
     reasons: list[str | None] = pq.read_table(path, columns=["reason"])["reason"].to_pylist()
@@ -164,30 +164,34 @@ def _read_bytes(path: Path) -> bytes | None:
         return None
 
 
-def _run_local(arguments: dict[str, Any], shards: int, workers: int) -> Iterator[dict[str, Any]]:
-    if workers == 1 or shards <= 1:
-        with closing(ShardWorker(**arguments)) as worker:
-            yield from map(worker, range(shards))
-        return
-    what = arguments["stage"].name
-    yield from map_unordered(_work, range(shards), min(workers, shards), what, _start_worker, (arguments,))
+# An engine is a context: its outcomes can be read inside the block, models are released when it ends.
+
+
+@contextmanager
+def _local(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Outcome]]:
+    if workers <= 1:
+        with closing(worker):
+            yield map(worker, range(shards))
+    else:
+        yield map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,))
 
 
 _worker: ShardWorker
 
 
-def _start_worker(arguments: dict[str, Any]) -> None:
+def _start_worker(worker: ShardWorker) -> None:
     global _worker  # one per process of the pool, so that its model is loaded once
-    _worker = ShardWorker(**arguments)
+    _worker = worker
 
 
-def _work(shard: int) -> dict[str, Any]:
+def _work(shard: int) -> Outcome:
     return _worker(shard)
 
 
-def _run_ray(arguments: dict[str, Any], shards: int, workers: int) -> Iterator[dict[str, Any]]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports usage to its maker unless told not to
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ parts log to the terminal, beside our bar
+@contextmanager
+def _ray(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Outcome]]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage statistics to its maker by default
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ parts log to the terminal, into our bar
     try:
         import ray.data
     except ImportError:
@@ -198,26 +202,32 @@ def _run_ray(arguments: dict[str, Any], shards: int, workers: int) -> Iterator[d
     ray.data.DataContext.get_current().enable_progress_bars = False
     # from_items and not range: reading a range needs a CPU of its own, and waits for ever if the workers hold them all
     numbers = ray.data.from_items([{"shard": shard} for shard in range(shards)], override_num_blocks=shards)
-    pool = ray.data.ActorPoolStrategy(size=min(workers, shards))
-    arguments = {**arguments, "build": arguments["build"].absolute()}
-    outcomes = numbers.map_batches(_RayShardWorker, batch_size=1, compute=pool, fn_constructor_kwargs=arguments)
-    for row in outcomes.iter_rows():
-        outcome = json.loads(row["outcome"])
-        for error in (UserError, Unfinished):
-            if error.__name__ in outcome:
-                raise error(outcome[error.__name__])
-        yield outcome
+    pool = ray.data.ActorPoolStrategy(size=workers)
+    arguments = {"worker": worker}
+    outcomes = numbers.map_batches(_RayWorker, batch_size=1, compute=pool, fn_constructor_kwargs=arguments)
+    yield map(_unpacked, outcomes.iter_rows())
 
 
-class _RayShardWorker(ShardWorker):
+class _RayWorker:
     """Ray Data's batches are dicts of arrays: one array with the number of a shard in, one with its outcome out."""
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+    def __init__(self, worker: ShardWorker) -> None:
+        self._worker = worker
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:
-            outcome = super().__call__(int(batch["shard"][0]))
-        except (UserError, Unfinished) as error:  # travels as data: Ray would wrap it in a page of its own
+            outcome = self._worker(int(batch["shard"][0]))
+        except (UserError, Unfinished) as error:  # sent as data: Ray would wrap it in a page of its own
             outcome = {type(error).__name__: str(error)}
         return {"outcome": [json.dumps(outcome)]}
 
 
-ENGINES = {"local": _run_local, "ray": _run_ray}
+def _unpacked(row: dict[str, Any]) -> Outcome:
+    outcome: Outcome = json.loads(row["outcome"])
+    for error in (UserError, Unfinished):
+        if error.__name__ in outcome:
+            raise error(outcome[error.__name__])
+    return outcome
+
+
+ENGINES = {"local": _local, "ray": _ray}

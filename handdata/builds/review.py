@@ -1,41 +1,49 @@
-"""The review page: every row with image, landmarks, box, caption, text and remarks, in one file without a server."""
+"""The review page: rows with image, landmarks, boxes, caption, text and remarks, in one file without a server."""
 
 import base64
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from handdata.errors import UserError
+from handdata.files import write_text
 from handdata.gestures import gestures
 from handdata.rows import decisions
 from handdata.rows.decisions import Decision
 from handdata.rows.manifest import read_manifest
 from handdata.rows.shards import SHARD_ROWS, shard_count, shard_path
+from handdata.stages import STAGES
 from handdata.texts.checks import ALLOWED_TO_PEOPLE, DRAFT_FAILURES, FAILURES, REMARKS, explain, failures
 
 _TEMPLATE = Path(__file__).with_name("review.html")
 _COLUMNS = ("image_id", "gesture", "split", "subject", "bboxes", "labels")
-_STAGES = ("landmarks", "captions", "texts", "checks")
 _POINTS = 4  # decimals of a landmark: a ten-thousandth of the image
 
 
-def write_page(build: Path) -> str:
-    """Write BUILD/review.html and return a line that says where it is. Raises `UserError` where no text is made yet."""
+@dataclass(frozen=True)
+class Applied:
+    """Decisions that were taken from a file of the review page."""
+
+    new: int
+    known: int  # decisions that the build had already
+
+
+def write_page(build: Path) -> Path:
+    """Write BUILD/review.html; return its path. Raises `UserError` for a build without texts."""
     rows = read_rows(build)
     if not any(row["text"] for row in rows):
         raise UserError(f"{build} has no texts to review: run `handdata rewrite {build}` first")
     path = build / "review.html"
-    partial = path.with_suffix(".partial")
-    partial.write_text(page(rows, build.resolve().name), encoding="utf-8")
-    partial.replace(path)
-    return f"open {path} in a browser: {len(rows):,} rows; then `handdata review {build} --apply FILE`"
+    write_text(path, page(rows, build.resolve().name))
+    return path
 
 
 def page(rows: list[dict[str, Any]], name: str) -> str:
-    """Return the page of these rows. Nothing in a row can become markup or script: it is data, escaped once more."""
+    """Return the page of these rows as HTML. Rows are escaped JSON, so that no text can become markup or script."""
     phrases = {gesture: gestures()[gesture].phrase for gesture in {row["gesture"] for row in rows}}
     meanings = {**FAILURES, **DRAFT_FAILURES, **REMARKS}
     data = json.dumps({"name": name, "rows": rows, "phrases": phrases, "meanings": meanings}, ensure_ascii=False)
@@ -48,54 +56,54 @@ def page(rows: list[dict[str, Any]], name: str) -> str:
 
 
 def read_rows(build: Path) -> list[dict[str, Any]]:
-    """Return what the page shows of each row, with the decision that holds for it, in manifest order."""
+    """Return the page's fields of each row, with the decision that applies to it, in manifest order."""
     manifest = read_manifest(build, columns=list(_COLUMNS)).to_pylist()
-    found: list[dict[str, Any]] = [{} for _ in manifest]
-    for stage in _STAGES:
+    outputs: list[dict[str, Any]] = [{} for _ in manifest]
+    for stage in filter(None, (stage.columns for stage in STAGES)):
         for shard in range(shard_count(len(manifest))):
             path = shard_path(build, stage, shard)
             for place, row in enumerate(pq.read_table(path).to_pylist() if path.exists() else ()):
-                found[shard * SHARD_ROWS + place] |= {key: value for key, value in row.items() if value is not None}
+                outputs[shard * SHARD_ROWS + place] |= {key: value for key, value in row.items() if value is not None}
     decided = decisions.replay(build)
-    pairs = zip(manifest, found, strict=True)
-    rows = [_row(row, more, decided) for row, more in pairs]
+    rows = [_row(row, output, decided) for row, output in zip(manifest, outputs, strict=True)]
     return [row for row in rows if row["decision"] != "dropped"]
 
 
-def apply(build: Path, exported: Path) -> str:
-    """Add the decisions of an exported file to the build and return how many there were.
+def apply_decisions(build: Path, exported: Path) -> Applied:
+    """Add the decisions of an exported file to the build; return their number.
 
-    Raises `UserError`, and takes none over, if the file is not one of this build's page or an edited text is not fit.
+    Raises `UserError`, and adds none of them, if the file is not from this build's page or an edited text fails the
+    checks.
     """
     rows = {row["image_id"]: row for row in read_rows(build)}
     try:
         entries = [json.loads(line) for line in exported.read_text(encoding="utf-8").splitlines() if line.strip()]
-        found = [Decision(str(e["what"]), image_id=str(e["image_id"]), text=e.get("text")) for e in entries]  # type: ignore[arg-type]
+        given = [Decision(str(e["what"]), image_id=str(e["image_id"]), text=e.get("text")) for e in entries]  # type: ignore[arg-type]
     except FileNotFoundError:
         raise UserError(f"there is no file {exported} (--apply)") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"--apply {exported} is not a file that the review page exported") from None
-    for decision in found:
+    for decision in given:
         if decision.image_id not in rows:
             raise UserError(f"--apply {exported} decides about {decision.image_id}, which is not in {build}")
         if decision.what == "edited":
             _require_fit(decision, rows[decision.image_id])
     held = decisions.replay(build).images
-    new = [decision for decision in found if held.get(str(decision.image_id)) != decision]
+    new = [decision for decision in given if held.get(str(decision.image_id)) != decision]
     decisions.append(build, new)
-    return f"{len(new):,} decisions taken over into {build / 'decisions.jsonl'}, {len(found) - len(new):,} were there"
+    return Applied(len(new), len(given) - len(new))
 
 
 def _require_fit(decision: Decision, row: dict[str, Any]) -> None:
-    found = failures(row["caption"] or "", row["gesture"], decision.text or "")
-    barred = {name: words for name, words in found.items() if name not in ALLOWED_TO_PEOPLE}
+    failed = failures(row["caption"] or "", row["gesture"], decision.text or "")
+    barred = {name: evidence for name, evidence in failed.items() if name not in ALLOWED_TO_PEOPLE}
     if barred:
-        raise UserError(f"the text written for {decision.image_id} is not fit: {explain(barred, row['gesture'])}")
+        raise UserError(f"the text of {decision.image_id} fails the checks: {explain(barred, row['gesture'])}")
 
 
-def _row(row: dict[str, Any], more: dict[str, Any], decided: decisions.Decisions) -> dict[str, Any]:
+def _row(row: dict[str, Any], output: dict[str, Any], decided: decisions.Decisions) -> dict[str, Any]:
     image_id, gesture = row["image_id"], row["gesture"]
-    hands = [[[round(x, _POINTS), round(y, _POINTS)] for x, y, _ in hand] for hand in more.get("hand_landmarks", ())]
+    hands = [[[round(x, _POINTS), round(y, _POINTS)] for x, y, _ in hand] for hand in output.get("hand_landmarks", ())]
     return {
         "image_id": image_id,
         "gesture": gesture,
@@ -104,12 +112,12 @@ def _row(row: dict[str, Any], more: dict[str, Any], decided: decisions.Decisions
         "boxes": row["bboxes"] or [],
         "labels": row["labels"] or [],
         "hands": hands,
-        "gesture_hand": more.get("gesture_hand", -1),
-        "caption": more.get("caption"),
-        "text": more.get("text"),
-        "rewrite": more.get("rewrite"),
-        "checks": more.get("checks", more.get("draft_checks", [])),
-        "reason": more.get("reason"),
+        "gesture_hand": output.get("gesture_hand", -1),
+        "caption": output.get("caption"),
+        "text": output.get("text"),
+        "rewrite": output.get("rewrite"),
+        "checks": output.get("checks", output.get("draft_checks", [])),
+        "reason": output.get("reason"),
         "decision": decided.about(image_id, row["subject"]),
         "edited": decided.text(image_id),
     }

@@ -1,4 +1,4 @@
-"""Say what became of a build's rows: per stage, what is done, failed and why, and left."""
+"""The state of a build: rows that are done, failed and left by stage, decisions, and the dataset."""
 
 import json
 from collections import Counter
@@ -7,118 +7,115 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from handdata.builds.build import Step, open_recipe
+from handdata.builds.folder import BuildFolder
 from handdata.recipe import Recipe
 from handdata.rows.decisions import replay
 from handdata.rows.manifest import read_manifest
-from handdata.rows.schema import REASONS, STAGE_COLUMNS
+from handdata.rows.schema import REASONS, SPLITS
 from handdata.rows.shards import shard_count, shard_path
-from handdata.stages import assemble
+from handdata.stages import STAGES, StageSpec, assemble
 
 
-def status(build: Path) -> dict[str, Any]:
-    """Return the state of a build as plain data. Raises `UserError` if the folder is no build."""
-    recipe = open_recipe(build)
-    run = json.loads((build / "run.json").read_text()) if (build / "run.json").exists() else {}
-    found: dict[str, Any] = {"name": recipe.name, "build": str(build), "rows": 0, "spares": 0, "stages": {}}
-    found["selection"] = run.get("selection", {})
-    if not (build / "manifest.parquet").exists():
-        return found
-    rows = read_manifest(build, columns=["image_id", "subject", "spare"])
-    found["rows"], found["spares"] = rows.num_rows, sum(rows["spare"].to_pylist())
-    decisions = replay(build)
+def status(build: BuildFolder) -> dict[str, Any]:
+    """Return the state of a build as plain data."""
+    path = build.path
+    state: dict[str, Any] = {"name": build.recipe.name, "build": str(path), "rows": 0, "spares": 0, "stages": {}}
+    state["selection"] = build.record().get("selection", {})
+    if not (path / "manifest.parquet").exists():
+        return state
+    rows = read_manifest(path, columns=["image_id", "subject", "spare"])
+    state["rows"], state["spares"] = rows.num_rows, sum(rows["spare"].to_pylist())
+    decisions = replay(path)
     pairs = zip(rows["image_id"].to_pylist(), rows["subject"].to_pylist(), strict=True)
-    found["decisions"] = dict(Counter(filter(None, (decisions.about(*pair) for pair in pairs))))
-    for stage in STAGE_COLUMNS:
-        if (build / stage).is_dir():
-            found["stages"][stage] = _stage(build, stage, rows.num_rows)
-    summary = assemble.read_summary(build)
-    if summary and (build / "dataset").is_dir():
-        current = assemble.is_current(build, recipe)
-        found["dataset"] = {"rows": summary["rows"], "shortfalls": summary["shortfalls"], "current": current}
-    return found
+    state["decisions"] = dict(Counter(filter(None, (decisions.about(*pair) for pair in pairs))))
+    folders = [stage.columns for stage in STAGES if stage.columns and (path / stage.columns).is_dir()]
+    state["stages"] = {folder: _counts(path, folder, rows["image_id"].to_pylist()) for folder in folders}
+    summary = assemble.read_summary(path)
+    if summary and (path / "dataset").is_dir():
+        current = assemble.is_current(path, build.recipe)
+        state["dataset"] = {"rows": summary["rows"], "shortfalls": summary["shortfalls"], "current": current}
+    return state
 
 
-def text(found: dict[str, Any]) -> str:
-    """Return the state of a build for people."""
-    lines = [f"{found['name']} in {found['build']}"]
-    if not found["rows"]:
-        return "\n".join([*lines, "nothing is selected yet"])
-    lines.append(f"{found['rows']:,} images selected, {found['spares']:,} of them spare")
-    lines.extend(_shortfalls(found["selection"].get("shortfalls", [])))
-    for decision, count in sorted(found["decisions"].items()):
+def text(state: dict[str, Any]) -> str:
+    """Return the state of a build as lines for people."""
+    lines = [f"{state['name']} in {state['build']}"]
+    if not state["rows"]:
+        return "\n".join([*lines, "no images are selected yet"])
+    lines.append(f"{state['rows']:,} images selected, {state['spares']:,} of them spare")
+    lines.extend(_shortfalls(state["selection"].get("shortfalls", [])))
+    for decision, count in sorted(state["decisions"].items()):
         lines.append(f"  {count:,} {decision} by people")
     lines.append(f"{'stage':<12}{'done':>9}{'failed':>9}{'left':>9}")
-    for stage, counts in found["stages"].items():
+    for stage, counts in state["stages"].items():
         lines.append(f"{stage:<12}{counts['done']:>9,}{sum(counts['failed'].values()):>9,}{counts['left']:>9,}")
         for reason, count in sorted(counts["failed"].items(), key=lambda pair: -pair[1]):
             lines.append(f"  {count:>6,}  {reason}: {REASONS[reason]}")
         lines.extend(f"          {example}" for example in counts.get("examples", ()))
-    return "\n".join([*lines, *_dataset(found.get("dataset"))])
+    return "\n".join([*lines, *_dataset(state.get("dataset"))])
 
 
-def dry_run(build: Path, recipe: Recipe, steps: tuple[Step, ...]) -> str:
-    """Return what a build would do, for people; nothing is read but the build folder."""
+def dry_run(out: Path, recipe: Recipe, stages: tuple[StageSpec, ...]) -> str:
+    """Return the plan of a run as lines for people. Only the build folder is read."""
     from handdata.builds import plan
 
     lines = []
-    if (build / "recipe.toml").is_file():
-        lines += [text(status(build)), ""]
-    if not (build / "manifest.parquet").exists():
+    if (out / "recipe.toml").is_file():
+        lines += [text(status(BuildFolder.open(out))), ""]
+    if not (out / "manifest.parquet").exists():
         lines += [plan.report(plan.plan(recipe, offline=True)), ""]
-    names = ", ".join(step.name for step in steps)
-    return "\n".join([*lines, f"would run in {build}: {names} (finished and unchanged rows are kept)"])
+    names = ", ".join(stage.name for stage in stages)
+    return "\n".join([*lines, f"would run in {out}: {names} (finished and unchanged rows are kept)"])
 
 
 def _dataset(dataset: dict[str, Any] | None) -> list[str]:
-    """Return what lies in `dataset/`: the rows of each gesture and split, and what is short."""
+    """Return lines on `dataset/`: the rows of each gesture and split, and shortfalls."""
     if dataset is None:
         return ["dataset: not assembled yet"]
     count = sum(sum(splits.values()) for splits in dataset["rows"].values())
     state = "up to date" if dataset["current"] else "older than the build: `handdata build` renews it"
     lines = [f"dataset: {count:,} rows, {state}"]
     for gesture, splits in dataset["rows"].items():
-        counts = [f"{splits[split]:,} {split}" for split in ("train", "validation", "test") if split in splits]
+        counts = [f"{splits[split]:,} {split}" for split in SPLITS if split in splits]
         lines.append(f"  {gesture:<14}" + ", ".join(counts))
     short = "  {gesture}, {split}: {there:,} of {asked:,} rows; no spares are left"
-    return [*lines, *(short.format(**one) for one in dataset["shortfalls"])]
+    return [*lines, *(short.format(**shortfall) for shortfall in dataset["shortfalls"])]
 
 
-def _shortfalls(lacking: list[dict[str, Any]]) -> list[str]:
-    """Return a line for each gesture of which there are fewer images than asked for."""
+def _shortfalls(shortfalls: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each gesture with fewer images than the recipe requests."""
     by_gesture: dict[str, list[str]] = {}
-    for lack in lacking:
-        by_gesture.setdefault(lack["gesture"], []).append(f"{lack['lacking']:,} {lack['split']}")
+    for shortfall in shortfalls:
+        by_gesture.setdefault(shortfall["gesture"], []).append(f"{shortfall['lacking']:,} {shortfall['split']}")
     return [f"  {gesture}: lacks {', '.join(counts)}" for gesture, counts in by_gesture.items()]
 
 
-def _stage(build: Path, stage: str, rows: int) -> dict[str, Any]:
+def _counts(build: Path, folder: str, image_ids: list[str]) -> dict[str, Any]:
+    """Return the number of rows that a stage has done, failed by reason, and left."""
     reasons: list[str | None] = []
-    for shard in range(shard_count(rows)):
-        path = shard_path(build, stage, shard)
+    for shard in range(shard_count(len(image_ids))):
+        path = shard_path(build, folder, shard)
         if path.exists():
             reasons += pq.read_table(path, columns=["reason"])["reason"].to_pylist()
     failed = Counter(reason for reason in reasons if reason)
-    counts = {"done": len(reasons) - sum(failed.values()), "failed": dict(failed), "left": rows - len(reasons)}
-    if stage == "fetch":
-        counts |= _journal(build, rows)
-    return counts
+    done, left = len(reasons) - sum(failed.values()), len(image_ids) - len(reasons)
+    counts = {"done": done, "failed": dict(failed), "left": left}
+    return {**counts, **_journal(build, set(image_ids))} if folder == "fetch" else counts
 
 
-def _journal(build: Path, rows: int) -> dict[str, Any]:
-    """Return the counts of a fetch that may be under way, from its journal."""
+def _journal(build: Path, image_ids: set[str]) -> dict[str, Any]:
+    """Return the counts of a fetch that may be running, from its journal."""
     path = build / "fetch" / "journal.jsonl"
     if not path.exists():
         return {}
-    wanted = set(read_manifest(build, columns=["image_id"])["image_id"].to_pylist())
-    text = path.read_bytes()
-    lines = text[: text.rfind(b"\n") + 1].splitlines()
-    latest = {receipt["image_id"]: receipt for receipt in map(json.loads, lines) if receipt["image_id"] in wanted}
+    journal = path.read_bytes()
+    lines = journal[: journal.rfind(b"\n") + 1].splitlines()
+    latest = {receipt["image_id"]: receipt for receipt in map(json.loads, lines) if receipt["image_id"] in image_ids}
     failed = [receipt for receipt in latest.values() if receipt.get("reason")]
-    examples = [f"{one['image_id']}: {one['detail'][:160]}" for one in failed if one.get("detail")][:3]
+    details = [f"{receipt['image_id']}: {receipt['detail'][:160]}" for receipt in failed if receipt.get("detail")]
     return {
         "done": len(latest) - len(failed),
         "failed": dict(Counter(receipt["reason"] for receipt in failed)),
-        "left": rows - len(latest),
-        "examples": examples,
+        "left": len(image_ids) - len(latest),
+        "examples": details[:3],
     }

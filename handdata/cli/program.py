@@ -1,20 +1,20 @@
-"""What `handdata` and `handtrain` share as programs: find the command, parse its flags, end with one clear sentence.
+"""The main function of `handdata` and `handtrain`: find the command, parse its flags, turn errors into one sentence.
 
 A command is a frozen dataclass whose fields are its flags and whose call does the work and returns the exit code:
 0 done, 1 could not finish, 2 wrong use. A command whose defaults come from a recipe or a build has a class method
-`defaults(argv)`. Nothing heavy is imported before a command is chosen, so that `--help` answers at once.
+`defaults(argv)`. No heavy module is imported before a command is chosen, so that `--help` answers at once.
 """
 
-import difflib
 import errno
 import importlib
 import os
 import sys
 from typing import Any
 
-from handdata.errors import Unfinished, UserError
+from handdata.errors import Unfinished, UserError, require_known
+from handdata.shipped import version
 
-Table = dict[str, str]  # name of the command: one line on what it does
+Table = dict[str, str]  # one line of help by the name of a command
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -31,26 +31,24 @@ def main(program: str, about: str, table: Table, argv: list[str]) -> int:
             print(overview(program, about, table))
             return 0 if argv else 2
         if argv[0] == "--version":
-            from importlib.metadata import version
-
-            print(f"{program} {version('hand1000')}")
+            print(f"{program} {version()}")
             return 0
         return _run(program, table, argv[0], argv[1:])
     except UserError as error:
-        return _say(program, str(error), 2)
+        return _end(program, str(error), 2)
     except Unfinished as error:
-        return _say(program, str(error), 1)
+        return _end(program, str(error), 1)
     except KeyboardInterrupt:
-        return _say(program, "interrupted; the same command continues where it stopped", 130)
-    except BrokenPipeError:  # the reader of our output, `head` perhaps, has gone
+        return _end(program, "interrupted; the same command resumes", 130)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno in _NO_SPACE:
             place = error.filename or "the output"
-            return _say(program, f"no space is left for {place}: free some, then run the same command again", 1)
+            return _end(program, f"no space is left for {place}: free some space, then run the same command again", 1)
         if error.errno in _NO_PERMISSION:
-            return _say(program, f"{error.filename} may not be written or read: check its permissions", 2)
+            return _end(program, f"{error.filename} cannot be read or written: check its permissions", 2)
         raise
 
 
@@ -59,20 +57,18 @@ def overview(program: str, about: str, table: Table) -> str:
     width = max(map(len, table), default=0) + 2
     lines = [f"usage: {program} COMMAND ...", "", about, ""]
     lines += [f"  {name:<{width}}{line}" for name, line in table.items()]
-    lines += ["", f"{program} COMMAND --help tells a command's flags; {program} --version the version."]
+    lines += ["", f"{program} COMMAND --help lists a command's flags; {program} --version prints the version."]
     return "\n".join(lines)
 
 
 def command_class(program: str, name: str) -> Any:
-    """Return the dataclass behind a command's name."""
-    verbs = importlib.import_module(f"{program}.cli.flags")
-    return getattr(verbs, "".join(part.title() for part in name.split("-")))
+    """Return the dataclass of a command."""
+    flags = importlib.import_module(f"{program}.cli.flags")
+    return getattr(flags, "".join(part.title() for part in name.split("-")))
 
 
 def _run(program: str, table: Table, name: str, argv: list[str]) -> int:
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0.0)
-        raise UserError(f"there is no command '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    require_known(name, table, "command")
     import tyro
 
     command = command_class(program, name)
@@ -81,6 +77,7 @@ def _run(program: str, table: Table, name: str, argv: list[str]) -> int:
     return int(flags())
 
 
-def _say(program: str, sentence: str, code: int) -> int:
+def _end(program: str, sentence: str, code: int) -> int:
+    """Print a sentence on stderr and return the exit code."""
     print(f"{program}: {sentence}", file=sys.stderr)
     return code

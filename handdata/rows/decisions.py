@@ -1,4 +1,4 @@
-"""What people decided about rows: `decisions.jsonl`, appended to, never rewritten, replayed by every rebuild."""
+"""Decisions of people about rows: `decisions.jsonl`, appended to, never rewritten, replayed by every run."""
 
 import json
 import os
@@ -17,15 +17,15 @@ class Decision:
     """One decision about one image or about all images of a person."""
 
     what: What
-    image_id: str | None = None  # either this
-    subject: str | None = None  # or this
-    text: str | None = None  # of `edited`: the new text
-    note: str | None = None  # why, in a person's words
+    image_id: str | None = None  # the image, or
+    subject: str | None = None  # the person
+    text: str | None = None  # new text, of the decision `edited`
+    note: str | None = None  # the reason, in a person's words
 
 
 @dataclass
 class Decisions:
-    """All decisions of a build: the last one about an image counts, but what is dropped stays dropped."""
+    """All decisions of a build: the last one about an image counts, but a dropped image stays dropped."""
 
     images: dict[str, Decision] = field(default_factory=dict)
     dropped_images: set[str] = field(default_factory=set)
@@ -33,7 +33,7 @@ class Decisions:
     rejected_subjects: set[str] = field(default_factory=set)
 
     def about(self, image_id: str, subject: str) -> What | None:
-        """Return what holds for a row: dropped before all else, then the image's own decision, then the person's."""
+        """Return the decision that applies to a row: dropped first, then the image's decision, then the person's."""
         if image_id in self.dropped_images or subject in self.dropped_subjects:
             return "dropped"
         if image_id in self.images:
@@ -41,13 +41,13 @@ class Decisions:
         return "rejected" if subject in self.rejected_subjects else None
 
     def text(self, image_id: str) -> str | None:
-        """Return the text that a person wrote for an image, None if there is none or a later decision replaced it."""
+        """Return the text that a person wrote for an image, None without one or after a later decision."""
         decision = self.images.get(image_id)
         return decision.text if decision and decision.what == "edited" else None
 
 
 def append(build: Path, decisions: Iterable[Decision]) -> None:
-    """Add decisions to a build, safe on disk when this returns. Raises `UserError` for one that says too little."""
+    """Append decisions to a build's file and sync it to disk. Raises `UserError` for an incomplete decision."""
     lines = [_line(decision) for decision in decisions]
     path = build / "decisions.jsonl"
     with path.open("ab") as file:
@@ -58,10 +58,10 @@ def append(build: Path, decisions: Iterable[Decision]) -> None:
 
 
 def replay(build: Path) -> Decisions:
-    """Read a build's decisions, in order. Raises `UserError` naming a line that is none."""
-    path, found = build / "decisions.jsonl", Decisions()
+    """Return a build's decisions, replayed in order. Raises `UserError` naming a line that is not a decision."""
+    path, decisions = build / "decisions.jsonl", Decisions()
     if not path.exists():
-        return found
+        return decisions
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -70,25 +70,25 @@ def replay(build: Path) -> Decisions:
             decision = Decision(**json.loads(line))
             _check(decision)
         except (ValueError, TypeError, UserError):
-            if number == len(lines):  # no newline after it: broken off while it was written
+            if number == len(lines):  # no newline after it: a write was interrupted
                 continue
-            raise UserError(f"{path}, line {number} is no decision: mend or remove that line") from None
-        _apply(found, decision)
-    return found
+            raise UserError(f"{path}, line {number} is not a decision: fix or remove that line") from None
+        _apply(decisions, decision)
+    return decisions
 
 
-def _apply(found: Decisions, decision: Decision) -> None:
+def _apply(decisions: Decisions, decision: Decision) -> None:
     if decision.subject is not None:
         if decision.what == "dropped":
-            found.dropped_subjects.add(decision.subject)
+            decisions.dropped_subjects.add(decision.subject)
         elif decision.what == "rejected":
-            found.rejected_subjects.add(decision.subject)
+            decisions.rejected_subjects.add(decision.subject)
         else:
-            found.rejected_subjects.discard(decision.subject)
+            decisions.rejected_subjects.discard(decision.subject)
     elif decision.image_id is not None:
-        found.images[decision.image_id] = decision
+        decisions.images[decision.image_id] = decision
         if decision.what == "dropped":
-            found.dropped_images.add(decision.image_id)
+            decisions.dropped_images.add(decision.image_id)
 
 
 def _check(decision: Decision) -> None:
@@ -107,5 +107,5 @@ def _line(decision: Decision) -> str:
 
 
 def _whole_lines(path: Path) -> int:
-    """Return the length of the file without a last line that was broken off while it was written."""
+    """Return the length of the file without an incomplete last line."""
     return path.read_bytes().rfind(b"\n") + 1

@@ -4,16 +4,13 @@ A place is a URL (`https://...`), a file in a Hub repository (`hf://datasets/USE
 a local file or folder. Archives move between hosts; therefore every archive is a list of places, tried in order.
 """
 
-import dataclasses
-import tomllib
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.recipe import SourceOptions
-from handdata.shipped import resource
+from handdata.recipe import SourceOptions, absolute_place
+from handdata.shipped import known_archives
 
 
 @dataclass(frozen=True)
@@ -62,21 +59,6 @@ def resolve(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> So
     )
 
 
-@cache
-def known() -> dict[str, dict]:
-    """Return the tables of `manifests/sources.toml` by name."""
-    return tomllib.loads(resource("manifests/sources.toml").read_text(encoding="utf-8"))
-
-
-def absolute(options: SourceOptions, base: Path) -> SourceOptions:
-    """Return the options with every relative path made absolute, for the copy of a recipe that a build keeps."""
-    return dataclasses.replace(
-        options,
-        annotations=tuple(_place(place, base) for place in options.annotations),
-        images=tuple(_place(place, base) for place in options.images),
-    )
-
-
 def normal_gesture(name: str) -> str:
     """Return HaGRID's usual spelling of a gesture's folder or file name: no spaces, prefixes, or `hands_heart2`."""
     name = name.replace(" ", "_")
@@ -92,14 +74,14 @@ def safe_member(name: str) -> bool:
 
 
 def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) -> list[Archive]:
-    names = [place for place in places if place in known()]
+    names = [place for place in places if place in known_archives()]
     if names and len(places) > 1:
         raise UserError(f"[source] mixes '{names[0]}' of sources.toml with other places: use that name alone")
-    table = known()[names[0]] if names else {"places": places}
+    table = known_archives()[names[0]] if names else {"places": places}
     image_bytes: Any = table.get("image_bytes", Archive.image_bytes)
     archives = []
     for group in table.get("archives", [table]):
-        where = [_place(place, base) for place in group["places"]]
+        where = [absolute_place(place, base) for place in group["places"]]
         separate = any("{gesture}" in place for place in where)  # one archive per gesture
         inside = [gesture for gesture in gestures if gesture in group.get("gestures", gestures)]
         for gesture in inside if separate else [None]:
@@ -108,15 +90,9 @@ def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) ->
     return archives
 
 
-def _place(place: str, base: Path) -> str:
-    if is_remote(place) or place in known():
-        return place
-    return str((base / Path(place).expanduser()).absolute())
-
-
 def _check_kind(kind: str, places: tuple[str, ...]) -> None:
     for place in places:
-        if kind == "hub" and not place.startswith("hf://") and place not in known():
+        if kind == "hub" and not place.startswith("hf://") and place not in known_archives():
             raise UserError(f"[source] kind 'hub' needs hf://datasets/USER/NAME/FILE, not '{place}'")
         if kind == "folder" and is_remote(place):
             raise UserError(f"[source] kind 'folder' needs a local folder, not '{place}'")

@@ -21,10 +21,9 @@ from handdata.rows.manifest import read_manifest
 from handdata.rows.publication import Choice, choose
 from handdata.rows.schema import SPLITS, STAGE_COLUMNS, features
 from handdata.rows.shards import image_path, shard_count, shard_path, write_table
-from handdata.stages import StageReport
+from handdata.stages import Execution, StageReport
 
 if TYPE_CHECKING:
-    from handdata.builds.build import How
     from handdata.recipe import Recipe
 
 VERSION = 1  # raised when a change of the code changes what comes out
@@ -44,7 +43,7 @@ class File:
     rows: int | None = None  # of a Parquet file in data/
 
 
-def run(build: Path, recipe: "Recipe", how: "How") -> StageReport:
+def run(build: Path, recipe: "Recipe", execution: Execution) -> StageReport:
     """Bring `dataset/` up to date; return how many rows are in it.
 
     Raises `UserError` where a stage has not been run, `Unfinished` where an image changed after it was measured.
@@ -52,8 +51,8 @@ def run(build: Path, recipe: "Recipe", how: "How") -> StageReport:
     key = _input_key(build, recipe)
     finished = read_summary(build)
     if finished is None or finished["key"] != key or not (build / "dataset" / CHECKSUMS).is_file():
-        finished = _assemble(build, recipe, key, how.progress)
-    for short in finished["shortfalls"] if how.progress else ():
+        finished = _assemble(build, recipe, key, execution.progress)
+    for short in finished["shortfalls"] if execution.progress else ():
         print("{gesture}, {split}: {there:,} of {asked:,} rows; no spares are left".format(**short), file=sys.stderr)
     return StageReport(rows=sum(sum(splits.values()) for splits in finished["rows"].values()))
 

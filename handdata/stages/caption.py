@@ -1,7 +1,6 @@
-"""The stage `captions`: the stored images in a captioner's words."""
+"""The stage `caption`: descriptions of the stored images by an image captioner."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 from handdata.huggingface import local_model, model_folder
@@ -14,14 +13,13 @@ from handdata.texts.captioner import Captioner
 class Captions:
     """Describe the stored images."""
 
-    name: ClassVar = "captions"
     version: ClassVar = 1
     inputs: ClassVar = ("image",)
     final_reasons: ClassVar = frozenset({"image-corrupt", "caption-empty"})
 
     @staticmethod
     def at_commit(options: CaptionOptions) -> CaptionOptions:
-        """Return the options with the commit that a branch of the Hub stands for now; of a folder as they are."""
+        """Return the options with a branch on the Hub resolved to its commit; those of a local model unchanged."""
         if local_model(options.model):
             return options
         return replace(options, revision=model_folder(options.model, options.revision)[1])
@@ -36,27 +34,19 @@ class Captions:
 
     def __call__(self, columns: Columns) -> Columns:
         """Take `image` (bytes or None); return `caption` and `reason`."""
-        images = [data and decode(data) for data in columns["image"]]
-        reasons = [_trouble(data, image) for data, image in zip(columns["image"], images, strict=True)]
-        said = iter(self._captioner.describe([image for image in images if image is not None]))
-        captions = [next(said) if image is not None else None for image in images]
-        reasons = [
-            "caption-empty" if reason is None and not caption else reason
-            for reason, caption in zip(reasons, captions, strict=True)
-        ]
-        return {"caption": [caption or None for caption in captions], "reason": reasons}
+        images = [None if data is None else decode(data) for data in columns["image"]]
+        described = iter(self._captioner.describe([image for image in images if image is not None]))
+        captions = [next(described) if image is not None else None for image in images]
+        rows = zip(columns["image"], images, captions, strict=True)
+        return {"caption": [caption or None for caption in captions], "reason": [_reason(*row) for row in rows]}
 
     def close(self) -> None:
         self._captioner.close()
 
 
-def absolute(options: CaptionOptions, folder: Path) -> CaptionOptions:
-    """Return the options with a model folder beside the recipe named by its absolute path."""
-    here = folder / options.model
-    return replace(options, model=str(here.absolute())) if here.is_dir() else options
-
-
-def _trouble(data: bytes | None, image: Any) -> str | None:
+def _reason(data: bytes | None, image: Any, caption: str | None) -> str | None:
     if data is None:
         return "image-missing"
-    return "image-corrupt" if image is None else None
+    if image is None:
+        return "image-corrupt"
+    return None if caption else "caption-empty"

@@ -1,4 +1,4 @@
-"""The stage `checks`: the final texts checked once more, and remarks on rows that are worth a look."""
+"""The stage `check`: the final texts are checked once more; rows that are worth a look get remarks."""
 
 from dataclasses import asdict
 from typing import Any, ClassVar
@@ -10,9 +10,8 @@ from handdata.texts.checks import REMARKS, failures
 
 
 class FinalChecks:
-    """Check the final texts once more, and remark on rows that are kept but worth a look."""
+    """Check the final texts, and remark on rows that are kept but worth a look."""
 
-    name: ClassVar = "checks"
     version: ClassVar = 1
     inputs: ClassVar = (
         "caption", "gesture", "text", "rewrite", "draft_checks", "labels", "hand_landmarks", "landmarks_in_box",
@@ -27,24 +26,24 @@ class FinalChecks:
         self._options = options
 
     def __call__(self, columns: Columns) -> Columns:
-        """Return `checks`: what caption and drafts failed, and remarks. A final text that fails is a bug and raises."""
+        """Return `checks`: failures of caption and drafts, and remarks. Asserts that the final texts pass."""
         rows = [
             dict(zip(self.inputs, row, strict=True)) for row in zip(*(columns[n] for n in self.inputs), strict=True)
         ]
         for row in rows:
-            found = failures(row["caption"], row["gesture"], row["text"])
-            assert not found, f"a final text fails {found}: {row['text']!r} of the caption {row['caption']!r}"
+            failed = failures(row["caption"], row["gesture"], row["text"])
+            assert not failed, f"a final text fails {failed}: {row['text']!r} of the caption {row['caption']!r}"
         checks = [[*row["draft_checks"], *remarks(row, self._options)] for row in rows]
         return {"checks": checks, "reason": [None] * len(rows)}
 
 
 def remarks(row: dict[str, Any], options: CheckOptions) -> list[str]:
-    """Return the names of REMARKS that hold for a row."""
+    """Return the names of REMARKS that apply to a row."""
     hands = len(row["hand_landmarks"])
-    found = {
+    applies = {
         "image:no-hand": not hands,
         "image:hand-outside-box": bool(hands) and row["landmarks_in_box"] < options.in_box,
         "image:more-hands": hands > len(row["labels"]),
         "text:template": row["rewrite"] == "template",
     }
-    return [name for name in REMARKS if found[name]]
+    return [name for name in REMARKS if applies[name]]

@@ -1,4 +1,4 @@
-"""Facts of the stored image: size, sha256, perceptual hash. The small stage that shows what a stage is."""
+"""The stage `facts`: size, sha256 and perceptual hash of the stored images. The smallest example of a stage."""
 
 import hashlib
 import io
@@ -10,7 +10,6 @@ from handdata.stages import Columns
 class ImageFacts:
     """Measure the stored images."""
 
-    name: ClassVar = "facts"
     version: ClassVar = 1
     inputs: ClassVar = ("image",)
     final_reasons: ClassVar = frozenset({"image-corrupt"})

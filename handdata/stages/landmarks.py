@@ -14,7 +14,6 @@ from handdata.stages import Columns
 class HandLandmarks:
     """Find the hands in the stored images."""
 
-    name: ClassVar = "landmarks"
     version: ClassVar = 1
     inputs: ClassVar = ("image", "gesture", "bboxes", "labels")
     final_reasons: ClassVar = frozenset({"image-corrupt", "hand-not-found"})
@@ -34,20 +33,20 @@ class HandLandmarks:
     def __call__(self, columns: Columns) -> Columns:
         """Take `image` (bytes or None), `gesture`, `bboxes`, `labels`; return the landmark columns and `reason`.
 
-        Each thread has a finder of its own and every n-th row; MediaPipe lets go of the interpreter while it works.
+        Each thread has its own finder and takes every n-th row; MediaPipe releases the interpreter while it works.
         """
         rows = list(zip(*(columns[name] for name in self.inputs), strict=True))
         count = len(self._finders)
-        found: list[dict[str, Any]] = [{} for _ in rows]
+        outputs: list[dict[str, Any]] = [{} for _ in rows]
 
-        def look(number: int) -> None:
+        def detect(number: int) -> None:
             for place in range(number, len(rows), count):
-                found[place] = self._row(self._finders[number], *rows[place])
+                outputs[place] = self._row(self._finders[number], *rows[place])
 
         with ThreadPoolExecutor(count) as pool:
-            list(pool.map(look, range(count)))
+            list(pool.map(detect, range(count)))
         names = ("hand_landmarks", "handedness", "handedness_score", "gesture_hand", "landmarks_in_box", "reason")
-        return {name: [row.get(name) for row in found] for name in names}
+        return {name: [row.get(name) for row in outputs] for name in names}
 
     def close(self) -> None:
         for finder in self._finders:

@@ -1,35 +1,37 @@
-"""Rewrite captions so that each names its gesture: a language model writes, the checks decide, a template helps out.
+"""The stage `rewrite`: captions that name their gesture, by a language model and rules, or else by a template.
 
-The prompt file is `prompts/rewrite.txt`. A first try is greedy; tries after it are drawn at a temperature, told what
-was wrong, each with a seed of its own. (Hand1000, section 4, asks LLaMA 3 once and checks nothing.)
+The prompt file is `prompts/rewrite.txt`. The first attempt is greedy. Later attempts get the failed draft and the
+reason, and are sampled at a temperature, each with its own seed. (Hand1000, section 4, queries LLaMA 3 once and checks
+nothing.)
 """
 
 import hashlib
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from handdata import assets
 from handdata.errors import UserError
+from handdata.files import sha256_of
 from handdata.gestures import gestures
 from handdata.recipe import RewriteOptions
 from handdata.shipped import resource
+from handdata.stages import Columns, stage_named
 from handdata.texts.chat import Answer, Ask, ChatModel, Prompt, read_prompt, tidy
 from handdata.texts.checks import Evidence, explain, failures
 from handdata.texts.template import splice
 
-if TYPE_CHECKING:
-    from handdata.stages import Columns
-
 _STOPS = {"length": "endless", "timeout": "timeout", "prompt": "prompt-too-long"}
+_NOT_DECIDING = ("key_variable", "threads", "gpu_layers", "timeout", "server")
 
 
 @dataclass
 class Text:
-    """What became of one caption."""
+    """The text of one caption, and how it was made."""
 
     text: str | None = None
     rewrite: Literal["llm", "kept", "template"] | None = None
@@ -37,18 +39,17 @@ class Text:
 
 
 class Rewriting:
-    """Give each row its text."""
+    """Write the text of each row."""
 
-    name: ClassVar = "texts"
     version: ClassVar = 2
     inputs: ClassVar = ("caption", "gesture")
     final_reasons: ClassVar = frozenset({"text-impossible"})
 
     @staticmethod
     def fingerprint(options: RewriteOptions) -> Any:
-        # in this process the number of sequences decides too: batched arithmetic rounds differently
-        aside = (*_NOT_DECIDING, "parallel") if options.server else _NOT_DECIDING
-        deciding = {name: value for name, value in asdict(options).items() if name not in aside}
+        # llama.cpp in this process rounds differently for another number of sequences
+        excluded = (*_NOT_DECIDING, "parallel") if options.server else _NOT_DECIDING
+        deciding = {name: value for name, value in asdict(options).items() if name not in excluded}
         names = {name: asdict(gesture) for name, gesture in gestures().items()}
         model = options.model if options.server else Path(options.model).name
         return {
@@ -64,7 +65,7 @@ class Rewriting:
         self._prompt = read_prompt(prompt_text(options), options.prompt or "prompts/rewrite.txt")
         self._model = load_model(options)
 
-    def __call__(self, columns: "Columns") -> "Columns":
+    def __call__(self, columns: Columns) -> Columns:
         """Take `caption` and `gesture`; return `text`, `rewrite`, `draft_checks` and `reason`."""
         pairs = list(zip(columns["caption"], columns["gesture"], strict=True))
         distinct = list(dict.fromkeys(pairs))
@@ -80,40 +81,51 @@ class Rewriting:
     def close(self) -> None:
         self._model.close()
 
+    @staticmethod
+    def summary(build: Path, options: RewriteOptions) -> str:
+        """Return how a build's texts were made, and the failures of captions and drafts, as lines for people."""
+        import pyarrow.parquet as pq
 
-_NOT_DECIDING = ("key_variable", "threads", "gpu_layers", "timeout", "server")
+        paths = sorted((build / stage_named("rewrite").columns).glob("*.parquet"))
+        rows = [row for path in paths for row in pq.read_table(path, columns=["rewrite", "draft_checks"]).to_pylist()]
+        ways = Counter(row["rewrite"] or "without text" for row in rows)
+        failed = Counter(name for row in rows for name in row["draft_checks"] or ())
+        model = options.model if options.server else Path(options.model).stem
+        counts = ", ".join(f"{count:,} {way}" for way, count in ways.most_common())
+        lines = [f"  {count:>6,}  {name}" for name, count in failed.most_common()]
+        return "\n".join([f"{len(rows):,} texts by {model}: {counts}", *lines])
 
 
 def rewrite(pairs: list[tuple[str, str]], model: ChatModel, prompt: Prompt, options: RewriteOptions) -> list[Text]:
-    """Return a text for each (caption, gesture), every one of them free of failures, or without text where none can be.
+    """Return a text without failures for each (caption, gesture), or no text where none is possible.
 
-    The pairs should be distinct. All first tries are asked for together, then all second ones.
+    The pairs should be distinct. All first attempts are sent together, then all second ones.
     """
     texts = [Text() for _ in pairs]
-    open_: dict[int, tuple[str, str]] = {}  # place: the rejected draft and what is wrong with it
+    pending: dict[int, tuple[str, str]] = {}  # by place: the rejected draft and its failures in words
     for place, (caption, gesture) in enumerate(pairs):
-        found = failures(caption, gesture, caption)
-        texts[place].failed += [f"caption:{name}" for name in found]
-        if found:
-            open_[place] = ("", "")
+        failed = failures(caption, gesture, caption)
+        texts[place].failed += [f"caption:{name}" for name in failed]
+        if failed:
+            pending[place] = ("", "")
         else:
             texts[place].text, texts[place].rewrite = caption, "kept"
     for k in range(options.retries + 1):
-        if not open_:
+        if not pending:
             break
-        asks = [_ask(pairs[place], k, open_[place], prompt, options) for place in open_]
+        asks = [_ask(pairs[place], k, pending[place], prompt, options) for place in pending]
         answers = model.answer(asks, options.max_tokens)
-        for place, answer in zip(list(open_), answers, strict=True):
+        for place, answer in zip(list(pending), answers, strict=True):
             caption, gesture = pairs[place]
             draft = tidy(answer.text)
-            found = judge(caption, gesture, answer)
-            if found:
-                texts[place].failed += [f"draft:{name}" for name in found]
-                open_[place] = (draft, explain(found, gesture))
+            failed = judge(caption, gesture, answer)
+            if failed:
+                texts[place].failed += [f"draft:{name}" for name in failed]
+                pending[place] = (draft, explain(failed, gesture))
             else:
                 texts[place].text, texts[place].rewrite = draft, "llm"
-                del open_[place]
-    for place in open_:
+                del pending[place]
+    for place in pending:
         texts[place].text = splice(*pairs[place])
         texts[place].rewrite = "template" if texts[place].text else None
     for text in texts:
@@ -122,14 +134,14 @@ def rewrite(pairs: list[tuple[str, str]], model: ChatModel, prompt: Prompt, opti
 
 
 def judge(caption: str, gesture: str, answer: Answer) -> dict[str, Evidence]:
-    """Return what an answer fails: how it stopped, or the checks."""
+    """Return the failures of an answer: how it stopped, or the checks."""
     if answer.stop in _STOPS:
         return {_STOPS[answer.stop]: ()}
     return failures(caption, gesture, tidy(answer.text))
 
 
 def load_model(options: RewriteOptions) -> ChatModel:
-    """Return the model that the options name, ready to answer."""
+    """Load the model of the options: a client of a server, or llama.cpp."""
     if options.server:
         from handdata.texts.openai_server import ServerModel
 
@@ -145,14 +157,12 @@ def load_model(options: RewriteOptions) -> ChatModel:
 
 
 def model_file(model: str) -> Path:
-    """Return the GGUF file that the option `model` means: a path, or a name that `handdata assets` knows."""
-    from handdata import assets
-
+    """Return the GGUF file of the option `model`: a path, or the name of a model file of `handdata assets`."""
     if model in assets.assets():
         return assets.path(model)
     if not Path(model).is_file():
         raise UserError(
-            f"there is no model file {model}: give --model a GGUF file, for instance of Meta-Llama-3-8B-Instruct "
+            f"there is no model file {model}: set --model to a GGUF file, for instance of Meta-Llama-3-8B-Instruct "
             "(smollm2-135m is a small one for trials)"
         )
     return Path(model)
@@ -165,20 +175,9 @@ def model_hash(model: str) -> str:
     return _sha256(path, facts.st_size, facts.st_mtime_ns)
 
 
-def absolute(options: RewriteOptions, folder: Path) -> RewriteOptions:
-    """Return the options with the files that lie in the folder, a recipe's, named by their absolute paths."""
-    model, prompt = folder / options.model, folder / options.prompt
-    return replace(
-        options,
-        model=str(model.absolute()) if model.is_file() else options.model,
-        prompt=str(prompt.absolute()) if prompt.is_file() else options.prompt,
-    )
-
-
 @cache
 def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def prompt_text(options: RewriteOptions) -> str:
@@ -190,23 +189,9 @@ def prompt_text(options: RewriteOptions) -> str:
 
 
 def seed_of(seed: int, caption: str, gesture: str, k: int) -> int:
-    """Return the seed of try k: 32 bits of sha256 of (seed, caption, gesture, k)."""
+    """Return the seed of attempt k: 32 bits of sha256 of (seed, caption, gesture, k)."""
     digest = hashlib.sha256(json.dumps([seed, caption, gesture, k]).encode()).digest()
     return int.from_bytes(digest[:4], "little")
-
-
-def summary(build: Path, options: RewriteOptions) -> str:
-    """Return what became of a build's texts, and what captions and drafts failed, by name and with the model's."""
-    import pyarrow.parquet as pq
-
-    paths = sorted((build / Rewriting.name).glob("*.parquet"))
-    rows = [row for path in paths for row in pq.read_table(path, columns=["rewrite", "draft_checks"]).to_pylist()]
-    ways = Counter(row["rewrite"] or "without text" for row in rows)
-    failed = Counter(name for row in rows for name in row["draft_checks"] or ())
-    model = options.model if options.server else Path(options.model).stem
-    lines = [f"{len(rows):,} texts by {model}: " + ", ".join(f"{count:,} {way}" for way, count in ways.most_common())]
-    lines += [f"  {count:>6,}  {name}" for name, count in failed.most_common()]
-    return "\n".join(lines)
 
 
 def _ask(pair: tuple[str, str], k: int, rejected: tuple[str, str], prompt: Prompt, options: RewriteOptions) -> Ask:
@@ -221,5 +206,5 @@ def _ask(pair: tuple[str, str], k: int, rejected: tuple[str, str], prompt: Promp
 
 
 def phrase_grammar(phrase: str) -> str:
-    """Return the GBNF grammar of one line that holds the phrase."""
+    """Return the GBNF grammar of one line that contains the phrase."""
     return f'root ::= [^\\n]+ "{phrase}" [^\\n]*'

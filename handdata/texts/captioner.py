@@ -1,28 +1,26 @@
-"""Describe the stored images in words with an image captioner: BLIP (default), BLIP-2, PaliGemma or ViT-GPT2.
+"""Image captioners: BLIP (default), BLIP-2, PaliGemma or ViT-GPT2.
 
-The model's own configuration says which of the four it is. (Hand1000 compares BLIP-2, PaliGemma and ViT-GPT2.)
+`model_type` in the model's configuration selects the family. (Hand1000 compares BLIP-2, PaliGemma and ViT-GPT2.)
 """
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from handdata.errors import Unfinished, UserError
 from handdata.huggingface import model_folder
 from handdata.machine import choose_device
 from handdata.recipe import CaptionOptions
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Family:
-    """How one kind of captioner is loaded and asked."""
+    """Class and prompt of one kind of captioner."""
 
-    model_class: str  # of transformers
-    prompt: str | None = None  # what the model wants to be asked, if anything
+    model_class: str  # class in transformers
+    prompt: str | None = None  # text that the model expects, if any
 
 
 FAMILIES: dict[str, Family] = {  # by `model_type` of the model's configuration
@@ -32,7 +30,7 @@ FAMILIES: dict[str, Family] = {  # by `model_type` of the model's configuration
     "vision-encoder-decoder": Family("VisionEncoderDecoderModel"),
 }
 
-# BLIP-large says these for people; they are no words. (seen by many of its users)
+# Invented words that BLIP-large uses for people (reported by many of its users)
 _NO_WORDS = re.compile(r"\b(?:arafed|arafe|araffe|araffed|arafes|araffes|arafly|araffy)\b\s*", re.IGNORECASE)
 
 
@@ -40,7 +38,7 @@ class Captioner:
     """A captioning model on its device."""
 
     def __init__(self, options: CaptionOptions) -> None:
-        """Load the model. Raises `UserError` for a model that is not there, gated, or of no known family."""
+        """Load the model. Raises `UserError` for a model that is missing, gated, or of an unknown family."""
         try:
             import torch
             import transformers
@@ -51,18 +49,17 @@ class Captioner:
         logging.disable_progress_bar()
         folder, self.revision = model_folder(options.model, options.revision)
         self._device = choose_device(options.device)
-        number = (
-            ("bfloat16" if self._device.type == "cuda" else "float32") if options.dtype == "auto" else options.dtype
-        )
+        best = "bfloat16" if self._device.type == "cuda" else "float32"
+        dtype = getattr(torch, best if options.dtype == "auto" else options.dtype)
         kind = _read_config(folder, options.model).get("model_type")
         if kind not in FAMILIES:
-            raise UserError(f"{options.model} is a model of the kind '{kind}'; captioners are {', '.join(FAMILIES)}")
+            raise UserError(f"{options.model} is a model of the type '{kind}'; captioners are {', '.join(FAMILIES)}")
         self._family, self._torch = FAMILIES[kind], torch
         self._batch, self._max_new_tokens = options.batch, options.max_new_tokens
         try:
             self._processor = _load_processor(transformers, kind, folder)
             model_class = getattr(transformers, self._family.model_class)
-            self._model = model_class.from_pretrained(folder, dtype=getattr(torch, number), local_files_only=True)
+            self._model = model_class.from_pretrained(folder, dtype=dtype, local_files_only=True)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"{options.model} cannot be loaded: {str(error).splitlines()[0]}") from None
         self._model = self._model.to(self._device).eval()
@@ -73,37 +70,36 @@ class Captioner:
         while len(captions) < len(images):
             part = images[len(captions) : len(captions) + self._batch]
             try:
-                captions += self._describe(part)
+                inputs = self._inputs(part)
+                with self._torch.inference_mode():
+                    tokens = self._model.generate(
+                        **inputs, max_new_tokens=self._max_new_tokens, do_sample=False, num_beams=1
+                    )  # (b, length)
             except self._torch.OutOfMemoryError:
                 if self._batch == 1:
                     raise Unfinished("the GPU has too little memory for one image: use --device cpu") from None
                 self._batch //= 2
                 self._free()
+                continue
+            if self._family.prompt:
+                tokens = tokens[:, inputs["input_ids"].shape[1] :]
+            captions += map(clean, self._processor.batch_decode(tokens, skip_special_tokens=True))
         return captions
 
     def close(self) -> None:
-        """Release the model's memory, the GPU's too."""
+        """Release the model's memory, including that of the GPU."""
         self._model = None
         self._free()
 
-    def _describe(self, images: list[Any]) -> list[str]:
+    def _inputs(self, images: list[Any]) -> dict[str, Any]:
+        """Return the model's inputs for images (h, w, 3), on its device and in its number format."""
         from PIL import Image as Pillow
 
-        asked = {"text": [self._family.prompt] * len(images)} if self._family.prompt else {}
-        inputs = self._processor(images=[Pillow.fromarray(image) for image in images], return_tensors="pt", **asked).to(
-            self._device
-        )
-        inputs = {
-            name: value.to(self._model.dtype) if value.is_floating_point() else value for name, value in inputs.items()
-        }
-        with self._torch.inference_mode():
-            tokens = self._model.generate(
-                **inputs, max_new_tokens=self._max_new_tokens, do_sample=False, num_beams=1
-            )  # (b, length)
-        if self._family.prompt:
-            tokens = tokens[:, inputs["input_ids"].shape[1] :]
-        texts: list[str] = self._processor.batch_decode(tokens, skip_special_tokens=True)
-        return [clean(text) for text in texts]
+        prompts = {"text": [self._family.prompt] * len(images)} if self._family.prompt else {}
+        pictures = [Pillow.fromarray(image) for image in images]
+        inputs = self._processor(images=pictures, return_tensors="pt", **prompts).to(self._device)
+        dtype = self._model.dtype
+        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
 
     def _free(self) -> None:
         if self._device.type == "cuda":
@@ -111,7 +107,7 @@ class Captioner:
 
 
 def clean(caption: str) -> str:
-    """Return a caption on one line without BLIP-large's `arafed` and `araffe`, its article put right."""
+    """Return a caption on one line without BLIP-large's `arafed` and `araffe`, with the right article."""
     words = _NO_WORDS.sub("", " ".join(caption.split())).strip()
     if words == caption.strip():
         return words
@@ -123,17 +119,15 @@ def clean(caption: str) -> str:
 
 
 def _read_config(folder: Path, model: str) -> dict[str, Any]:
-    import json
-
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(f"{model} holds no readable config.json: it is not a model of transformers") from None
+        raise UserError(f"{model} has no readable config.json: it is not a model of transformers") from None
     return config
 
 
 def _load_processor(transformers: Any, kind: str, folder: Path) -> Any:
-    # Pillow's resizing: torchvision's differs, and is not always installed, so captions would depend on that
+    # Pillow's resizing: torchvision's differs and is not always installed, so that captions would depend on it
     if kind != "vision-encoder-decoder":
         return transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
     return _PairedProcessor(
@@ -143,7 +137,7 @@ def _load_processor(transformers: Any, kind: str, folder: Path) -> Any:
 
 
 class _PairedProcessor:
-    """ViT-GPT2 has an image processor and a tokenizer, but no class that holds both."""
+    """Image processor and tokenizer of ViT-GPT2, which has no class for both."""
 
     def __init__(self, images: Any, tokenizer: Any) -> None:
         self._images, self.batch_decode = images, tokenizer.batch_decode

@@ -12,6 +12,7 @@ from handdata.landmarks import HandFinder, decode, gesture_hand
 from handdata.recipe import LandmarkOptions
 from handdata.rows.schema import MANIFEST
 from handdata.rows.shards import image_path, shard_path, write_table
+from handdata.stages import Execution, stage_named
 from handdata.stages.landmarks import HandLandmarks
 from tests import SHARED
 from tests.builds import draw_jpeg
@@ -64,7 +65,7 @@ def test_every_reference_photograph_has_its_gesture_hand_inside_its_box(tmp_path
     rows = list(photos())
     assert len(rows) == 39
     build(tmp_path, rows, photo_bytes)
-    report = engine.run(HandLandmarks, LandmarkOptions(threads=1), tmp_path, progress=False)
+    report = engine.run(stage_named("landmarks"), LandmarkOptions(threads=1), tmp_path, Execution(progress=False))
     table = pq.read_table(shard_path(tmp_path, "landmarks", 0)).to_pylist()
     assert report.failed == {}
     found = [row for row in table if row["gesture_hand"] >= 0 and row["landmarks_in_box"] >= 0.9]

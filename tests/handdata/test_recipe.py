@@ -20,14 +20,14 @@ def test_a_recipe_file_becomes_dataclasses_with_the_papers_defaults(tmp_path):
     loaded = recipe.load(write(tmp_path, text))
     assert loaded.select == SelectOptions(gestures=("call", "ok"), train=20)
     assert loaded.select.test == 1000
-    assert loaded.source == SourceOptions(images=("a.zip",))
+    assert loaded.source == SourceOptions(images=(str(tmp_path / "a.zip"),))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('name = "x"\n[select]\ntrian = 3\n', "unknown key 'trian' .*nearest known one is 'train'"),
-        ('name = "x"\nselct = 3\n', "unknown key 'selct' .*nearest known one is 'select'"),
+        ('name = "x"\n[select]\ntrian = 3\n', "unknown key 'trian': did you mean 'train'"),
+        ('name = "x"\nselct = 3\n', "unknown key 'selct': did you mean 'select'"),
         ('name = "x"\n[select]\ntrain = "many"\n', "key 'train' is 'many', it must be a whole number"),
         ('name = "x"\n[select]\ntrain = true\n', "key 'train' is True, it must be a whole number"),
         ('name = "x"\n[select]\nspare = "a"\n', "must be a number"),
@@ -46,8 +46,36 @@ def test_a_mistake_is_one_sentence_that_names_file_and_key(tmp_path, text, messa
 
 def test_the_text_form_reads_back_to_an_equal_recipe(tmp_path):
     name = 'a "name" \\ with ü'
-    original = recipe.Recipe(name, source=SourceOptions(images=("a", "b")), select=SelectOptions(spare=0.25))
+    original = recipe.Recipe(name, source=SourceOptions(images=("/a", "/b")), select=SelectOptions(spare=0.25))
     assert recipe.load(write(tmp_path, recipe.dump(original))) == original
+
+
+def test_relative_paths_start_at_the_recipe_file_and_urls_and_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes" / "captioner").mkdir(parents=True)
+    (tmp_path / "recipes" / "prompt.txt").write_text("rewrite")
+    text = 'name = "x"\nsource = {annotations = "a.zip", images = ["https://host/b.zip", "hagridv2-512", "../c.zip"]}\n'
+    text += 'caption = {model = "captioner"}\nrewrite = {model = "smollm2-135m", prompt = "prompt.txt"}\n'
+    loaded = recipe.load(write(tmp_path / "recipes", text))
+    folder = tmp_path / "recipes"
+    assert loaded.source.annotations == (f"{folder}/a.zip",)
+    assert loaded.source.images == ("https://host/b.zip", "hagridv2-512", f"{folder}/../c.zip")
+    assert loaded.caption.model == str(folder / "captioner")
+    assert (loaded.rewrite.model, loaded.rewrite.prompt) == ("smollm2-135m", str(folder / "prompt.txt"))
+    assert recipe.override(loaded, source={"images": "d.zip"}).source.images == (str(tmp_path / "d.zip"),)
+
+
+def test_overriding_is_as_strict_as_a_file_and_keeps_the_other_keys():
+    mini = recipe.load(recipe.find("mini"))
+    changed = recipe.override(
+        mini, select={"gestures": ("call",), "train": 3}, check=recipe.CheckOptions(0.5), name="y"
+    )
+    assert changed.select == dataclasses.replace(mini.select, gestures=("call",), train=3)
+    assert (changed.check.in_box, changed.name, changed.render) == (0.5, "y", mini.render)
+    with pytest.raises(UserError, match=r"unknown key 'trian': did you mean 'train'"):
+        recipe.override(mini, select={"trian": 3})
+    with pytest.raises(UserError, match=r"unknown key 'selct': did you mean 'select'"):
+        recipe.override(mini, selct={"train": 3})
 
 
 def test_every_field_of_every_table_has_a_comment_that_becomes_its_help():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +11,21 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from handdata.builds import build
+import handdata as handdata_api
+from handdata.builds import build as builds
+from handdata.builds.build import Build
 from handdata.cli import COMMANDS
 from handdata.cli.program import main
 from handdata.errors import UserError
-from handdata.recipe import CaptionOptions, Recipe, load
+from handdata.recipe import find, load
 from handdata.rows import decisions
 from handdata.rows.manifest import read_manifest
+from handdata.rows.schema import STAGE_COLUMNS
 from handdata.rows.shards import shard_path, write_table
-from tests import SHARED, hagrid
+from handdata.stages import STAGES, StageReport, StageSpec, stages_until
+from tests import ROOT, SHARED, hagrid
 
 PHOTOS = SHARED / "photos"
-HOW = build.How(progress=False)
 
 
 def handdata(*arguments: object) -> int:
@@ -145,15 +149,16 @@ def test_a_dropped_person_is_removed_and_neither_fetched_nor_selected_again(tmp_
 
 
 def test_two_processes_do_not_work_on_one_build(tmp_path):
-    code = "import pathlib, time\nfrom handdata.builds import build\n"
-    code += f"with build.locked(pathlib.Path({str(tmp_path)!r})):\n"
+    build = Build.start("mini", tmp_path)
+    code = "import sys, time\nimport handdata\n"
+    code += "with handdata.Build.open(sys.argv[1]).lock():\n"
     code += "    print('held', flush=True)\n    time.sleep(60)\n"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"process {other.pid} is working on"), build.locked(tmp_path):
+        with pytest.raises(UserError, match=f"process {other.pid} is working on"), build.lock():
             pass
         other.kill()
-    with build.locked(tmp_path):
+    with build.lock():
         pass
 
 
@@ -168,9 +173,9 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     ("arguments", "sentence"),
     [
         (["build", "nothing.toml", "--out", "x"], "there is no recipe file nothing.toml"),
-        (["select", "nowhere"], "nowhere is no build folder: start one with"),
+        (["select", "nowhere"], "nowhere is not a build folder: start one with"),
         (["fetch"], "give either a build folder, or --manifest FILE and --out BUILD"),
-        (["status", "nowhere"], "nowhere is no build folder"),
+        (["status", "nowhere"], "nowhere is not a build folder"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, sentence):
@@ -195,18 +200,23 @@ def test_a_build_stays_with_the_commit_that_a_branch_was_at_when_it_began(tmp_pa
     branch = {"main": "a" * 40, "v2": "c" * 40}
 
     class Captioning:
+        """A stage whose model is at a commit of a branch."""
+
         @staticmethod
         def at_commit(options):
             return replace(options, revision=branch.get(options.revision, options.revision))
 
     seen = []
-    monkeypatch.setattr(build.engine, "run", lambda work, options, *rest: seen.append(options.revision))
-    monkeypatch.setattr(build, "_StandIn", Captioning, raising=False)
-    step = build.Step("caption", "handdata.builds.build:_StandIn", "caption")
+
+    def run(stage, options, folder, execution):
+        seen.append(options.revision)
+        return StageReport()
+
+    monkeypatch.setattr(builds.engines, "run", run)
+    monkeypatch.setattr(StageSpec, "load", lambda self: Captioning)
 
     def captioned(revision: str, folder: Path = tmp_path) -> str:
-        recipe = Recipe(name="pins", caption=CaptionOptions(model="somebody/captioner", revision=revision))
-        build.run_step(folder, recipe, step, HOW)
+        Build.start("mini", folder, caption={"model": "somebody/captioner", "revision": revision}).run(only="caption")
         return seen[-1]
 
     assert captioned("main") == "a" * 40
@@ -216,3 +226,51 @@ def test_a_build_stays_with_the_commit_that_a_branch_was_at_when_it_began(tmp_pa
     (tmp_path / "later").mkdir()
     assert captioned("main", tmp_path / "later") == "b" * 40, "a new build begins where the branch is now"
     assert json.loads((tmp_path / "later" / "run.json").read_text())["pins"]["caption"]["commit"] == "b" * 40
+
+
+def test_until_and_only_take_the_names_of_the_table(tmp_path):
+    assert [stage.name for stage in stages_until("fetch")] == ["select", "fetch"]
+    assert stages_until(None) == STAGES
+    build = Build.start("mini", tmp_path / "build")
+    for wrong in ({"until": "fetchh"}, {"only": "fetchh"}):
+        with pytest.raises(UserError, match="unknown stage 'fetchh': did you mean 'fetch'"):
+            build.run(**wrong)
+    with pytest.raises(UserError, match="unknown engine 'spark'"):
+        build.run(engine="spark")
+
+
+def test_every_stage_of_the_table_is_there_and_has_its_columns_and_options():
+    for stage in STAGES:
+        assert callable(stage.load()), stage.name
+        assert stage.table is None or hasattr(load(find("mini")), stage.table)
+    assert [stage.columns for stage in STAGES if stage.columns] == list(STAGE_COLUMNS)
+
+
+def test_a_notebook_starts_runs_and_opens_a_build(tmp_path, capsys):
+    world = hagrid.world()
+    world.write_annotations(tmp_path / "annotations.zip")
+    world.write_images(tmp_path / "images.zip")
+    source = {"annotations": tmp_path / "annotations.zip", "images": tmp_path / "images.zip"}
+    select = {"gestures": ("call", "ok"), "train": 4, "validation": 1, "test": 2}
+    build = handdata_api.Build.start("hand1000", tmp_path / "build", source=source, select=select)
+    reports = build.run(until="facts", progress=False)
+    assert list(reports) == ["select", "fetch", "facts"] and reports["facts"].rows == 2 * (5 + 2 + 3)
+    again = handdata_api.Build.open(str(tmp_path / "build"))
+    assert again.recipe == build.recipe and again.recipe.select.train == 4
+    assert again.run(only="facts", progress=False)["facts"].kept_shards == 1
+    assert again.status()["stages"]["facts"]["done"] == 20
+    output = capsys.readouterr()
+    assert output.out == output.err == ""
+
+
+def test_a_version_is_known_without_an_installed_package(tmp_path):
+    code = (
+        "import importlib.metadata as metadata, sys\n"
+        "def missing(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = missing\n"
+        "from handdata.cli.program import main\n"
+        "main('handdata', '', {}, ['--version'])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert answer.stdout == f"handdata {declared}\n"

@@ -5,8 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from handdata.builds import drop
-from handdata.builds.build import open_recipe
+from handdata.builds.build import Build
 from handdata.errors import UserError
 from handdata.rows import decisions
 from handdata.rows.shards import image_path, shard_path, write_table
@@ -19,7 +18,7 @@ COUNTS = {"train": 3, "validation": 0, "test": 2}
 @pytest.fixture
 def build(tmp_path) -> Path:
     folder = finished_build(tmp_path / "build", COUNTS)
-    assemble.run(folder, open_recipe(folder), QUIET)
+    assemble.run(folder, Build.open(folder).recipe, QUIET)
     return folder
 
 
@@ -33,7 +32,7 @@ def traces(build: Path, word: str) -> list[Path]:
 def test_a_person_leaves_every_picture_and_column_and_a_spare_comes_in(build):
     row = pq.read_table(build / "dataset/data/call/train-00000-of-00001.parquet").to_pylist()[0]
     caption, picture = row["caption"], row["image"]["bytes"]
-    done = drop.drop(build, None, row["subject"], note="asked by mail", progress=False)
+    done = Build.open(build).drop(subject=row["subject"], note="request by mail", progress=False)
     assert (done.images, done.rows) == (1, 10)
     assert not image_path(build, "call", row["image_id"]).exists()
     assert not any(picture in path.read_bytes() for path in build.rglob("*") if path.is_file())
@@ -50,7 +49,7 @@ def test_what_a_stage_noted_of_its_inputs_stays_with_the_shard(build):
     path = shard_path(build, "captions", 0)
     table = pq.read_table(path).replace_schema_metadata({"hand1000:key": "k"})
     write_table(table, path)
-    drop.drop(build, table["image_id"][4].as_py(), None, progress=False)
+    Build.open(build).drop(table["image_id"][4].as_py(), progress=False)
     after = pq.read_table(path)
     assert after.schema.metadata == {b"hand1000:key": b"k"} and after["reason"][4].as_py() == "dropped"
     assert after["caption"].to_pylist()[:4] == table["caption"].to_pylist()[:4]
@@ -58,7 +57,7 @@ def test_what_a_stage_noted_of_its_inputs_stays_with_the_shard(build):
 
 def test_mistakes_are_one_sentence_and_change_nothing(build):
     with pytest.raises(UserError, match="either --image-id or --subject"):
-        drop.drop(build, None, None)
+        Build.open(build).drop()
     with pytest.raises(UserError, match="--subject nobody: no row of"):
-        drop.drop(build, None, "nobody")
+        Build.open(build).drop(subject="nobody")
     assert not (build / "decisions.jsonl").exists()

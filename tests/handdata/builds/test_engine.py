@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,23 +19,27 @@ from handdata.errors import UserError
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import STAGE_COLUMNS
 from handdata.rows.shards import image_path, shard_path, write_table
+from handdata.stages import Execution, stage_named
 from handdata.stages.facts import ImageFacts
 from tests import ROOT
 from tests.builds import draw_jpeg, make_build
 
+FACTS, QUIET = stage_named("facts"), Execution(progress=False)
 ENGINES = [("local", 1), ("local", 2), ("ray", 2)]
 RUN = """
 import sys, pathlib
 from handdata.builds import engine
-from handdata.stages.facts import ImageFacts
+from handdata.stages import Execution, stage_named
 if __name__ == "__main__":
-    report = engine.run(ImageFacts, None, pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), progress=False)
+    report = engine.run(
+        stage_named("facts"), None, pathlib.Path(sys.argv[1]), Execution(sys.argv[2], int(sys.argv[3]), progress=False)
+    )
     print(report.rows, report.made_shards, report.kept_shards, dict(report.failed))
 """
 
 
 def start(build: Path, name: str = "local", workers: int = 1) -> subprocess.Popen:
-    script = build / "run_facts.py"  # a file, since spawned workers import the main module anew
+    script = build / "run_facts.py"  # a file, since spawned workers import the main module again
     script.write_text(RUN)
     command = [sys.executable, script, build, name, str(workers)]
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -48,7 +53,7 @@ def shard_bytes(build: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> dict[str, bytes]:
     build = make_build(tmp_path_factory.mktemp("undisturbed") / "build", 600, corrupt=(300,))
-    engine.run(ImageFacts, None, build, progress=False)
+    engine.run(FACTS, None, build, QUIET)
     return shard_bytes(build)
 
 
@@ -73,7 +78,7 @@ def test_rows_hold_what_the_files_hold_and_a_failing_row_its_reason(tmp_path):
     build = make_build(tmp_path, 300, corrupt=(7,))
     missing = read_manifest(build)["image_id"][9].as_py()
     image_path(build, "ok", missing).unlink()
-    report = engine.run(ImageFacts, None, build, progress=False)
+    report = engine.run(FACTS, None, build, QUIET)
     assert report.failed == {"image-corrupt": 1, "image-missing": 1}
     rows = pq.read_table(build / "facts").sort_by("image_id").to_pylist()
     for index, row in enumerate(rows):
@@ -89,11 +94,11 @@ def test_rows_hold_what_the_files_hold_and_a_failing_row_its_reason(tmp_path):
 
 def test_finished_shards_are_kept_and_a_changed_image_remakes_its_shard_only(tmp_path):
     build = make_build(tmp_path, 600)
-    assert engine.run(ImageFacts, None, build, progress=False).made_shards == 3
-    assert engine.run(ImageFacts, None, build, progress=False).kept_shards == 3
+    assert engine.run(FACTS, None, build, QUIET).made_shards == 3
+    assert engine.run(FACTS, None, build, QUIET).kept_shards == 3
     changed = read_manifest(build)["image_id"][400].as_py()
     image_path(build, "call", changed).write_bytes(draw_jpeg(9999))
-    report = engine.run(ImageFacts, None, build, progress=False)
+    report = engine.run(FACTS, None, build, QUIET)
     assert (report.made_shards, report.kept_shards) == (1, 2)
 
 
@@ -102,18 +107,18 @@ def test_a_failure_that_may_pass_is_tried_again_and_a_final_one_is_not(tmp_path)
     late = image_path(build, "call", read_manifest(build)["image_id"][260].as_py())
     data = late.read_bytes()
     late.unlink()
-    engine.run(ImageFacts, None, build, progress=False)
-    again = engine.run(ImageFacts, None, build, progress=False)
+    engine.run(FACTS, None, build, QUIET)
+    again = engine.run(FACTS, None, build, QUIET)
     assert again.made_shards == 1, "the missing image is looked for again, the corrupt one is not"
     late.write_bytes(data)
-    assert engine.run(ImageFacts, None, build, progress=False).failed == {"image-corrupt": 1}
+    assert engine.run(FACTS, None, build, QUIET).failed == {"image-corrupt": 1}
 
 
-def test_a_new_version_of_the_stage_makes_everything_anew(tmp_path, monkeypatch):
+def test_a_new_version_of_the_stage_makes_everything_again(tmp_path, monkeypatch):
     build = make_build(tmp_path, 300)
-    engine.run(ImageFacts, None, build, progress=False)
+    engine.run(FACTS, None, build, QUIET)
     monkeypatch.setattr(ImageFacts, "version", 2)
-    assert engine.run(ImageFacts, None, build, progress=False).made_shards == 2
+    assert engine.run(FACTS, None, build, QUIET).made_shards == 2
 
 
 def test_a_row_that_failed_earlier_is_skipped_and_said_so(tmp_path):
@@ -124,22 +129,23 @@ def test_a_row_that_failed_earlier_is_skipped_and_said_so(tmp_path):
     schema = pa.schema([("image_id", pa.string()), *STAGE_COLUMNS["fetch"], ("reason", pa.string())])
     table = pa.table({"image_id": ids, **columns, "reason": reasons}, schema=schema)
     write_table(table, shard_path(build, "fetch", 0))
-    report = engine.run(ImageFacts, None, build, progress=False)
+    report = engine.run(FACTS, None, build, QUIET)
     assert report.failed == {"failed-earlier": 1}
     assert pq.read_table(build / "facts")["reason"].to_pylist()[1] == "failed-earlier"
 
 
 def test_a_stage_without_its_input_names_what_to_run_first(tmp_path):
     build = make_build(tmp_path, 5)
-    with pytest.raises(UserError, match="'checks' needs 'captions'"):
-        engine.read_inputs(build, ("caption",), 0, "checks")
+    with pytest.raises(UserError, match="'check' needs the output of 'caption'"):
+        engine.read_inputs(build, ("caption",), 0, stage_named("check"))
 
 
 @pytest.mark.parametrize(("name", "workers"), ENGINES)
 def test_a_clear_sentence_from_a_stage_reaches_the_user_under_every_engine(tmp_path, name, workers):
     build = make_build(tmp_path, 300)
+    stage = replace(FACTS, implementation=f"{__name__}:NeedsModel")
     with pytest.raises(UserError, match="the model is missing"):
-        engine.run(NeedsModel, None, build, name, workers, progress=False)
+        engine.run(stage, None, build, Execution(name, workers, progress=False))
 
 
 class NeedsModel(ImageFacts):

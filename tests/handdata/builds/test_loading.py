@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handdata.builds import publish
-from handdata.builds.build import open_recipe
+from handdata.builds.build import Build
 from handdata.stages import assemble
 from tests.finished import QUIET, finished_build
 from tests.hub_server import HubServer
@@ -46,7 +45,7 @@ os._exit(0)  # a reader that was left after its first row has threads that now a
 @pytest.fixture(scope="module")
 def build(tmp_path_factory) -> Path:
     folder = finished_build(tmp_path_factory.mktemp("loading") / "build", COUNTS)
-    assemble.run(folder, open_recipe(folder), QUIET)
+    assemble.run(folder, Build.open(folder).recipe, QUIET)
     return folder
 
 
@@ -100,7 +99,7 @@ def expected(folder: Path, configurations: list[str | None]) -> dict[str, list[s
 
 
 def test_a_folder_loads_alike_everywhere(build, tmp_path):
-    publish.publish(build, str(tmp_path / "hands"))
+    Build.open(build).publish(tmp_path / "hands")
     names = ["call", "ok", None]
     found = load(str(tmp_path / "hands"), names, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "home"))
     assert found == expected(tmp_path / "hands", names)
@@ -110,7 +109,7 @@ def test_the_hub_loads_alike_everywhere(build, tmp_path, monkeypatch):
     with HubServer() as server:
         with monkeypatch.context() as patch:
             server.adopt(patch, tmp_path / "here")
-            publish.publish(build, "hf:tester/hands")
+            Build.open(build).publish("hf:tester/hands")
         names = ["call", "all"]
         found = load("tester/hands", names, **server.environment(tmp_path / "there", token=None))
     assert found == expected(build / "dataset", names)
@@ -121,7 +120,7 @@ def test_a_private_dataset_loads_for_its_owner_only(build, tmp_path, monkeypatch
     with HubServer() as server:
         with monkeypatch.context() as patch:
             server.adopt(patch, tmp_path / "here")
-            publish.publish(build, "hf:tester/hands", private=True)
+            Build.open(build).publish("hf:tester/hands", private=True)
         assert load("tester/hands", ["call"], **server.environment(tmp_path / "there"))
         with pytest.raises(AssertionError, match="doesn't exist on the Hub or cannot be accessed"):
             load("tester/hands", ["call"], **server.environment(tmp_path / "elsewhere", token=None))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from handdata.builds import build, plan
+from handdata.builds import plan
 from handdata.recipe import find, load
 from handdata.rows.manifest import read_manifest
 from tests import hagrid
@@ -65,8 +65,3 @@ def test_a_bigger_count_of_known_gestures_costs_in_proportion():
 
     double = dataclasses.replace(recipe, select=dataclasses.replace(recipe.select, train=2000, test=2000))
     assert plan.plan(double, True).bytes == pytest.approx(2 * plan.plan(recipe, True).bytes, rel=0.06)
-
-
-def test_every_step_of_a_build_is_known_to_until():
-    assert [step.name for step in build.until("fetch")] == ["select", "fetch"]
-    assert build.until(None) == build.STEPS

@@ -8,9 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from handdata.builds import drop, publish
 from handdata.builds import upload as hub
-from handdata.builds.build import open_recipe
+from handdata.builds.build import Build
 from handdata.errors import Unfinished, UserError
 from handdata.rows import decisions
 from handdata.stages import assemble
@@ -24,7 +23,7 @@ NAME = "tester/hands"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = finished_build(tmp_path_factory.mktemp("finished") / "build", SMALL)
-    assemble.run(folder, open_recipe(folder), QUIET)
+    assemble.run(folder, Build.open(folder).recipe, QUIET)
     return folder
 
 
@@ -53,7 +52,7 @@ def data_files(files: dict[str, bytes]) -> dict[str, bytes]:
 def change(build: Path) -> str:
     """Take one published image out, one that the card shows, and assemble again; return its id."""
     gone = pq.read_table(build / "dataset/data/call/train-00000-of-00001.parquet")["image_id"][0].as_py()
-    drop.drop(build, gone, None, progress=False)
+    Build.open(build).drop(gone, progress=False)
     return gone
 
 
@@ -61,7 +60,7 @@ def change(build: Path) -> str:
 
 
 def test_a_folder_gets_the_dataset_and_its_own_name_in_the_card(build, tmp_path):
-    done = publish.publish(build, str(tmp_path / "hands"))
+    done = Build.open(build).publish(str(tmp_path / "hands"))
     there, ours = local_files(tmp_path / "hands"), local_files(build / "dataset")
     assert data_files(there) == data_files(ours) and set(there) == set(ours)
     assert b'load_dataset("hands"' in there["README.md"] and b"USER/NAME" not in there["README.md"]
@@ -69,9 +68,9 @@ def test_a_folder_gets_the_dataset_and_its_own_name_in_the_card(build, tmp_path)
 
 
 def test_publishing_again_leaves_nothing_stale(build, tmp_path):
-    publish.publish(build, str(tmp_path / "hands"))
+    Build.open(build).publish(str(tmp_path / "hands"))
     gone = change(build)
-    publish.publish(build, str(tmp_path / "hands"))
+    Build.open(build).publish(str(tmp_path / "hands"))
     there = local_files(tmp_path / "hands")
     assert data_files(there) == data_files(local_files(build / "dataset"))
     assert not any(gone.encode() in data for data in there.values())
@@ -81,33 +80,33 @@ def test_a_folder_with_other_content_is_refused_and_kept(build, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("mine")
     with pytest.raises(UserError, match=r"'thesis\.txt', which publish did not write"):
-        publish.publish(build, str(tmp_path / "mine"))
+        Build.open(build).publish(str(tmp_path / "mine"))
     assert local_files(tmp_path / "mine") == {"thesis.txt": b"mine"}
 
 
 def test_a_full_disk_leaves_the_old_version_whole(build, tmp_path, monkeypatch):
-    publish.publish(build, str(tmp_path / "hands"))
+    Build.open(build).publish(str(tmp_path / "hands"))
     before = local_files(tmp_path / "hands")
     change(build)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(Unfinished, match="MB are free: make room"):
-        publish.publish(build, str(tmp_path / "hands"))
+    with pytest.raises(Unfinished, match="GB are free: make room"):
+        Build.open(build).publish(str(tmp_path / "hands"))
     monkeypatch.undo()
 
     def full(source, target):
         raise OSError(28, os.strerror(28), str(target))
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(OSError, match="No space left"):  # `commands.main` makes the sentence of it
-        publish.publish(build, str(tmp_path / "hands"))
+    with pytest.raises(OSError, match="No space left"):  # `program.main` makes the sentence of it
+        Build.open(build).publish(str(tmp_path / "hands"))
     assert local_files(tmp_path / "hands") == before and not list(tmp_path.glob(".hands.*"))
 
 
-def test_a_kill_between_the_two_renames_is_mended(build, tmp_path):
-    publish.publish(build, str(tmp_path / "hands"))
+def test_a_kill_between_the_two_renames_is_repaired(build, tmp_path):
+    Build.open(build).publish(str(tmp_path / "hands"))
     (tmp_path / "hands").rename(tmp_path / ".hands.old")
-    publish.publish(build, str(tmp_path / "hands"))
+    Build.open(build).publish(str(tmp_path / "hands"))
     assert data_files(local_files(tmp_path / "hands")) == data_files(local_files(build / "dataset"))
 
 
@@ -116,20 +115,20 @@ def test_an_old_missing_or_changed_dataset_is_not_published(build, tmp_path):
     path = build / "dataset" / "croissant.json"
     path.write_text(path.read_text() + " ")
     with pytest.raises(UserError, match="was changed after it was made"):
-        publish.publish(build, str(tmp_path / "hands"))
+        Build.open(build).publish(str(tmp_path / "hands"))
     decisions.append(build, [decisions.Decision("rejected", image_id=image)])
     with pytest.raises(UserError, match="older than the build's rows: run `handdata assemble"):
-        publish.publish(build, str(tmp_path / "hands"))
+        Build.open(build).publish(str(tmp_path / "hands"))
     shutil.rmtree(build / "dataset")
-    with pytest.raises(UserError, match="not there yet"):
-        publish.publish(build, str(tmp_path / "hands"))
+    with pytest.raises(UserError, match="not assembled yet"):
+        Build.open(build).publish(str(tmp_path / "hands"))
 
 
 # to the Hub
 
 
 def test_the_hub_gets_one_commit_read_back_and_its_name_in_the_card(build, server):
-    done = publish.publish(build, f"hf:{NAME}")
+    done = Build.open(build).publish(f"hf:{NAME}")
     files = server.files(NAME)
     assert data_files(files) == data_files(local_files(build / "dataset"))
     assert b'load_dataset("tester/hands"' in files["README.md"]
@@ -140,19 +139,19 @@ def test_the_hub_gets_one_commit_read_back_and_its_name_in_the_card(build, serve
 
 
 def test_publishing_the_same_again_makes_no_commit(build, server):
-    publish.publish(build, f"hf:{NAME}")
-    publish.publish(build, f"hf:{NAME}")
+    Build.open(build).publish(f"hf:{NAME}")
+    Build.open(build).publish(f"hf:{NAME}")
     assert len(server.history(NAME)) == 2
 
 
 def test_old_data_goes_in_the_same_commit_and_the_history_is_spoken_of(build, server):
-    publish.publish(build, f"hf:{NAME}")
+    Build.open(build).publish(f"hf:{NAME}")
     repo = server.repos["dataset", NAME]
     stale = repo.commits[repo.branches["main"]].files
     stale["data/call/train-00000-of-00002.parquet"] = server.store(b"left over", lfs=True)
     stale["notes.md"] = server.store(b"the owner's", lfs=False)
     change(build)
-    done = publish.publish(build, f"hf:{NAME}")
+    done = Build.open(build).publish(f"hf:{NAME}")
     files = server.files(NAME)
     assert data_files(files) == data_files(local_files(build / "dataset")) and files["notes.md"] == b"the owner's"
     assert len(server.history(NAME)) == 3
@@ -160,10 +159,10 @@ def test_old_data_goes_in_the_same_commit_and_the_history_is_spoken_of(build, se
 
 
 def test_purging_the_history_deletes_the_old_files_for_good(build, server):
-    publish.publish(build, f"hf:{NAME}")
+    Build.open(build).publish(f"hf:{NAME}")
     gone = change(build).encode()
     assert any(gone in path.read_bytes() for path in server.blobs.iterdir())
-    done = publish.publish(build, f"hf:{NAME}", purge_history=True)
+    done = Build.open(build).publish(f"hf:{NAME}", purge_history=True)
     assert len(server.history(NAME)) == 1 and "cleared" in done.remark
     assert data_files(server.files(NAME)) == data_files(local_files(build / "dataset"))
     parquet = [path for path in server.blobs.iterdir() if path.read_bytes()[:4] == b"PAR1"]
@@ -171,14 +170,14 @@ def test_purging_the_history_deletes_the_old_files_for_good(build, server):
 
 
 def test_other_branches_are_named_before_a_purge(build, server):
-    publish.publish(build, f"hf:{NAME}")
-    publish.publish(build, f"hf:{NAME}", revision="v2")
+    Build.open(build).publish(f"hf:{NAME}")
+    Build.open(build).publish(f"hf:{NAME}", revision="v2")
     with pytest.raises(UserError, match="--purge-history: v2 of tester/hands"):
-        publish.publish(build, f"hf:{NAME}", purge_history=True)
+        Build.open(build).publish(f"hf:{NAME}", purge_history=True)
 
 
 def test_private_and_revision_are_what_was_asked_for(build, server):
-    done = publish.publish(build, f"hf:{NAME}", private=True, revision="v2")
+    done = Build.open(build).publish(f"hf:{NAME}", private=True, revision="v2")
     repo = server.repos["dataset", NAME]
     assert repo.private and set(repo.branches) == {"main", "v2"} and done.place.endswith("/tree/v2")
     assert not data_files(server.files(NAME, "main"))
@@ -198,7 +197,7 @@ FAULTS = [
 def test_one_fault_of_the_server_does_not_hinder(build, server, monkeypatch, request_, fault):
     monkeypatch.setattr(hub, "_PAUSES", (0.0, 0.0, 0.0))
     server.fail(request_, fault)
-    publish.publish(build, f"hf:{NAME}")
+    Build.open(build).publish(f"hf:{NAME}")
     assert data_files(server.files(NAME)) == data_files(local_files(build / "dataset"))
     assert [commit.title for commit in server.history(NAME)] == ["Publish 12 rows", "initial commit"]
 
@@ -206,9 +205,9 @@ def test_one_fault_of_the_server_does_not_hinder(build, server, monkeypatch, req
 @pytest.mark.parametrize(
     ("request_", "fault", "sentence"),
     [
-        ("PUT /lfs/", 500, "error 500 to every try"),
-        ("PUT /lfs/", "wrong", "error 400 to every try"),
-        ("POST .*/commit/", 429, "error 429 to every try"),
+        ("PUT /lfs/", 500, "the Hub answered HTTP 500"),
+        ("PUT /lfs/", "wrong", "the Hub answered HTTP 400"),
+        ("POST .*/commit/", 429, "the Hub answered HTTP 429"),
         ("POST .*/commit/", "drop", "cannot be reached"),
         ("GET /api/whoami-v2", "drop", "cannot be reached"),
     ],
@@ -217,16 +216,16 @@ def test_a_lasting_fault_is_one_sentence_and_the_old_version_stays(
     build, server, monkeypatch, request_, fault, sentence
 ):
     monkeypatch.setattr(hub, "_PAUSES", (0.0, 0.0, 0.0))
-    publish.publish(build, f"hf:{NAME}")
+    Build.open(build).publish(f"hf:{NAME}")
     before = server.files(NAME)
     change(build)
     server.fail(request_, fault, times=1000)
     with pytest.raises(Unfinished, match=sentence) as caught:
-        publish.publish(build, f"hf:{NAME}")
+        Build.open(build).publish(f"hf:{NAME}")
     assert "run the same command again" in str(caught.value) and "\n" not in str(caught.value)
     assert server.files(NAME) == before
     server.faults.clear()
-    publish.publish(build, f"hf:{NAME}")
+    Build.open(build).publish(f"hf:{NAME}")
     assert data_files(server.files(NAME)) == data_files(local_files(build / "dataset"))
 
 
@@ -234,37 +233,37 @@ def test_what_was_uploaded_is_not_uploaded_again(build, server, monkeypatch):
     monkeypatch.setattr(hub, "_PAUSES", ())
     server.fail("POST .*/commit/", 500)
     with pytest.raises(Unfinished):
-        publish.publish(build, f"hf:{NAME}")
+        Build.open(build).publish(f"hf:{NAME}")
     sent = sum(line.startswith("PUT /lfs/") for line in server.log)
-    publish.publish(build, f"hf:{NAME}")
+    Build.open(build).publish(f"hf:{NAME}")
     assert sum(line.startswith("PUT /lfs/") for line in server.log) == sent > 0
 
 
 def test_a_token_that_expires_on_the_way_leaves_nothing_half_published(build, server, monkeypatch):
     server.fail("POST .*/commit/", 401)
-    with pytest.raises(UserError, match="the Hub refuses the token"):
-        publish.publish(build, f"hf:{NAME}")
+    with pytest.raises(UserError, match="the Hub refuses this token"):
+        Build.open(build).publish(f"hf:{NAME}")
     assert not data_files(server.files(NAME))
 
 
 @pytest.mark.parametrize("name", ["hands", "a/b/c", "tester/ha nds", "tester/hands--x", "/hands", "tester/.x", "é/x"])
 def test_a_malformed_name_is_told_before_anything_is_sent(build, server, name):
     with pytest.raises(UserError, match="is not a name on the Hub; write hf:USER/NAME"):
-        publish.publish(build, f"hf:{name}")
+        Build.open(build).publish(f"hf:{name}")
     assert not server.log
 
 
 def test_no_token_a_wrong_one_and_one_without_permission(build, server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret_nobody")
-    with pytest.raises(UserError, match="the Hub refuses the token") as caught:
-        publish.publish(build, f"hf:{NAME}")
+    with pytest.raises(UserError, match="the Hub refuses this token") as caught:
+        Build.open(build).publish(f"hf:{NAME}")
     assert "hf_secret" not in str(caught.value)
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
     with pytest.raises(UserError, match="the token may not write to tester/hands"):
-        publish.publish(build, f"hf:{NAME}")
+        Build.open(build).publish(f"hf:{NAME}")
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match="there is no token for the Hub: run `hf auth login`"):
-        publish.publish(build, f"hf:{NAME}")
+        Build.open(build).publish(f"hf:{NAME}")
     assert not server.repos
 
 
@@ -274,14 +273,14 @@ def test_a_repository_with_other_content_is_refused_and_kept(build, server):
     HfApi().create_repo(NAME, repo_type="dataset")
     HfApi().upload_file(path_or_fileobj=b"a,b", path_in_repo="table.csv", repo_id=NAME, repo_type="dataset")
     with pytest.raises(UserError, match=r"holds other content \('table\.csv'\)"):
-        publish.publish(build, f"hf:{NAME}")
+        Build.open(build).publish(f"hf:{NAME}")
     assert set(server.files(NAME)) == {".gitattributes", "table.csv"}
 
 
 def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(build, server, monkeypatch):
-    publish.publish(build, f"hf:{NAME}")
+    Build.open(build).publish(f"hf:{NAME}")
     change(build)
-    prepare = hub._prepare
+    prepare = hub.Hub.prepare
 
     def and_then_somebody_writes(*arguments):
         head = prepare(*arguments)
@@ -289,12 +288,12 @@ def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(build, server, m
         repo.commit("main", "theirs", dict(repo.commits[head].files), head)
         return head
 
-    monkeypatch.setattr(hub, "_prepare", and_then_somebody_writes)
+    monkeypatch.setattr(hub.Hub, "prepare", and_then_somebody_writes)
     with pytest.raises(Unfinished, match="somebody else changed tester/hands meanwhile"):
-        publish.publish(build, f"hf:{NAME}")
+        Build.open(build).publish(f"hf:{NAME}")
     assert server.history(NAME)[0].title == "theirs"
 
 
 def test_options_for_the_hub_are_refused_for_a_folder(build, tmp_path):
     with pytest.raises(UserError, match="--private is for the Hub"):
-        publish.publish(build, str(tmp_path / "hands"), private=True)
+        Build.open(build).publish(str(tmp_path / "hands"), private=True)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from handdata.builds import review
-from handdata.builds.build import start
+from handdata.builds.build import Build
 from handdata.errors import UserError
 from handdata.recipe import Recipe
 from handdata.rows import decisions
@@ -22,7 +22,7 @@ EVIL = "<script>document.title='broken'</script><img src=x onerror=\"document.ti
 def reviewed(folder: Path, rows: int) -> Path:
     """Write a build that has come as far as its texts, with markup in a caption."""
     build = make_build(folder / "build", rows, size=64)
-    start(Recipe("drawn"), build)
+    Build.start(Recipe("drawn"), build)
     manifest = pq.read_table(build / "manifest.parquet").to_pylist()
     phrases = {"call": "making phone call hand gesture", "ok": "making ok hand gesture"}
     for shard in range(-(-rows // 256)):
@@ -80,8 +80,8 @@ def test_decisions_are_taken_over_once(tmp_path):
         {"what": "rejected", "image_id": second},
         {"what": "edited", "image_id": third, "text": text},
     )
-    assert review.apply(build, path).startswith("3 decisions")
-    assert review.apply(build, path).startswith("0 decisions")
+    assert review.apply_decisions(build, path) == review.Applied(new=3, known=0)
+    assert review.apply_decisions(build, path) == review.Applied(new=0, known=3)
     held = decisions.replay(build)
     assert [held.about(one, "") for one in (first, second, third)] == ["accepted", "rejected", "edited"]
     assert held.text(third) == text
@@ -93,17 +93,17 @@ def test_an_unfit_text_or_a_foreign_file_changes_nothing(tmp_path):
     first, second = ids_of(build)
     good = {"what": "accepted", "image_id": second}
     for entry, words in (
-        ({"what": "edited", "image_id": first, "text": "a man"}, "not fit"),
+        ({"what": "edited", "image_id": first, "text": "a man"}, "fails the checks"),
         ({"what": "edited", "image_id": first, "text": "a fist making phone call hand gesture"}, "another gesture"),
         ({"what": "accepted", "image_id": "nobody"}, "not in"),
         ({"what": "eaten", "image_id": first}, "one of accepted"),
         (["no", "decision"], "not a file that the review page exported"),
     ):
         with pytest.raises(UserError, match=words):
-            review.apply(build, exported(tmp_path, good, entry))
+            review.apply_decisions(build, exported(tmp_path, good, entry))
     assert decisions.replay(build).images == {}
     with pytest.raises(UserError, match="no file"):
-        review.apply(build, tmp_path / "none.jsonl")
+        review.apply_decisions(build, tmp_path / "none.jsonl")
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_person_accepts_rejects_edits_and_exports_and_the_build_follows(browse
         if path.exists() and path.read_text().count("\n") == 3:
             break
         time.sleep(0.1)
-    review.apply(build, path)
+    review.apply_decisions(build, path)
     held = decisions.replay(build)
     assert [held.about(one, "") for one in (first, second, third, fourth)] == ["accepted", "rejected", "edited", None]
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from handdata.builds.build import open_recipe
+from handdata.builds.build import Build
 from handdata.dataset import card, croissant
 from handdata.rows.schema import REASONS, features
 from handdata.stages import assemble
@@ -20,7 +20,7 @@ def dataset(tmp_path_factory) -> Path:
     build = finished_build(
         tmp_path_factory.mktemp("card") / "build", failed=dict.fromkeys(range(0, 40, 6), ("texts", "image-corrupt"))
     )
-    assemble.run(build, open_recipe(build), QUIET)
+    assemble.run(build, Build.open(build).recipe, QUIET)
     return build / "dataset"
 
 
@@ -60,7 +60,7 @@ def test_every_column_is_explained_and_nothing_is_left_to_fill_in(dataset):
 def test_the_licence_is_that_of_the_source(dataset, front, tmp_path):
     assert front["license"] == "apache-2.0"
     build = finished_build(tmp_path / "photos", {"train": 1, "validation": 0, "test": 0}, kind="folder")
-    assemble.run(build, open_recipe(build), QUIET)
+    assemble.run(build, Build.open(build).recipe, QUIET)
     text = (build / "dataset/README.md").read_text()
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["license"] == "other" and front["license_name"] == "hagrid" and front["license_link"].endswith(".pdf")

@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from handdata.builds import publish
-from handdata.builds.build import open_recipe
+from handdata.builds.build import Build
 from handdata.dataset import evaluate
 from handdata.dataset.evaluate import Group, mean_cosine
 from handdata.errors import UserError
@@ -22,8 +21,8 @@ COUNTS = {"train": 4, "validation": 0, "test": 2}
 def dataset(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("evaluate")
     build = finished_build(folder / "build", COUNTS)
-    assemble.run(build, open_recipe(build), QUIET)
-    publish.publish(build, str(folder / "hands"))
+    assemble.run(build, Build.open(build).recipe, QUIET)
+    Build.open(build).publish(str(folder / "hands"))
     return str(folder / "hands")
 
 

@@ -9,8 +9,12 @@ from handdata.rows.decisions import Decision, append, replay
 def test_the_last_decision_about_an_image_counts(tmp_path):
     append(tmp_path, [Decision("accepted", image_id="a"), Decision("rejected", image_id="b")])
     append(tmp_path, [Decision("rejected", image_id="a", note="blurred"), Decision("accepted", image_id="b")])
-    found = replay(tmp_path)
-    assert (found.about("a", "s"), found.about("b", "s"), found.about("c", "s")) == ("rejected", "accepted", None)
+    replayed = replay(tmp_path)
+    assert (replayed.about("a", "s"), replayed.about("b", "s"), replayed.about("c", "s")) == (
+        "rejected",
+        "accepted",
+        None,
+    )
 
 
 def test_what_is_dropped_stays_dropped(tmp_path):
@@ -19,15 +23,15 @@ def test_what_is_dropped_stays_dropped(tmp_path):
         tmp_path,
         [Decision("accepted", image_id="a"), Decision("accepted", image_id="b"), Decision("accepted", subject="s")],
     )
-    found = replay(tmp_path)
-    assert found.about("a", "t") == "dropped"
-    assert found.about("b", "s") == "dropped"
+    replayed = replay(tmp_path)
+    assert replayed.about("a", "t") == "dropped"
+    assert replayed.about("b", "s") == "dropped"
 
 
 def test_a_rejected_person_may_have_an_accepted_image(tmp_path):
     append(tmp_path, [Decision("rejected", subject="s"), Decision("accepted", image_id="a")])
-    found = replay(tmp_path)
-    assert (found.about("a", "s"), found.about("b", "s")) == ("accepted", "rejected")
+    replayed = replay(tmp_path)
+    assert (replayed.about("a", "s"), replayed.about("b", "s")) == ("accepted", "rejected")
     append(tmp_path, [Decision("accepted", subject="s")])
     assert replay(tmp_path).about("b", "s") is None
 
@@ -50,9 +54,9 @@ def test_a_last_line_that_was_broken_off_is_ignored_and_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["nonsense", "{}", '{"what": "loved", "image_id": "a"}', '{"what": "accepted"}'])
-def test_a_line_that_is_no_decision_is_named(tmp_path, line):
+def test_a_line_that_is_not_a_decision_is_named(tmp_path, line):
     (tmp_path / "decisions.jsonl").write_text(line + "\n")
-    with pytest.raises(UserError, match="line 1 is no decision"):
+    with pytest.raises(UserError, match="line 1 is not a decision"):
         replay(tmp_path)
 
 

@@ -9,7 +9,8 @@ from handdata import recipe
 from handdata.errors import UserError
 from handdata.gestures import PAPER_GESTURES, gestures
 from handdata.recipe import SourceOptions
-from handdata.sources.places import absolute, known, normal_gesture, resolve
+from handdata.shipped import known_archives
+from handdata.sources.places import normal_gesture, resolve
 
 HERE = Path("/data")
 
@@ -42,7 +43,7 @@ V2 = (
 
 
 def test_every_known_source_has_remote_places_with_their_protocol():
-    for table in known().values():
+    for table in known_archives().values():
         for group in table.get("archives", [table]):
             assert all(re.match(r"(https|hf)://", place) for place in group["places"])
             assert not any("//" in place.partition("://")[2] for place in group["places"])
@@ -59,13 +60,6 @@ def test_places_are_mirrors_and_the_first_url_names_the_source():
     call, ok = resolve(options, ("call", "ok"), HERE).images
     assert call.places == ("/data/local/call.zip", "https://host/call.zip")
     assert (call.gesture, ok.gesture, ok.name) == ("call", "ok", "https://host/ok.zip")
-
-
-def test_relative_paths_become_absolute_and_urls_and_names_stay():
-    options = SourceOptions(annotations=("a.zip",), images=("https://host/b.zip", "../c.zip"))
-    assert absolute(options, HERE).images == ("https://host/b.zip", "/data/../c.zip")
-    named = SourceOptions(annotations=("hagridv2-annotations",), images=("hagridv2-512",))
-    assert absolute(named, HERE) == named
 
 
 @pytest.mark.parametrize(

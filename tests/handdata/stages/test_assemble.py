@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from handdata.builds import status
-from handdata.builds.build import open_recipe
+from handdata.builds.build import Build
 from handdata.errors import Unfinished, UserError
 from handdata.gestures import gestures
 from handdata.recipe import AssembleOptions
@@ -24,7 +24,7 @@ from tests.finished import COUNTS, QUIET, finished_build
 
 
 def assembled(build: Path) -> Path:
-    assemble.run(build, open_recipe(build), QUIET)
+    assemble.run(build, Build.open(build).recipe, QUIET)
     return build / "dataset"
 
 
@@ -80,7 +80,7 @@ def test_the_schema_is_the_contract_and_tells_datasets_its_features(build):
 def test_row_groups_stay_below_the_limit_and_have_a_page_index(tmp_path):
     build = finished_build(tmp_path, {"train": 30, "validation": 0, "test": 0}, ("call",), size=128)
     options = AssembleOptions(group_bytes=20_000, file_bytes=60_000)
-    recipe = open_recipe(build)
+    recipe = Build.open(build).recipe
     object.__setattr__(recipe, "assemble", options)
     assemble.run(build, recipe, QUIET)
     files = sorted((build / "dataset/data/call").glob("*.parquet"))
@@ -175,17 +175,17 @@ def test_the_published_manifest_names_the_published_rows_and_no_others(build):
 def test_status_says_what_was_assembled_and_whether_it_is_of_today(build, tmp_path):
     copy = tmp_path / "build"
     shutil.copytree(build, copy)
-    found = status.status(copy)["dataset"]
+    found = Build.open(copy).status()["dataset"]
     assert found == {"rows": dict.fromkeys(("call", "ok"), COUNTS), "shortfalls": [], "current": True}
-    said = status.text(status.status(copy))
+    said = status.text(Build.open(copy).status())
     assert "dataset: 24 rows, up to date" in said
     assert "6 train, 2 validation, 4 test" in said
     ids = [
         row["image_id"] for row in read_manifest(copy).to_pylist() if (row["gesture"], row["split"]) == ("ok", "train")
     ]
     decisions.append(copy, [decisions.Decision("dropped", image_id=one) for one in ids[1:]])
-    assert "older than the build" in status.text(status.status(copy))
+    assert "older than the build" in status.text(Build.open(copy).status())
     assembled(copy)
-    assert "ok, train: 1 of 6 rows" in status.text(status.status(copy))
+    assert "ok, train: 1 of 6 rows" in status.text(Build.open(copy).status())
     shutil.rmtree(copy / "dataset")
-    assert status.text(status.status(copy)).endswith("dataset: not assembled yet")
+    assert status.text(Build.open(copy).status()).endswith("dataset: not assembled yet")

@@ -14,7 +14,8 @@ from handdata.gestures import gestures
 from handdata.recipe import RewriteOptions
 from handdata.rows.shards import shard_path, write_table
 from handdata.shipped import resource
-from handdata.stages.rewrite import Rewriting, prompt_text, rewrite, seed_of, summary
+from handdata.stages import Execution, stage_named
+from handdata.stages.rewrite import Rewriting, prompt_text, rewrite, seed_of
 from handdata.texts.chat import Answer, Ask, read_prompt, tidy
 from handdata.texts.checks import failures
 from handdata.texts.template import splice
@@ -25,6 +26,7 @@ from tests.second_opinion import objections
 
 PROMPT = read_prompt(resource("prompts/rewrite.txt").read_text(encoding="utf-8"), "prompts/rewrite.txt")
 OPTIONS = RewriteOptions(model="scripted")
+QUIET = Execution(progress=False)
 
 
 class Scripted:
@@ -237,7 +239,7 @@ def test_each_distinct_caption_and_gesture_of_a_shard_is_asked_for_once(tmp_path
         return says(f"{lines[0].removeprefix('Caption: ')} {lines[1].removeprefix('Words: ')}")
 
     with chat_server(script) as server:
-        report = engine.run(Rewriting, RewriteOptions("m", server.url), build, progress=False)
+        report = engine.run(stage_named("rewrite"), RewriteOptions("m", server.url), build, QUIET)
         assert len(server.requests) == 2  # two gestures
     table = pq.read_table(shard_path(build, "texts", 0)).to_pylist()
     assert report.failed == {} and len(table) == 30
@@ -245,7 +247,7 @@ def test_each_distinct_caption_and_gesture_of_a_shard_is_asked_for_once(tmp_path
         "a man in a car making ok hand gesture",
         "a man in a car making phone call hand gesture",
     }
-    assert "30 llm" in summary(build, RewriteOptions("m", server.url))
+    assert "30 llm" in Rewriting.summary(build, RewriteOptions("m", server.url))
 
 
 def test_a_server_that_goes_down_ends_the_run_and_finished_shards_are_kept(tmp_path):
@@ -261,11 +263,11 @@ def test_a_server_that_goes_down_ends_the_run_and_finished_shards_are_kept(tmp_p
     with chat_server(script) as server:
         options = RewriteOptions("m", server.url)
         with pytest.raises((UserError, Unfinished)):
-            engine.run(Rewriting, options, build, progress=False)
+            engine.run(stage_named("rewrite"), options, build, QUIET)
         assert shard_path(build, "texts", 0).exists() and not shard_path(build, "texts", 1).exists()
         left = iter(range(1000))
         asked = len(server.requests)
-        report = engine.run(Rewriting, options, build, progress=False)
+        report = engine.run(stage_named("rewrite"), options, build, QUIET)
     assert (report.kept_shards, report.made_shards) == (1, 1)
     assert len(server.requests) - asked == 30
 
@@ -282,7 +284,7 @@ def test_a_slow_model_times_out_and_the_template_steps_in(tmp_path):
 
     with chat_server(script) as server:
         options = RewriteOptions("m", server.url, retries=1, timeout=0.3, parallel=1)
-        engine.run(Rewriting, options, build, progress=False)
+        engine.run(stage_named("rewrite"), options, build, QUIET)
     rows = pq.read_table(shard_path(build, "texts", 0)).to_pylist()
     assert [row["rewrite"] for row in rows] == ["llm", "template"]
     assert "draft:timeout" in rows[1]["draft_checks"]
@@ -292,7 +294,7 @@ def test_the_key_is_in_no_file_of_the_build(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-2")
     build = captioned(tmp_path, ["a man in a car"])
     with chat_server(lambda body: says("no")) as server:
-        engine.run(Rewriting, RewriteOptions("m", server.url), build, progress=False)
+        engine.run(stage_named("rewrite"), RewriteOptions("m", server.url), build, QUIET)
         assert server.keys[0] == "Bearer sk-secret-2"
     for path in build.rglob("*"):
         assert path.is_dir() or b"sk-secret" not in path.read_bytes()
@@ -312,7 +314,7 @@ def test_a_changed_prompt_model_or_option_makes_the_texts_anew(tmp_path):
 def test_a_missing_model_file_is_one_sentence(tmp_path):
     build = captioned(tmp_path, ["a man in a car"])
     with pytest.raises(UserError, match=r"no model file .*none\.gguf"):
-        engine.run(Rewriting, RewriteOptions(str(tmp_path / "none.gguf")), build, progress=False)
+        engine.run(stage_named("rewrite"), RewriteOptions(str(tmp_path / "none.gguf")), build, QUIET)
 
 
 @pytest.mark.slow
@@ -320,7 +322,7 @@ def test_the_small_real_model_writes_texts_that_pass_the_second_opinion(tmp_path
     assets.path("smollm2-135m")
     build = captioned(tmp_path, many(24))
     options = RewriteOptions("smollm2-135m", retries=1, parallel=8)
-    engine.run(Rewriting, options, build, progress=False)
+    engine.run(stage_named("rewrite"), options, build, QUIET)
     rows = pq.read_table(shard_path(build, "texts", 0)).to_pylist()
     manifest = pq.read_table(build / "manifest.parquet").to_pylist()
     assert sum(row["rewrite"] == "llm" for row in rows) >= 8, [row["draft_checks"] for row in rows]

@@ -9,10 +9,13 @@ from handdata.huggingface import model_folder
 from handdata.landmarks import decode
 from handdata.recipe import CaptionOptions
 from handdata.rows.shards import shard_path
+from handdata.stages import Execution, stage_named
 from handdata.stages.caption import Captions
 from handdata.texts.captioner import FAMILIES, Captioner, clean
 from tests import tiny_captioners
 from tests.builds import draw_jpeg, make_build
+
+QUIET = Execution(progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -47,27 +50,27 @@ def test_a_caption_depends_on_neither_batch_nor_order(models, kind):
         assert shuffled == [alone[place] for place in places]
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(models, monkeypatch):
+def test_out_of_memory_halves_the_batch_and_continues(models, monkeypatch):
     import torch
 
     captioner = Captioner(options(models["blip"], batch=8))
     expected = captioner.describe(IMAGES)
-    sizes, describe = [], captioner._describe
+    sizes, generate = [], captioner._model.generate
 
-    def tight(images):
-        sizes.append(len(images))
-        if len(images) > 3:
+    def tight(**inputs):
+        sizes.append(len(inputs["pixel_values"]))
+        if sizes[-1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return describe(images)
+        return generate(**inputs)
 
-    monkeypatch.setattr(captioner, "_describe", tight)
+    monkeypatch.setattr(captioner._model, "generate", tight)
     assert captioner.describe(IMAGES) == expected
     assert sizes[:3] == [8, 4, 2] and max(sizes[2:]) == 2
 
-    def none(images):
+    def none(**inputs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(captioner, "_describe", none)
+    monkeypatch.setattr(captioner._model, "generate", none)
     with pytest.raises(Unfinished, match="--device cpu"):
         captioner.describe(IMAGES)
 
@@ -76,7 +79,7 @@ def test_the_model_is_released_when_the_stage_ends(models, tmp_path, monkeypatch
     closed = []
     close = Captioner.close
     monkeypatch.setattr(Captioner, "close", lambda self: (close(self), closed.append(self._model)))
-    engine.run(Captions, options(models["blip"]), make_build(tmp_path, 3), progress=False)
+    engine.run(stage_named("caption"), options(models["blip"]), make_build(tmp_path, 3), QUIET)
     assert closed == [None]
 
 
@@ -84,11 +87,11 @@ def test_corrupt_images_have_a_reason_and_the_rest_a_caption(models, tmp_path):
     import pyarrow.parquet as pq
 
     build = make_build(tmp_path, 5, corrupt=(2,))
-    report = engine.run(Captions, options(models["blip"]), build, progress=False)
+    report = engine.run(stage_named("caption"), options(models["blip"]), build, QUIET)
     rows = pq.read_table(shard_path(build, "captions", 0)).to_pylist()
     assert report.failed == {"image-corrupt": 1}
     assert [bool(row["caption"]) for row in rows] == [True, True, False, True, True]
-    again = engine.run(Captions, options(models["blip"]), build, progress=False)
+    again = engine.run(stage_named("caption"), options(models["blip"]), build, QUIET)
     assert again.kept_shards == 1
 
 

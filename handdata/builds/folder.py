@@ -1,0 +1,92 @@
+"""The folder of a build: its recipe, its lock, and `run.json`."""
+
+import hashlib
+import json
+import platform
+from contextlib import AbstractContextManager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+from handdata.errors import UserError
+from handdata.files import locked, read_json, require_writable_folder, sha256_of, write_json, write_text
+from handdata.recipe import Recipe, dump, find, load, override
+from handdata.shipped import version
+
+
+class BuildFolder:
+    """A folder that holds one build."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path, self.recipe = path, recipe
+
+    @classmethod
+    def start(cls, recipe: str | Path | Recipe, out: str | Path, **tables: Any) -> Self:
+        """Make a build folder, or give an existing one a new recipe; what is finished is kept.
+
+        `recipe` is a file, the name of a shipped recipe, or a `Recipe`. `tables` change its tables, for instance
+        `select={"train": 80}`. Raises `UserError` for an unknown recipe or key and a folder that cannot be written.
+        """
+        if not isinstance(recipe, Recipe):
+            recipe = load(find(str(recipe)))
+        build = cls(Path(out), override(recipe, **tables))
+        require_writable_folder(build.path, "the build folder")
+        write_text(build.path / "recipe.toml", dump(build.recipe))
+        return build
+
+    @classmethod
+    def from_manifest(cls, manifest: Path, out: Path, **tables: Any) -> Self:
+        """Make a build folder from a manifest alone; its images are stored in the format that the manifest names.
+
+        Raises `UserError` for a file that is not a manifest.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from handdata.rows.schema import MANIFEST
+        from handdata.rows.shards import write_table
+
+        try:
+            table = pq.read_table(manifest)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"--manifest {manifest} cannot be read as Parquet: {error}") from None
+        missing = [name for name in MANIFEST.names if name not in table.column_names]
+        if missing:
+            raise UserError(f"--manifest {manifest} lacks the column '{missing[0]}': it is not a manifest of handdata")
+        image = json.loads((table.schema.metadata or {}).get(b"hand1000:image", b"{}"))
+        select = {"gestures": tuple(dict.fromkeys(table["gesture"].to_pylist()))}
+        build = cls.start(Recipe(out.name), out, select=select, image=image, **tables)
+        own = out / "manifest.parquet"
+        if not own.exists() or not pq.read_table(own).equals(table, check_metadata=True):
+            write_table(table, own)
+        return build
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open an existing build. Raises `UserError` for a folder without a recipe."""
+        path = Path(path)
+        if not (path / "recipe.toml").is_file():
+            raise UserError(f"{path} is not a build folder: start one with `handdata build RECIPE --out {path}`")
+        return cls(path, load(path / "recipe.toml"))
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder for this process. Raises `UserError` while another process works on it."""
+        busy = f"process {{process}} is working on {self.path}: wait for it or end it"
+        return locked(self.path / ".lock", busy)
+
+    def record(self) -> dict[str, Any]:
+        """Return the content of `run.json`, empty before the first stage."""
+        return read_json(self.path / "run.json") or {}
+
+    def note(self, stages: dict[str, Any], **more: Any) -> None:
+        """Update `run.json`: versions, seed, hashes of the inputs, and the outcome of stages by name."""
+        record = self.record()
+        inputs = {"recipe": hashlib.sha256(dump(self.recipe).encode()).hexdigest()}
+        manifest = self.path / "manifest.parquet"
+        if manifest.exists():
+            inputs["manifest"] = sha256_of(manifest)
+        packages = {name: metadata.version(name) for name in ("pillow", "pyarrow", "numpy")}
+        versions = {"python": platform.python_version(), "hand1000": version(), **packages}
+        record |= {"name": self.recipe.name, "seed": self.recipe.select.seed, "versions": versions, **more}
+        record |= {"inputs": inputs, "stages": {**record.get("stages", {}), **stages}}
+        write_json(self.path / "run.json", record)

@@ -1,0 +1,77 @@
+"""The files that `publish` sends for a build's dataset, with their sizes and hashes."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handdata.builds.folder import BuildFolder
+from handdata.errors import UserError
+from handdata.files import sha256_of
+from handdata.stages import assemble
+
+_PLACEHOLDER = "USER/NAME"  # in the card's example
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Files to publish and what must arrive."""
+
+    files: dict[str, Path | bytes]  # by path: a file of the build, or bytes made for this place
+    checksums: dict[str, dict[str, Any]]  # by path: bytes, sha256 and, of a Parquet file in data/, rows
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry["bytes"] for entry in self.checksums.values())
+
+    @property
+    def rows(self) -> int:
+        return sum(entry.get("rows", 0) for entry in self.checksums.values())
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published dataset."""
+
+    place: str  # the folder, or the URL on the Hub
+    revision: str | None  # the commit, on the Hub
+    rows: int
+    files: int
+    bytes: int
+    remark: str = ""
+
+
+def payload(build: BuildFolder, name: str) -> Payload:
+    """Return the files of a build's dataset for a place of that name, their hashes checked.
+
+    Raises `UserError` if the dataset is missing or older than the build, or a file was changed by hand.
+    """
+    folder = build.path / "dataset"
+    if not assemble.is_current(build.path, build.recipe):
+        state = "older than the build's rows" if folder.is_dir() else "not assembled yet"
+        raise UserError(f"the dataset of {build.path} is {state}: run `handdata assemble {build.path}`")
+    checksums = read_checksums(folder / assemble.CHECKSUMS)
+    files: dict[str, Path | bytes] = {path: folder / path for path in checksums}
+    for path, entry in checksums.items():
+        if sha256_of(folder / path) != entry["sha256"]:
+            raise UserError(f"{folder / path} was changed after it was made: run `handdata assemble {build.path}`")
+    card = (folder / "README.md").read_text(encoding="utf-8").replace(_PLACEHOLDER, name).encode()
+    checksums["README.md"] = _described(card)
+    listing = assemble.checksums_text(checksums).encode()
+    checksums[assemble.CHECKSUMS] = _described(listing)
+    return Payload({**files, "README.md": card, assemble.CHECKSUMS: listing}, checksums)
+
+
+def read_checksums(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the files that a `checksums.json` lists. Raises `UserError` if handdata did not write it."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        assert table["format"] == assemble.FORMAT
+        return dict(table["files"])
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise UserError(f"{path} is not a list of files that handdata wrote: publish to another place") from None
+
+
+def _described(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
