@@ -1,5 +1,6 @@
 """Fetching through a real server: faults, damage, mirrors, kills, full disks; every image arrives or has a reason."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -15,16 +16,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from handdata.builds.build import Build
 from handdata.errors import Unfinished, UserError
-from handdata.recipe import ImageOptions
+from handdata.recipe import dump, load
 from handdata.rows.manifest import read_manifest, source_facts
 from handdata.rows.schema import REASONS
 from handdata.rows.shards import shard_path, write_table
-from handdata.stages.fetch import Runs, manifest_jobs
+from handdata.stages import Execution, fetch, select
 from tests import hagrid
 from tests.range_server import FAULTS, RangeServer, serve
 
+QUIET = Execution(progress=False)
+STAGES = {"select": select.run, "fetch": fetch.run}
 QUICK = {"backoff": 0.01, "timeout": 1.0}
 
 
@@ -48,23 +50,22 @@ def started(
     tmp_path: Path,
     server: RangeServer,
     images: object = None,
-    fetch: dict | None = None,
-    select: dict | None = None,
+    options: dict | None = None,
+    chosen: dict | None = None,
 ) -> Path:
     """Start a build from a server's archives; return its folder."""
     source = {"annotations": server.url("annotations.zip"), "images": images or server.url("images.zip")}
-    select = select or {"gestures": ["call", "ok"], "train": 18, "validation": 2, "test": 4}
+    chosen = chosen or {"gestures": ["call", "ok"], "train": 18, "validation": 2, "test": 4}
     path = tmp_path / "recipe.toml"
-    path.write_text(hagrid.recipe_text(source=source, select=select, fetch={**QUICK, **(fetch or {})}))
-    Build.start(path, tmp_path / "build")
+    path.write_text(hagrid.recipe_text(source=source, select=chosen, fetch={**QUICK, **(options or {})}))
+    (tmp_path / "build").mkdir(exist_ok=True)
+    (tmp_path / "build" / "recipe.toml").write_text(dump(load(path)))
     return tmp_path / "build"
 
 
 def run(out: Path, *names: str) -> dict:
-    reports = {}
-    for name in names or ("select", "fetch"):
-        reports |= Build.open(out).run(only=name, progress=False)
-    return reports
+    recipe = load(out / "recipe.toml")
+    return {name: STAGES[name](out, recipe, QUIET) for name in names or STAGES}
 
 
 def stored(out: Path) -> dict[str, bytes]:
@@ -81,7 +82,7 @@ def failures(out: Path) -> dict[str, str]:
     return {image_id: reason for image_id, reason in pairs if reason}
 
 
-def test_all_images_of_a_far_archive_arrive_in_few_requests(tmp_path, world):
+def test_all_images_of_a_remote_archive_arrive_in_few_requests(tmp_path, world):
     with serve(tmp_path / "served") as server:
         out = started(tmp_path, server)
         reports = run(out)
@@ -89,7 +90,7 @@ def test_all_images_of_a_far_archive_arrive_in_few_requests(tmp_path, world):
     assert set(stored(out)) == expected(world)
     parts = server.asked("images.zip")
     assert len(parts) < 48, "neighbours are merged"
-    index = 2 * 66_560 + 10_000  # the archive's last 65 kB are read to find its directory, which stands in them
+    index = 2 * 66_560 + 10_000  # the archive's last 65 kB are read to find its directory, which is in them
     assert sum(end - start for start, end in parts) < 1.05 * sum(map(len, world.images.values())) + index
 
 
@@ -137,7 +138,7 @@ def test_a_mirror_takes_over_from_a_host_that_is_down_and_one_with_another_file(
     assert set(stored(out)) == expected(world)
 
 
-def test_a_replaced_archive_ends_the_run_loudly_and_keeps_what_was_fetched(tmp_path, world):
+def test_a_replaced_archive_ends_the_run_with_an_error_and_keeps_the_fetched_images(tmp_path, world):
     with serve(tmp_path / "served") as server:
         out = started(tmp_path, server)
         run(out, "select")
@@ -149,42 +150,44 @@ def test_a_replaced_archive_ends_the_run_loudly_and_keeps_what_was_fetched(tmp_p
     assert set(stored(out)) == expected(world)
 
 
-def test_a_host_without_parts_is_named_with_the_remedy(tmp_path, world):
+def test_a_host_without_range_support_is_named_with_the_remedy(tmp_path, world):
     with serve(tmp_path / "served", ranges=False) as server, pytest.raises(UserError, match=r"--source\.whole"):
         run(started(tmp_path, server))
 
 
-def test_a_host_without_parts_is_downloaded_wholly_if_asked(tmp_path, world):
+def test_a_host_without_range_support_is_downloaded_wholly_with_the_option(tmp_path, world):
     with serve(tmp_path / "served", ranges=False) as server:
         out = started(tmp_path, server)
-        Build.start(Build.open(out).recipe, out, source={"whole": True})
+        recipe = load(out / "recipe.toml")
+        whole = dataclasses.replace(recipe, source=dataclasses.replace(recipe.source, whole=True))
+        (out / "recipe.toml").write_text(dump(whole))
         run(out)
         assert set(stored(out)) == expected(world)
         assert set(read_manifest(out)["source"].to_pylist()) == {server.url("images.zip")}
-        asked = len(server.log)
+        requests = len(server.log)
         run(out)
-        assert len(server.log) == asked == 2
+        assert len(server.log) == requests == 2
 
 
-def test_a_second_run_asks_for_nothing(tmp_path, world):
+def test_a_second_run_sends_no_request(tmp_path, world):
     with serve(tmp_path / "served") as server:
         out = started(tmp_path, server)
         run(out)
-        asked = len(server.log)
+        requests = len(server.log)
         run(out)
-        assert len(server.log) == asked
+        assert len(server.log) == requests
 
 
-def test_only_what_is_missing_is_fetched_again(tmp_path, world):
+def test_only_missing_images_are_fetched_again(tmp_path, world):
     with serve(tmp_path / "served") as server:
         out = started(tmp_path, server)
         run(out)
-        asked = len(server.log)
+        requests = len(server.log)
         lost = sorted((out / "images").glob("*/*.jpg"))[:2]
         lost[0].unlink()
         lost[1].write_bytes(b"cut")
         run(out)
-        assert 1 <= len(server.log) - asked <= 2
+        assert 1 <= len(server.log) - requests <= 2
     assert set(stored(out)) == expected(world)
 
 
@@ -202,7 +205,7 @@ def test_a_hub_file_is_fetched_through_huggingface_hubs_address_and_token(tmp_pa
         assert done.returncode == 0, done.stderr
     assert len(stored(tmp_path / "build")) == 20
     assert all(one.headers["Authorization"] == "Bearer hf_secret" for one in hub.log)
-    assert {one.path for one in hub.log} == set(hub.redirects), "nothing else is asked or told"
+    assert {one.path for one in hub.log} == set(hub.redirects), "nothing else is requested or sent"
     assert not any("hf_secret" in str(one.headers) for one in cdn.log)
     written = [path for path in (tmp_path / "build").rglob("*") if path.is_file()]
     assert not any(b"hf_secret" in path.read_bytes() for path in written) and "hf_secret" not in done.stderr
@@ -266,7 +269,7 @@ def test_a_member_that_leaves_the_archive_is_refused(tmp_path, world):
     assert not list(tmp_path.glob("*.jpg")) and not list(tmp_path.glob("call")) and not list(tmp_path.glob("ok"))
 
 
-def test_a_truncated_photograph_is_told_from_a_corrupt_one(tmp_path, world):
+def test_a_truncated_photograph_differs_from_a_corrupt_one(tmp_path, world):
     whole = hagrid.jpeg(1, (640, 480))
     assert rebuilt(tmp_path, world, "{gesture}/{image_id}.jpg", whole[: len(whole) // 2]) == "image-truncated"
 
@@ -277,7 +280,7 @@ def test_a_zip_bomb_is_not_inflated(tmp_path, world):
     assert reason == "too-large"
 
 
-def test_a_bomb_that_lies_about_its_size_is_inflated_no_further_than_it_says(tmp_path, world):
+def test_a_bomb_with_a_wrong_size_is_inflated_no_further_than_it_declares(tmp_path, world):
     path = tmp_path / "served" / "images.zip"
     (gesture, image_id), _ = world.images.popitem()
     world.write_images(path)
@@ -293,7 +296,7 @@ def test_a_bomb_that_lies_about_its_size_is_inflated_no_further_than_it_says(tmp
     assert failures(out) == {image_id: "wrong-size"}
 
 
-def test_a_full_disk_ends_the_run_with_a_sentence_and_the_next_run_ends_it(tmp_path, world):
+def test_a_full_disk_ends_the_run_with_a_sentence_and_the_next_run_completes_it(tmp_path, world):
     """A tmpfs of 300 kB holds the build: the images, made 20 kB each, need about three times that."""
     world.images = {key: hagrid.jpeg(int(key[1][:8], 16), (320, 240), quality=97) for key in world.images}
     world.write_images(tmp_path / "served" / "images.zip")
@@ -313,47 +316,30 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_the_next_run_ends_it(tmp_p
             kept = stored(out)
             assert not list(out.rglob(".*.partial"))
             subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
-            asked = len(server.log)
+            requests = len(server.log)
             run(out, "fetch")
             assert set(stored(out)) == expected(world)
             assert kept.items() <= stored(out).items()
-            assert len(server.log) - asked <= 48 - len(kept), "what was finished is not fetched again"
+            assert len(server.log) - requests <= 48 - len(kept), "finished images are not fetched again"
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 def run_without_space_check(out: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("handdata.stages.fetch._require_space", lambda *_: None)
+        patch.setattr("handdata.stages.fetch.require_room", lambda *_: None)
         run(out, "fetch")
 
 
-def test_too_little_space_is_said_before_the_first_image(tmp_path, world, monkeypatch):
+def test_too_little_space_is_reported_before_the_first_image(tmp_path, world, monkeypatch):
     with serve(tmp_path / "served") as server:
         out = started(tmp_path, server)
         run(out, "select")
-        asked = len(server.log)
+        requests = len(server.log)
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-        with pytest.raises(Unfinished, match="free some space first"):
+        with pytest.raises(Unfinished, match="fetching the images needs"):
             run(out, "fetch")
-        assert len(server.log) == asked
-
-
-def test_runs_bridge_gaps_as_far_as_it_pays(tmp_path, world):
-    with serve(tmp_path / "served") as server:
-        out = started(tmp_path, server)
-        run(out, "select")
-    jobs = manifest_jobs(read_manifest(out), ImageOptions())
-    jobs = sorted(jobs, key=lambda job: job.entry.offset)[::2]
-
-    def all_runs(gap: int) -> list[int]:
-        runs, sizes = Runs(jobs, 1), []
-        while taken := runs.take(lambda: gap):
-            sizes.append(len(taken))
-        return sizes
-
-    assert all_runs(0) == [1] * 24
-    assert sum(all_runs(65_536)) == 24 and len(all_runs(65_536)) < 12
+        assert len(server.log) == requests
 
 
 @pytest.mark.slow
@@ -364,9 +350,9 @@ def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_f
     records = world.records["train", "call"]
     world.records["train", "call"] = {name: records[name] for name in random.Random(0).sample(sorted(records), 400)}
     world.write_annotations(tmp_path / "served" / "annotations.zip")
-    select = {"gestures": ["call"], "train": 400, "validation": 0, "test": 0, "spare": 0.0}
+    chosen = {"gestures": ["call"], "train": 400, "validation": 0, "test": 0, "spare": 0.0}
     with serve(tmp_path / "served", latency=0.05, stall=2.5) as server:
-        out = started(tmp_path, server, select=select)
+        out = started(tmp_path, server, chosen=chosen)
         assert not run(out)["fetch"].failed
         undisturbed = stored(out)
         assert len(undisturbed) == 400 and len(set(undisturbed.values())) == 400
@@ -374,7 +360,7 @@ def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_f
         assert read <= 1.05 * 400 * 110_000
         out.rename(tmp_path / "quiet")
         server.faults = 0.2
-        out = started(tmp_path, server, select=select)
+        out = started(tmp_path, server, chosen=chosen)
         assert not run(out)["fetch"].failed
         met = [one.fault for one in server.log if one.fault]
     assert stored(out) == undisturbed
@@ -382,9 +368,9 @@ def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_f
 
 
 KILLED = """
-import sys
-from handdata import Build
-Build.open(sys.argv[1]).run(until="fetch", progress=False)
+import pathlib, sys
+from tests.handdata.stages.test_fetch import run
+run(pathlib.Path(sys.argv[1]))
 """
 
 
@@ -399,22 +385,22 @@ def test_killed_at_20_moments_the_end_is_the_same_and_nothing_finished_is_fetche
         offsets = {row["image_id"]: row["offset"] for row in read_manifest(tmp_path / "quiet").to_pylist()}
         server.latency = 0.05
         moments, kills = random.Random(0), 0
-        out = started(tmp_path, server, fetch={"connections": 2})
+        out = started(tmp_path, server, options={"connections": 2})
         run(out, "select")
         while kills < 20:
             finished = {path.stem: path for path in (out / "images").glob("*/*.jpg")}
-            asked, requests = len(server.log), moments.randint(1, 8)
+            before, wait_for = len(server.log), moments.randint(1, 8)
             with subprocess.Popen([sys.executable, "-c", KILLED, str(out)]) as process:
-                while (ended := process.poll()) is None and len(server.log) < asked + requests:
+                while (ended := process.poll()) is None and len(server.log) < before + wait_for:
                     time.sleep(0.005)
                 time.sleep(moments.uniform(0, 0.2))
                 if ended is None:
                     os.kill(process.pid, signal.SIGKILL)
                     kills += 1
-            again = [(one.start, one.end) for one in server.log[asked:] if one.path == "images.zip"]
+            again = [(one.start, one.end) for one in server.log[before:] if one.path == "images.zip"]
             for image_id in finished:
                 assert not any(start <= offsets[image_id] < end for start, end in again)
-            if ended is not None:  # all are fetched: lose some, so that there is something to be killed at again
+            if ended is not None:  # all are fetched: lose some, so that the next process has work to be killed at
                 assert ended == 0
                 for path in moments.sample(sorted(finished.values()), 40):
                     path.unlink()
@@ -424,7 +410,7 @@ def test_killed_at_20_moments_the_end_is_the_same_and_nothing_finished_is_fetche
     assert not list(out.rglob(".*.partial"))
 
 
-def test_a_manifest_tells_its_sources(tmp_path, world):
+def test_a_manifest_names_its_sources(tmp_path, world):
     with serve(tmp_path / "served") as server:
         out = started(tmp_path, server)
         run(out, "select")
