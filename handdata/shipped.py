@@ -1,8 +1,20 @@
 """Find the data files that the package ships, in a wheel or in a checkout: prompts, manifests and mini models."""
 
+import tomllib
 from pathlib import Path
 
 _PACKED = Path(__file__).parent / "_data"  # where the wheel carries them (pyproject.toml, force-include)
+
+
+def version() -> str:
+    """Return the version of hand1000: of the installed distribution, else the one in the checkout's pyproject.toml."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("hand1000")
+    except metadata.PackageNotFoundError:
+        project = tomllib.loads((_PACKED.parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(project["project"]["version"])
 
 
 def resource(name: str) -> Path:

@@ -1,29 +1,30 @@
-"""Publish a model folder to the Hub or to another folder, and read back what arrived."""
+"""Publish a model folder to the Hub or to another folder, and verify the published files."""
 
 import hashlib
-import json
 import shutil
 import sys
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from handdata.errors import Unfinished, UserError
-from handdata.huggingface import HubName, Place, hub_errors
-from handtrain.model.card import model_card
-from handtrain.model.export import one_file
+from handdata.files import read_json, sha256_by_path, sha256_of, whole_folder
+from handdata.huggingface import HubName, Place, hub_errors, parse
+from handdata.markdown import markdown_table
+from handtrain.model.export import write_texts
 from handtrain.model.pipeline import ABOUT_FILE
+from handtrain.reporting.report import md_table, metric_table, remarks
 
 
-def publish(model: Path, to: Place, private: bool = False, metrics: Path | None = None) -> str:
-    """Publish a model folder (or the run folder around it) with a fresh card; return where it can be loaded from.
+def publish(model: Path | str, to: Place | str, private: bool = False, metrics: Path | None = None) -> str:
+    """Publish a model folder (or its run folder) with a new card; return the place that it can be loaded from.
 
     `metrics` is a JSON file for the card: of `handtrain evaluate`, or of names and values. Raises `UserError` for a
-    folder that is no finished model, and `Unfinished` if what arrived is not what was sent.
+    folder that is not a finished model, and `Unfinished` if the published files differ from the model's.
     """
-    folder = _model_folder(model)
-    about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-    (folder / "README.md").write_text(model_card(about, _metrics(metrics)), encoding="utf-8")
-    (folder / "pipeline.py").write_text(one_file(), encoding="utf-8")
+    folder, to = _model_folder(Path(model)), parse(str(to), "--to", new=True)
+    about = read_json(folder / ABOUT_FILE)
+    write_texts(folder, about, _metrics(metrics))
     llama3 = bool(about.get("training", {}).get("llama3"))
     if isinstance(to, HubName):
         return _to_hub(folder, to, private, llama3)
@@ -43,37 +44,35 @@ def _model_folder(model: Path) -> Path:
 
 
 def _metrics(path: Path | None) -> str:
-    """Return the card's table of a file: what `handtrain evaluate --json` wrote, or names and values."""
+    """Return the card's table from a JSON file of `handtrain evaluate --json`, or of names and values."""
     if path is None:
         return ""
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        raise UserError(f"--metrics {path} is not a JSON file") from None
+        metrics = read_json(path)
+    except JSONDecodeError:
+        metrics = None
+    if metrics is None:
+        raise UserError(f"--metrics {path} is not a JSON file")
     if isinstance(metrics, dict) and {"format", "metrics", "preparation"} <= metrics.keys():
-        from handtrain.reporting.report import md_table, metric_table, remarks
-
         return "\n".join([md_table(metric_table(metrics)), "", *(f"- {remark}" for remark in remarks(metrics))])
     if not isinstance(metrics, dict) or any(isinstance(value, dict | list) for value in metrics.values()):
         raise UserError(
-            f"--metrics {path} must be what `evaluate --json` wrote, or one JSON object of names and values"
+            f"--metrics {path} must be a file of `evaluate --json`, or contain one JSON object of names and values"
         )
-    return "| metric | value |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
+    return markdown_table(["metric", "value"], metrics.items())
 
 
 def _to_folder(folder: Path, to: Path) -> str:
     if to.exists() and any(to.iterdir()) and not (to / ABOUT_FILE).is_file():
-        raise UserError(f"--to {to} holds something else: choose a new folder, or one with an earlier version")
+        raise UserError(f"--to {to} contains other files: choose a new folder, or one with an earlier version")
     if to.resolve() == folder.resolve():
         raise UserError(f"--to {to} is the model itself: choose another folder")
-    partial = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(folder, partial)
-    if _hashes(partial) != _hashes(folder):
-        raise Unfinished(f"--to {to}: what arrived is not what was sent; check the disk and run the same command again")
-    shutil.rmtree(to, ignore_errors=True)
-    partial.rename(to)
+    with whole_folder(to) as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True)
+        if sha256_by_path(partial) != sha256_by_path(folder):
+            raise Unfinished(
+                f"--to {to}: the copy differs from the model; check the disk and run the same command again"
+            )
     return str(to)
 
 
@@ -99,29 +98,19 @@ def _to_hub(folder: Path, to: HubName, private: bool, llama3: bool) -> str:
 
 
 def _read_back(api: Any, folder: Path, to: HubName, commit: str) -> None:
-    # The Hub tells a large file's sha256 and a small one's git hash: each proves the content without a download.
-    there = {entry.path: entry for entry in api.list_repo_tree(to.repo, recursive=True, revision=commit)}
+    # The Hub returns the sha256 of large files and the git hash of small ones, so nothing is downloaded.
+    published = {entry.path: entry for entry in api.list_repo_tree(to.repo, recursive=True, revision=commit)}
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
-        entry = there.get(path.relative_to(folder).as_posix())
+        entry = published.get(path.relative_to(folder).as_posix())
         if entry is None:
-            raise Unfinished(f"--to {to}: {path.name} did not arrive; run the same command again")
-        data = path.read_bytes() if not entry.lfs else b""
-        right = entry.lfs.sha256 == _sha256(path) if entry.lfs else entry.blob_id == _git_hash(data)
-        if not right:
-            raise Unfinished(f"--to {to}: {path.name} arrived damaged; run the same command again")
+            raise Unfinished(f"--to {to}: {path.name} is missing; run the same command again")
+        equal = entry.lfs.sha256 == sha256_of(path) if entry.lfs else entry.blob_id == _git_hash(path.read_bytes())
+        if not equal:
+            raise Unfinished(f"--to {to}: {path.name} is damaged; run the same command again")
 
 
 def _named_for_llama3(name: str) -> bool:
     return name.lower().replace("-", "").replace("_", "").replace(" ", "").startswith("llama3")
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _git_hash(data: bytes) -> str:
