@@ -63,7 +63,7 @@ class RunOptions:
     gradient_checkpointing: bool = False  # compute activations twice to save memory; changes nothing else
     # torch.compile for the UNet; cuda-graphs: replay one CUDA graph per step (CUDA only)
     compile: Literal["no", "yes", "cuda-graphs"] = "no"
-    # channels_last layout of the UNet's weights; auto: on a GPU with bf16
+    # channels_last layout of the UNet's weights; auto: on a GPU that computes in bf16
     channels_last: Literal["auto", "yes", "no"] = "auto"
     checkpoint_minutes: float = 10.0  # minutes between checkpoints
     sample_every: int = 1000  # Stage III steps between sample grids, the first before training; 0: none

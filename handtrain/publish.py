@@ -30,7 +30,7 @@ def publish(model: Path | str, to: Place | str, private: bool = False, metrics: 
         return _to_hub(folder, to, private, llama3)
     if llama3 and not _named_for_llama3(to.name):
         print(
-            "handtrain: Llama 3 wrote the texts: its licence asks for a model name that begins with 'Llama 3'",
+            "handtrain: Llama 3 wrote the texts: its licence requires a model name that begins with 'Llama 3'",
             file=sys.stderr,
         )
     return _to_folder(folder, to)
@@ -82,7 +82,7 @@ def _to_hub(folder: Path, to: HubName, private: bool, llama3: bool) -> str:
     user, name = to.repo.split("/")
     if llama3 and not _named_for_llama3(name):
         raise UserError(
-            f"--to {to}: Llama 3 wrote the texts, and its licence asks for a model name that begins with 'Llama 3': "
+            f"--to {to}: Llama 3 wrote the texts, and its licence requires a model name that begins with 'Llama 3': "
             f"use hf:{user}/Llama-3-{name}"
         )
     api = HfApi()

@@ -37,7 +37,7 @@ class FlatFusion:
     ) -> torch.Tensor:
         """Return F (n, tokens, width) of embeddings T (n, tokens, width) and one gesture feature g (numbers,).
 
-        Everything is float32 on the CPU. One pass draws the weights once, whatever n is, `block_rows` rows of the
+        Everything is float32 on the CPU. One pass draws the weights once for any n, `block_rows` rows of the
         matrix at a time (0: as many as fit into 96 MiB); the block size changes nothing but rounding. Besides input and
         output it needs one block and, unless n is a multiple of 32, a padded copy of the last prompts.
         """

@@ -96,7 +96,7 @@ def _terms(training: dict[str, Any]) -> str:
     ]
     if training.get("llama3"):
         lines.append(
-            "- Texts were written with Meta Llama 3, so the Meta Llama 3 Community License asks that the name of a "
+            "- Texts were written with Meta Llama 3, so the Meta Llama 3 Community License requires that the name of a "
             "model trained on them begins with “Llama 3”, and its acceptable use policy applies."
         )
     lines.append("- A base model's errors and biases remain; gestures other than the trained one can get worse.")

@@ -62,7 +62,7 @@ def needs(
         at_once = min(at_once, running.micro_batch)
     kept = f"{_gib(at_once * work.activations)} of activations for {at_once} images at once in float32"
     if running.gradient_checkpointing:
-        kept += ", far less with gradient checkpointing"
+        kept += ", much less with gradient checkpointing"
     elif options.precision == "bf16":
         kept += ", about half of it in bf16"
     peak = known_peak(device)

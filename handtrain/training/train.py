@@ -47,7 +47,7 @@ def train(
     options: TrainOptions | None = None,
     running: RunOptions | None = None,
     device: str = "auto",
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     progress: bool = True,
     **changes: Any,
 ) -> Run:
@@ -87,7 +87,7 @@ def train(
                 session.run.log(stage=1, step=0, images=feature.images, without_hand=feature.without_hand)
 
             # Encoding: images by the VAE, texts by the text encoder and the flat fusion layer
-            encoded = TensorCache(cache or assets.cache_folder() / "encoded")
+            encoded = TensorCache(Path(cache) if cache else assets.cache_folder() / "encoded")
             observed = validation_split(photographs, gesture, options, running) if processes.first else []
             encode = partial(
                 encode_splits, [photographs, *observed], setup.base, options, values, setup.device, encoded
