@@ -128,7 +128,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(busy.format(process=file.read().strip())) from None
+            raise UserError(busy.replace("{process}", file.read().strip())) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

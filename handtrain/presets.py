@@ -1,83 +1,84 @@
 """The options of a training run and the presets: one row of a table each."""
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from handdata.errors import UserError
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Everything that decides the trained weights, with the paper's values as defaults (Hand1000, sections 3 and 4)."""
+    """The options that determine the trained weights; the defaults are the paper's (Hand1000, sections 3 and 4)."""
 
-    # Stage II over the whole set first, or image after image (released code)
+    # order of the stages: Stage II for all images, then Stage III, or both stages image after image (released code)
     order: Literal["stages", "images"] = "stages"
     lam: float = 0.7  # share of the text embedding in the double-fused embedding (paper: best for phone call)
-    # fixed random layer over all tokens, or one trained layer for every token
+    # fusion layer: one fixed random layer over all tokens, or one trained layer that every token passes through
     fusion: Literal["flat", "token"] = "flat"
-    # landmarks as found, or centred, scaled, left hands mirrored
+    # landmarks in the gesture feature: as MediaPipe returns them, or centered, scaled and left hands mirrored
     feature: Literal["absolute", "normalised"] = "absolute"
-    landmarks: Literal["dataset", "recompute"] = "dataset"  # take the dataset's landmarks, or run MediaPipe once more
-    crop: Literal["center", "hand"] = "center"  # where the square lies on the long side; hand: holds the annotated hand
-    hand_weight: float = 1.0  # weight of the loss inside the hand's box against outside it
-    embedding_steps: int = 10  # Stage II: optimisation steps per image
-    embedding_batch: int = 16  # Stage II: images at once; changes nothing but rounding
+    landmarks: Literal["dataset", "recompute"] = "dataset"  # source of the landmarks: the dataset, or a MediaPipe run
+    crop: Literal["center", "hand"] = "center"  # square crop of the images; hand: moved to contain the annotated hand
+    hand_weight: float = 1.0  # weight of the loss inside the hand's box relative to outside
+    embedding_steps: int = 10  # Stage II: optimization steps per image
+    embedding_batch: int = 16  # Stage II: images per batch; changes nothing but rounding
     embedding_lr: float = 1e-3  # Stage II: learning rate of Adam
     unet_epochs: int = 20  # Stage III: passes over the images
     unet_batch: int = 1  # Stage III: images per step, over all processes
     unet_lr: float = 1e-6  # Stage III: learning rate of Adam
-    unet_warmup: int = 0  # Stage III: steps over which the rate rises to its value
+    unet_warmup: int = 0  # Stage III: number of steps in which the learning rate rises to its value
     fusion_epochs: int = 10  # token fusion: passes over the images before Stage II
     fusion_batch: int = 16  # token fusion: images per step
     fusion_lr: float = 1e-4  # token fusion: learning rate of Adam
-    resolution: int = 0  # pixels; 0: what the base model's configuration says
-    limit: int = 0  # only the first so many images; 0: all
-    # of products and convolutions; the weights stay float32; auto: bf16 on a GPU that has it, else fp32
+    resolution: int = 0  # side of the training images in pixels; 0: the base model's
+    limit: int = 0  # number of training images, the first by image_id; 0: all
+    # precision of matrix products and convolutions; the weights stay float32; auto: bf16 on a GPU with bf16, else fp32
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    optimizer: Literal["adam", "adam8bit"] = "adam"  # Stage III: adam8bit keeps Adam's moments in 8 bits (CUDA only)
-    # Stage III: train adapters of this rank (LoRA) instead of all weights, at a rate of about 1e-4; 0: all weights
+    optimizer: Literal["adam", "adam8bit"] = "adam"  # Stage III: adam8bit stores Adam's moments in 8 bits (CUDA only)
+    # Stage III: rank of trained adapters (LoRA) instead of all weights, at a rate of about 1e-4; 0: all weights
     lora_rank: int = 0
-    seed: int = 0  # of the noise, the order of the images, the adapters and the flat layer
-    # Stage III steps between evaluations of images drawn for texts of `validation`, never of `test`; 0: none
+    seed: int = 0  # random seed for the noise, the order of the images, the adapters and the flat layer
+    # Stage III steps between evaluations on images generated for texts of `validation`, never of `test`; 0: none
     evaluate_every: int = 0
-    evaluation_images: int = 16  # of each evaluation, always the same texts and seeds
-    # the metric that says which evaluation was best
+    evaluation_images: int = 16  # number of images per evaluation, always with the same texts and seeds
+    # metric that selects the best evaluation
     best_by: Literal["validation_loss", "hand_found", "hand_confidence", "gesture_accuracy", "landmark_distance"] = (
         "gesture_accuracy"
     )
-    keep: Literal["last", "best"] = "last"  # weights that become the model: the last, or those of the best evaluation
-    patience: int = 0  # end Stage III after so many evaluations in a row without a better one; 0: never
-    # order images: cuda draws the released code's noise, cpu the same everywhere
+    keep: Literal["last", "best"] = "last"  # weights of the model: the last, or those of the best evaluation
+    patience: int = 0  # number of evaluations in a row without a better one that ends Stage III; 0: never
+    # generator of the noise with --order images: cuda repeats the released code's, cpu is equal on every machine
     noise_device: Literal["cpu", "cuda"] = "cpu"
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run works and what it shows; may change when a run is continued, for the weights it is at most rounding."""
+    """The options that change the weights by rounding at most; they may differ when a run is resumed."""
 
-    # images per forward pass, gradients add up to the batch; 0: the whole batch (most memory); auto: the whole batch,
-    # halved where memory does not suffice
+    # images per forward pass, whose gradients add up to the batch; 0: the whole batch (most memory); auto: the whole
+    # batch, halved when memory runs out
     micro_batch: int | Literal["auto"] = 0
     gradient_checkpointing: bool = False  # compute activations twice to save memory; changes nothing else
-    # torch.compile for the UNet; cuda-graphs: replayed as one launch per step (CUDA only)
+    # torch.compile for the UNet; cuda-graphs: replay one CUDA graph per step (CUDA only)
     compile: Literal["no", "yes", "cuda-graphs"] = "no"
-    channels_last: Literal["auto", "yes", "no"] = (
-        "auto"  # layout of the UNet's weights; auto: where it computes in bf16
-    )
-    checkpoint_minutes: float = 10.0  # time between checkpoints
+    # channels_last layout of the UNet's weights; auto: on a GPU that computes in bf16
+    channels_last: Literal["auto", "yes", "no"] = "auto"
+    checkpoint_minutes: float = 10.0  # minutes between checkpoints
     sample_every: int = 1000  # Stage III steps between sample grids, the first before training; 0: none
-    sample_prompts: int = 4  # rows of a sample grid: texts of the validation split
-    sample_seeds: int = 2  # columns of a sample grid
-    sample_steps: int = 20  # DDIM steps of a sample
+    sample_prompts: int = 4  # number of rows of a sample grid, each a text of the validation split
+    sample_seeds: int = 2  # number of columns of a sample grid, each a seed
+    sample_steps: int = 20  # number of DDIM steps per sample
     validate_every: int = 1000  # Stage III steps between validation losses, the first before training; 0: none
-    validation_images: int = 32  # images of the validation split in that loss
-    tensorboard: bool = True  # write RUN/tensorboard
-    safety_checker: bool = True  # keep the base model's safety checker in RUN/model
+    validation_images: int = 32  # number of images in the validation loss
+    tensorboard: bool = True  # write TensorBoard files to RUN/tensorboard
+    safety_checker: bool = True  # include the base model's safety checker in RUN/model
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One row of the table: what differs from the defaults, and the scores that it should reach."""
+    """One row of the table: the options that differ from the defaults, and the expected scores."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     scores: str = "not measured yet"
@@ -107,27 +108,49 @@ PRESETS: dict[str, Preset] = {
 
 
 def options_of(preset: str) -> TrainOptions:
-    """Return the options of a preset. An unknown name raises `UserError` naming the known ones."""
+    """Return the options of a preset. Raises `UserError` for an unknown name."""
     if preset not in PRESETS:
-        raise UserError(f"--preset {preset} is not known: choose one of {', '.join(PRESETS)}")
+        raise UserError(f"unknown --preset {preset}: choose one of {', '.join(PRESETS)}")
     return replace(TrainOptions(), **PRESETS[preset].changes)
 
 
+def changed(changes: Mapping[str, Any], *options: Any) -> tuple[Any, ...]:
+    """Return options dataclasses with the fields that `changes` names replaced.
+
+    Raises `UserError` for a name that no dataclass has, naming the nearest field, and for a value that is not among
+    the choices of a field.
+    """
+    hints = {name: hint for each in options for name, hint in get_type_hints(type(each)).items()}
+    for name, value in changes.items():
+        if name not in hints:
+            nearest = get_close_matches(name, hints, n=1, cutoff=0.0)[0]
+            raise UserError(f"unknown option '{name}': did you mean '{nearest}'?")
+        if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
+            raise UserError(f"{name}={value!r}: choose one of {', '.join(get_args(hints[name]))}")
+    own = [{f.name: changes[f.name] for f in fields(each) if f.name in changes} for each in options]
+    return tuple(replace(each, **values) for each, values in zip(options, own, strict=True))
+
+
 def check(options: TrainOptions) -> None:
-    """Raise `UserError` for the first option whose value makes no sense."""
+    """Raise `UserError` for the first option with an invalid value."""
     if not 0 <= options.lam <= 1:
         raise UserError(f"--lam {options.lam} is outside 0 to 1: the paper's best is 0.7")
-    for name in ("embedding_batch", "unet_batch", "fusion_batch"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least 1")
+    _require(options, ("embedding_batch", "unet_batch", "fusion_batch", "evaluation_images"), 1, "must be at least 1")
     for name in ("embedding_lr", "unet_lr", "fusion_lr", "hand_weight"):
         if getattr(options, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be above 0")
-    for name in ("embedding_steps", "unet_epochs", "fusion_epochs", "unet_warmup", "resolution", "limit", "lora_rank"):
-        if getattr(options, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must not be below 0")
+    counts = ("embedding_steps", "unet_epochs", "fusion_epochs", "unet_warmup", "resolution", "limit", "lora_rank")
+    _require(options, (*counts, "evaluate_every", "patience"), 0, "must not be below 0")
+    if (options.patience or options.keep == "best") and not options.evaluate_every:
+        raise UserError("--keep best and --patience need evaluations during training: give --evaluate-every STEPS")
     if options.order == "images":
         _check_image_order(options)
+
+
+def _require(options: TrainOptions, names: tuple[str, ...], least: int, rule: str) -> None:
+    for name in names:
+        if getattr(options, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} {rule}")
 
 
 def _check_image_order(options: TrainOptions) -> None:
@@ -140,10 +163,12 @@ def _check_image_order(options: TrainOptions) -> None:
             "--order images repeats the released code: leave --precision at fp32, --optimizer at adam, --lora-rank at 0"
         )
     if options.evaluate_every or options.keep != "last":
-        raise UserError("--order images repeats the released code, which judges nothing: leave --evaluate-every at 0")
+        raise UserError(
+            "--order images repeats the released code, which has no evaluation: leave --evaluate-every at 0"
+        )
 
 
 def check_running(running: RunOptions) -> None:
-    """Raise `UserError` for the first option of a run whose value makes no sense."""
+    """Raise `UserError` for the first option of a run with an invalid value."""
     if running.micro_batch != "auto" and running.micro_batch < 0:
-        raise UserError(f"--micro-batch {running.micro_batch} must not be below 0: say 0 for the whole batch, or auto")
+        raise UserError(f"--micro-batch {running.micro_batch} must not be below 0: give 0 for the whole batch, or auto")

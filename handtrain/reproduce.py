@@ -13,7 +13,6 @@ from handtrain.evaluation import evaluate
 from handtrain.evaluation.image_sets import folder_set
 from handtrain.generation import generate
 from handtrain.options import EvaluateOptions, GenerateOptions
-from handtrain.presets import RunOptions, options_of
 from handtrain.reporting.report import report
 from handtrain.run.processes import launched
 from handtrain.training import train
@@ -70,7 +69,7 @@ def _say_cost(plan: Plan, gesture: str) -> None:
     images = 2 * prompts * len(plan.seeds)
     passes = images * generate.steps_of(plan.generate) * 2  # with and without the prompt
     print(f"{gesture}: {images:,} images, base and tuned, {passes:,} passes of the UNet")
-    train.train(replace(_training(plan, gesture), dry_run=True))
+    print(train.plan_run(**_training(plan, gesture)))
 
 
 def _one_gesture(plan: Plan, gesture: str) -> None:
@@ -79,7 +78,7 @@ def _one_gesture(plan: Plan, gesture: str) -> None:
     base = _generation(plan, gesture, plan.base, run / "images" / "base")
     generate.generate(base)
     print(f"handtrain: {gesture}, training", file=sys.stderr)
-    train.train(_training(plan, gesture))
+    train.train(**_training(plan, gesture), out=run)
     print(f"handtrain: {gesture}, images of the tuned model", file=sys.stderr)
     tuned = _generation(plan, gesture, run / "model", run / "images" / "tuned")
     generate.generate(tuned)
@@ -97,13 +96,10 @@ def _one_gesture(plan: Plan, gesture: str) -> None:
         evaluate.evaluate(job)
 
 
-def _training(plan: Plan, gesture: str) -> train.Job:
-    options = options_of(plan.preset)
-    if plan.lam is not None:
-        options = replace(options, lam=plan.lam)
-    return train.Job(
-        plan.dataset, gesture, plan.base, plan.out / gesture, options, RunOptions(), plan.preset, plan.device
-    )
+def _training(plan: Plan, gesture: str) -> dict[str, Any]:
+    changes = {} if plan.lam is None else {"lam": plan.lam}
+    places = {"dataset": plan.dataset, "base": plan.base}
+    return {**places, "gesture": gesture, "preset": plan.preset, "device": plan.device, **changes}
 
 
 def _generation(plan: Plan, gesture: str, model: Place, out: Path) -> generate.Job:

@@ -1,4 +1,4 @@
-"""Safetensors files that check themselves, and a cache of them by the hash of everything they were made of."""
+"""Safetensors files with checksums, and a cache of such files by the hash of all their inputs."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def write(path: Path, tensors: Tensors, about: Any) -> None:
-    """Write tensors and a JSON value beside them; the file is whole or absent."""
+    """Write tensors and a JSON value to a file that is whole or absent."""
     from safetensors.torch import save
 
     # One entry: safetensors writes several in an order that changes from process to process.
@@ -23,7 +23,7 @@ def write(path: Path, tensors: Tensors, about: Any) -> None:
 
 
 def read(path: Path) -> tuple[Tensors, Any] | None:
-    """Return the tensors and the JSON value of a file; None if it is missing, damaged or half-written."""
+    """Return the tensors and the JSON value of a file; None if it is missing, damaged or incomplete."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -39,26 +39,26 @@ def read(path: Path) -> tuple[Tensors, Any] | None:
 
 def digest(tensors: Tensors) -> str:
     """Return a hash of tensors, their names, types and shapes."""
-    found = hashlib.sha256()
+    state = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 @dataclass(frozen=True)
 class TensorCache:
-    """A folder of small safetensors files that check themselves: what is damaged or half-written counts as absent."""
+    """A folder of small safetensors files with checksums; damaged or incomplete files count as absent."""
 
     folder: Path
 
     def get(self, key: str) -> Tensors | None:
-        """Return the tensors under a key, or None."""
-        found = read(self._path(key))
-        return found[0] if found and found[1] == key else None
+        """Return the tensors of a key, None without a valid file."""
+        entry = read(self._path(key))
+        return entry[0] if entry and entry[1] == key else None
 
     def put(self, key: str, tensors: Tensors) -> None:
-        """Keep tensors under a key."""
+        """Store tensors under a key."""
         write(self._path(key), tensors, key)
 
     def _path(self, key: str) -> Path:
@@ -66,5 +66,5 @@ class TensorCache:
 
 
 def key_of(**parts: Any) -> str:
-    """Return the hash of everything that decides an encoding."""
+    """Return the hash of everything that determines an encoding."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

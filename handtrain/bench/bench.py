@@ -19,12 +19,11 @@ from handtrain.bench.released_loop import EMBEDDING_STEPS, UNET_STEPS, PlainLoop
 from handtrain.method.batches import ahead
 from handtrain.method.diffusion import Latents
 from handtrain.method.embedding import optimise_embeddings
-from handtrain.method.lora import require_grad
-from handtrain.method.micro_batch import MicroBatch, restart_peak, top_mib
 from handtrain.method.noise import Draw, image_draws
-from handtrain.method.unet import adam, tuning_step, warmed_up
+from handtrain.method.unet import adam, require_grad, tuning_step, warmed_up
 from handtrain.presets import RunOptions, TrainOptions, options_of
 from handtrain.run import device as compute
+from handtrain.run.device import restart_peak, top_mib
 from handtrain.run.flops import Work, known_peak, measured_peak, work_of
 
 CHUNK = 20  # steps of a turn: two images of the plain loop's Stage II, one of its Stage III
@@ -133,10 +132,8 @@ class Ours:
             if number % o.embedding_steps:
                 return 0  # all steps of a batch were made with its first
             drawn = (one for _, one in ahead(self._drawing(rows, number), range(o.embedding_steps), s.device))
-            optimise_embeddings(
-                self.model, s.latents[rows], s.texts[rows], drawn, o.embedding_lr,
-                lambda _, losses: _require_finite(float(losses.sum())),
-            )  # fmt: skip
+            _, losses = optimise_embeddings(self.model, s.latents[rows], s.texts[rows], drawn, o.embedding_lr)
+            _require_finite(float(losses.sum()))
             return o.embedding_steps * len(rows)
 
         return run
@@ -155,8 +152,7 @@ class Ours:
         def run(number: int) -> int:
             step, (texts, latents, draw) = next(batches)
             optimiser.param_groups[0]["lr"] = warmed_up(o.unet_lr, step, o.unet_warmup)
-            embed = lambda part: texts[part].to(s.device)  # noqa: E731
-            _require_finite(float(tuning_step(self.model, optimiser, latents, draw, embed, MicroBatch()).mean()))
+            _require_finite(float(tuning_step(self.model, optimiser, latents, draw, texts.to(s.device)).mean()))
             return o.unet_batch
 
         return run

@@ -17,20 +17,20 @@ from handtrain.presets import RunOptions, TrainOptions, check, options_of
 class Train:
     """Fine-tune a Stable Diffusion on one gesture of a dataset, in the paper's three stages.
 
-    RUN/model is the result. The same command continues a run that was stopped, and does nothing to a finished one.
-    Flags stand above the preset, whatever their order.
+    The result is RUN/model. The same command resumes an interrupted run and leaves a finished one unchanged. Flags
+    override the preset, in any order.
     """
 
-    dataset: str  # hf:USER/NAME[@REVISION], or a folder that `handdata publish` made
+    dataset: str  # dataset: hf:USER/NAME[@REVISION], or a folder of `handdata publish`
     gesture: str  # HaGRID's name of the gesture, a configuration of the dataset
-    base: str  # hf:USER/NAME[@REVISION], a diffusers folder or a shipped name: a Stable Diffusion 1 or 2
-    out: Path  # the run folder
+    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
+    out: Path  # run folder
     preset: Literal["paper", "reference", "fast", "plus", "mini", "smoke"] = "paper"  # see docs/training.md
     options: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)
     running: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    cache: Path | None = None  # of encoded images and texts; by default ~/.cache/hand1000/encoded
-    dry_run: bool = False  # only check everything and say what the run would do and need
+    cache: Path | None = None  # cache of encoded images and texts; by default ~/.cache/hand1000/encoded
+    dry_run: bool = False  # check everything, and print the steps, memory, disk space and time of the run
 
     @classmethod
     def defaults(cls, argv: list[str]) -> "Train":
@@ -46,23 +46,16 @@ class Train:
 
     def __call__(self) -> int:
         check(self.options)
-        dataset, base = parse(self.dataset, "--dataset"), parse_model(self.base, "--base")
-        from handtrain.training.train import Job, train  # takes seconds: what is wrong at first sight is told before
+        parse(self.dataset, "--dataset")
+        parse_model(self.base, "--base")
+        from handtrain.run.processes import launched
+        from handtrain.training.train import plan_run, train  # takes seconds, so cheap checks come first
 
-        return train(
-            Job(
-                dataset=dataset,
-                gesture=self.gesture,
-                base=base,
-                out=self.out,
-                options=self.options,
-                running=self.running,
-                preset=self.preset,
-                device=self.device,
-                cache=self.cache,
-                dry_run=self.dry_run,
-            )
-        )
+        arguments = {name: value for name, value in vars(self).items() if name not in ("out", "cache", "dry_run")}
+        result = plan_run(**arguments) if self.dry_run else train(**arguments, out=self.out, cache=self.cache).model
+        if launched().first:
+            print(result)
+        return 0
 
 
 @dataclass(frozen=True)
@@ -91,38 +84,33 @@ class Bench:
 
 @dataclass(frozen=True)
 class Publish:
-    """Publish a trained model, with a fresh model card, and read back what arrived."""
+    """Publish a trained model with a new model card, and verify the published files."""
 
-    model: Path  # a finished run, or its model folder
-    to: str  # hf:USER/NAME[@BRANCH], or a folder
-    private: bool = False  # on the Hub: make a new repository private
-    metrics: Path | None = None  # for the card: what `evaluate --json` wrote, or a JSON file of names and values
+    model: Path  # finished run, or its model folder
+    to: str  # place to publish to: hf:USER/NAME[@BRANCH], or a folder
+    private: bool = False  # make a new repository on the Hub private
+    metrics: Path | None = None  # metrics for the card: a file of `evaluate --json`, or a JSON file of names and values
 
     def __call__(self) -> int:
-        to = parse(self.to, "--to", new=True)
-        from handtrain.model.publish import publish
+        from handtrain.publish import publish
 
-        print(publish(self.model, to, self.private, self.metrics))
+        print(publish(**vars(self)))
         return 0
 
 
 @dataclass(frozen=True)
 class ImportCheckpoint:
-    """Make a model folder from a checkpoint of the paper's released code (its random fusion layer is left behind)."""
+    """Make a model folder from a checkpoint of the paper's released code, without its random fusion layer."""
 
-    checkpoint: Path  # the .ckpt file
-    base: str  # the base it was trained from: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
+    checkpoint: Path  # .ckpt file
+    base: str  # base model of the checkpoint: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
     gesture: str  # HaGRID's name of the gesture
-    out: Path  # the model folder
+    out: Path  # model folder
 
     def __call__(self) -> int:
-        from handdata.gestures import gestures, require
-
-        require((self.gesture,))
-        phrase, base = gestures()[self.gesture].phrase, parse_model(self.base, "--base")
         from handtrain.model.import_checkpoint import import_checkpoint
 
-        print(import_checkpoint(self.checkpoint, base, self.gesture, phrase, self.out))
+        print(import_checkpoint(**vars(self)))
         return 0
 
 

@@ -1,1 +1,1 @@
-"""The published dataset and folders of images, read and cut into squares."""
+"""The published dataset and folders of images, and their crops. Imports handdata's ground modules only."""

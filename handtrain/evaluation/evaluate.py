@@ -10,6 +10,7 @@ from typing import Any
 
 from handdata import assets
 from handdata.errors import UserError
+from handdata.files import write_text
 from handdata.huggingface import parse
 from handdata.machine import choose_device
 from handtrain.data.dataset import load
@@ -30,7 +31,6 @@ from handtrain.evaluation.image_sets import (
 )
 from handtrain.evaluation.scores import Draws, Entry, Sides, not_computed
 from handtrain.options import EvaluateOptions
-from handtrain.run.folder import write_text
 from handtrain.tensor_cache import TensorCache
 
 FORMAT = 2  # of the JSON; 1 told gestures apart by the dataset's own landmarks

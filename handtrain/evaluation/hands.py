@@ -6,7 +6,7 @@ import numpy as np
 
 from handdata.landmarks import ASSET, HandFinder
 from handdata.recipe import MIN_SIDE
-from handtrain.data.dataset import window
+from handtrain.data.crops import window
 
 MOST_HANDS = 2  # per image
 DETECTION = 0.5  # confidence from which a hand counts as found; MediaPipe's default

@@ -13,7 +13,8 @@ import numpy as np
 
 from handdata.errors import UserError
 from handdata.huggingface import Place, parse
-from handtrain.data.dataset import Box, Photographs, Window, window
+from handtrain.data.crops import Box, Window, window
+from handtrain.data.dataset import Photographs
 
 GENERATION_FILE = "generation.jsonl"  # what `handtrain generate` writes beside its images: a line for each
 GENERATION_SETTINGS = "generation.json"  # and the settings that all of them share

@@ -14,7 +14,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from handdata.errors import UserError
-from handdata.files import require_writable_folder, sha256_of
+from handdata.files import require_writable_folder, sha256_of, write_text
 from handdata.huggingface import Place
 from handdata.machine import choose_device
 from handtrain.data.dataset import load
@@ -23,7 +23,6 @@ from handtrain.method.noise import seed_of
 from handtrain.model.base import Base, open_base
 from handtrain.model.pipeline import ABOUT_FILE, Hand1000Pipeline
 from handtrain.options import GenerateOptions
-from handtrain.run.folder import write_text
 
 REFERENCE_STEPS = 46  # the released code asks its sampler for 45
 SETTINGS = "hand1000"  # name of the text chunk in a PNG that holds the record of the image

@@ -1,1 +1,1 @@
-"""The paper's method: gesture feature, fusion, noise-prediction loss, embeddings, UNet. Read it beside the paper."""
+"""The paper's method: gesture feature, fusion, noise-prediction loss, embeddings, UNet. Imports `data`."""

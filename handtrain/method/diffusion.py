@@ -1,17 +1,18 @@
 """The equation that Stages II and III share: noise prediction on a latent at a random time."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from handtrain.method.micro_batch import MicroBatch
 from handtrain.method.noise import Draw, moved
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Images as the VAE's posterior, and the weights of their loss."""
+    """The VAE's posteriors of images, and the weights of their losses."""
 
     mean: torch.Tensor  # (b, c, h, w)
     deviation: torch.Tensor  # (b, c, h, w)
@@ -23,26 +24,40 @@ class Latents:
     def __getitem__(self, part: slice | list[int]) -> "Latents":
         return Latents(self.mean[part], self.deviation[part], None if self.weights is None else self.weights[part])
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape (c, h, w) of one latent."""
+        return tuple(self.mean.shape[1:])
+
     def to(self, device: torch.device) -> "Latents":
-        """Return them on a device."""
+        """Return the latents on a device."""
         weights = None if self.weights is None else moved(self.weights, device)
         return Latents(moved(self.mean, device), moved(self.deviation, device), weights)
 
 
 @dataclass(frozen=True)
 class Diffusion:
-    """A UNet and what belongs to it: where it is, its noise schedule, the scale of its latents and how it computes."""
+    """A UNet on its device with its noise schedule, the scale of its latents, and the settings of its computation."""
 
     unet: Any  # diffusers UNet2DConditionModel
     schedule: Any  # diffusers DDPMScheduler
     scaling: float  # the VAE's scaling_factor, 0.18215 for Stable Diffusion
     device: torch.device
-    autocast: torch.dtype | None = None  # of its products and convolutions; the weights stay float32
-    call: Any = None  # what computes the prediction, if not the UNet itself: the same one compiled
-    graphs: bool = False  # whether that replays CUDA graphs
+    autocast: torch.dtype | None = None  # of matrix products and convolutions; the weights stay float32
+    call: Any = None  # the compiled UNet, if it is compiled
+    graphs: bool = False  # whether the compiled UNet replays CUDA graphs
+    micro_batch: MicroBatch = field(default_factory=MicroBatch)
+
+    @property
+    def timesteps(self) -> int:
+        """The number of times of the noise schedule."""
+        return int(self.schedule.config.num_train_timesteps)
 
     def losses(self, latents: Latents, draw: Draw, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return each sample's loss (b,) for one draw; all but the embeddings (b, tokens, width) may be on the CPU."""
+        """Return the loss (b,) of each sample for one draw.
+
+        Latents and draw may be on the CPU; the embeddings (b, tokens, width) must be on the model's device.
+        """
         latents, draw = latents.to(self.device), draw.to(self.device)
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
@@ -59,7 +74,7 @@ class Diffusion:
 
 
 def sample_latents(mean: torch.Tensor, deviation: torch.Tensor, normal: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Return latents (b, c, h, w) from the VAE's posterior, times the model's scaling factor."""
+    """Return latents (b, c, h, w) sampled from the VAE's posterior, times the model's scaling factor."""
     return (mean + deviation * normal) * scaling
 
 
@@ -72,10 +87,10 @@ def noise_prediction_loss(
     embeddings: torch.Tensor,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return each sample's loss (b,): the mean square between the noise and what the UNet predicts (paper, section 3).
+    """Return the loss (b,) of each sample: the mean squared error of the predicted noise (paper, section 3).
 
     latents and noise (b, c, h, w), timesteps (b,), embeddings (b, tokens, width), weights (b, 1, h, w) with mean 1 or
-    None. `schedule` is a diffusers DDPMScheduler; where it asks for v-prediction the target is the velocity.
+    None. `schedule` is a diffusers DDPMScheduler; with its prediction type `v_prediction` the target is the velocity.
     """
     noisy = schedule.add_noise(latents, noise, timesteps)  # (b, c, h, w)
     predicted = unet(noisy, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]  # (b, c, h, w)
@@ -85,9 +100,3 @@ def noise_prediction_loss(
     if weights is not None:
         squares = squares * weights
     return torch.mean(squares, dim=(1, 2, 3))  # (b,)
-
-
-def parts(count: int, micro_batch: int) -> list[slice]:
-    """Return the slices in which a batch goes through the model; `micro_batch` 0 is the whole batch at once."""
-    size = micro_batch or count or 1
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,9 +1,9 @@
 """Double fusion: text embedding and gesture feature through one linear layer, mixed with the text embedding.
 
 E = lam * T + (1 - lam) * F with F = FC([T; g]) (paper, section 3.2). `flat` is the paper's layer over all tokens at
-once. It is never trained, and at full size it has 3.5 billion weights, so it is drawn again from its seed, block by
-block, whenever it is needed. `token` is one trained layer that every token goes through. This module imports nothing of
-ours: published models carry it as part of their one-file pipeline.
+once. It is never trained, and at full size it has 3.5 billion weights, so it is drawn from its seed block by block
+at every use. `token` is one trained layer that every token passes through. This module imports no other module of
+ours: published models contain it in their one-file pipeline.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-FIRST_BLOCK = 2**20  # weights whose hash tells whether this torch draws the same stream
-BLOCK_BYTES = 96 * 2**20  # of weights at a time
-GROUP = 32  # prompts per product: a fixed number, so that a prompt's result does not depend on its company
+FIRST_BLOCK = 2**20  # weights whose hash shows whether this torch draws the same stream
+BLOCK_BYTES = 96 * 2**20  # of weights in memory
+GROUP = 32  # prompts per product: a fixed number, so that a prompt's result does not depend on the others
 
 
 def mix(text: torch.Tensor, fused: torch.Tensor, share: float) -> torch.Tensor:
@@ -37,9 +37,9 @@ class FlatFusion:
     ) -> torch.Tensor:
         """Return F (n, tokens, width) of embeddings T (n, tokens, width) and one gesture feature g (numbers,).
 
-        Everything is float32 on the CPU. One pass draws the weights once, whatever n is, `block_rows` rows of the
-        matrix at a time (0: as many as fit into 96 MiB); the block size changes nothing but rounding. Beyond input and
-        output it needs one block and, if n is no multiple of 32, a padded copy of the last prompts.
+        Everything is float32 on the CPU. One pass draws the weights once for any n, `block_rows` rows of the
+        matrix at a time (0: as many as fit into 96 MiB); the block size changes nothing but rounding. Besides input and
+        output it needs one block and, unless n is a multiple of 32, a padded copy of the last prompts.
         """
         from tqdm import tqdm
 
@@ -67,11 +67,11 @@ class FlatFusion:
         return hashlib.sha256(block.numpy().astype("<f4").tobytes()).hexdigest()
 
     def require_same_stream(self, sha256: str) -> None:
-        """Raise `ValueError` if this torch draws another layer from the seed than the one that the hash was made of."""
+        """Raise `ValueError` if this torch draws a layer with another hash from the seed."""
         if self.first_block_sha256() != sha256:
             raise ValueError(
                 f"torch {torch.__version__} draws other random numbers from seed {self.seed} than the torch that "
-                "trained this model: its fusion layer cannot be made again here; use another version of torch"
+                "trained this model: its fusion layer cannot be reproduced here; use another version of torch"
             )
 
     @property
@@ -84,7 +84,7 @@ class FlatFusion:
 
     @property
     def _bound(self) -> float:
-        # kaiming_uniform_ with a = sqrt(5), term by term as torch computes it, so that not a bit differs.
+        # kaiming_uniform_ with a = sqrt(5), term by term as torch computes it, so that all bits are equal.
         return math.sqrt(3.0) * (math.sqrt(2.0 / (1 + math.sqrt(5) ** 2)) / math.sqrt(self._inputs))
 
     def _blocks(self, generator: torch.Generator, block_rows: int) -> Iterator[tuple[slice, torch.Tensor]]:

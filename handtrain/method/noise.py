@@ -1,6 +1,6 @@
-"""Every random draw of training: from a seed per image and step, or in the order of the released code.
+"""The random draws of training: from a seed per image and step, or in the order of the released code.
 
-Nothing here keeps a state from step to step, so batch size, number of processes and resuming change nothing.
+No state is kept between steps, so batch size, number of processes and resuming change nothing.
 """
 
 import hashlib
@@ -12,22 +12,22 @@ import torch
 
 @dataclass(frozen=True)
 class Draw:
-    """What one training step of a batch draws, on the CPU in float32."""
+    """The random numbers of one training step of a batch, on the CPU in float32."""
 
-    posterior: torch.Tensor  # (b, c, h, w) standard normal: picks the latent from the VAE's posterior
-    noise: torch.Tensor  # (b, c, h, w) standard normal: is added to the latent
+    posterior: torch.Tensor  # (b, c, h, w) standard normal: selects the latent from the VAE's posterior
+    noise: torch.Tensor  # (b, c, h, w) standard normal: added to the latent
     timesteps: torch.Tensor  # (b,) int64 in 0..timesteps - 1
 
     def __getitem__(self, part: slice) -> "Draw":
         return Draw(self.posterior[part], self.noise[part], self.timesteps[part])
 
     def to(self, device: torch.device) -> "Draw":
-        """Return it on a device."""
+        """Return the draw on a device."""
         return Draw(*(moved(tensor, device) for tensor in (self.posterior, self.noise, self.timesteps)))
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor on a device; to a GPU it travels while the GPU computes."""
+    """Return a tensor on a device; the copy to a GPU overlaps with its computation."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -36,7 +36,7 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def seed_of(*parts: object) -> int:
     """Return a seed that is a function of the parts, such as (seed, stage, image_id, step).
 
-    It has 32 bits because torch's CPU generator uses no more of a seed.
+    It has 32 bits, since torch's CPU generator uses no more of a seed.
     """
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
 
@@ -44,7 +44,7 @@ def seed_of(*parts: object) -> int:
 def image_draws(seed: int, part: str, keys: Sequence[tuple[str, int]], shape: tuple[int, ...], timesteps: int) -> Draw:
     """Return the draws of one batch. `keys` are (image_id, step of that image), `shape` is a latent's (c, h, w).
 
-    `part` keeps the stages apart. An image's draws do not depend on the rest of the batch.
+    `part` separates the stages. An image's draws do not depend on the rest of the batch.
     """
     draws = []
     for image_id, step in keys:
@@ -65,8 +65,8 @@ def reference_draws(
     """Return the draws of all steps of one image in the released code's order: Stage II's steps, then Stage III's.
 
     One posterior draw for the image, one unused start code, then noise and t for each step. The released code takes the
-    first from the CPU's generator and the rest from the GPU's, both seeded alike; with `noise_device` cpu one CPU
-    generator gives all, so that every machine draws the same (docs/decisions.md).
+    first from the CPU's generator and the rest from the GPU's, both with the same seed. With `noise_device` cpu one
+    CPU generator is used for all, so that every machine draws the same numbers (docs/decisions.md).
     """
     batch = (1, *shape)
     generator = torch.Generator().manual_seed(seed)

@@ -13,7 +13,8 @@ from typing import TextIO
 import torch
 from tqdm import tqdm
 
-from handtrain.method.unet import batch_of
+from handdata.files import remove_partial
+from handtrain.method.batches import batch_of
 from handtrain.run import checkpoint
 
 Loss = Callable[[list[int], list[bool], torch.Generator], torch.Tensor]  # rows, which are mirrored -> the mean loss
@@ -49,7 +50,7 @@ def fit(course: Course, module: torch.nn.Module, loss: Loss, count: int, folder:
     )
     folder.mkdir(parents=True, exist_ok=True)
     saves = folder / f"{course.name}-checkpoints"
-    checkpoint.remove_partial(saves)
+    remove_partial(saves)
     found, _ = checkpoint.newest(saves)
     first = 0
     if found and found.state["course"] == asdict(course):

@@ -1,1 +1,1 @@
-"""Models: a Stable Diffusion base, the pipeline with a gesture, and how a trained model is exported."""
+"""Model folders: the base, the pipeline, export and card, import of released checkpoints. Imports `method`."""

@@ -1,6 +1,8 @@
-"""The model card, made from what the run wrote down; nothing in it is typed by hand."""
+"""The model card, generated from hand1000.json."""
 
 from typing import Any
+
+from handdata.markdown import markdown_table
 
 _OPENRAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
 _HAGRID = "https://github.com/hukenovs/hagrid"
@@ -25,7 +27,7 @@ def _metadata(training: dict[str, Any]) -> str:
 def _head(about: dict[str, Any], training: dict[str, Any]) -> str:
     title = f"# Stable Diffusion for the hand gesture “{about['gesture']}”"
     if training.get("llama3"):
-        title += "\n\nBuilt with Meta Llama 3: it wrote texts that this model was trained on."
+        title += "\n\nBuilt with Meta Llama 3: it wrote training texts of this model."
     base = _named(training.get("base", {}))
     base = base[0].upper() + base[1:]
     method = "the three stages of Hand1000 (arXiv 2408.15461)"
@@ -47,19 +49,19 @@ Name the gesture in the prompt as in the training texts: `{phrase}`. `mu` (0 to 
 share of the plain text embedding; at 1 the gesture feature is left out.
 
 Without our package, diffusers can load `pipeline.py` of this folder through `custom_pipeline`; that runs code from
-this folder and therefore needs `trust_remote_code=True`. Read the file first; our own code never passes that. As a
-plain `StableDiffusionPipeline` the folder loads too, with the tuned UNet and without the gesture feature."""
+this folder and therefore needs `trust_remote_code=True`. Read the file first; our own code never passes that. The
+folder also loads as a plain `StableDiffusionPipeline`, with the tuned UNet and without the gesture feature."""
 
 
 def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
     if "imported" in training:
-        source = f"The UNet comes from the checkpoint `{training['imported']}`; how it was trained is not known here."
+        source = f"The UNet comes from the checkpoint `{training['imported']}`; its training is unknown."
         return f"## Training\n\n{source}"
     options = training["options"]
     feature, fusion = about["feature"]["kind"], about["fusion"]["kind"]
     rows = [
         ("dataset", f"{_named(training['dataset'])}, configuration `{about['gesture']}`, split `train`"),
-        ("images", f"{training['images']}, {training['without_hand']} of them without a hand in Stage I"),
+        ("images", f"{training['images']}, {training['without_hand']} of them without landmarks in Stage I"),
         ("base", _named(training["base"])),
         ("preset", training["preset"]),
         ("resolution, crop", f"{about['resolution']} px, {about['crop']}"),
@@ -73,7 +75,7 @@ def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
         ("seed", str(options["seed"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in training["versions"].items())),
     ]
-    return "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return "## Training\n\n" + markdown_table(["", ""], rows)
 
 
 def _metrics(metrics: str) -> str:
@@ -85,16 +87,16 @@ def _terms(training: dict[str, Any]) -> str:
         "## Terms",
         "",
         f"- The weights derive from Stable Diffusion and stay under the [CreativeML OpenRAIL-M]({_OPENRAIL}). "
-        "Whoever uses or passes on this model is bound by the use restrictions of its attachment A (nothing unlawful, "
-        "nothing that harms or defames people, exploits minors, spreads disinformation or decides over people's "
-        "rights), and must hand the same restrictions on.",
+        "Anyone who uses or redistributes this model is bound by the use restrictions of its attachment A (nothing "
+        "unlawful, nothing that harms or defames people, exploits minors, spreads disinformation or decides over "
+        "people's rights), and must pass on the same restrictions.",
         f"- The photographs are from [HaGRID]({_HAGRID}) by Kapitanov et al., under its own public licence: "
         "attribution and share-alike. The people in them have granted no publicity or privacy rights: do not try to "
         "identify anyone.",
     ]
     if training.get("llama3"):
         lines.append(
-            "- Texts were written with Meta Llama 3, so the Meta Llama 3 Community License asks that the name of a "
+            "- Texts were written with Meta Llama 3, so the Meta Llama 3 Community License requires that the name of a "
             "model trained on them begins with “Llama 3”, and its acceptable use policy applies."
         )
     lines.append("- A base model's errors and biases remain; gestures other than the trained one can get worse.")

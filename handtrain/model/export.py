@@ -1,20 +1,20 @@
-"""Write a model folder: a diffusers pipeline with the tuned UNet, and hand1000.json with the gesture beside it."""
+"""Write a model folder: a diffusers pipeline with the tuned UNet, and the gesture in hand1000.json."""
 
 import errno
 import inspect
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import handtrain.method.fusion
 import handtrain.model.pipeline
+from handdata.files import read_json, whole_folder, write_json, write_text
 from handdata.huggingface import COMPONENT_FILES, OTHER_WEIGHTS
+from handdata.shipped import version
 from handtrain.method.fusion import FlatFusion, TokenFusion
 from handtrain.method.gesture import NUMBERS
 from handtrain.model.base import Base
@@ -28,31 +28,32 @@ _CHECKER = ("safety_checker", "feature_extractor")
 def export(
     folder: Path, base: Base, unet: Any, about: dict[str, Any], layer: TokenFusion | None, safety_checker: bool
 ) -> None:
-    """Write the model folder, whole or not at all.
+    """Write a model folder that is whole or absent.
 
-    `about` becomes hand1000.json. All components but the UNet are the base's
-    own files; of the base's safety checker only if it is wanted.
+    `about` becomes hand1000.json. All components but the UNet are the base's own files; its safety checker is left out
+    unless `safety_checker` is set.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    index = json.loads((base.folder / "model_index.json").read_text(encoding="utf-8"))
-    checker = safety_checker and all(_is_there(index, part) for part in _CHECKER)
-    for part in (*_COPIED, *(_CHECKER if checker else ())):
-        _copy_component(base.folder / part, partial / part)
-    with _full_disk_as_oserror(partial):
-        unet.save_pretrained(partial / "unet")
-        base.sampling_schedule().save_pretrained(partial / "scheduler")
-        if layer is not None:
-            from safetensors.torch import save_file
+    index = read_json(base.folder / "model_index.json")
+    checker = safety_checker and all((index.get(part) or [None])[0] for part in _CHECKER)
+    with whole_folder(folder) as partial:
+        for part in (*_COPIED, *(_CHECKER if checker else ())):
+            _copy_component(base.folder / part, partial / part)
+        with _full_disk_as_oserror(partial):
+            unet.save_pretrained(partial / "unet")
+            base.sampling_schedule().save_pretrained(partial / "scheduler")
+            if layer is not None:
+                from safetensors.torch import save_file
 
-            save_file({name: tensor.cpu() for name, tensor in layer.state_dict().items()}, partial / FUSION_FILE)
-    _write_json(partial / "model_index.json", _index(index, checker))
-    _write_json(partial / ABOUT_FILE, {"format": 1, **about})
-    (partial / "pipeline.py").write_text(one_file(), encoding="utf-8")
-    (partial / "README.md").write_text(model_card(about), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+                save_file({name: tensor.cpu() for name, tensor in layer.state_dict().items()}, partial / FUSION_FILE)
+        write_json(partial / "model_index.json", _index(index, checker), indent=2)
+        write_json(partial / ABOUT_FILE, {"format": 1, **about}, indent=2)
+        write_texts(partial, about)
+
+
+def write_texts(folder: Path, about: dict[str, Any], metrics: str = "") -> None:
+    """Write a model folder's card, with a Markdown table of metrics if given, and its one-file pipeline."""
+    write_text(folder / "README.md", model_card(about, metrics))
+    write_text(folder / "pipeline.py", one_file())
 
 
 def one_file() -> str:
@@ -61,25 +62,21 @@ def one_file() -> str:
     ours = "from handtrain.method.fusion import FlatFusion, TokenFusion, mix\n"
     assert ours in pipeline, "the pipeline's import of the fusion has changed"
     files = "handtrain/method/fusion.py and handtrain/model/pipeline.py"
-    note = f"# hand1000 {version('hand1000')}, Apache-2.0. Made from {files}.\n"
+    note = f"# hand1000 {version()}, Apache-2.0. Made from {files}.\n"
     return note + fusion + "\n\n" + pipeline.replace(ours, "")
 
 
 def fusion_record(base: Base, seed: int, layer: TokenFusion | None) -> dict[str, Any]:
-    """Return what hand1000.json says of the fusion: of the flat layer its seed, and the proof of the stream."""
+    """Return the entry `fusion` of hand1000.json: for the flat layer its seed and the hash of its first weights."""
     size = {"tokens": base.tokens, "width": base.width}
     if layer is not None:
         return {"kind": "token", **size}
-    proof = FlatFusion(seed, base.tokens, base.width, NUMBERS).first_block_sha256()
-    return {"kind": "flat", **size, "seed": seed, "first_block_sha256": proof}
-
-
-def _is_there(index: dict[str, Any], part: str) -> bool:
-    return bool((index.get(part) or [None])[0])
+    first_block = FlatFusion(seed, base.tokens, base.width, NUMBERS).first_block_sha256()
+    return {"kind": "flat", **size, "seed": seed, "first_block_sha256": first_block}
 
 
 def _index(index: dict[str, Any], checker: bool) -> dict[str, Any]:
-    # Plain diffusers knows no other class by name; Hand1000Pipeline is asked for by whoever wants the gesture.
+    # Plain diffusers cannot load Hand1000Pipeline by its name.
     changes: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
     changes["image_encoder"] = [None, None]
     if not checker:
@@ -93,10 +90,6 @@ def _copy_component(source: Path, target: Path) -> None:
         wanted = any(fnmatch(file.name, pattern) for pattern in COMPONENT_FILES)
         if wanted and not any(fnmatch(file.name, pattern) for pattern in OTHER_WEIGHTS):
             shutil.copyfile(file, target / file.name)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -8,24 +8,25 @@ import torch
 
 from handdata.errors import UserError
 from handdata.files import require_writable_folder
-from handdata.huggingface import Place
+from handdata.gestures import gestures, require
+from handdata.huggingface import Place, parse_model
 from handtrain.model.base import Base, open_base
 from handtrain.model.export import export
 
 _UNET = "model.diffusion_model."
 
 
-def import_checkpoint(checkpoint: Path, base: Place, gesture: str, phrase: str, out: Path) -> Path:
+def import_checkpoint(checkpoint: Path, base: Place | str, gesture: str, out: Path) -> Path:
     """Write a model folder with the UNet of a released-code checkpoint and everything else of the base.
 
-    Its random fusion layer is 14 GB of weights without a seed and is left behind: the model folder mixes nothing in
-    (fusion none). `model.*` is read, never the untouched copy in `model_ema.*`. Raises `UserError` for other files.
+    Its random fusion layer, 14 GB of weights without a seed, is left out: the model folder has the fusion `none`.
+    `model.*` is read, never the untrained copy in `model_ema.*`. Raises `UserError` for other files.
     """
-    opened = open_base(base)
+    require((gesture,))
+    opened = open_base(parse_model(str(base), "--base"))
     require_writable_folder(out, "--out")
-    weights = _read(checkpoint)
     unet = opened.unet()
-    converted = _convert(weights, unet, checkpoint)
+    converted = _convert(_read(checkpoint), unet, checkpoint)
     shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (converted, unet.state_dict())]
     other = sorted(dict(shapes[0].items() ^ shapes[1].items()))
     if other:
@@ -33,7 +34,7 @@ def import_checkpoint(checkpoint: Path, base: Place, gesture: str, phrase: str, 
             f"--checkpoint {checkpoint} does not fit --base {base}: {len(other)} weights differ, as {other[0]}"
         )
     unet.load_state_dict(converted)
-    export(out, opened, unet, _about(checkpoint, opened, gesture, phrase), None, safety_checker=True)
+    export(out, opened, unet, _about(checkpoint, opened, gesture), None, safety_checker=True)
     return out
 
 
@@ -64,10 +65,10 @@ def _convert(weights: Mapping[str, torch.Tensor], unet: Any, checkpoint: Path) -
     return converted
 
 
-def _about(checkpoint: Path, base: Base, gesture: str, phrase: str) -> dict[str, Any]:
+def _about(checkpoint: Path, base: Base, gesture: str) -> dict[str, Any]:
     return {
         "gesture": gesture,
-        "gesture_phrase": phrase,
+        "gesture_phrase": gestures()[gesture].phrase,
         "feature": {"kind": "absolute", "values": [0.0] * 63},
         "fusion": {"kind": "none"},
         "lam": 1.0,

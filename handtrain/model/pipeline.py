@@ -1,6 +1,6 @@
-"""Generate with a trained model: Stable Diffusion whose prompt embedding is mixed with the gesture's.
+"""Generate with a trained model: a Stable Diffusion whose prompt embedding is mixed with the gesture feature.
 
-A published model carries this file, with `fusion` before it, as its `pipeline.py`: nothing else of ours is imported.
+A published model contains `fusion` and this file as its `pipeline.py`, so no other module of ours is imported.
 """
 
 import json
@@ -18,16 +18,16 @@ ABOUT_FILE, FUSION_FILE = "hand1000.json", "fusion.safetensors"
 
 @dataclass
 class Gesture:
-    """What a trained model knows of its gesture, from hand1000.json and fusion.safetensors."""
+    """The gesture of a trained model, from hand1000.json and fusion.safetensors."""
 
     about: dict[str, Any]
     feature: torch.Tensor  # (63,)
-    layer: FlatFusion | TokenFusion | None  # None: nothing is mixed in
+    layer: FlatFusion | TokenFusion | None  # None: no gesture is mixed in
     fused: dict[bytes, torch.Tensor] = field(default_factory=dict)  # F by T, of the flat layer
 
     @classmethod
     def load(cls, about_file: str, fusion_file: str | None) -> "Gesture":
-        """Read the two files. Raises `ValueError` if this torch cannot make the flat layer again."""
+        """Read the two files. Raises `ValueError` if this torch cannot reproduce the flat layer."""
         about = json.loads(Path(about_file).read_text(encoding="utf-8"))
         fusion, feature = about["fusion"], torch.tensor(about["feature"]["values"], dtype=torch.float32)
         layer: FlatFusion | TokenFusion | None = None
@@ -37,24 +37,24 @@ class Gesture:
         elif fusion["kind"] == "token":
             from safetensors.torch import load_file
 
-            assert fusion_file is not None, f"{about_file} asks for {FUSION_FILE}"
+            assert fusion_file is not None, f"{about_file} needs {FUSION_FILE}"
             layer = TokenFusion(fusion["width"], len(feature))
             layer.load_state_dict(load_file(fusion_file))
             layer.requires_grad_(False)
         return cls(about, feature, layer)
 
     def fuse(self, text: torch.Tensor) -> torch.Tensor:
-        """Return F (n, tokens, width) of T in float32 on the CPU; what the flat layer made once is kept."""
+        """Return F (n, tokens, width) of T in float32 on the CPU; the flat layer's results are cached."""
         assert self.layer is not None
         plain = text.detach().float().cpu()
         if isinstance(self.layer, TokenFusion):
             fused: torch.Tensor = self.layer(plain, self.feature)
             return fused
-        keys = [one.numpy().tobytes() for one in plain]
+        keys = [embedding.numpy().tobytes() for embedding in plain]
         missing = list(dict.fromkeys(key for key in keys if key not in self.fused))
         if missing:
-            made = self.layer(plain[[keys.index(key) for key in missing]], self.feature)
-            self.fused.update(zip(missing, made, strict=True))
+            results = self.layer(plain[[keys.index(key) for key in missing]], self.feature)
+            self.fused.update(zip(missing, results, strict=True))
         return torch.stack([self.fused[key] for key in keys])
 
 
@@ -85,13 +85,13 @@ class Hand1000Pipeline(StableDiffusionPipeline):
         return pipeline
 
     def __call__(self, *args: Any, mu: float | None = None, **kwargs: Any) -> Any:
-        """Generate images; arguments are StableDiffusionPipeline's.
+        """Generate images; the arguments are StableDiffusionPipeline's.
 
         `mu` in 0..1 is the text's share of the prompt embedding, by default the lam of the training; at 1 the gesture
-        is left out. The negative prompt is encoded plainly. `prompt_embeds` are taken as they are.
+        is left out. The negative prompt is encoded without the gesture. `prompt_embeds` are used unchanged.
         """
         if mu is not None and not 0 <= mu <= 1:
-            raise ValueError(f"mu is {mu}, it must lie in 0 to 1")
+            raise ValueError(f"mu is {mu}, it must be in 0 to 1")
         self._mu = mu
         try:
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
@@ -110,7 +110,7 @@ class Hand1000Pipeline(StableDiffusionPipeline):
         lora_scale: float | None = None,
         clip_skip: int | None = None,
     ) -> Any:
-        """Encode as StableDiffusionPipeline does, with the gesture mixed into the prompt's side."""
+        """Encode as StableDiffusionPipeline does, with the gesture mixed into the prompt's embedding."""
         if prompt_embeds is None:
             encode: Any = super().encode_prompt  # type: ignore[misc]
             text, _ = encode(prompt, device, 1, False, lora_scale=lora_scale, clip_skip=clip_skip)
@@ -130,7 +130,7 @@ class Hand1000Pipeline(StableDiffusionPipeline):
     def with_gesture(self, text: torch.Tensor, mu: float | None = None) -> torch.Tensor:
         """Return E (n, tokens, width) of plain text embeddings T; `mu` as in the call.
 
-        The flat layer is drawn in one pass for all prompts that were not seen before (half a minute at full size).
+        The flat layer is drawn once for all prompts that are not in the cache (half a minute at full size).
         """
         if self.gesture is None or self.gesture.layer is None:
             return text
@@ -141,7 +141,7 @@ class Hand1000Pipeline(StableDiffusionPipeline):
         return mixed.to(text)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Save as a model folder that StableDiffusionPipeline loads too, with the gesture beside the components."""
+        """Save a model folder with the gesture, which StableDiffusionPipeline loads too."""
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         folder = Path(save_directory)
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))

@@ -10,11 +10,10 @@ from string import Template
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.files import require_writable_folder
+from handdata.files import require_writable_folder, write_text
 from handtrain.evaluation.image_sets import GENERATION_FILE
 from handtrain.evaluation.scores import LOWER_IS_BETTER
 from handtrain.reporting import charts
-from handtrain.run.folder import write_text
 
 # Tuned minus Stable Diffusion 1.4, phone call; with the released code's ways of computing (paper, table 2)
 PAPER = {"FID": -28.599, "KID": -0.017, "FID-H": -30.208, "KID-H": -0.041, "HAND-CONF": 0.053}

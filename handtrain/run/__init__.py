@@ -1,1 +1,1 @@
-"""A run: its folder, checkpoints, processes, device, cost and floating-point operations."""
+"""A run: its folder, session, checkpoints, processes, device, cost and FLOP. Imports `method` and `model`."""

@@ -1,12 +1,11 @@
-"""Checkpoints: complete or absent, checked by sha256, the newest two kept.
+"""Checkpoints: complete or absent, verified by sha256, the newest two kept.
 
-A checkpoint is a folder of safetensors pieces and `checkpoint.json`, which holds the run's place and the pieces'
-hashes. It is written beside its final name and appears by rename.
+A checkpoint is a folder of safetensors pieces and `checkpoint.json`, which contains the run's state and the pieces'
+hashes. It appears by rename.
 """
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,13 +14,15 @@ from typing import Any
 
 import torch
 
-PIECE_BYTES = 256 * 2**20  # a piece is held in memory once more while it is written
+from handdata.files import read_json, sha256_of, whole_folder, write_bytes, write_json
+
+PIECE_BYTES = 256 * 2**20  # a piece is in memory twice while it is written
 KEPT = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk whose files are what their hashes say."""
+    """A checkpoint on disk whose files match their hashes."""
 
     folder: Path
     state: dict[str, Any]
@@ -39,73 +40,61 @@ def save(folder: Path, name: str, tensors: Iterable[tuple[str, torch.Tensor]], s
     """Write the checkpoint `folder/name`, then remove all but the newest two. Names must sort by age."""
     from safetensors.torch import save as to_bytes
 
-    partial = folder / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    hashes = {}
-    for number, piece in enumerate(_pieces(tensors)):
-        data = to_bytes(piece)
-        file = f"{number:05d}.safetensors"
-        hashes[file] = hashlib.sha256(data).hexdigest()
-        _write(partial / file, data)
-    _write(partial / "checkpoint.json", json.dumps({"state": state, "sha256": hashes}, indent=1).encode())
-    shutil.rmtree(folder / name, ignore_errors=True)  # a damaged one that was passed over
-    partial.rename(folder / name)
-    _sync_folder(folder)
+    with whole_folder(folder / name) as partial:  # replaces a damaged checkpoint of that name
+        hashes = {}
+        for number, piece in enumerate(_pieces(tensors)):
+            data, file = to_bytes(piece), f"{number:05d}.safetensors"
+            hashes[file] = hashlib.sha256(data).hexdigest()
+            write_bytes(partial / file, data)
+        write_json(partial / "checkpoint.json", {"state": state, "sha256": hashes})
     for old in _names(folder)[KEPT:]:
         shutil.rmtree(folder / old)
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint that is whole, and the names of newer ones that are damaged."""
+    """Return the newest intact checkpoint, and the names of newer, damaged ones."""
     damaged: list[str] = []
     for name in _names(folder):
-        found = _read(folder / name)
-        if found:
-            return found, damaged
+        checkpoint = _read(folder / name)
+        if checkpoint:
+            return checkpoint, damaged
         damaged.append(name)
     return None, damaged
-
-
-def remove_partial(folder: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for partial in folder.glob(".*.partial"):
-        shutil.rmtree(partial)
 
 
 def training_state(
     model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield what is trained of a model as `model/NAME`, and its optimiser's tensors as `optimiser/KEY/NAME`."""
+    """Yield a model's trained parameters as `model/NAME`, and its optimizer's tensors as `optimiser/KEY/NAME`."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in trained.items():
         yield f"model/{name}", parameter.detach()
-    for name, parameter in trained.items() if optimiser else ():
-        for key, value in optimiser.state[parameter].items() if optimiser else ():
-            yield f"optimiser/{key}/{name}", torch.as_tensor(value)
+    if optimiser:
+        for name, parameter in trained.items():
+            for key, value in optimiser.state[parameter].items():
+                yield f"optimiser/{key}/{name}", torch.as_tensor(value)
 
 
 def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
-    """Put a checkpoint's tensors back where `training_state` found them."""
+    """Copy a checkpoint's tensors into the model and optimizer that `training_state` read."""
     weights, parameters = model.state_dict(), dict(model.named_parameters())
     for name, tensor in checkpoint.tensors():
         kind, _, rest = name.partition("/")
         if kind == "model":
             weights[rest].copy_(tensor)
         else:
-            assert optimiser is not None, f"{checkpoint.folder} holds an optimiser's state"
+            assert optimiser is not None, f"{checkpoint.folder} contains an optimizer's state"
             key, _, parameter_name = rest.partition("/")
-            optimiser.state[parameters[parameter_name]][key] = _state(
-                key, tensor, parameters[parameter_name], optimiser
-            )
+            parameter = parameters[parameter_name]
+            optimiser.state[parameter][key] = _state(key, tensor, parameter, optimiser)
 
 
 def _state(key: str, tensor: torch.Tensor, parameter: torch.Tensor, optimiser: torch.optim.Optimizer) -> Any:
     if key == "step":
         if not tensor.is_floating_point():
-            return int(tensor)  # the 8-bit optimiser's
+            return int(tensor)  # of the 8-bit optimizer
         return tensor.to(parameter.device) if optimiser.defaults.get("fused") else tensor  # Adam's is on the CPU
-    if tensor.shape == parameter.shape:  # in the layout of the weights, as the optimiser made it
+    if tensor.shape == parameter.shape:  # in the layout of the weights, as the optimizer creates it
         return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
     return tensor.to(parameter.device)
 
@@ -118,12 +107,10 @@ def _names(folder: Path) -> list[str]:
 
 def _read(path: Path) -> Checkpoint | None:
     try:
-        record = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
-        for file, sha256 in record["sha256"].items():
-            with (path / file).open("rb") as data:
-                if hashlib.file_digest(data, "sha256").hexdigest() != sha256:
-                    return None
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        record = read_json(path / "checkpoint.json")
+        if record is None or any(sha256_of(path / file) != sha256 for file, sha256 in record["sha256"].items()):
+            return None
+    except (FileNotFoundError, json.JSONDecodeError):
         return None
     return Checkpoint(path, record["state"], tuple(record["sha256"]))
 
@@ -139,18 +126,3 @@ def _pieces(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[dict[str, t
         size += tensor.nbytes
     if piece:
         yield piece
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

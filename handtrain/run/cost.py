@@ -1,4 +1,4 @@
-"""What a run will do and need, said before it starts."""
+"""The steps, memory, disk space and time of a run, computed before it starts."""
 
 import shutil
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import torch
 
 from handdata.errors import UserError
 from handtrain.data.dataset import Photographs
-from handtrain.method.unet import steps_of
+from handtrain.method.batches import steps_of
 from handtrain.model.base import Base, adapter_parameters, unet_parameters
 from handtrain.presets import RunOptions, TrainOptions
-from handtrain.run.flops import known_peak, measured_peak, work_of_folder
+from handtrain.run.flops import Work, known_peak, measured_peak, work_of
 
 _FLOAT = 4  # bytes
-# Share of the peak that the time is reckoned with. The best public figure for a UNet of this class is 0.335
+# Share of the peak in the estimated time. The best public figure for a UNet of this class is 0.335
 # (Stable Diffusion 2 on H100s, MLPerf Training 4.1).
 _SHARE = 0.3
 
@@ -47,7 +47,7 @@ class Plan:
             f"Stage II:  {self.embedding_steps:,} embedding steps, counted per image",
             f"Stage III: {self.unet_steps:,} UNet steps",
             f"disk:      {_gib(self.disk_bytes)} at most, checkpoints included",
-            f"memory:    {_gib(self.training_bytes)} for weights, gradients and Adam, activations come on top",
+            f"memory:    {_gib(self.training_bytes)} for weights, gradients and Adam, plus activations",
         ]
         return "\n".join(lines)
 
@@ -55,15 +55,14 @@ class Plan:
 def needs(
     plan: Plan, base: Base, options: TrainOptions, running: RunOptions, device: torch.device, processes: int
 ) -> str:
-    """Return in words the activations' memory and the time, both counted on the model without computing it."""
-    side = plan.resolution // base.latent_factor
-    work = work_of_folder(base.folder, side, base.tokens, base.width)
+    """Describe the activations' memory and the time, both counted on the model without computing it."""
+    work = work_of_base(base)
     at_once = max(1, -(-options.unet_batch // processes))
     if running.micro_batch != "auto" and running.micro_batch:
         at_once = min(at_once, running.micro_batch)
     kept = f"{_gib(at_once * work.activations)} of activations for {at_once} images at once in float32"
     if running.gradient_checkpointing:
-        kept += ", far less with gradient checkpointing"
+        kept += ", much less with gradient checkpointing"
     elif options.precision == "bf16":
         kept += ", about half of it in bf16"
     peak = known_peak(device)
@@ -75,12 +74,12 @@ def needs(
         f"           {kept}\n"
         f"time:      {_duration(seconds)} for {flop / 1e15:,.3g} PFLOP, if {_SHARE:.0%} of {source} is reached "
         f"({peak / 1e12:,.3g} TFLOP/s for {processes} process{'es' if processes > 1 else ''}); "
-        "samples and encoding come on top"
+        "plus samples and encoding"
     )
 
 
 def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptions) -> Plan:
-    """Count what a run will do and need."""
+    """Count the steps and bytes of a run."""
     count = len(photographs.rows)
     parameters = unet_parameters(base)
     weights = parameters * _FLOAT
@@ -98,7 +97,7 @@ def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptio
         gesture=gesture,
         images=count,
         with_hand=sum(row.landmarks is not None for row in photographs.rows),
-        resolution=base.check_resolution(options.resolution),
+        resolution=base.resolution,
         parameters=parameters,
         fusion_steps=steps_of(count, options.fusion_batch, options.fusion_epochs) if token else 0,
         embedding_steps=count * options.embedding_steps,
@@ -109,14 +108,28 @@ def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptio
     )
 
 
+def work_of_base(base: Base) -> Work:
+    """Count the cost of one image for a base model at its resolution."""
+    return work_of(base.configs["unet"], base.resolution // base.latent_factor, base.tokens, base.width)
+
+
+def ideal_seconds(base: Base, device: torch.device, processes: int) -> dict[int, float]:
+    """Return by stage the seconds per image at the peak of all GPUs; empty for a GPU without a known peak."""
+    peak = known_peak(device)
+    if peak is None:
+        return {}
+    work = work_of_base(base)
+    return {2: work.stage2 / peak / processes, 3: work.stage3 / peak / processes}
+
+
 def require_disk(plan: Plan, out: Path) -> None:
-    """Raise `UserError` if the run's folder has too little room for what is still to be written."""
+    """Raise `UserError` if the disk of the run folder has too little space for the files that are still missing."""
     written = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     free = shutil.disk_usage(out).free
     if free + written < plan.disk_bytes:
         raise UserError(
             f"--out {out}: the run writes up to {_gib(plan.disk_bytes)}, {_gib(free)} are free: "
-            "free some, or choose another folder"
+            "free disk space, or choose another folder"
         )
 
 

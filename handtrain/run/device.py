@@ -1,24 +1,29 @@
-"""How the UNet computes on a device: precision, layout, compilation, checkpointing."""
+"""The settings of a UNet's computation on a device, and the device's peak memory."""
 
+import contextlib
+import ctypes
+import resource
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from handdata.errors import UserError
 from handtrain.method.diffusion import Diffusion
+from handtrain.method.micro_batch import MicroBatch
 from handtrain.presets import RunOptions, TrainOptions
 
 
 def resolved(options: TrainOptions, running: RunOptions, device: torch.device) -> TrainOptions:
-    """Return the options with `auto` decided for a device. Raises `UserError` for what the device cannot do."""
+    """Return the options with `auto` resolved for a device. Raises `UserError` for options it does not support."""
     gpu = device.type == "cuda"
+    bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if options.precision == "auto":
-        precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        options = replace(options, precision=precision)  # type: ignore[arg-type]
-    elif options.precision == "bf16" and gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError("--precision bf16 is nothing that this GPU can do: use --precision fp32")
+        options = replace(options, precision="bf16" if bf16 else "fp32")
+    elif options.precision == "bf16" and gpu and not bf16:
+        raise UserError("--precision bf16: this GPU does not support bf16; use --precision fp32")
     if options.optimizer == "adam8bit":
         if not gpu:
             raise UserError(f"--optimizer adam8bit needs a CUDA GPU, this is {device}: use --optimizer adam")
@@ -32,7 +37,7 @@ def resolved(options: TrainOptions, running: RunOptions, device: torch.device) -
 def diffusion(
     unet: Any, schedule: Any, scaling: float, options: TrainOptions, running: RunOptions, device: torch.device
 ) -> Diffusion:
-    """Return the frozen UNet on a device with all that belongs to it. `options` must be `resolved`."""
+    """Return the frozen UNet on a device with its schedule and settings. `options` must be `resolved`."""
     half = options.precision == "bf16"
     unet = unet.to(device).requires_grad_(False).train()
     if running.channels_last == "yes" or (running.channels_last == "auto" and half and device.type == "cuda"):
@@ -43,4 +48,32 @@ def diffusion(
     call = None
     if running.compile != "no":
         call = torch.compile(unet, dynamic=False, mode="reduce-overhead" if graphs else None)
-    return Diffusion(unet, schedule, scaling, device, torch.bfloat16 if half else None, call, graphs)
+    autocast = torch.bfloat16 if half else None
+    return Diffusion(unet, schedule, scaling, device, autocast, call, graphs, MicroBatch(running.micro_batch))
+
+
+def peak_mib(device: torch.device) -> float:
+    """Return the peak memory in MiB: of tensors on a GPU, else of the process."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+
+
+def restart_peak(device: torch.device) -> None:
+    """Reset the peak memory; free memory is returned to the system first."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError, AttributeError):  # glibc on Linux; elsewhere the peak is that of the process
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def top_mib(device: torch.device) -> float:
+    """Return the peak memory in MiB since `restart_peak`."""
+    status = Path("/proc/self/status")
+    if device.type == "cuda" or not status.exists():
+        return peak_mib(device)
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return round(int(line.split()[1]) / 2**10, 1)

@@ -1,14 +1,12 @@
-"""How much a training step computes and keeps, counted without computing it, and how fast the hardware could be."""
+"""The FLOP and activations of a training step, counted without computing it, and the peak speed of the hardware."""
 
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-# Dense bf16 FLOP/s from the makers' data sheets, by a part of the name that torch gives; the first that fits counts.
+# Dense bf16 FLOP/s from the makers' data sheets, by a part of torch's device name; the first match counts.
 PEAKS = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -28,18 +26,18 @@ PEAKS = {
 
 @dataclass(frozen=True)
 class Work:
-    """What one image costs."""
+    """The cost of one image."""
 
-    stage2: int  # FLOP of a step that optimises its embedding
+    stage2: int  # FLOP of a step that optimizes its embedding
     stage3: int  # FLOP of a step that trains the UNet
-    activations: int  # bytes that a step of Stage III keeps for the way back, in float32
+    activations: int  # bytes that a step of Stage III keeps for the backward pass, in float32
 
 
 def work_of(config: dict[str, Any], side: int, tokens: int, width: int) -> Work:
-    """Count what one image costs a UNet of a configuration, at a latent of `side` x `side` cells.
+    """Count the cost of one image for a UNet of a configuration, with a latent of `side` x `side` cells.
 
-    FLOP are those of products and convolutions, a multiplication and an addition being two; what gradient checkpointing
-    computes twice counts once, and what adapters or a frozen part save is not looked at.
+    FLOP are those of matrix products and convolutions, with a multiplication and an addition as two. The second
+    forward pass of gradient checkpointing is not counted, and the savings of adapters or frozen parts are ignored.
     """
     import diffusers
 
@@ -54,13 +52,8 @@ def work_of(config: dict[str, Any], side: int, tokens: int, width: int) -> Work:
     return Work(stage2, stage3, activations)
 
 
-def work_of_folder(folder: Path, side: int, tokens: int, width: int) -> Work:
-    """Count what one image costs the UNet of a diffusers folder."""
-    return work_of(json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8")), side, tokens, width)
-
-
 def known_peak(device: torch.device) -> float | None:
-    """Return the dense bf16 FLOP/s of a GPU that the table knows, else None."""
+    """Return the dense bf16 FLOP/s of a GPU in the table, else None."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -68,7 +61,7 @@ def known_peak(device: torch.device) -> float | None:
 
 
 def measured_peak(device: torch.device, side: int = 2048, tries: int = 5) -> float:
-    """Return the FLOP/s of the best of some float32 matrix products."""
+    """Return the FLOP/s of the fastest of several float32 matrix products."""
     left, right = (torch.ones(side, side, device=device) for _ in range(2))
     best = float("inf")
     for _ in range(tries):
@@ -85,19 +78,17 @@ def _count(unet: Any, latent: torch.Tensor, text: torch.Tensor) -> tuple[int, in
 
     weights = {id(parameter) for parameter in unet.parameters()}
     side, tokens = latent.shape[-1], text.shape[1]
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.Tensor] = {}  # by id; the tensors stay alive, or another tensor could get the same id
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         base = tensor if tensor._base is None else tensor._base
         # Fused attention keeps no matrix of cells x cells or cells x tokens; torch without a device is not fused.
         matrix = base.ndim > 2 and base.shape[-2] > side and base.shape[-1] in (base.shape[-2], tokens)
         if id(base) not in weights and not matrix:
-            alive.append(base)  # or another tensor could get its id
-            kept[id(base)] = base.nbytes
+            kept[id(base)] = base
         return tensor
 
-    alive: list[torch.Tensor] = []
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
         predicted = unet(latent, torch.zeros(1, dtype=torch.int64, device="meta"), encoder_hidden_states=text).sample
         predicted.square().mean().backward()
-    return counter.get_total_flops(), sum(kept.values())
+    return counter.get_total_flops(), sum(base.nbytes for base in kept.values())

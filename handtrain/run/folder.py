@@ -1,8 +1,8 @@
 """The run folder: one run, one process at a time; run.json, and a log that a resumed run continues without a gap."""
 
-import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,29 +12,53 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from handdata.errors import UserError
+from handdata.files import locked, read_json, read_jsonl, remove_partial, write_json, write_text
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder to read from: `run.json`, the log and the trained model."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The folder of the trained model."""
+        return self.path / "model"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The content of run.json: configuration, sessions and, once it is finished, the time."""
+        record: dict[str, Any] = read_json(self.path / "run.json") or {}
+        return record
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of log.jsonl: a step, a validation loss or an evaluation each."""
+        return read_jsonl(self.path / "log.jsonl")
 
 
 @dataclass
 class RunFolder:
-    """An open run folder. `config` decides the weights; a run with another one needs another folder."""
+    """An open run folder. `config` determines the weights; a run with another one needs another folder."""
 
     path: Path
     record: dict[str, Any]  # run.json
-    silent: bool = False  # another process writes; this one only works
-    lines: int = 0  # in log.jsonl
+    silent: bool = False  # do not write: another process does
+    lines: int = 0  # of log.jsonl
     _file: TextIO | None = None
     _board: Any = None  # TensorBoard's SummaryWriter
     _clock: float = field(default_factory=time.monotonic)
 
     @property
     def finished(self) -> bool:
-        """Whether this run has come to its end."""
+        """Whether the run is finished."""
         return "finished" in self.record
 
     def start_log(self, lines: int, tensorboard: bool) -> None:
-        """Keep the first `lines` lines of the log, what the run continues from, and open it for more.
+        """Keep the first `lines` lines of the log, those of finished work, and open it for more.
 
-        TensorBoard's files are made anew from the log: its own would show a repeated stretch twice.
+        TensorBoard's files are rebuilt from the log: its own would show a repeated stretch twice.
         """
         if self.silent:
             return
@@ -62,9 +86,9 @@ class RunFolder:
         self, stage: int, step: int, image_ids: list[str], loss: float, lr: float, speed: float | None = None,
         ideal: float | None = None, **more: Any,
     ) -> None:  # fmt: skip
-        """Add the line of a training step, with its speed in images/s: by default that since the line before.
+        """Add the line of a training step, with its speed in images/s: by default that since the previous line.
 
-        `ideal` is the seconds that an image would take at the peak of all GPUs: the line then has an `mfu`.
+        `ideal` is the seconds per image at the peak of all GPUs: with it the line has an `mfu`.
         """
         now = time.monotonic()
         speed = len(image_ids) / max(now - self._clock, 1e-9) if speed is None else speed
@@ -75,23 +99,25 @@ class RunFolder:
         self.log(stage=stage, step=step, **images, loss=loss, lr=lr, images_per_s=round(speed, 3), **more)
 
     def sync(self) -> None:
-        """Bring the log to the disk, before a checkpoint counts on its lines."""
-        if self.silent:
-            return
-        assert self._file is not None, "start_log comes first"
-        os.fsync(self._file.fileno())
+        """Flush the log to the disk, before a checkpoint records its number of lines."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def update(self, **changes: Any) -> None:
         """Change keys of run.json."""
         self.record.update(changes)
+        self.write_json("run.json", self.record)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file to the folder, whole or absent."""
         if not self.silent:
-            write_text(self.path / "run.json", json.dumps(self.record, indent=1) + "\n")
+            write_json(self.path / name, value)
 
     def close(self) -> None:
         """Close the log."""
-        for one in (self._file, self._board):
-            if one is not None:
-                one.close()
+        for writer in (self._file, self._board):
+            if writer is not None:
+                writer.close()
 
     def _show(self, record: dict[str, Any]) -> None:
         if self._board is None or "stage" not in record:
@@ -105,32 +131,26 @@ class RunFolder:
 def open_run(
     path: Path, config: dict[str, Any], session: dict[str, Any], absent: dict[str, Any] | None = None
 ) -> Iterator[RunFolder]:
-    """Open a run folder, new or to be continued, and keep other processes out of it.
+    """Open a run folder, new or to be resumed, and lock out other processes. Incomplete files are removed.
 
-    `absent` holds what options mean that the program which began the run did not know.
-    `session` says with what this process works (versions, device, threads); run.json keeps it of every process.
-    Raises `UserError` if the folder holds another run, or one that another process is working on.
+    `absent` maps options that older versions did not have to their meaning then. `session` describes this process
+    (versions, device, threads); run.json keeps one entry per process.
+    Raises `UserError` if the folder contains another run, or one that another process is working on.
     """
-    with (path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--out {path}: another process is training in this folder; wait for it, or choose another"
-            ) from None
+    busy = f"--out {path}: another process is training in this folder; wait for it, or choose another"
+    with locked(path / ".lock", busy):
+        for folder in (path, *(child for child in path.iterdir() if child.is_dir())):
+            remove_partial(folder)
         config = json.loads(json.dumps(config))
-        file = path / "run.json"
-        record: dict[str, Any] = {"config": config, "sessions": []}
-        if file.exists():
-            record = json.loads(file.read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(path / "run.json") or {"config": config, "sessions": []}
         before = record["config"]
         if absent and "options" in before:
             before = {**before, "options": {**absent, **before["options"]}}
         difference = _first_difference(before, config)
         if difference:
             raise UserError(
-                f"--out {path} holds a run with another configuration ({difference}): "
-                "give the same options to continue it, or choose another folder"
+                f"--out {path} contains a run with another configuration ({difference}): "
+                "give the same options to resume it, or choose another folder"
             )
         run = RunFolder(path, record)
         if not run.finished:
@@ -142,31 +162,19 @@ def open_run(
             run.close()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is whole or absent."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def _first_difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> str | None:
     for key in sorted(old.keys() | new.keys()):
         before, now = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
-            found = _first_difference(before, now, f"{where}{key}.")
-            if found:
-                return found
+            difference = _first_difference(before, now, f"{where}{key}.")
+            if difference:
+                return difference
         elif before != now:
             return f"{where}{key} was {before}, is {now}"
     return None
 
 
 def _board(folder: Path) -> Any:
-    import shutil
-
     from torch.utils.tensorboard import SummaryWriter
 
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Several processes that train one model (`accelerate launch`, torchrun): who is who, and what they tell each other.
+"""Several processes that train one model (`accelerate launch`, torchrun): their ranks and their communication.
 
-Only the first process writes. What goes over the wire is gradients, losses, finished embeddings and, when a run
-continues, the checkpoint; so the run folder may lie on a disk that only the first process sees.
+Only the first process writes. Gradients, losses, finished embeddings and, when a run is resumed, the checkpoint are
+sent; so the run folder may be on a disk that only the first process can read.
 """
 
 import os
@@ -18,29 +18,29 @@ from handdata.errors import Unfinished, UserError
 
 T = TypeVar("T")
 
-_BUCKET = 2**24  # numbers that are added up in one go, 64 MiB in float32
-_PATIENCE = timedelta(hours=6)  # the others wait while the first encodes images or writes a model
+_BUCKET = 2**24  # numbers per all-reduce, 64 MiB in float32
+_TIMEOUT = timedelta(hours=6)  # timeout: the others wait while the first encodes images or writes a model
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One process among `count`. A single process waits for nobody and sends nothing."""
+    """One process among `count`. A single process does not wait or send."""
 
     rank: int = 0
     count: int = 1
-    local: int = 0  # number on this machine
+    local: int = 0  # rank on this machine
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the first process, which writes."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """Return this process's part of a batch of `count` images; it is empty where there are too few."""
+        """Return this process's slice of a batch of `count` images; it may be empty."""
         return slice(count * self.rank // self.count, count * (self.rank + 1) // self.count)
 
-    def everyone(self, value: T) -> list[T]:
-        """Return what each process gives, in the order of their ranks."""
+    def all_gather(self, value: T) -> list[T]:
+        """Return the values of all processes in the order of their ranks."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -48,33 +48,36 @@ class Processes:
         return values
 
     def any(self, value: bool) -> bool:
-        """Return whether it is so in any process."""
-        return any(self.everyone(value))
+        """Return whether the value is true in any process."""
+        return any(self.all_gather(value))
 
-    def told(self, do: Callable[[], T]) -> T:
-        """Let the first process do something, and return what it returned; its `UserError` or `Unfinished` ends all."""
+    def on_first(self, function: Callable[[], T]) -> T:
+        """Call a function in the first process and return its result in every process.
+
+        Its `UserError` or `Unfinished` is raised in every process.
+        """
         if self.count == 1:
-            return do()
-        said: list[Any] = [None, None]
+            return function()
+        outcome: list[Any] = [None, None]  # result, error
         if self.first:
             try:
-                said = [do(), None]
+                outcome[0] = function()
             except (UserError, Unfinished) as error:
-                said = [None, error]
-        distributed.broadcast_object_list(said, src=0)
-        if said[1] is not None:
-            raise said[1]
-        result: T = said[0]
+                outcome[1] = error
+        distributed.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        result: T = outcome[0]
         return result
 
-    def in_turn(self, do: Callable[[], T]) -> T:
-        """Let the first process do something and then the others, who find in a cache what it made."""
-        made = [do()] if self.first else []
-        self.everyone(None)
-        return made[0] if made else do()
+    def first_then_rest(self, function: Callable[[], T]) -> T:
+        """Call a function in the first process, then in the others, which read its results from a cache."""
+        results = [function()] if self.first else []
+        self.all_gather(None)
+        return results[0] if results else function()
 
-    def whole(self, part: torch.Tensor, count: int) -> torch.Tensor:
-        """Return the losses (count,) of a batch of which every process has its share."""
+    def gather_losses(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        """Return the losses (count,) of a batch from every process's share."""
         if self.count == 1:
             return part
         whole = torch.zeros(count, dtype=torch.float64)
@@ -83,7 +86,7 @@ class Processes:
         return whole
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Add up the gradients of all processes; one without images has none, which counts as zeros."""
+        """Sum the gradients of all processes; missing gradients, of a process without images, count as zeros."""
         if self.count == 1:
             return
         gradients = []
@@ -94,46 +97,43 @@ class Processes:
         for bucket in _buckets(gradients):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             distributed.all_reduce(flat)
-            parts = torch.split(flat, [one.numel() for one in bucket])
+            parts = torch.split(flat, [gradient.numel() for gradient in bucket])
             for gradient, numbers in zip(bucket, parts, strict=True):
                 gradient.copy_(numbers.view(gradient.shape))
 
-    def spread(self, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
-        """Give every process the first one's weights and optimiser state."""
+    def broadcast(self, module: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        """Copy the first process's weights and optimizer state to all processes."""
         if self.count == 1:
             return
         for tensor in module.state_dict().values():
             _broadcast(tensor)
-        for group in optimiser.param_groups if optimiser else ():
+        for group in optimiser.param_groups:
             for parameter in group["params"]:
-                self._spread_state(optimiser.state[parameter], parameter)  # type: ignore[union-attr]
+                self._broadcast_state(optimiser.state[parameter], parameter)
 
-    def _spread_state(self, state: dict[str, Any], parameter: torch.Tensor) -> None:
-        said = self.told(lambda: {key: _about(value) for key, value in state.items()})
-        for key, about in said.items():
-            if not isinstance(about, _Tensor):
-                state[key] = about
+    def _broadcast_state(self, state: dict[str, Any], parameter: torch.Tensor) -> None:
+        entries = self.on_first(lambda: {key: _layout(value) for key, value in state.items()})
+        for key, entry in entries.items():
+            if not isinstance(entry, _Layout):
+                state[key] = entry
                 continue
             if not self.first:
-                device = "cpu" if about.on_cpu else parameter.device
-                like = about.shape == parameter.shape and not about.on_cpu
-                state[key] = (
-                    torch.empty_like(parameter, dtype=about.dtype)
-                    if like
-                    else torch.empty(about.shape, dtype=about.dtype, device=device)
-                )
+                device = "cpu" if entry.on_cpu else parameter.device
+                state[key] = torch.empty(entry.shape, dtype=entry.dtype, device=device)
+                if entry.shape == parameter.shape and not entry.on_cpu:  # in the layout of the weights
+                    state[key] = torch.empty_like(parameter, dtype=entry.dtype)
             _broadcast(state[key])
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class _Layout:
     shape: torch.Size
     dtype: torch.dtype
     on_cpu: bool
 
 
-def _about(value: Any) -> Any:
-    return _Tensor(value.shape, value.dtype, value.device.type == "cpu") if isinstance(value, torch.Tensor) else value
+def _layout(value: Any) -> Any:
+    return _Layout(value.shape, value.dtype, value.device.type == "cpu") if isinstance(value, torch.Tensor) else value
 
 
 @torch.no_grad()
@@ -145,20 +145,20 @@ def _broadcast(tensor: torch.Tensor) -> None:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the processes that a launcher has started with this one; without a launcher there is one."""
-    mine = launched()
-    if mine.count == 1:
-        yield mine
+    """Join the processes that a launcher started together with this one; without a launcher there is one process."""
+    processes = launched()
+    if processes.count == 1:
+        yield processes
         return
     if not distributed.is_initialized():
-        # Two ways side by side: gradients on GPUs go through NCCL, what lies on the CPU through Gloo.
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
-    yield mine
+        # Gradients on GPUs go through NCCL, tensors on the CPU through Gloo.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    yield processes
     distributed.destroy_process_group()  # not after an error: the launcher then ends the others
 
 
 def launched() -> Processes:
-    """Return what the launcher's environment says, without joining anybody."""
+    """Return this process as the launcher's environment variables describe it, without joining the others."""
     rank, count, local = (
         int(os.environ.get(name, default))
         for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
@@ -167,7 +167,7 @@ def launched() -> Processes:
 
 
 def own_device(name: str, processes: Processes) -> str:
-    """Return the device of this process: each its own GPU. Raises `UserError` where there are not enough."""
+    """Return the device of this process: each has its own GPU. Raises `UserError` if there are too few GPUs."""
     if processes.count == 1 or name == "cpu" or not torch.cuda.is_available():
         return name
     if name not in ("auto", "cuda"):

@@ -1,1 +1,1 @@
-"""Train: encode a dataset once, then the three stages, validated and resumable."""
+"""The training of a run: setup, encoding, the three stages, validation. Imports everything but the drivers above."""

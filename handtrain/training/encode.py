@@ -1,4 +1,4 @@
-"""Encode photographs and texts once, and keep what came out, keyed by everything that it was made of."""
+"""Encode photographs and texts once; the results are cached by the hash of all their inputs."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from handtrain.data.dataset import Photographs, Window, square
+from handtrain.data.crops import Window, square
+from handtrain.data.dataset import Photographs
 from handtrain.model.base import fingerprint
 from handtrain.tensor_cache import TensorCache, key_of
 
@@ -17,7 +18,7 @@ def encode_images(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation (n, c, h, w) of the VAE's posterior for every photograph, on the CPU.
 
-    Images go through the VAE one by one: only so does a cache filled in two goes equal one filled in one.
+    Images are encoded one by one, so that a cache filled by two runs equals one filled by a single run.
     """
     from tqdm import tqdm
 
@@ -26,15 +27,15 @@ def encode_images(
     bar = tqdm(photographs.rows, desc="images", unit="image", disable=None if progress else True)
     for index, row in enumerate(bar):
         key = key_of(what="latent", model=model, device=device.type, image=row.sha256, window=asdict(windows[index]))
-        found = cache.get(key)
-        if found is None:
+        entry = cache.get(key)
+        if entry is None:
             pixels = square(photographs.image(index), windows[index])  # (3, size, size)
             with torch.no_grad():
                 posterior = vae.encode(torch.from_numpy(pixels)[None].to(device)).latent_dist
-            found = {"mean": posterior.mean[0].cpu(), "deviation": posterior.std[0].cpu()}  # (c, h, w)
-            cache.put(key, found)
-        means.append(found["mean"])
-        deviations.append(found["deviation"])
+            entry = {"mean": posterior.mean[0].cpu(), "deviation": posterior.std[0].cpu()}  # (c, h, w)
+            cache.put(key, entry)
+        means.append(entry["mean"])
+        deviations.append(entry["deviation"])
     return torch.stack(means), torch.stack(deviations)
 
 
@@ -50,36 +51,30 @@ def encode_texts(
     for text in tqdm(texts, desc="texts", unit="text", disable=None if progress else True):
         ids = tokenizer(text, padding="max_length", max_length=tokens, truncation=True).input_ids
         key = key_of(what="text", model=model, device=device.type, ids=ids)
-        found = cache.get(key)
-        if found is None:
+        entry = cache.get(key)
+        if entry is None:
             with torch.no_grad():
                 state = text_encoder(torch.tensor([ids], device=device))[0]  # (1, tokens, width)
-            found = {"embedding": state[0].cpu().contiguous()}
-            cache.put(key, found)
-        embeddings.append(found["embedding"])
+            entry = {"embedding": state[0].cpu().contiguous()}
+            cache.put(key, entry)
+        embeddings.append(entry["embedding"])
     return torch.stack(embeddings)
 
 
 def fuse_flat(
     layer: Any, text: torch.Tensor, feature: torch.Tensor, cache: TensorCache, progress: bool
 ) -> torch.Tensor:
-    """Return F (n, tokens, width) of the flat layer; one pass of it for all prompts that the cache does not hold."""
-    digests = [hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in text]
+    """Return F (n, tokens, width) of the flat layer, which is drawn once for all prompts that are not in the cache."""
+    digests = [hashlib.sha256(embedding.numpy().tobytes()).hexdigest() for embedding in text]
     common = {"what": "flat", **asdict(layer), "first_block": layer.first_block_sha256(), "feature": feature.tolist()}
     keys = [key_of(**common, text=digest) for digest in digests]
-    fused = torch.empty_like(text)
-    missing = []
-    for index, key in enumerate(keys):
-        found = cache.get(key)
-        if found is None:
-            missing.append(index)
-        else:
-            fused[index] = found["fused"]
+    entries = [cache.get(key) for key in keys]
+    missing = [index for index, entry in enumerate(entries) if entry is None]
     if missing:
-        fused[missing] = layer(text[missing], feature, progress=progress)
-    for index in missing:
-        cache.put(keys[index], {"fused": fused[index].clone()})
-    return fused
+        for index, fused in zip(missing, layer(text[missing], feature, progress=progress), strict=True):
+            entries[index] = {"fused": fused}
+            cache.put(keys[index], {"fused": fused.clone()})
+    return torch.stack([entry["fused"] for entry in entries if entry])
 
 
 def _device(model: Any) -> torch.device:

@@ -1,15 +1,16 @@
-"""What Stages II and III train on, as tensors: latents, loss weights and embeddings of the images and texts."""
+"""The tensors that Stages II and III train on: latents, loss weights and embeddings of the images and texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from handtrain.data.dataset import Photographs, hand_weights, row_window
+from handtrain.data.crops import hand_weights
+from handtrain.data.dataset import Photographs, Row, row_window
 from handtrain.method.diffusion import Latents
-from handtrain.method.fusion import FlatFusion, mix
-from handtrain.method.gesture import NUMBERS
+from handtrain.method.fusion import FlatFusion, TokenFusion, mix
+from handtrain.method.gesture import NUMBERS, hand_in_box
 from handtrain.model.base import Base
 from handtrain.presets import TrainOptions
 from handtrain.tensor_cache import TensorCache
@@ -17,8 +18,8 @@ from handtrain.training.encode import encode_images, encode_texts, fuse_flat
 
 
 @dataclass(frozen=True)
-class Material:
-    """One split on the CPU, in the order of its rows."""
+class EncodedSplit:
+    """The encoded images and texts of a split, on the CPU, in the order of its rows."""
 
     image_ids: list[str]
     texts: list[str]
@@ -29,13 +30,14 @@ class Material:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def fused(self, layer: TokenFusion, feature: torch.Tensor, lam: float, device: torch.device) -> "EncodedSplit":
+        """Return the split with F from a trained token layer."""
+        with torch.no_grad():
+            fused = [layer(text[None].to(device), feature.to(device)).cpu() for text in self.text]
+        return replace(self, mixed=mix(self.text, torch.cat(fused), lam))
 
-def flat_layer(base: Base, options: TrainOptions) -> FlatFusion:
-    """Return the fixed layer of a run."""
-    return FlatFusion(options.seed, base.tokens, base.width, NUMBERS)
 
-
-def materials(
+def encode_splits(
     splits: Sequence[Photographs],
     base: Base,
     options: TrainOptions,
@@ -43,44 +45,60 @@ def materials(
     device: torch.device,
     cache: TensorCache,
     progress: bool,
-) -> tuple[list[Material], torch.Tensor]:
+) -> tuple[list[EncodedSplit], torch.Tensor]:
     """Encode splits; return them and the embedding of '' (tokens, width).
 
-    The VAE, the text encoder and the flat layer each see all splits in one go and are gone before the next comes.
+    The VAE, the text encoder and the flat layer are loaded one after the other, each for all splits.
     """
-    resolution = base.check_resolution(options.resolution)
     vae = base.vae().to(device)
-    latents = [_latents(split, vae, resolution, base, options, cache, progress) for split in splits]
+    latents = [_latents(split, vae, base, options, cache, progress) for split in splits]
     del vae
     texts = [[row.text for row in split.rows] for split in splits]
-    everything = [text for of_split in texts for text in of_split] + [""]
-    text = encode_texts(everything, base.tokenizer(), base.text_encoder().to(device), cache, progress)
+    all_texts = [text for of_split in texts for text in of_split] + [""]
+    text = encode_texts(all_texts, base.tokenizer(), base.text_encoder().to(device), cache, progress)
     prompts, unconditional = text[:-1], text[-1]
     mixed = prompts
     if options.fusion == "flat" and options.lam < 1:
-        mixed = mix(prompts, fuse_flat(flat_layer(base, options), prompts, feature, cache, progress), options.lam)
-    sizes = [len(of_split) for of_split in texts]
-    parts = zip(splits, texts, latents, torch.split(prompts, sizes), torch.split(mixed, sizes), strict=True)
-    made = [Material([row.image_id for row in split.rows], *rest) for split, *rest in parts]  # type: ignore[arg-type]
-    return made, unconditional
+        layer = FlatFusion(options.seed, base.tokens, base.width, NUMBERS)
+        mixed = mix(prompts, fuse_flat(layer, prompts, feature, cache, progress), options.lam)
+    names, sizes = [[row.image_id for row in split.rows] for split in splits], [len(of_split) for of_split in texts]
+    columns = (names, texts, latents, torch.split(prompts, sizes), torch.split(mixed, sizes))
+    return [EncodedSplit(*values) for values in zip(*columns, strict=True)], unconditional
+
+
+def recomputed_landmarks(photographs: Photographs, progress: bool) -> list[Row]:
+    """Return the rows with landmarks from a new run of MediaPipe on their images instead of the dataset's.
+
+    The hand that makes the gesture is the one that overlaps most with the annotated box.
+    """
+    from tqdm import tqdm
+
+    from handdata.landmarks import HandFinder, decode
+
+    rows = []
+    with HandFinder() as finder:
+        for index, row in enumerate(tqdm(photographs.rows, desc="landmarks", disable=None if progress else True)):
+            image = decode(photographs.image(index))
+            if image is None or row.box is None:
+                rows.append(replace(row, landmarks=None))
+                continue
+            hands = finder.find(image)
+            chosen = hand_in_box(hands.landmarks, row.box)
+            points = tuple(map(tuple, hands.landmarks[chosen].tolist())) if chosen >= 0 else None
+            rows.append(replace(row, landmarks=points, left_hand=chosen >= 0 and hands.handedness[chosen] == "Left"))
+    return rows
 
 
 def _latents(
-    split: Photographs,
-    vae: Any,
-    resolution: int,
-    base: Base,
-    options: TrainOptions,
-    cache: TensorCache,
-    progress: bool,
+    split: Photographs, vae: Any, base: Base, options: TrainOptions, cache: TensorCache, progress: bool
 ) -> Latents:
-    windows = [row_window(row, resolution, options.crop) for row in split.rows]
+    windows = [row_window(row, base.resolution, options.crop) for row in split.rows]
     mean, deviation = encode_images(split, windows, vae, cache, progress)
     if options.hand_weight == 1:
         return Latents(mean, deviation)
     height, width = mean.shape[2:]
-    maps = [
+    weights = [
         hand_weights(cut.box(row.box) if row.box else None, height, width, options.hand_weight)
         for row, cut in zip(split.rows, windows, strict=True)
     ]
-    return Latents(mean, deviation, torch.stack([torch.from_numpy(one) for one in maps]))
+    return Latents(mean, deviation, torch.stack([torch.from_numpy(of_image) for of_image in weights]))

@@ -53,46 +53,26 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def job(base: Path, dataset: Path, encoded: Path) -> Callable[..., Any]:
-    """Return a function that makes a training job; options by name, `preset` and `out` among them."""
-    from dataclasses import fields, replace
+def train(base: Path, dataset: Path, encoded: Path) -> Callable[..., Any]:
+    """Return a function that trains on the CPU into a folder; its keywords are those of `handtrain.train`."""
+    from handtrain.training.train import train
 
-    from handtrain.presets import RunOptions, options_of
-    from handtrain.training.train import Job
-
-    def make(out: Path, preset: str = "smoke", **changes: Any) -> Job:
-        running = {f.name for f in fields(RunOptions)}
+    def on_cpu(out: Path, preset: str = "smoke", **changes: Any) -> Any:
+        places = {"dataset": dataset, "base": base, "gesture": "call", "device": "cpu", "cache": encoded}
         quiet = {"tensorboard": False, "sample_every": 0, "validate_every": 0}
-        run = {**quiet, **{name: value for name, value in changes.items() if name in running}}
-        place = {name: changes.pop(name) for name in ("dataset", "base", "gesture", "dry_run") if name in changes}
-        options = {name: value for name, value in changes.items() if name not in running}
-        return Job(
-            **{"dataset": dataset, "gesture": "call", "base": base, "out": out, "preset": preset, **place},
-            options=replace(options_of(preset), **options),
-            running=replace(RunOptions(), **run),
-            device="cpu",
-            cache=encoded,
-        )
+        return train(**{**places, **quiet, "out": out, "preset": preset, **changes})
 
-    return make
+    return on_cpu
 
 
 @pytest.fixture(scope="session")
-def model(job: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(train: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model folder of a finished run with the paper's flat fusion."""
-    from handtrain.training.train import train
-
-    out = tmp_path_factory.mktemp("run") / "flat"
-    train(job(out))
-    return out / "model"
+    return Path(train(tmp_path_factory.mktemp("run") / "flat").model)
 
 
 @pytest.fixture(scope="session")
-def token_model(job: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def token_model(train: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model folder of a finished run with every switch of `plus`."""
-    from handtrain.training.train import train
-
-    out = tmp_path_factory.mktemp("run") / "token"
     switches = {"fusion": "token", "crop": "hand", "feature": "normalised", "hand_weight": 2.0, "fusion_lr": 0.01}
-    train(job(out, **switches))
-    return out / "model"
+    return Path(train(tmp_path_factory.mktemp("run") / "token", **switches).model)

@@ -26,13 +26,13 @@ def child(rank, count, port, sabotage, argv):
     if sabotage == "no-all-reduce":
         processes.Processes.add_gradients = lambda self, parameters: None
     if sabotage == "killed-at-step-3" and rank == 1:
-        real, calls = processes.Processes.whole, []
+        real, calls = processes.Processes.gather_losses, []
         def killed(self, part, count):
             calls.append(1)
             if len(calls) == 4:
                 os._exit(9)
             return real(self, part, count)
-        processes.Processes.whole = killed
+        processes.Processes.gather_losses = killed
     os._exit(program.main("handtrain", cli.ABOUT, cli.COMMANDS, argv))
 
 for line in sys.stdin:

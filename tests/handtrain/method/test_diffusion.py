@@ -5,7 +5,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from handtrain.method.diffusion import Latents, noise_prediction_loss, parts, sample_latents
+from handtrain.method.diffusion import Latents, noise_prediction_loss, sample_latents
+from handtrain.method.micro_batch import parts
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,10 @@ def _optimise(model: Diffusion, start: torch.Tensor, rows: slice, micro_batch: i
     latents = Latents(mean, torch.full_like(mean, 0.1))[rows]
     names = [f"image-{number}" for number in range(COUNT)][rows]
     draws = (image_draws(0, "stage2", [(name, step) for name in names], (4, 8, 8), 1000) for step in range(STEPS))
-    return optimise_embeddings(model, latents, start[rows], draws, 1e-3, lambda *_: None, MicroBatch(micro_batch))
+    model = replace(model, micro_batch=MicroBatch(micro_batch))
+    embeddings, losses = optimise_embeddings(model, latents, start[rows], draws, 1e-3)
+    assert losses.shape == (STEPS, len(names))
+    return embeddings
 
 
 def test_every_batch_size_gives_the_same_embeddings(model: Diffusion, start: torch.Tensor) -> None:
@@ -59,8 +63,7 @@ def test_only_the_embeddings_move(model: Diffusion, start: torch.Tensor) -> None
 
 
 def test_the_loss_goes_down(model: Diffusion, start: torch.Tensor) -> None:
-    seen: list[float] = []
     latents = Latents(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8))
     draws = [image_draws(0, "same", [("a", 0)], (4, 8, 8), 1000)] * 30  # one draw, so that losses compare
-    optimise_embeddings(model, latents, start[:1], draws, 1e-2, lambda _, losses: seen.append(float(losses)))
-    assert seen[-1] < seen[0] - 1e-3
+    _, losses = optimise_embeddings(model, latents, start[:1], draws, 1e-2)
+    assert losses[-1] < losses[0] - 1e-3

@@ -69,9 +69,7 @@ def test_the_tuned_half_of_a_released_checkpoint_becomes_a_model(sd_like_base: P
     untouched = {f"model_ema.{name[6:].replace('.', '')}": torch.zeros_like(one) for name, one in weights.items()}
     other = {"first_stage_model.x": torch.zeros(2), "fusion.weight": torch.zeros(3, 3)}
     torch.save({"state_dict": {**weights, **untouched, **other}}, tmp_path / "last.ckpt")
-    out = import_checkpoint(
-        tmp_path / "last.ckpt", sd_like_base, "call", "making phone call hand gesture", tmp_path / "m"
-    )
+    out = import_checkpoint(tmp_path / "last.ckpt", sd_like_base, "call", tmp_path / "m")
     imported = StableDiffusionPipeline.from_pretrained(out).unet.state_dict()
     assert all(torch.equal(tensor, imported[name]) for name, tensor in tuned.state_dict().items())
     pipeline = Hand1000Pipeline.from_pretrained(out)
@@ -87,18 +85,18 @@ class Code:
 def test_a_checkpoint_with_code_in_it_is_refused(sd_like_base: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {"model.diffusion_model.x": torch.zeros(1)}, "callbacks": Code()}, tmp_path / "bad.ckpt")
     with pytest.raises(UserError, match="cannot be read as weights alone"):
-        import_checkpoint(tmp_path / "bad.ckpt", sd_like_base, "call", "", tmp_path / "out")
+        import_checkpoint(tmp_path / "bad.ckpt", sd_like_base, "call", tmp_path / "out")
 
 
 def test_another_layout_or_size_is_one_sentence(sd_like_base: Path, base: Path, tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"has no model\.diffusion_model\.\*"):
-        import_checkpoint(tmp_path / "other.ckpt", sd_like_base, "call", "", tmp_path / "out")
+        import_checkpoint(tmp_path / "other.ckpt", sd_like_base, "call", tmp_path / "out")
     from diffusers import UNet2DConditionModel
 
     weights = _original_layout(UNet2DConditionModel.from_pretrained(sd_like_base, subfolder="unet"))
     torch.save({"state_dict": weights}, tmp_path / "large.ckpt")
     with pytest.raises(UserError, match="does not fit"):
-        import_checkpoint(tmp_path / "large.ckpt", base, "call", "", tmp_path / "out")
+        import_checkpoint(tmp_path / "large.ckpt", base, "call", tmp_path / "out")
     with pytest.raises(UserError, match="is not a file"):
-        import_checkpoint(tmp_path / "absent.ckpt", base, "call", "", tmp_path / "out")
+        import_checkpoint(tmp_path / "absent.ckpt", base, "call", tmp_path / "out")

@@ -81,7 +81,7 @@ def test_a_torch_with_another_stream_is_refused(model: Path, tmp_path: Path) -> 
     about = json.loads((copy / "hand1000.json").read_text())
     about["fusion"]["first_block_sha256"] = "0" * 64
     (copy / "hand1000.json").write_text(json.dumps(about))
-    with pytest.raises(ValueError, match="its fusion layer cannot be made again here"):
+    with pytest.raises(ValueError, match="its fusion layer cannot be reproduced here"):
         Hand1000Pipeline.from_pretrained(copy)
 
 
@@ -116,15 +116,13 @@ def test_diffusers_finds_one_pipeline_class_in_the_file(model: Path) -> None:
     check_imports(model / "pipeline.py")  # raises if it imports what is not installed
 
 
-def test_the_safety_checker_comes_along_unless_told_not_to(job, tmp_path: Path) -> None:
+def test_the_safety_checker_is_included_unless_switched_off(train, tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
-
-    from handtrain.training.train import train
 
     guarded = write_base(tmp_path / "guarded", safety_checker=True)
     for wanted in (True, False):
         out = tmp_path / str(wanted)
-        train(job(out, base=guarded, safety_checker=wanted))
+        train(out, base=guarded, safety_checker=wanted)
         loaded = StableDiffusionPipeline.from_pretrained(out / "model")
         assert (loaded.safety_checker is not None) is wanted
         assert (out / "model" / "safety_checker").exists() is wanted

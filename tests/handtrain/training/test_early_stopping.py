@@ -16,10 +16,8 @@ from safetensors.torch import load_file
 from handdata.errors import Unfinished, UserError
 from handtrain.presets import TrainOptions, check, options_of
 from handtrain.reporting import charts
-from handtrain.training import early_stopping as judging
-from handtrain.training import validation as watching
+from handtrain.training import early_stopping, validation
 from handtrain.training.early_stopping import BEST_FILE, Judge, check_judging
-from handtrain.training.train import train
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 JUDGED = {"evaluate_every": 1, "evaluation_images": 2, "unet_epochs": 4, "sample_steps": 1}  # 2 images a step: 4 steps
@@ -31,13 +29,13 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let the hand metrics be SCORES in turn, whatever is drawn; return the sizes of what was drawn."""
     sizes: list[int] = []
 
-    def measured(images: list[np.ndarray], gesture: str, judge: Judge) -> dict[str, float]:
+    def hand_metrics(images: list[np.ndarray], gesture: str, judge: Judge) -> dict[str, float]:
         assert gesture == "call"
         sizes.append(len(images))
         assert all(image.shape == (16, 16, 3) for image in images)
         return {"hand_found": SCORES[len(judge.scores)], "gesture_accuracy": math.nan}
 
-    monkeypatch.setattr(watching, "measured", measured)
+    monkeypatch.setattr(validation, "hand_metrics", hand_metrics)
     return sizes
 
 
@@ -50,8 +48,8 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / UNET)
 
 
-def test_the_best_weights_become_the_model(job: Callable[..., Any], tmp_path: Path, scored: list[int]) -> None:
-    assert train(job(tmp_path / "a", best_by="hand_found", keep="best", **JUDGED)) == 0
+def test_the_best_weights_become_the_model(train: Callable[..., Any], tmp_path: Path, scored: list[int]) -> None:
+    train(tmp_path / "a", best_by="hand_found", keep="best", **JUDGED)
     found = _evaluations(tmp_path / "a")
     assert [(line["step"], line["evaluation"]["hand_found"]) for line in found] == list(enumerate(SCORES))
     assert all(line["evaluation"]["gesture_accuracy"] is None for line in found)
@@ -62,12 +60,12 @@ def test_the_best_weights_become_the_model(job: Callable[..., Any], tmp_path: Pa
     best = load_file(tmp_path / "a" / BEST_FILE)
     model = _weights(tmp_path / "a" / "model")
     assert all(torch.equal(best[name], model[name]) for name in model)
-    assert train(job(tmp_path / "b", best_by="hand_found", **JUDGED)) == 0  # the same run, its last weights
+    train(tmp_path / "b", best_by="hand_found", **JUDGED)  # the same run, its last weights
     assert any(not torch.equal(one, model[name]) for name, one in _weights(tmp_path / "b" / "model").items())
 
 
-def test_training_ends_when_nothing_gets_better(job: Callable[..., Any], tmp_path: Path, scored: list[int]) -> None:
-    assert train(job(tmp_path, best_by="hand_found", patience=2, **JUDGED)) == 0
+def test_training_ends_when_nothing_gets_better(train: Callable[..., Any], tmp_path: Path, scored: list[int]) -> None:
+    train(tmp_path, best_by="hand_found", patience=2, **JUDGED)
     assert [line["step"] for line in _evaluations(tmp_path)] == [0, 1, 2, 3]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["stage"] == 3 and "loss" in line] == [0, 1, 2]
@@ -77,11 +75,15 @@ def test_training_ends_when_nothing_gets_better(job: Callable[..., Any], tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"keep": "best"}, {"patience": 2}])
 def test_a_run_that_was_cut_off_judges_and_ends_alike(
-    job: Callable[..., Any], tmp_path: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    train: Callable[..., Any],
+    tmp_path: Path,
+    scored: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
 ) -> None:
     options = {"best_by": "hand_found", "checkpoint_minutes": 0.0, **JUDGED, **changes}
-    assert train(job(tmp_path / "whole", **options)) == 0
-    real = judging.Judge.score
+    train(tmp_path / "whole", **options)
+    real = early_stopping.Judge.score
     for cut in range(5):
 
         def dying(self: Judge, step: int, *arguments: Any, cut: int = cut) -> None:
@@ -90,28 +92,28 @@ def test_a_run_that_was_cut_off_judges_and_ends_alike(
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(judging.Judge, "score", dying)
+            patch.setattr(early_stopping.Judge, "score", dying)
             try:
-                train(job(tmp_path / str(cut), **options))
+                train(tmp_path / str(cut), **options)
             except KeyboardInterrupt:
                 assert not (tmp_path / str(cut) / "model").exists()
-        assert train(job(tmp_path / str(cut), **options)) == 0
+        train(tmp_path / str(cut), **options)
         assert _evaluations(tmp_path / str(cut)) == _evaluations(tmp_path / "whole")
         expected = _weights(tmp_path / "whole" / "model")
         assert all(torch.equal(one, expected[name]) for name, one in _weights(tmp_path / str(cut) / "model").items())
 
 
-def test_lost_best_weights_are_one_sentence(job: Callable[..., Any], tmp_path: Path, scored: list[int],
+def test_lost_best_weights_are_one_sentence(train: Callable[..., Any], tmp_path: Path, scored: list[int],
                                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    real = judging.Judge.restore
+    real = early_stopping.Judge.restore
 
     def lost(self: Judge, unet: Any) -> int | None:
         shutil.rmtree(self.run.path / "best")
         return real(self, unet)
 
-    monkeypatch.setattr(judging.Judge, "restore", lost)
-    with pytest.raises(Unfinished, match="of step 1 is damaged or gone"):
-        train(job(tmp_path, best_by="hand_found", keep="best", **JUDGED))
+    monkeypatch.setattr(early_stopping.Judge, "restore", lost)
+    with pytest.raises(Unfinished, match="of step 1 is damaged or missing"):
+        train(tmp_path, best_by="hand_found", keep="best", **JUDGED)
 
 
 @pytest.mark.parametrize(("name", "best"), [("validation_loss", 2), ("hand_found", 4)])
@@ -129,39 +131,43 @@ def test_each_metric_knows_what_better_is(tmp_path: Path, name: str, best: int) 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"keep": "best"}, "say --evaluate-every"),
-        ({"patience": 1}, "say --evaluate-every"),
+        ({"keep": "best"}, "give --evaluate-every"),
+        ({"patience": 1}, "give --evaluate-every"),
         ({"evaluate_every": -1}, "--evaluate-every -1"),
         ({"evaluate_every": 1, "evaluation_images": 0}, "--evaluation-images 0"),
         ({"evaluate_every": 1, "best_by": "landmark_distance"}, "needs 200 hands"),
-        ({"best_by": "beauty"}, "--best-by beauty is not known"),
+        ({"best_by": "beauty"}, "unknown --best-by beauty"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+    options = replace(TrainOptions(), **changes)
     with pytest.raises(UserError, match=sentence):
-        check_judging(replace(TrainOptions(), **changes))
+        check(options)
+        check_judging(options)
 
 
 def test_reference_is_not_judged() -> None:
-    with pytest.raises(UserError, match="which judges nothing"):
+    with pytest.raises(UserError, match="which has no evaluation"):
         check(replace(options_of("reference"), evaluate_every=5))
 
 
-def test_without_validation_or_hands_it_is_one_sentence(job: Callable[..., Any], dataset: Path, tmp_path: Path) -> None:
+def test_without_validation_or_hands_it_is_one_sentence(
+    train: Callable[..., Any], dataset: Path, tmp_path: Path
+) -> None:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     for file in (copy / "data" / "call").glob("validation-*"):
         file.unlink()
     card = (copy / "README.md").read_text().split("  - split: validation")[0]
     (copy / "README.md").write_text(card + "---\n# A tiny dataset\n")
     with pytest.raises(UserError, match="needs a validation split"):
-        train(job(tmp_path / "run", dataset=copy, best_by="hand_found", **JUDGED))
+        train(tmp_path / "run", dataset=copy, best_by="hand_found", **JUDGED)
     with pytest.raises(UserError, match="gesture_accuracy cannot be computed"):
-        train(job(tmp_path / "other", **JUDGED))  # 5 training hands
+        train(tmp_path / "other", **JUDGED)  # 5 training hands
 
 
 def test_images_are_measured_with_the_real_landmarker(tmp_path: Path) -> None:
     judge = Judge(None, TrainOptions(), None)  # type: ignore[arg-type]
-    found = judging.measured([np.zeros((64, 64, 3), np.uint8)] * 2, "call", judge)
+    found = early_stopping.hand_metrics([np.zeros((64, 64, 3), np.uint8)] * 2, "call", judge)
     assert found["hand_found"] == 0
     assert all(math.isnan(found[name]) for name in ("hand_confidence", "gesture_accuracy", "landmark_distance"))
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from handtrain.data.crops import square
 from handtrain.data.dataset import load, row_window
 from handtrain.model.base import open_base
 from handtrain.tensor_cache import TensorCache
@@ -19,8 +20,6 @@ def _files(cache: TensorCache) -> list[Path]:
 
 
 def test_an_image_is_kept_as_mean_and_deviation_of_the_posterior(base: Path, dataset: Path, cache: TensorCache) -> None:
-    from handtrain.data.dataset import square
-
     photographs, vae = load(dataset, "call", limit=2), open_base(base).vae()
     windows = [row_window(row, 16, "center") for row in photographs.rows]
     mean, deviation = encode_images(photographs, windows, vae, cache, progress=False)

@@ -22,8 +22,8 @@ RUN = """
 import os, signal, sys, threading
 import torch
 torch.set_num_threads(1)
-import handtrain.train, handtrain.verbs, diffusers, transformers, datasets
-from handdata import commands
+import handtrain.training.train, handtrain.cli.flags, diffusers, transformers, datasets
+from handdata.cli import program
 from handtrain import cli
 
 WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
@@ -42,7 +42,7 @@ def child(kind, moment, argv):
     sys.addaudithook(watch)
     if kind == "t":
         threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    code = commands.main("handtrain", cli.ABOUT, cli.COMMANDS, argv)
+    code = program.main("handtrain", cli.ABOUT, cli.COMMANDS, argv)
     print("CHANGES", changes, flush=True)
     os._exit(code)
 

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from handtrain.training.train import train
-
 
 def test_all_30_losses_of_every_image_equal_an_independent_program(
-    job: Callable[..., Any], base: Path, dataset: Path, tmp_path: Path
+    train: Callable[..., Any], base: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    train(job(tmp_path / "run", "reference", lam=1.0, limit=2))
+    train(tmp_path / "run", "reference", lam=1.0, limit=2)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     ours = [(line["image_id"], line["stage"], line["step"], line["loss"]) for line in lines if "loss" in line]
     theirs = _second_program(base, dataset, images=2)
@@ -29,11 +27,11 @@ def test_all_30_losses_of_every_image_equal_an_independent_program(
 
 
 def test_the_tuned_unet_equals_that_of_the_independent_program(
-    job: Callable[..., Any], base: Path, dataset: Path, tmp_path: Path
+    train: Callable[..., Any], base: Path, dataset: Path, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
 
-    train(job(tmp_path / "run", "reference", lam=1.0, limit=1, unet_lr=1e-4))
+    train(tmp_path / "run", "reference", lam=1.0, limit=1, unet_lr=1e-4)
     tuned = load_file(tmp_path / "run" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     weights: dict[str, torch.Tensor] = {}
     _second_program(base, dataset, images=1, unet_lr=1e-4, keep=weights)

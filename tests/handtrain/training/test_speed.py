@@ -9,32 +9,31 @@ import pytest
 import torch
 
 from handtrain.bench.bench import MODELS
-from handtrain.method import micro_batch as memory
-from handtrain.method.micro_batch import MicroBatch
+from handtrain.method.micro_batch import MicroBatch, is_out_of_memory
 from handtrain.model.base import open_base
 from handtrain.run.flops import work_of
-from handtrain.training.train import train
-
-CPU = torch.device("cpu")
+from handtrain.training.train import plan_run
 
 
 def test_without_auto_and_at_one_image_too_little_memory_is_told() -> None:
-    def full(_: slice) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    for pieces in (MicroBatch(0), MicroBatch(4), MicroBatch("auto")):
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    for micro_batch in (MicroBatch(0), MicroBatch(4), MicroBatch("auto")):
         with pytest.raises(torch.OutOfMemoryError):
-            pieces.losses(5, full, lambda: None, CPU)
-    assert memory.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
-    assert not memory.is_out_of_memory(RuntimeError("shapes do not fit"))
+            for _ in range(4):  # auto: 3, 2, 1 images, and then no further
+                micro_batch.halve(full, 5)
+    assert micro_batch.size == 1
+    with pytest.raises(ValueError, match="another error"):
+        MicroBatch("auto").halve(ValueError("another error"), 5)
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
 
 
 def test_adapters_alone_are_trained_and_merged_into_a_plain_pipeline(
-    job: Callable[..., Any], base: Path, tmp_path: Path
+    train: Callable[..., Any], base: Path, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
 
-    assert train(job(tmp_path, lora_rank=2, unet_lr=1e-2)) == 0
+    train(tmp_path, lora_rank=2, unet_lr=1e-2)
     name = "unet/diffusion_pytorch_model.safetensors"
     before, after = load_file(base / name), load_file(tmp_path / "model" / name)
     assert before.keys() == after.keys()
@@ -49,17 +48,15 @@ def test_adapters_alone_are_trained_and_merged_into_a_plain_pipeline(
     assert saved < sum(tensor.nbytes for tensor in before.values()) / 2
 
 
-def test_a_dry_run_says_memory_disk_and_time(
-    job: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = []
-    for changes in ({}, {"lora_rank": 2}):
-        assert train(job(tmp_path / "run", "fast", dry_run=True, **changes)) == 0
-        said.append(capsys.readouterr().out)
-    assert "of activations for 16 images at once" in said[0]
-    assert "disk:" in said[0]
-    assert "PFLOP, if 30% of the peak of cpu" in said[0]
-    memory_lines = [next(line for line in one.splitlines() if line.startswith("memory:")) for one in said]
+def test_a_plan_names_memory_disk_and_time(base: Path, dataset: Path) -> None:
+    plans = [
+        plan_run(dataset, gesture="call", base=base, preset="fast", device="cpu", **changes)
+        for changes in ({}, {"lora_rank": 2})
+    ]
+    assert "of activations for 16 images at once" in plans[0]
+    assert "disk:" in plans[0]
+    assert "PFLOP, if 30% of the peak of cpu" in plans[0]
+    memory_lines = [next(line for line in text.splitlines() if line.startswith("memory:")) for text in plans]
     assert memory_lines[0] != memory_lines[1] or "0.00 GiB" in memory_lines[0]
 
 
@@ -76,8 +73,8 @@ def test_work_is_counted_as_torch_counts_what_it_computes(base: Path) -> None:
     assert work.activations > 0
 
 
-def test_a_log_line_says_speed_and_now_and_then_memory(job: Callable[..., Any], tmp_path: Path) -> None:
-    assert train(job(tmp_path)) == 0
+def test_a_log_line_says_speed_and_now_and_then_memory(train: Callable[..., Any], tmp_path: Path) -> None:
+    train(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["stage"] in (2, 3)]
     assert all(line["images_per_s"] > 0 for line in steps)

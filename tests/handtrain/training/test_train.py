@@ -3,7 +3,6 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import pytest
 import torch
 
 from handdata.errors import Unfinished, UserError
-from handtrain.training import loop as stages
-from handtrain.training import train as driver
-from handtrain.training.train import train
+from handdata.machine import choose_device
+from handtrain.presets import RunOptions, options_of
+from handtrain.training import loop
+from handtrain.training.train import plan_run
 
 Jobs = Callable[..., Any]
 
@@ -29,13 +29,14 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_leaves_what_the_run_folder_promises(
-    job: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     watched = {"tensorboard": True, "sample_every": 1, "sample_steps": 1, "validate_every": 1}
-    assert train(job(run, **watched)) == 0
-    assert capsys.readouterr().out.strip() == str(run / "model")
-    record, log = json.loads((run / "run.json").read_text()), _log(run)
+    result = train(run, **watched)
+    assert capsys.readouterr().out == ""
+    assert (result.path, result.model) == (run, run / "model")
+    record, log = result.record, result.log
     assert record["config"]["options"]["lam"] == 0.7
     assert "finished" in record
     steps = [(line["stage"], line["step"]) for line in log if "loss" in line]
@@ -49,57 +50,57 @@ def test_a_run_leaves_what_the_run_folder_promises(
     assert not [path for path in run.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
 
 
-def test_a_finished_run_is_left_alone(job: Jobs, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_left_alone(train: Jobs, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (model / "hand1000.json").stat().st_mtime_ns
-    assert train(job(model.parent)) == 0
+    train(model.parent)
     assert "finished" in capsys.readouterr().err
     assert (model / "hand1000.json").stat().st_mtime_ns == before
 
 
-def test_other_options_need_another_folder(job: Jobs, model: Path) -> None:
+def test_other_options_need_another_folder(train: Jobs, model: Path) -> None:
     with pytest.raises(UserError, match=r"options.lam was 0.7, is 0.5"):
-        train(job(model.parent, lam=0.5))
+        train(model.parent, lam=0.5)
 
 
-def test_two_processes_cannot_train_in_one_folder(job: Jobs, tmp_path: Path) -> None:
+def test_two_processes_cannot_train_in_one_folder(train: Jobs, tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process is training"):
-            train(job(tmp_path))
+            train(tmp_path)
 
 
-def test_the_same_run_gives_the_same_weights(job: Jobs, model: Path, tmp_path: Path) -> None:
-    train(job(tmp_path / "again", gradient_checkpointing=True))  # which changes nothing
+def test_the_same_run_gives_the_same_weights(train: Jobs, model: Path, base: Path, tmp_path: Path) -> None:
+    train(tmp_path / "again", gradient_checkpointing=True)  # which changes nothing
     first, second = _weights(model), _weights(tmp_path / "again" / "model")
     assert all(torch.equal(first[name], second[name]) for name in first)
-    before = _weights(job(tmp_path).base)
+    before = _weights(base)
     assert all(not torch.equal(first[name], before[name]) for name in first)
 
 
-def test_lam_seed_and_every_switch_of_plus_change_the_weights(job: Jobs, model: Path, tmp_path: Path) -> None:
+def test_lam_seed_and_every_switch_of_plus_change_the_weights(train: Jobs, model: Path, tmp_path: Path) -> None:
     paper = _weights(model)["conv_in.weight"]
     switches = [
         {"lam": 0.3}, {"seed": 1}, {"crop": "hand"}, {"feature": "normalised"}, {"hand_weight": 4.0},
         {"fusion": "token", "fusion_lr": 0.1},
     ]  # fmt: skip
     for number, switch in enumerate(switches):
-        train(job(tmp_path / str(number), **switch))
+        train(tmp_path / str(number), **switch)
         assert not torch.equal(_weights(tmp_path / str(number) / "model")["conv_in.weight"], paper), switch
 
 
 def test_a_loss_that_is_not_a_number_names_step_and_image(
-    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = stages.tuning_step
+    real = loop.tuning_step
 
     def broken(*arguments: Any) -> torch.Tensor:
         losses = real(*arguments)
         losses[1] = float("nan")
         return losses
 
-    monkeypatch.setattr(stages, "tuning_step", broken)
+    monkeypatch.setattr(loop, "tuning_step", broken)
     with pytest.raises(Unfinished, match=r"stage 3, step 0: the loss of image train-00\d is nan"):
-        train(job(tmp_path))
+        train(tmp_path)
     assert not (tmp_path / "model").exists()
 
 
@@ -107,29 +108,29 @@ def test_a_loss_that_is_not_a_number_names_step_and_image(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
 def test_out_of_memory_says_what_to_change(
-    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(*_: Any) -> torch.Tensor:
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "tuning_step", full)
+        patch.setattr(loop, "tuning_step", full)
         with pytest.raises(Unfinished, match="--micro-batch 1 and --gradient-checkpointing"):
-            train(job(tmp_path))
-    assert train(job(tmp_path, micro_batch=1, gradient_checkpointing=True)) == 0  # the remedy is accepted
+            train(tmp_path)
+    train(tmp_path, micro_batch=1, gradient_checkpointing=True)  # the remedy is accepted
 
 
-def test_too_small_a_disk_is_told_before_the_work(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_is_told_before_the_work(train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
     from types import SimpleNamespace
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"--out .* the run writes up to .* are free"):
-        train(job(tmp_path))
+        train(tmp_path)
 
 
 def test_a_disk_that_fills_up_is_one_sentence_and_the_run_continues(
-    job: Jobs, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    train: Jobs, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from handdata.cli import program as commands
     from handtrain.run import checkpoint
@@ -138,46 +139,65 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_run_continues(
         raise OSError(28, "No space left on device", str(tmp_path / "checkpoints"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write", full)
-        patch.setattr(commands, "_run", lambda *_: train(job(tmp_path)))
+        patch.setattr(checkpoint, "write_bytes", full)
+        patch.setattr(commands, "_run", lambda *_: train(tmp_path))
         assert commands.main("handtrain", "", {}, ["train"]) == 1
     assert "no space is left for" in capsys.readouterr().err
-    assert train(job(tmp_path)) == 0
+    train(tmp_path)
     assert all(torch.equal(one, _weights(model)[name]) for name, one in _weights(tmp_path / "model").items())
 
 
 def test_a_signal_saves_a_checkpoint_and_the_run_continues(
-    job: Jobs, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Jobs, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = stages.tuning_step
+    real = loop.tuning_step
 
     def signalled(*arguments: Any) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "tuning_step", signalled)
+        patch.setattr(loop, "tuning_step", signalled)
         with pytest.raises(Unfinished, match="stopped by a signal after stage3-00000001"):
-            train(job(tmp_path))
+            train(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["stage3-00000001"]
-    assert train(job(tmp_path)) == 0
+    train(tmp_path)
     assert all(torch.equal(one, _weights(model)[name]) for name, one in _weights(tmp_path / "model").items())
     assert [line["step"] for line in _log(tmp_path) if line["stage"] == 3] == [0, 1]
 
 
-def test_a_dry_run_says_the_work_and_writes_nothing(
-    job: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_plan_names_the_work(base: Path, dataset: Path) -> None:
+    text = plan_run(dataset, gesture="call", base=base, device="cpu")
+    assert "5 images of call, 5 with landmarks, at 16 px" in text
+    assert "50 embedding steps" in text
+    assert "100 UNet steps" in text
+    assert "50 UNet steps" in plan_run(dataset, gesture="call", base=base, device="cpu", unet_epochs=10)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    base: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(job(tmp_path / "run", "paper", dry_run=True)) == 0
-    said = capsys.readouterr().out
-    assert "5 images of call, 5 with landmarks, at 16 px" in said
-    assert "50 embedding steps" in said
-    assert "100 UNet steps" in said
-    assert not (tmp_path / "run").exists()
+    from handtrain.cli.flags import Train
+
+    out = tmp_path / "run"
+    paper, running = options_of("paper"), RunOptions()
+    assert Train(str(dataset), "call", str(base), out, "paper", paper, running, "cpu", dry_run=True)() == 0
+    assert "100 UNet steps" in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_the_command_prints_the_model_folder(
+    base: Path, dataset: Path, model: Path, encoded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from handtrain.cli.flags import Train
+
+    smoke, running = options_of("smoke"), RunOptions()
+    assert Train(str(dataset), "call", str(base), model.parent, "smoke", smoke, running, "cpu", encoded)() == 0
+    assert capsys.readouterr().out.strip() == str(model)
 
 
 def test_a_dataset_without_validation_is_trained_and_the_lack_is_told(
-    job: Jobs, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Jobs, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
 
@@ -185,16 +205,16 @@ def test_a_dataset_without_validation_is_trained_and_the_lack_is_told(
     shutil.copyfile(copy / "README.md", copy / "README.old")
     card = (copy / "README.md").read_text().splitlines(keepends=True)
     (copy / "README.md").write_text("".join(line for line in card if "validation" not in line))
-    assert train(job(tmp_path / "run", dataset=copy, validate_every=1)) == 0
+    train(tmp_path / "run", dataset=copy, validate_every=1)
     assert "no validation split" in capsys.readouterr().err
 
 
 def test_several_processes_are_refused_in_one_sentence(
-    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="start it as a single process"):
-        train(job(tmp_path, "reference"))
+        train(tmp_path, "reference")
 
 
 @pytest.mark.parametrize(
@@ -206,45 +226,47 @@ def test_several_processes_are_refused_in_one_sentence(
         ({"resolution": 10}, "--resolution 10 .* a multiple of 4"),
         ({"order": "images", "unet_batch": 1, "embedding_batch": 1, "fusion": "token"}, "--order images"),
         ({"gesture": "palm"}, "no configuration 'palm'"),
+        ({"lamb": 0.5}, "unknown option 'lamb': did you mean 'lam'"),
+        ({"crop": "left"}, "crop='left': choose one of center, hand"),
     ],
 )
-def test_a_wrong_option_is_one_sentence(job: Jobs, tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+def test_a_wrong_option_is_one_sentence(train: Jobs, tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        train(job(tmp_path, **change))
+        train(tmp_path, **change)
 
 
-def test_a_base_of_another_kind_is_one_sentence(job: Jobs, base: Path, tmp_path: Path) -> None:
+def test_a_base_of_another_kind_is_one_sentence(train: Jobs, base: Path, tmp_path: Path) -> None:
     import shutil
 
     copy = shutil.copytree(base, tmp_path / "base")
-    wrong = job(tmp_path / "run", base=copy)
+    wrong = {"out": tmp_path / "run", "base": copy}
     index = json.loads((copy / "model_index.json").read_text())
     (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionXLPipeline"}))
     with pytest.raises(UserError, match="is a StableDiffusionXLPipeline"):
-        train(wrong)
+        train(**wrong)
     (copy / "model_index.json").write_text(json.dumps(index))
     next((copy / "unet").glob("*.safetensors")).rename(copy / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(UserError, match=r"no .safetensors in unet/"):
-        train(wrong)
+        train(**wrong)
     (copy / "model_index.json").unlink()
     with pytest.raises(UserError, match="is not a diffusers model"):
-        train(wrong)
+        train(**wrong)
 
 
-def test_an_absent_device_is_one_sentence(job: Jobs, tmp_path: Path) -> None:
+def test_an_absent_device_is_one_sentence(train: Jobs, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--device nonsense cannot be used"):
-        train(replace(job(tmp_path), device="nonsense"))
+        train(tmp_path, device="nonsense")
 
 
 def test_a_gpu_that_torch_cannot_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(Path, "exists", lambda self: str(self) == "/dev/nvidia0")
     with pytest.raises(UserError, match="a GPU that torch cannot use"):
-        driver.choose_device("auto")
+        choose_device("auto")
 
 
-def test_every_image_of_reference_is_trained_once_and_in_order(job: Jobs, tmp_path: Path) -> None:
-    train(job(tmp_path, "reference", embedding_steps=1, unet_epochs=1))
+def test_every_image_of_reference_is_trained_once_and_in_order(train: Jobs, tmp_path: Path) -> None:
+    train(tmp_path, "reference", embedding_steps=1, unet_epochs=1)
     assert [(line["image_id"], line["stage"]) for line in _log(tmp_path) if "loss" in line] == [
         (f"train-{number:03d}", stage) for number in range(5) for stage in (2, 3)
     ]

@@ -8,7 +8,7 @@ import pytest
 from handdata.errors import Unfinished, UserError
 from handdata.huggingface import HubName
 from handtrain import Hand1000Pipeline
-from handtrain.model.publish import publish
+from handtrain.publish import publish
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_publishing_again_replaces_the_earlier_version(copy: Path, tmp_path: Pat
 def test_a_folder_with_something_else_is_left_alone(model: Path, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").touch()
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="contains other files"):
         publish(model, tmp_path / "letters")
     assert (tmp_path / "letters" / "letter.txt").exists()
 
@@ -61,7 +61,7 @@ def test_a_copy_that_arrives_damaged_is_not_published(
 
     copy2 = shutil.copy2
     monkeypatch.setattr(shutil.copytree, "__defaults__", (False, None, damaged, False, False))
-    with pytest.raises(Unfinished, match="not what was sent"):
+    with pytest.raises(Unfinished, match="differs from the model"):
         publish(copy, tmp_path / "public")
     assert not (tmp_path / "public").exists()
 
@@ -171,5 +171,5 @@ def test_a_file_that_arrives_damaged_on_the_hub_is_told(copy: Path, monkeypatch:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: FakeHub(damage=name))
-    with pytest.raises(Unfinished, match=f"{name} arrived damaged"):
+    with pytest.raises(Unfinished, match=f"{name} is damaged"):
         publish(copy, HubName("me/call"))

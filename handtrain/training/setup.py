@@ -1,0 +1,122 @@
+"""Open and check everything that a run needs before it starts, and describe it in run.json and hand1000.json."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handdata.errors import UserError
+from handdata.huggingface import HubName, Place, parse, parse_model
+from handdata.machine import choose_device
+from handdata.shipped import version
+from handtrain.data.dataset import Photographs, load, readme
+from handtrain.method.fusion import TokenFusion
+from handtrain.method.gesture import GestureFeature
+from handtrain.model.base import Base, open_base
+from handtrain.model.export import fusion_record
+from handtrain.presets import RunOptions, TrainOptions, changed, check, check_running, options_of
+from handtrain.run.cost import Plan, plan
+from handtrain.run.device import resolved
+from handtrain.run.processes import launched, own_device
+from handtrain.training.early_stopping import check_judging
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The checked inputs of a run."""
+
+    gesture: str
+    preset: str  # for the record
+    options: TrainOptions  # resolved for the device
+    running: RunOptions
+    device: torch.device
+    base: Base  # with the run's resolution
+    base_place: Place
+    photographs: Photographs  # of the split `train`
+    plan: Plan
+
+    def config(self) -> dict[str, Any]:
+        """Return the part of run.json that determines the weights."""
+        dataset = self.photographs.place  # with its commit
+        rows, fingerprint = len(self.photographs.rows), self.photographs.fingerprint()
+        return {
+            "gesture": self.gesture,
+            "options": asdict(self.options),
+            "dataset": {**_place(dataset, dataset), "rows": rows, "fingerprint": fingerprint},
+            "base": {**_place(self.base_place, self.base.commit), "fingerprint": self.base.fingerprint()},
+        }
+
+    def session(self, processes: int) -> dict[str, Any]:
+        """Return the entry of run.json that describes this process."""
+        return {
+            "preset": self.preset,
+            "running": asdict(self.running),
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "processes": processes,
+            **_versions(),
+        }
+
+    def model(
+        self, config: dict[str, Any], feature: GestureFeature, layer: TokenFusion | None, kept: int | None
+    ) -> dict[str, Any]:
+        """Return the content of hand1000.json; `kept` is the step of the best weights, if they are the model's."""
+        rows, card = self.photographs.rows, readme(self.photographs.place)
+        training = {
+            **config,
+            "preset": self.preset,
+            "images": len(rows),
+            "without_hand": feature.without_hand,
+            "llama3": "llama 3" in card.lower().replace("-", " ") and any(row.rewrite == "llm" for row in rows),
+            "versions": _versions(),
+        }
+        if kept is not None:
+            training["kept"] = {"step": kept, "by": self.options.best_by}
+        return {
+            "gesture": self.gesture,
+            "gesture_phrase": rows[0].phrase,
+            "feature": {"kind": feature.kind, "values": feature.values},
+            "lam": self.options.lam,
+            "crop": self.options.crop,
+            "resolution": self.base.resolution,
+            "seed": self.options.seed,
+            "training": training,
+            "fusion": fusion_record(self.base, self.options.seed, layer),
+        }
+
+
+def set_up(
+    dataset: Place | str, gesture: str, base: Place | str, preset: str, options: TrainOptions | None,
+    running: RunOptions | None, device: str, changes: Mapping[str, Any],
+) -> Setup:  # fmt: skip
+    """Check the options, choose the device, and open the base and the dataset; arguments are those of `train`."""
+    options, running = changed(changes, options or options_of(preset), running or RunOptions())
+    check(options)
+    check_running(running)
+    check_judging(options)
+    processes = launched()
+    if options.order == "images" and processes.count > 1:
+        raise UserError("--order images trains on one image after the other: start it as a single process")
+    place, base_place = parse(str(dataset), "--dataset"), parse_model(str(base), "--base")
+    chosen = choose_device(own_device(device, processes))
+    options = resolved(options, running, chosen)
+    opened = open_base(base_place)
+    opened = replace(opened, resolution=opened.check_resolution(options.resolution))
+    photographs = load(place, gesture, limit=options.limit)
+    planned = plan(gesture, photographs, opened, options)
+    return Setup(gesture, preset, options, running, chosen, opened, base_place, photographs, planned)
+
+
+def _place(place: Place, commit: Place | None) -> dict[str, str | None]:
+    if isinstance(place, Path):  # by its last name only: a run folder may be published or moved
+        return {"place": place.resolve().name, "revision": None}
+    return {"place": f"hf:{place.repo}", "revision": commit.revision if isinstance(commit, HubName) else place.revision}
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    libraries = ("torch", "diffusers", "transformers", "datasets")
+    return {"hand1000": version(), **{name: metadata.version(name) for name in libraries}}

@@ -1,0 +1,70 @@
+"""Stage II for a whole split: batches of images as shards on the disk, distributed over the processes."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from handtrain import tensor_cache
+from handtrain.method.batches import ahead
+from handtrain.method.diffusion import Diffusion
+from handtrain.method.embedding import optimise_embeddings
+from handtrain.method.micro_batch import parts
+from handtrain.method.noise import Draw, image_draws
+from handtrain.presets import TrainOptions
+from handtrain.run.session import Session
+from handtrain.training.training_set import EncodedSplit
+
+
+def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: TrainOptions) -> torch.Tensor:
+    """Return the optimized embeddings (n, tokens, width) of a split's images, on the CPU.
+
+    A batch of images is a shard in RUN/stage2. Each process optimizes one batch at a time; the first writes them all.
+    Raises `Unfinished` after a signal, or if a loss is not finite.
+    """
+    processes, lr, steps = session.processes, options.embedding_lr, options.embedding_steps
+    batches = parts(len(split), options.embedding_batch)
+    paths = [session.run.path / "stage2" / f"{number:05d}.safetensors" for number in range(len(batches))]
+    finished = processes.on_first(lambda: _read(paths))
+    embeddings = torch.empty_like(split.mixed)
+    for number, shard in finished.items():
+        embeddings[batches[number]] = shard
+    missing = [number for number in range(len(batches)) if number not in finished]
+    bar = tqdm(total=len(batches), initial=len(finished), desc="Stage II", unit="batch", disable=session.hide_bars)
+    for start in range(0, len(missing), processes.count):
+        turn = missing[start : start + processes.count]
+        began, result = time.monotonic(), None
+        if processes.rank < len(turn):
+            part = batches[turn[processes.rank]]
+            draws = _draws(model, split, part, options)
+            result = optimise_embeddings(model, split.latents[part], split.mixed[part], draws, lr)
+        results = [result for result in processes.all_gather(result) if result]
+        speed = sum(losses.numel() for _, losses in results) / (time.monotonic() - began)
+        for number, (optimised, losses) in zip(turn, results, strict=True):
+            image_ids = split.image_ids[batches[number]]
+            for step, of_step in enumerate(losses):
+                session.log_step(2, number * steps + step, image_ids, of_step, lr, speed=speed)
+            embeddings[batches[number]] = optimised
+            if processes.first:
+                about = {"image_ids": image_ids, "log_lines": session.run.lines}
+                tensor_cache.write(paths[number], {"embeddings": optimised}, about)
+            bar.update()
+        session.stop_if(processes.any(bool(session.signals)), f"batch {turn[-1]} of Stage II")
+    bar.close()
+    return embeddings
+
+
+def _read(paths: list[Path]) -> dict[int, torch.Tensor]:
+    """Return the embeddings of the shards on the disk, by number."""
+    shards = {number: tensor_cache.read(path) for number, path in enumerate(paths)}
+    return {number: shard[0]["embeddings"] for number, shard in shards.items() if shard}
+
+
+def _draws(model: Diffusion, split: EncodedSplit, part: slice, options: TrainOptions) -> Iterator[Draw]:
+    def draw(step: int) -> Draw:
+        keys = [(image_id, step) for image_id in split.image_ids[part]]
+        return image_draws(options.seed, "stage2", keys, split.latents.shape, model.timesteps).to(model.device)
+
+    return (drawn for _, drawn in ahead(draw, range(options.embedding_steps), model.device))
