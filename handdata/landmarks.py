@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from handdata.recipe import MIN_SIDE
+from handdata.recipe import MIN_SIDE as MIN_SIDE  # handtrain may import it from here
 
 if TYPE_CHECKING:
     pass

@@ -1,5 +1,7 @@
 """Find the data files that the package ships, in a wheel or in a checkout: prompts, manifests and mini models."""
 
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 _PACKED = Path(__file__).parent / "_data"  # where the wheel carries them (pyproject.toml, force-include)
@@ -24,3 +26,12 @@ def shipped_model(name: str) -> Path | None:
     except FileNotFoundError:
         return None
     return next((folder for folder in models.iterdir() if folder.is_dir() and folder.name == name), None)
+
+
+def version() -> str:
+    """Return the version of hand1000: that of the installed package, else that in the checkout's pyproject.toml."""
+    try:
+        return metadata.version("hand1000")
+    except metadata.PackageNotFoundError:
+        project = tomllib.loads((_PACKED.parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(project["project"]["version"])

@@ -126,6 +126,13 @@ class Window:
         x0, x1, y0, y1 = (min(max(value, 0.0), 1.0) for value in (*x, *y))
         return x0, y0, x1, y1
 
+    def crop(self, image: Any) -> Any:
+        """Return the square of a Pillow image (bilinear, antialiased)."""
+        from PIL import Image
+
+        resized = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
+        return resized.crop((self.left, self.top, self.left + self.size, self.top + self.size))
+
 
 def window(width: int, height: int, size: int, box: Box | None = None) -> Window:
     """Return the square of side `size` after the short side is resized to it: the centre, or nearest it with the box.
@@ -154,8 +161,7 @@ def square(data: bytes, cut: Window) -> np.ndarray:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        resized = image.convert("RGB").resize((cut.width, cut.height), Image.Resampling.BILINEAR)
-    cropped = resized.crop((cut.left, cut.top, cut.left + cut.size, cut.top + cut.size))
+        cropped = cut.crop(image.convert("RGB"))
     pixels = np.asarray(cropped, dtype=np.float32) / np.float32(255)  # (size, size, 3)
     return np.ascontiguousarray((pixels * 2 - 1).transpose(2, 0, 1))  # (3, size, size)
 

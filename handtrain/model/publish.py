@@ -51,9 +51,9 @@ def _metrics(path: Path | None) -> str:
     except (FileNotFoundError, json.JSONDecodeError):
         raise UserError(f"--metrics {path} is not a JSON file") from None
     if isinstance(metrics, dict) and {"format", "metrics", "preparation"} <= metrics.keys():
-        from handtrain.reporting.report import md_table, metric_table, remarks
+        from handtrain.reporting.tables import metric_table, remarks
 
-        return "\n".join([md_table(metric_table(metrics)), "", *(f"- {remark}" for remark in remarks(metrics))])
+        return "\n".join([metric_table(metrics).markdown(), "", *(f"- {remark}" for remark in remarks(metrics))])
     if not isinstance(metrics, dict) or any(isinstance(value, dict | list) for value in metrics.values()):
         raise UserError(
             f"--metrics {path} must be what `evaluate --json` wrote, or one JSON object of names and values"

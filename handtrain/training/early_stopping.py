@@ -15,8 +15,8 @@ import torch
 from handdata.errors import Unfinished, UserError
 from handtrain import tensor_cache
 from handtrain.evaluation import hands, metrics
+from handtrain.evaluation.gesture_judge import named
 from handtrain.evaluation.hands import Hand
-from handtrain.evaluation.scores import named
 from handtrain.presets import TrainOptions
 from handtrain.run.folder import RunFolder
 
