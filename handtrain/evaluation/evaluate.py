@@ -10,10 +10,10 @@ from handdata import assets, shipped
 from handdata.errors import UserError
 from handdata.files import write_jsonl
 from handdata.huggingface import parse
-from handdata.machine import choose_device
 from handtrain.data.dataset import load
 from handtrain.data.image_folder import read_settings, split_of
 from handtrain.evaluation import hands, metrics, table
+from handtrain.evaluation.bootstrap import MEAN_DRAWS, Draws
 from handtrain.evaluation.extraction import Models
 from handtrain.evaluation.features import extract
 from handtrain.evaluation.gesture_judge import gesture_judge, known_hands, named
@@ -40,47 +40,49 @@ def evaluate(
 ) -> Scores:
     """Evaluate generated images against real ones, and against those of the base model from the same prompts and seeds.
 
-    `real` is a folder of images or DATASET:SPLIT; `landmarks` is a dataset whose training hands tell gestures apart, by
-    default that of `real`. `changes` are fields of the options. `details` is a file to write: a line of JSON per image
-    with its hands and their gestures. Features of the real images are cached in `cache`.
-
-    Raises `UserError` for a mistake. A metric whose weights or input are missing has a reason in place of a value.
+    `real` is a folder of images or DATASET:SPLIT, `landmarks` a dataset whose training hands tell gestures apart (by
+    default that of `real`), `cache` a folder for features of real images. `details` is a JSON Lines file to write: the
+    hands of every image and their gestures. `changes` are fields of the options. Raises `UserError` for a mistake; a
+    metric whose weights or input are missing has a reason in place of a value.
     """
     (options,) = changed(changes, options or EvaluateOptions())
     if options.bootstrap < 2:
         raise UserError(f"--bootstrap {options.bootstrap} must be at least 2")
-    chosen = choose_device(device)
-    print(f"handtrain: evaluating on {chosen}", file=sys.stderr)
     settings = read_settings(Path(fake))
     gesture = gesture or settings.get("gesture")
     sides = _sides(str(real), Path(fake), base, gesture, options.prepare)
     prepare = _preparation(options, settings, sides)
-    features = TensorCache(Path(cache) if cache else assets.cache_folder() / "features")
-    with Models(options, chosen, sides) as models:
+    kept = TensorCache(Path(cache) if cache else assets.cache_folder() / "features")
+    with Models(options, device, sides) as models:
+        print(f"handtrain: evaluating on {models.device}", file=sys.stderr)
         for name in table.extractions_of(options.variants):
             extractor = models.extractor(name)
-            models.rows[name] = (
-                extractor
-                if isinstance(extractor, str)
-                else {
-                    # real images come again, generated ones do not
-                    side: extract(images, prepare, extractor, features if side == "real" else None)
-                    for side, images in sides.items()
-                }
-            )
-    judge = _judge(str(real), landmarks, gesture, models, prepare, features)
-    comparison = table.Comparison.make(len(sides["real"].members), len(sides["fake"].members), options, gesture, judge)
+            if isinstance(extractor, str):
+                models.rows[name] = extractor
+                continue
+            models.rows[name] = {  # real images come again, generated ones do not
+                side: extract(images, prepare, extractor, kept if side == "real" else None)
+                for side, images in sides.items()
+            }
+    judge = _judge(str(real), landmarks, gesture, models, prepare, kept)
     if details:
         write_jsonl(Path(details), _details(models, judge))
-    return Scores(_record(models, prepare, comparison))
+    return Scores(_record(models, prepare, gesture, judge))
 
 
-def _record(models: Models, prepare: Preparation, comparison: table.Comparison) -> dict[str, Any]:
+def _record(
+    models: Models, prepare: Preparation, gesture: str | None, judge: metrics.GestureJudge | str
+) -> dict[str, Any]:
     """Return all metrics, the inputs and how they were processed; docs/evaluation.md describes the keys."""
     sides, options = models.images, models.options
+    real, fake, seed = len(sides["real"].members), len(sides["fake"].members), options.seed
+    draws, mean_draws = (
+        Draws.make(real, fake, count, first) for count, first in ((options.bootstrap, seed), (MEAN_DRAWS, seed + 2))
+    )
+    comparison = table.Comparison(draws, mean_draws, seed, gesture, judge)
     return {
         "format": FORMAT,
-        "gesture": comparison.gesture,
+        "gesture": gesture,
         **{side: _about(images) for side, images in sides.items()},
         "settings": {side: read_settings(Path(sides[side].source)) for side in sides if side != "real"},
         "preparation": str(prepare),

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from handdata import assets
 from handdata.clip import Clip
 from handdata.errors import Unfinished, UserError
 from handdata.files import sha256_of
 from handdata.landmarks import HandFinder
+from handdata.machine import choose_device
 from handtrain.evaluation import features, hands
 from handtrain.evaluation.features import Extractor, Network, Rows
 from handtrain.evaluation.hands import Hand
@@ -33,31 +33,36 @@ class Extraction:
     landmarker: bool = False  # whether the parts depend on the hand landmarker
 
 
+def _whole(_: "Models", pixels: np.ndarray, __: Member) -> list[np.ndarray]:
+    return [pixels]
+
+
+def _fitted(_: "Models", pixels: np.ndarray, __: Member) -> list[np.ndarray]:
+    return [hands.fitted(pixels)]
+
+
+def _known_hands(models: "Models", pixels: np.ndarray, member: Member) -> list[np.ndarray]:
+    return hands.standard_crops(pixels, models.hands[member])
+
+
+def _hands_together(models: "Models", pixels: np.ndarray, _: Member) -> list[np.ndarray]:
+    return hands.union_crops(pixels, models.finder(hands.DETECTION))
+
+
+def _each_hand(models: "Models", pixels: np.ndarray, _: Member) -> list[np.ndarray]:
+    return hands.hand_crops(pixels, models.finder(hands.DETECTION))
+
+
 # Extractions whose rows are hands, with the detection confidence.
 DETECTIONS = {"hands": hands.DETECTION, "hands reference": hands.DETECTION_REFERENCE}
 # Extractions whose rows are features. Those of one network follow each other: one network is in memory at a time.
 FEATURES = {
-    "fid": Extraction("inception-fid", "whole", lambda _, pixels, __: [pixels]),
-    "fid-h": Extraction(
-        "inception-fid",
-        hands.STANDARD_CROP,
-        lambda models, pixels, member: hands.standard_crops(pixels, models.hands[member]),
-        landmarker=True,
-    ),
-    "fid reference": Extraction("inception-torchvision", "fitted", lambda _, pixels, __: [hands.fitted(pixels)]),
-    "fid-h reference": Extraction(
-        "inception-torchvision",
-        hands.UNION_CROP,
-        lambda models, pixels, _: hands.union_crops(pixels, models.finder(hands.DETECTION)),
-        landmarker=True,
-    ),
-    "kid-h reference": Extraction(
-        "inception-torchvision",
-        hands.HAND_CROP,
-        lambda models, pixels, _: hands.hand_crops(pixels, models.finder(hands.DETECTION)),
-        landmarker=True,
-    ),
-    "clip": Extraction("clip", "whole", lambda _, pixels, __: [pixels]),
+    "fid": Extraction("inception-fid", "whole", _whole),
+    "fid-h": Extraction("inception-fid", hands.STANDARD_CROP, _known_hands, landmarker=True),
+    "fid reference": Extraction("inception-torchvision", "fitted", _fitted),
+    "fid-h reference": Extraction("inception-torchvision", hands.UNION_CROP, _hands_together, landmarker=True),
+    "kid-h reference": Extraction("inception-torchvision", hands.HAND_CROP, _each_hand, landmarker=True),
+    "clip": Extraction("clip", "whole", _whole),
 }
 INCEPTIONS = {"inception-fid": features.inception_fid, "inception-torchvision": features.inception_torchvision}
 
@@ -69,9 +74,9 @@ class Missing(Exception):
 class Models(ExitStack):
     """The networks of an evaluation, loaded when they are needed, and the rows extracted so far."""
 
-    def __init__(self, options: EvaluateOptions, device: torch.device, images: dict[str, ImageSet]) -> None:
+    def __init__(self, options: EvaluateOptions, device: str, images: dict[str, ImageSet]) -> None:
         super().__init__()
-        self.options, self.device, self.images = options, device, images
+        self.options, self.device, self.images = options, choose_device(device), images
         self.weights: dict[str, str] = {}  # sha256 by name of the file
         self.rows: dict[
             str, Sides | str

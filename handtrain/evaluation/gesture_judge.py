@@ -55,11 +55,8 @@ def _gestures(place: Place) -> list[str]:
     """Return a dataset's configurations except `all`."""
     from datasets import get_dataset_config_names
 
-    if isinstance(place, HubName):
-        names = get_dataset_config_names(place.repo, revision=place.revision)
-    else:
-        names = get_dataset_config_names(str(place))
-    return [name for name in names if name != "all"]
+    path, revision = (place.repo, place.revision) if isinstance(place, HubName) else (str(place), None)
+    return [name for name in get_dataset_config_names(path, revision=revision) if name != "all"]
 
 
 def _images(photographs: Photographs) -> ImageSet:

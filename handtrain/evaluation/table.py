@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from handtrain.evaluation import bootstrap, metrics
-from handtrain.evaluation.bootstrap import MEAN_DRAWS, Draws
+from handtrain.evaluation.bootstrap import Draws
 from handtrain.evaluation.extraction import DETECTIONS, FEATURES, Sides
 from handtrain.evaluation.features import Rows
 from handtrain.evaluation.gesture_judge import named
-from handtrain.options import EvaluateOptions
 
 Entry = dict[str, Any]
 Interval = Callable[[float, np.ndarray], tuple[float, float]]
@@ -31,14 +30,6 @@ class Comparison:
     seed: int
     gesture: str | None  # that the images should show
     judge: metrics.GestureJudge | str  # names the gesture of a hand, or the reason why there is none
-
-    @classmethod
-    def make(
-        cls, real: int, fake: int, options: EvaluateOptions, gesture: str | None, judge: metrics.GestureJudge | str
-    ) -> "Comparison":
-        """Draw the bootstrap samples for so many real and generated images."""
-        draws = Draws.make(real, fake, options.bootstrap, options.seed)
-        return cls(draws, Draws.make(real, fake, MEAN_DRAWS, options.seed + 2), options.seed, gesture, judge)
 
 
 @dataclass(frozen=True)

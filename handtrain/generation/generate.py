@@ -69,15 +69,15 @@ def generate(
     """Generate the images that the folder `out` does not have yet, then its generation.jsonl; return the folder.
 
     `prompts` is a file with one prompt per line, or DATASET:SPLIT; `prompt` is a single one. An image depends on its
-    prompt and seed, and not on the batch or the number of processes. `changes` are fields of the options.
-
-    Raises `UserError` for a mistake, also where the folder has images with other settings.
+    prompt and seed, and not on the batch or the number of processes. `changes` are fields of the options. Raises
+    `UserError` for a mistake, also where the folder has images with other settings.
     """
     from accelerate import PartialState
 
     chosen, out = choose_device(device), Path(out)
-    (options,) = changed(changes, options or GenerateOptions())
-    work = _work(model, prompts, prompt, gesture, seeds, limit, options)
+    work = _work(
+        model, prompts=prompts, prompt=prompt, gesture=gesture, seeds=seeds, limit=limit, options=options, **changes
+    )
     require_writable_folder(out, "--out")
     pictures.require_same_settings(out, work.settings)
     state = PartialState(cpu=chosen.type == "cpu")
@@ -91,30 +91,15 @@ def generate(
         _make(mine, work, out, batch, chosen, progress)
     state.wait_for_everyone()
     if state.is_main_process:
-        name = (
-            torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-        )
         seconds = round(time.monotonic() - start, 1)
-        pictures.finish(out, {"images": len(missing), "seconds": seconds, "device": name})
+        pictures.finish(out, {"images": len(missing), "seconds": seconds, "device": _name(chosen)})
     return out
 
 
-def planned(
-    model: str | Path,
-    *,
-    out: str | Path,
-    prompts: str | Path | None = None,
-    prompt: str | None = None,
-    gesture: str | None = None,
-    seeds: Sequence[int] = (0,),
-    limit: int = 0,
-    device: str = "auto",
-    options: GenerateOptions | None = None,
-    **_: Any,
-) -> str:
+def planned(model: str | Path, *, out: str | Path, device: str = "auto", batch: int = 4, **arguments: Any) -> str:
     """Check the arguments of `generate` and return what it would do, as one line."""
     choose_device(device)
-    work = _work(model, prompts, prompt, gesture, seeds, limit, options or GenerateOptions())
+    work = _work(model, **arguments)
     size, steps = work.settings["resolution"], work.settings["steps"]
     return f"{len(work.pictures)} images of {size} px, {steps} steps each, to {out}"
 
@@ -203,16 +188,24 @@ def _make(todo: list[Picture], work: Work, out: Path, batch: int, device: torch.
     bar.close()
 
 
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
 def _work(
     model: str | Path,
-    prompts: str | Path | None,
-    prompt: str | None,
-    gesture: str | None,
-    seeds: Sequence[int],
-    limit: int,
-    options: GenerateOptions,
+    *,
+    prompts: str | Path | None = None,
+    prompt: str | None = None,
+    gesture: str | None = None,
+    seeds: Sequence[int] = (0,),
+    limit: int = 0,
+    options: GenerateOptions | None = None,
+    **changes: Any,
 ) -> Work:
     """Open the model and list the images; raise `UserError` for the first mistake."""
+    (options,) = changed(changes, options or GenerateOptions())
+    assert options
     base = open_base(parse_model(str(model), "--model"), "--model")
     about: dict[str, Any] = read_json(base.folder / ABOUT_FILE) or {}
     if options.mu is not None and not 0 <= options.mu <= 1:

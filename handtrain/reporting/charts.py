@@ -18,21 +18,16 @@ _SMOOTHED = 60  # largest number of steps averaged for a point of the thick line
 
 def loss_curves(log: Sequence[dict[str, Any]]) -> str:
     """Return the losses of the stages and the validation loss over their steps as SVG; empty without any."""
-    series = {
-        stage: [
-            (line.get("board_step", line["step"]), line["loss"])
-            for line in log
-            if line.get("stage") == stage and "loss" in line
-        ]
-        for stage in (2, 3)
-    }
+    lines = [line for line in log if "loss" in line]
+    stages = {stage: [line for line in lines if line.get("stage") == stage] for stage in (2, 3)}
+    series = {stage: of_stage for stage, of_stage in stages.items() if of_stage}
     held_out = [(line["step"], line["validation_loss"]) for line in log if "validation_loss" in line]
-    series = {stage: points for stage, points in series.items() if points}
     if not series:
         return ""
     figure, axes = _figure(len(series))
-    for axis, (stage, points) in zip(axes, series.items(), strict=True):
-        steps, losses = np.array([step for step, _ in points]), np.array([loss for _, loss in points])
+    for axis, (stage, of_stage) in zip(axes, series.items(), strict=True):
+        steps = np.array([line.get("board_step", line["step"]) for line in of_stage])
+        losses = np.array([line["loss"] for line in of_stage])
         window = max(1, min(_SMOOTHED, len(losses) // 10))
         axis.plot(steps, losses, color="#9ec1e8", linewidth=0.7, label="each step")
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
@@ -77,8 +72,7 @@ def sweep_curves(name: str, points: Points) -> str:
     for axis, (metric, variant) in zip(axes, chosen, strict=True):
         entries = [(value, evaluation["metrics"][metric][variant]["fake"]) for value, evaluation in points]
         axis.plot(
-            [value for value, _ in entries],
-            [entry["value"] for _, entry in entries],
+            *zip(*((value, entry["value"]) for value, entry in entries), strict=True),
             "o-",
             color="#1f5fa8",
             markersize=4,

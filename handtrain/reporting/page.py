@@ -7,17 +7,8 @@ from pathlib import Path
 from string import Template
 
 from handtrain.data.image_folder import read_prompts
-from handtrain.reporting import charts
+from handtrain.reporting import charts, tables
 from handtrain.reporting.runs import Evaluation, RunRecord, sweeps
-from handtrain.reporting.tables import (
-    Table,
-    evaluation_heading,
-    heading,
-    metric_table,
-    remarks,
-    summary_table,
-    sweep_table,
-)
 
 
 def page(runs: Sequence[RunRecord], title: str, pictures: int) -> str:
@@ -27,7 +18,7 @@ def page(runs: Sequence[RunRecord], title: str, pictures: int) -> str:
         parts += _run(run, pictures)
     for name, gesture, points in sweeps(runs):
         parts.append(f"<h2>Sweep over {name}: {html.escape(gesture)}</h2>")
-        parts.append(_table(sweep_table(name, points)))
+        parts.append(_table(tables.sweep_table(name, points)))
         parts.append(f"<div class=chart>{charts.sweep_curves(name, points)}</div>")
         folders = {f"{name} {value:g}": Path(evaluation["fake"]["source"]) for value, evaluation in points}
         parts.append(_grid(folders, pictures))
@@ -36,8 +27,8 @@ def page(runs: Sequence[RunRecord], title: str, pictures: int) -> str:
 
 
 def _run(run: RunRecord, pictures: int) -> Iterator[str]:
-    yield f"<h2>{html.escape(heading(run))}</h2>"
-    yield _table(summary_table(run))
+    yield f"<h2>{html.escape(tables.heading(run))}</h2>"
+    yield _table(tables.summary_table(run))
     for evaluation in run.evaluations:
         yield from _evaluation(evaluation, pictures)
     if not run.evaluations:
@@ -58,9 +49,9 @@ def _run(run: RunRecord, pictures: int) -> Iterator[str]:
 
 
 def _evaluation(evaluation: Evaluation, pictures: int) -> Iterator[str]:
-    yield f"<h3>{html.escape(evaluation_heading(evaluation))}</h3>"
-    yield _table(metric_table(evaluation))
-    yield from (_note(html.escape(sentence)) for sentence in remarks(evaluation))
+    yield f"<h3>{html.escape(tables.evaluation_heading(evaluation))}</h3>"
+    yield _table(tables.metric_table(evaluation))
+    yield from (_note(html.escape(sentence)) for sentence in tables.remarks(evaluation))
     names = {"base": "base", "fake": "tuned"}
     folders = {names[side]: Path(evaluation[side]["source"]) for side in names if evaluation.get(side)}
     grid = _grid(folders, pictures)
@@ -110,7 +101,7 @@ def _prompts(folder: Path) -> dict[str, str]:
     return {name: text for name, text in prompts.items() if Path(name).name == name and (folder / name).is_file()}
 
 
-def _table(table: Table) -> str:
+def _table(table: tables.Table) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.head)
     rows = []
     for number, row in enumerate(table.rows):

@@ -7,16 +7,9 @@ from typing import Any
 from handdata.errors import UserError
 from handdata.files import require_writable_folder, write_text
 from handdata.markdown import escaped
+from handtrain.reporting import tables
 from handtrain.reporting.page import page
 from handtrain.reporting.runs import RunRecord, read_run, sweeps
-from handtrain.reporting.tables import (
-    evaluation_heading,
-    heading,
-    metric_table,
-    remarks,
-    summary_table,
-    sweep_table,
-)
 
 
 def report(runs: Sequence[Any], out: str | Path, *, title: str = "hand1000", pictures: int = 6) -> Path:
@@ -41,10 +34,13 @@ def markdown(runs: Sequence[RunRecord], title: str) -> str:
     """Return the tables of the report as Markdown; only the page has the pictures."""
     parts = [f"# {escaped(title)}"]
     for run in runs:
-        parts += [f"## {escaped(heading(run))}", summary_table(run).markdown()]
+        parts += [f"## {escaped(tables.heading(run))}", tables.summary_table(run).markdown()]
         for evaluation in run.evaluations:
-            parts += [f"### {escaped(evaluation_heading(evaluation))}", metric_table(evaluation).markdown()]
-            parts += [escaped(sentence) for sentence in remarks(evaluation)]
+            parts += [
+                f"### {escaped(tables.evaluation_heading(evaluation))}",
+                tables.metric_table(evaluation).markdown(),
+            ]
+            parts += [escaped(sentence) for sentence in tables.remarks(evaluation)]
     for name, _, points in sweeps(runs):
-        parts += [f"## Sweep over {name}", sweep_table(name, points).markdown()]
+        parts += [f"## Sweep over {name}", tables.sweep_table(name, points).markdown()]
     return "\n\n".join(parts) + "\n"
