@@ -234,8 +234,17 @@ class Reproduce:
     dry_run: bool = False  # only check everything and print what it will cost
 
     def __call__(self) -> int:
-        from handtrain.reproduce import planned, reproduce
+        from handdata.files import read_json
+        from handtrain.evaluation.scores import Scores
+        from handtrain.reproduce import RESULT, planned, reproduce
 
-        flags = dict(vars(self))
-        print(planned(**flags) if flags.pop("dry_run") else reproduce(**flags))
+        unset = ("dry_run", *(["lam"] if self.lam is None else []))
+        flags = {name: value for name, value in vars(self).items() if name not in unset}
+        if self.dry_run:
+            print(planned(**{name: flags[name] for name in flags if name not in ("out", "evaluate", "batch")}))
+            return 0
+        page = reproduce(**flags)
+        for gesture in self.gestures:
+            print(f"{gesture}\n{Scores(read_json(self.out / gesture / RESULT))}")
+        print(page)
         return 0

@@ -168,7 +168,7 @@ def test_the_reference_sampler_runs(model, tmp_path):
         ({"prompt": "a", "seeds": ()}, "--seeds is empty"),
         ({"prompt": "a", "mu": 2.0}, "outside 0 to 1"),
         ({"prompt": "a", "steps": 0}, "at least 1"),
-        ({"prompt": "a", "resolution": 17}, "take a multiple of"),
+        ({"prompt": "a", "resolution": 17}, "a multiple of"),
     ],
 )
 def test_mistakes_are_one_sentence(model, changes, sentence, tmp_path):
