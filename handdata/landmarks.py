@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from handdata import assets
 from handdata.errors import UserError
-from handdata.recipe import MIN_SIDE
+from handdata.recipe import MIN_SIDE as MIN_SIDE  # handtrain imports it from here
 
 Image = NDArray[np.uint8]  # (h, w, 3), RGB
 Landmarks = NDArray[np.float32]  # (hands, 21, 3): x, y in fractions of the image, z as MediaPipe gives it

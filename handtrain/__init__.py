@@ -1,16 +1,27 @@
-"""Fine-tune Stable Diffusion on 1,000 images of a hand gesture, generate and evaluate."""
+"""Fine-tune Stable Diffusion on images of a hand gesture, generate and evaluate: see docs/python.md."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from handtrain.evaluation.evaluate import evaluate
+    from handtrain.generation.generate import generate
     from handtrain.model.pipeline import Hand1000Pipeline
+    from handtrain.reporting.report import report
+    from handtrain.training.train import train
 
-__all__ = ["Hand1000Pipeline"]
+__all__ = ["Hand1000Pipeline", "evaluate", "generate", "report", "train"]
+
+_MODULES = {
+    "Hand1000Pipeline": "model.pipeline",
+    "evaluate": "evaluation.evaluate",
+    "generate": "generation.generate",
+    "report": "reporting.report",
+    "train": "training.train",
+}
 
 
-def __getattr__(name: str) -> Any:  # diffusers is heavy: only who asks for the pipeline waits for it
-    if name == "Hand1000Pipeline":
-        from handtrain.model.pipeline import Hand1000Pipeline
-
-        return Hand1000Pipeline
-    raise AttributeError(f"module 'handtrain' has no attribute '{name}'")
+def __getattr__(name: str) -> Any:  # torch and diffusers take seconds to import: only when a name is used
+    if name not in _MODULES:
+        raise AttributeError(f"module 'handtrain' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"handtrain.{_MODULES[name]}"), name)

@@ -1,35 +1,67 @@
-"""What decides generated images and their evaluation. Light to import, since the flags are made from it."""
+"""Options of generation and evaluation. Light to import, since the flags are made from it."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from handdata.errors import UserError, require_known
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What decides the pixels, beside model, prompts and seeds."""
+    """Options that decide the pixels, together with model, prompts and seeds."""
 
     mu: float | None = None  # share of the plain text embedding, 0 to 1; default: the lam of the training
-    sampler: Literal["ddim", "reference"] = "ddim"  # reference: the released code's 46 steps, one noise for all prompts
-    steps: int = 45  # of DDIM (released code: 45, which in its sampler are 46)
-    guidance: float = 3.0  # classifier-free guidance (released code)
-    eta: float = 0.0  # noise that DDIM adds; 0: none
-    negative_prompt: str = ""  # is encoded plainly, without the gesture
-    resolution: int = 0  # pixels; 0: the model's
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the networks
+    # sampler of the images; reference: the released code's 46 steps with the same noise for all prompts
+    sampler: Literal["ddim", "reference"] = "ddim"
+    steps: int = 45  # number of DDIM steps (released code: 45, which are 46 in its sampler)
+    guidance: float = 3.0  # scale of classifier-free guidance (released code)
+    eta: float = 0.0  # amount of noise that DDIM adds in each step; 0: none
+    negative_prompt: str = ""  # negative prompt, encoded without the gesture
+    resolution: int = 0  # side of the images in pixels; 0: the model's
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # number format of the networks
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What decides the numbers of an evaluation."""
+    """Options that decide the numbers of an evaluation."""
 
-    # bring both sides to the generated size and crop, or leave images as they are
+    # resize and crop both sides to the size of the generated images, or leave images as they are
     prepare: Literal["auto", "none"] = "auto"
-    # of real images; auto: what the model was trained with, else center
+    # crop of the real images; auto: the one that the model was trained with, else center
     crop: Literal["auto", "center", "hand"] = "auto"
-    variants: Literal["both", "standard"] = "both"  # standard leaves out the released code's ways, half of the time
-    bootstrap: int = 100  # draws behind the intervals of distances
+    # standard leaves out the metrics computed as in the released code, which take half of the time
+    variants: Literal["both", "standard"] = "both"
+    bootstrap: int = 100  # number of bootstrap draws for the intervals of distances
     clip: str = "hf:openai/clip-vit-base-patch32"  # model of the CLIP score: hf:USER/NAME, a folder, or none
-    inception_fid: Path | None = None  # other weights than the verified ones (`handdata assets inception-fid`)
-    inception_torchvision: Path | None = None  # likewise (`handdata assets inception-torchvision`)
-    seed: int = 0  # of the draws
+    # weights file to use in place of the verified one (`handdata assets inception-fid`)
+    inception_fid: Path | None = None
+    # weights file to use in place of the verified one (`handdata assets inception-torchvision`)
+    inception_torchvision: Path | None = None
+    seed: int = 0  # random seed of the bootstrap draws
+
+
+def changed(changes: Mapping[str, Any], *options: Any) -> tuple[Any, ...]:
+    """Return options dataclasses with the fields that `changes` names replaced.
+
+    Raises `UserError` for a name that no dataclass has, naming the nearest field, and for a value that is not among
+    the choices of a field.
+    """
+    hints = {name: hint for each in options for name, hint in get_type_hints(type(each)).items()}
+    for name, value in changes.items():
+        require_known(name, hints, "option")
+        if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
+            raise UserError(f"{name}={value!r}: choose one of {', '.join(get_args(hints[name]))}")
+    own = [{f.name: changes[f.name] for f in fields(each) if f.name in changes} for each in options]
+    return tuple(replace(each, **values) for each, values in zip(options, own, strict=True))
+
+
+def recorded(options: "DataclassInstance") -> dict[str, Any]:
+    """Return options as they are written to a JSON file."""
+    record: dict[str, Any] = json.loads(json.dumps(asdict(options), default=str))
+    return record

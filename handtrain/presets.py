@@ -1,9 +1,7 @@
 """The options of a training run and the presets: one row of a table each."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from handdata.errors import UserError
 
@@ -112,23 +110,6 @@ def options_of(preset: str) -> TrainOptions:
     if preset not in PRESETS:
         raise UserError(f"unknown --preset {preset}: choose one of {', '.join(PRESETS)}")
     return replace(TrainOptions(), **PRESETS[preset].changes)
-
-
-def changed(changes: Mapping[str, Any], *options: Any) -> tuple[Any, ...]:
-    """Return options dataclasses with the fields that `changes` names replaced.
-
-    Raises `UserError` for a name that no dataclass has, naming the nearest field, and for a value that is not among
-    the choices of a field.
-    """
-    hints = {name: hint for each in options for name, hint in get_type_hints(type(each)).items()}
-    for name, value in changes.items():
-        if name not in hints:
-            nearest = get_close_matches(name, hints, n=1, cutoff=0.0)[0]
-            raise UserError(f"unknown option '{name}': did you mean '{nearest}'?")
-        if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
-            raise UserError(f"{name}={value!r}: choose one of {', '.join(get_args(hints[name]))}")
-    own = [{f.name: changes[f.name] for f in fields(each) if f.name in changes} for each in options]
-    return tuple(replace(each, **values) for each, values in zip(options, own, strict=True))
 
 
 def check(options: TrainOptions) -> None:

@@ -13,7 +13,7 @@ from handdata.huggingface import HubName, Place, hub_errors, parse
 from handdata.markdown import markdown_table
 from handtrain.model.export import write_texts
 from handtrain.model.pipeline import ABOUT_FILE
-from handtrain.reporting.report import md_table, metric_table, remarks
+from handtrain.reporting.tables import metric_table, remarks
 
 
 def publish(model: Path | str, to: Place | str, private: bool = False, metrics: Path | None = None) -> str:
@@ -54,7 +54,7 @@ def _metrics(path: Path | None) -> str:
     if metrics is None:
         raise UserError(f"--metrics {path} is not a JSON file")
     if isinstance(metrics, dict) and {"format", "metrics", "preparation"} <= metrics.keys():
-        return "\n".join([md_table(metric_table(metrics)), "", *(f"- {remark}" for remark in remarks(metrics))])
+        return "\n".join([metric_table(metrics).markdown(), "", *(f"- {remark}" for remark in remarks(metrics))])
     if not isinstance(metrics, dict) or any(isinstance(value, dict | list) for value in metrics.values()):
         raise UserError(
             f"--metrics {path} must be a file of `evaluate --json`, or contain one JSON object of names and values"

@@ -1,16 +1,16 @@
-"""The command `handtrain`: the table of its commands. Their flags are in `verbs`."""
+"""The command `handtrain`: the table of its commands. Their flags are in `flags`."""
 
 import sys
 
-from handdata.cli import program as commands
+from handdata.cli import program
 
 ABOUT = "Fine-tune Stable Diffusion on the photographs of one hand gesture, generate images and evaluate their hands."
 
-COMMANDS: commands.Table = {
+COMMANDS: program.Table = {
     "import-checkpoint": "make a model folder from a checkpoint of the paper's released code",
     "publish": "publish a trained model to the Hub or a folder",
     "train": "fine-tune a base model on one gesture of a dataset",
-    "generate": "make images from a trained model or a plain base",
+    "generate": "generate images from a trained model or a plain base",
     "evaluate": "compare generated images with real ones",
     "report": "write one page from one or many runs",
     "bench": "time the presets against a plain loop that does what the released code does",
@@ -20,4 +20,4 @@ COMMANDS: commands.Table = {
 
 def main() -> None:
     """Run the command line of this process."""
-    sys.exit(commands.main("handtrain", ABOUT, COMMANDS, sys.argv[1:]))
+    sys.exit(program.main("handtrain", ABOUT, COMMANDS, sys.argv[1:]))

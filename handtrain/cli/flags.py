@@ -1,4 +1,4 @@
-"""The flags of every `handtrain` command: one frozen dataclass each, whose call runs the driver."""
+"""The flags of every `handtrain` command: a frozen dataclass each, whose call runs the API function and prints."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,54 +116,68 @@ class ImportCheckpoint:
 
 @dataclass(frozen=True)
 class Generate:
-    """Generate images from a trained model or from a plain base, so that both sides of a comparison are made alike.
+    """Generate images from a trained model or a plain base, both in the same way.
 
-    Every image has its own seed: neither batch nor number of processes (`accelerate launch`) changes it. The same
-    command makes what is missing. No safety checker: it would turn images black, which are counted.
+    Every image has its own seed: neither the batch nor the number of processes (`accelerate launch`) changes it. The
+    same command generates what is missing. There is no safety checker, which would turn images black; black images are
+    counted.
     """
 
     model: str  # hf:USER/NAME[@REVISION], a folder or a shipped name: a trained model, or a Stable Diffusion 1 or 2
-    out: Path  # the folder of the images
+    out: Path  # folder of the images
     prompts: str | None = None  # a file with one prompt per line, or DATASET:SPLIT for the texts of its rows
     prompt: str | None = None  # a single prompt instead
     gesture: str | None = None  # configuration of the dataset; default: the model's own
-    seeds: tuple[int, ...] = (0,)  # one image per prompt and seed
+    seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
     options: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
-    limit: int = 0  # only the first so many prompts; 0: all
-    batch: int = 4  # images at once; changes nothing but rounding
+    limit: int = 0  # number of prompts to use, from the first; 0: all
+    batch: int = 4  # number of images generated at once; changes the images by rounding only
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    dry_run: bool = False  # only check everything and say what would be made
+    dry_run: bool = False  # only check everything and print what would be generated
 
     def __call__(self) -> int:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        fields["model"] = parse_model(self.model, "--model")
-        from handtrain.generation.generate import Job, generate
+        from handtrain.generation.generate import generate, planned
+        from handtrain.generation.pictures import summary
+        from handtrain.run.processes import launched
 
-        return generate(Job(**fields))
+        flags = dict(vars(self))
+        if flags.pop("dry_run"):
+            print(planned(**flags))
+            return 0
+        folder = generate(**flags)
+        if launched().first:
+            print(summary(folder))
+        return 0
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Compare generated images with real ones: FID, KID, hands, gesture, text; with intervals and in both variants.
 
-    A metric whose weights are not here is `not computed`, with the reason. See docs/evaluation.md.
+    A metric whose weights are not on this machine is `not computed`, with the reason. See docs/evaluation.md.
     """
 
     real: str  # DATASET:SPLIT or a folder with images
     fake: Path  # a folder with generated images
     base: Path | None = None  # images of the base model from the same prompts and seeds: adds the difference
-    gesture: str | None = None  # asked for; default: what the generated images say
+    gesture: str | None = None  # gesture that the images should show; default: the one in the settings of --fake
     landmarks: str | None = None  # DATASET whose training hands tell gestures apart; default: that of --real
     options: Annotated[EvaluateOptions, tyro.conf.arg(name="")] = field(default_factory=EvaluateOptions)
-    json: Path | None = None  # write everything to this file
-    details: Path | None = None  # write to this file a line for every image: its hands and the gestures that they make
+    json: Path | None = None  # write the whole evaluation to this file
+    details: Path | None = None  # write to this file a line per image: its hands and the gestures that they make
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    cache: Path | None = None  # of what was found in real images; default ~/.cache/hand1000/features
+    cache: Path | None = None  # folder for features of real images; default ~/.cache/hand1000/features
 
     def __call__(self) -> int:
-        from handtrain.evaluation.evaluate import Job, evaluate
+        from handtrain.evaluation.evaluate import evaluate
 
-        return evaluate(Job(**{name: getattr(self, name) for name in self.__dataclass_fields__}))
+        flags = dict(vars(self))
+        file = flags.pop("json")
+        scores = evaluate(**flags)
+        print(scores)
+        if file:
+            scores.write(file)
+        return 0
 
 
 @dataclass(frozen=True)
@@ -175,13 +189,14 @@ class Report:
 
     runs: Positional[tuple[Path, ...]]  # run folders
     out: Path  # FILE.html; the same in Markdown goes to FILE.md
-    title: str = "hand1000"  # of the page
-    pictures: int = 6  # rows of a picture grid
+    title: str = "hand1000"  # title of the page
+    pictures: int = 6  # number of rows of a picture grid
 
     def __call__(self) -> int:
         from handtrain.reporting.report import report
 
-        return report(self.runs, self.out, self.title, self.pictures)
+        print(report(**vars(self)))
+        return 0
 
 
 @dataclass(frozen=True)
@@ -193,22 +208,31 @@ class Reproduce:
 
     dataset: str  # hf:USER/NAME[@REVISION], or a folder that `handdata publish` made
     base: str  # hf:USER/NAME[@REVISION], a diffusers folder or a shipped name: a Stable Diffusion 1 or 2
-    out: Path  # the folder of everything; the report is OUT/report.html
+    out: Path  # folder of all results; the report is OUT/report.html
     gestures: tuple[str, ...] = PAPER_GESTURES  # configurations of the dataset; default: the paper's six
     preset: Literal["paper", "reference", "fast", "plus", "mini", "smoke"] = "paper"  # see docs/training.md
     lam: float | None = None  # share of the text embedding in training; default: the preset's
-    split: str = "test"  # whose texts are the prompts and whose images are the real ones
-    limit: int = 0  # only so many prompts; 0: all
-    seeds: tuple[int, ...] = (0,)  # one image per prompt and seed
+    split: str = "test"  # split whose texts are the prompts and whose images are the real ones
+    limit: int = 0  # number of prompts to use, from the first; 0: all
+    seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
     generate: GenerateOptions = field(default_factory=GenerateOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
-    batch: int = 4  # generated images at once
+    batch: int = 4  # number of images generated at once
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    dry_run: bool = False  # only check everything and say what it will cost
+    dry_run: bool = False  # only check everything and print what it will cost
 
     def __call__(self) -> int:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        fields.update(dataset=parse(self.dataset, "--dataset"), base=parse_model(self.base, "--base"))
-        from handtrain.reproduce import Plan, reproduce
+        from handdata.files import read_json
+        from handtrain.evaluation.scores import Scores
+        from handtrain.reproduce import RESULT, planned, reproduce
 
-        return reproduce(Plan(**fields))
+        unset = ("dry_run", *(["lam"] if self.lam is None else []))
+        flags = {name: value for name, value in vars(self).items() if name not in unset}
+        if self.dry_run:
+            print(planned(**{name: flags[name] for name in flags if name not in ("out", "evaluate", "batch")}))
+            return 0
+        page = reproduce(**flags)
+        for gesture in self.gestures:
+            print(f"{gesture}\n{Scores(read_json(self.out / gesture / RESULT))}")
+        print(page)
+        return 0

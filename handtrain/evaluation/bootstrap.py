@@ -1,17 +1,33 @@
-"""Bootstrap intervals: how far a metric would move if other images had been drawn.
+"""Bootstrap intervals: how much a metric varies with the images that were drawn.
 
 Images are drawn with replacement, and all hands of an image go with it. A draw is a vector of weights, so one draw
-serves every metric of a set, and a base and a tuned set made from the same prompts and seeds share theirs: the interval
-of their difference then leaves out what both have in common.
+serves every metric of a set. A base and a tuned set from the same prompts and seeds share their draws: the interval of
+their difference then leaves out the variation that both have in common.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 LEVEL = 0.95
 MEAN_DRAWS = 2000  # a percentile needs many
-Statistic = Callable[[np.ndarray, np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Bootstrap draws of the images. A base set shares those of the tuned one: its images have the same names."""
+
+    real: np.ndarray  # (b, images)
+    fake: np.ndarray  # (b, images)
+
+    @classmethod
+    def make(cls, real: int, fake: int, count: int, seed: int) -> "Draws":
+        """Draw `count` times from so many real and generated images."""
+        return cls(draws(real, count, seed), draws(fake, count, seed + 1))
+
+    def of(self, side: str) -> np.ndarray:
+        """Return the draws (b, images) of a side."""
+        return self.real if side == "real" else self.fake
 
 
 def draws(images: int, count: int, seed: int) -> np.ndarray:
@@ -23,9 +39,9 @@ def draws(images: int, count: int, seed: int) -> np.ndarray:
 
 
 def around(value: float, replicates: np.ndarray) -> tuple[float, float]:
-    """Return value +- 1.96 standard deviations of the replicates; NaN, from a draw of too little, is left out.
+    """Return value +- 1.96 standard deviations of the replicates; NaN, from a draw with too few rows, is left out.
 
-    For distances: their bootstrap mean lies above the estimate (a draw repeats rows, so its covariance is smaller in
+    For distances: their bootstrap mean is above the estimate (a draw repeats rows, so its covariance is smaller in
     rank), and percentiles would leave the estimate itself outside.
     """
     known = replicates[np.isfinite(replicates)]
@@ -45,7 +61,7 @@ def percentiles(replicates: np.ndarray) -> tuple[float, float]:
 def ratio_draws(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return sum over sum for each draw, (b,): sums (n,) and counts (n,) per image, weights (b, n).
 
-    The mean of a score over hands, where an image has none, one or two. NaN where a draw holds nothing to count.
+    The mean of a score over hands, where an image has none, one or two. NaN where a draw has nothing to count.
     """
     totals = weights @ np.asarray(counts, dtype=np.float64)
     return np.asarray(

@@ -1,145 +1,154 @@
-"""What the networks make of every side of a comparison: one network in memory at a time."""
+"""The tables of extractions: which network sees which part of every image, and the files that this needs."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from handdata import assets
 from handdata.clip import Clip
 from handdata.errors import Unfinished, UserError
 from handdata.files import sha256_of
+from handdata.landmarks import HandFinder
+from handdata.machine import choose_device
 from handtrain.evaluation import features, hands
-from handtrain.evaluation.features import Network
-from handtrain.evaluation.image_sets import ImageSet, Preparation
-from handtrain.evaluation.scores import Entry, Sides, Values, not_computed
+from handtrain.evaluation.features import Extractor, Network, Rows
+from handtrain.evaluation.hands import Hand
+from handtrain.evaluation.image_sets import ImageSet, Member
 from handtrain.options import EvaluateOptions
-from handtrain.tensor_cache import TensorCache
+
+Sides = dict[str, Rows]  # real, fake and, where there is one, base
 
 
-class Material:
-    """What the networks made of every side, one extraction after the other; each is its rows or the reason it lacks."""
+@dataclass(frozen=True)
+class Extraction:
+    """Features of one kind: the network, and the parts of a prepared image that it sees."""
 
-    def __init__(
-        self,
-        options: EvaluateOptions,
-        sides: dict[str, ImageSet],
-        prepare: Preparation,
-        cache: TensorCache,
-        device: torch.device,
-    ) -> None:
-        self.sides, self.prepare, self.cache = sides, prepare, cache
-        self.weights: dict[str, str] = {}  # sha256 by file
-        self.rows: dict[str, Sides] = {}
-        self.lacking: dict[str, str] = {}  # the reason, by extraction
-        self.reference = options.variants == "both"
-        self._find_hands()
-        self._inception_fid(options.inception_fid, device)
-        if self.reference:
-            self._inception_torchvision(options.inception_torchvision, device)
-        self.cosines = self._clip(options.clip, device)
+    network: str  # inception-fid, inception-torchvision or clip
+    crop: str  # the parts in words, which enter the cache's key
+    crops: Callable[["Models", np.ndarray, Member], list[np.ndarray]]
+    landmarker: bool = False  # whether the parts depend on the hand landmarker
 
-    def get(self, name: str, then: Callable[[Sides], Entry]) -> Entry:
-        """Return what `then` makes of an extraction, or why there is none."""
-        return then(self.rows[name]) if name in self.rows else not_computed(self.lacking[name])
 
-    def _find_hands(self) -> None:
-        wanted = {
-            "hands": hands.DETECTION,
-            **({"hands reference": hands.DETECTION_REFERENCE} if self.reference else {}),
-        }
-        if self._asset(hands.MODEL, None, [*wanted, "fid-h"]) is None:
-            return
-        for name, detection in wanted.items():
-            self.rows[name] = {
-                side: features.found_hands(
-                    images, self.prepare, detection, self.weights[hands.MODEL], self._cache_of(side)
-                )
-                for side, images in self.sides.items()
-            }
+def _whole(_: "Models", pixels: np.ndarray, __: Member) -> list[np.ndarray]:
+    return [pixels]
 
-    def _inception_fid(self, file: Path | None, device: torch.device) -> None:
-        weights = self._asset("inception-fid", file, ["fid", "fid-h"])
-        if weights is None:
-            return
-        network = features.inception_fid(weights, device)
-        self._network("fid", network, self._alike(features.whole_images(network)), "whole")
-        if "hands" in self.rows:
-            found = self.rows["hands"]
-            rule = f"{hands.STANDARD_CROP} {self.weights[hands.MODEL]}"
-            make = {side: features.standard_hands(network, rows) for side, rows in found.items()}
-            self._network("fid-h", network, make, rule)
 
-    def _inception_torchvision(self, file: Path | None, device: torch.device) -> None:
-        names = ["fid reference", "fid-h reference", "kid-h reference"]
-        weights = self._asset("inception-torchvision", file, names)
-        if weights is None:
-            return
-        network = features.inception_torchvision(weights, device)
-        self._network("fid reference", network, self._alike(features.fitted_images(network)), "fitted")
-        if self._asset(hands.MODEL, None, names[1:]) is None:
-            return
-        sha256 = self.weights[hands.MODEL]
-        with hands.hand_finder(hands.DETECTION) as finder:
-            union, each = features.union_hands(network, finder), features.reference_hands(network, finder)
-            self._network(names[1], network, self._alike(union), f"{hands.UNION_CROP} {sha256}")
-            self._network(names[2], network, self._alike(each), f"{hands.HAND_CROP} {sha256}")
+def _fitted(_: "Models", pixels: np.ndarray, __: Member) -> list[np.ndarray]:
+    return [hands.fitted(pixels)]
 
-    def _clip(self, model: str, device: torch.device) -> Values | str:
-        """Return the cosine (n,) of every image with its text, by side; or why there is none."""
-        if model == "none":
-            return "--clip none"
-        texts = {side: [one.text for one in images.members] for side, images in self.sides.items()}
-        if None in texts["fake"]:
-            return "the generated images have no prompts (generation.jsonl)"
+
+def _known_hands(models: "Models", pixels: np.ndarray, member: Member) -> list[np.ndarray]:
+    return hands.standard_crops(pixels, models.hands[member])
+
+
+def _hands_together(models: "Models", pixels: np.ndarray, _: Member) -> list[np.ndarray]:
+    return hands.union_crops(pixels, models.finder(hands.DETECTION))
+
+
+def _each_hand(models: "Models", pixels: np.ndarray, _: Member) -> list[np.ndarray]:
+    return hands.hand_crops(pixels, models.finder(hands.DETECTION))
+
+
+# Extractions whose rows are hands, with the detection confidence.
+DETECTIONS = {"hands": hands.DETECTION, "hands reference": hands.DETECTION_REFERENCE}
+# Extractions whose rows are features. Those of one network follow each other: one network is in memory at a time.
+FEATURES = {
+    "fid": Extraction("inception-fid", "whole", _whole),
+    "fid-h": Extraction("inception-fid", hands.STANDARD_CROP, _known_hands, landmarker=True),
+    "fid reference": Extraction("inception-torchvision", "fitted", _fitted),
+    "fid-h reference": Extraction("inception-torchvision", hands.UNION_CROP, _hands_together, landmarker=True),
+    "kid-h reference": Extraction("inception-torchvision", hands.HAND_CROP, _each_hand, landmarker=True),
+    "clip": Extraction("clip", "whole", _whole),
+}
+INCEPTIONS = {"inception-fid": features.inception_fid, "inception-torchvision": features.inception_torchvision}
+
+
+class Missing(Exception):
+    """An extraction lacks its weights or its input; the message is the reason."""
+
+
+class Models(ExitStack):
+    """The networks of an evaluation, loaded when they are needed, and the rows extracted so far."""
+
+    def __init__(self, options: EvaluateOptions, device: str, images: dict[str, ImageSet]) -> None:
+        super().__init__()
+        self.options, self.device, self.images = options, choose_device(device), images
+        self.weights: dict[str, str] = {}  # sha256 by name of the file
+        self.rows: dict[
+            str, Sides | str
+        ] = {}  # by extraction: the rows of every side, or the reason why there are none
+        self.hands: dict[Member, list[Hand]] = {}
+        self._network: Network | None = None
+        self._finders: dict[float, HandFinder] = {}
+
+    def extractor(self, name: str) -> Extractor | str:
+        """Return the extractor of an extraction, or the reason why it cannot be computed.
+
+        Raises `UserError` if a file of weights that the options name does not exist.
+        """
         try:
-            clip = Clip(model, str(device))
+            return self._hands(DETECTIONS[name]) if name in DETECTIONS else self._features(name, FEATURES[name])
+        except Missing as reason:
+            return str(reason)
+
+    def finder(self, detection: float) -> HandFinder:
+        """Return the hand landmarker at a detection confidence; it is closed with this object."""
+        if detection not in self._finders:
+            self._finders[detection] = self.enter_context(hands.hand_finder(detection))
+        return self._finders[detection]
+
+    def _hands(self, detection: float) -> Extractor:
+        self._file(hands.MODEL)
+        return features.hand_extractor(self.finder(detection), detection, self.weights[hands.MODEL])
+
+    def _features(self, name: str, row: Extraction) -> Extractor:
+        if row.network == "clip":
+            return self._clip(name, row)
+        weights = self._file(row.network)
+        if self._network is None or self._network.name != row.network:
+            self._network = None  # the memory of the last one is free before the next is loaded
+            self._network = INCEPTIONS[row.network](weights, self.device)
+        crop = row.crop
+        if row.landmarker:
+            self._file(hands.MODEL)
+            self.hands = self.hands or self._hands_by_member()
+            crop = f"{row.crop} {self.weights[hands.MODEL]}"
+        return features.feature_extractor(name, self._network, crop, partial(row.crops, self))
+
+    def _hands_by_member(self) -> dict[Member, list[Hand]]:
+        rows = self.rows["hands"]
+        assert not isinstance(rows, str), rows
+        pairs = [zip(self.images[side].members, of_side.hands(), strict=True) for side, of_side in rows.items()]
+        return {member: of_image for of_side in pairs for member, of_image in of_side}
+
+    def _clip(self, name: str, row: Extraction) -> Extractor:
+        """Return an extractor of the cosine (1,) between CLIP's features of image and text; no rows without texts."""
+        if self.options.clip == "none":
+            raise Missing("--clip none")
+        if None in [member.text for member in self.images["fake"].members]:
+            raise Missing("the generated images have no prompts (generation.jsonl)")
+        try:
+            clip = Clip(self.options.clip, str(self.device))
         except (UserError, Unfinished) as error:
-            return str(error)
-        network = features.clip_images(clip)
-        self.weights["clip"] = network.sha256
-        self._network("clip", network, self._alike(features.whole_images(network)), "whole")
-        return {
-            side: None
-            if None in texts[side]
-            else _cosines(self.rows["clip"][side].values, features.clip_texts(clip, texts[side]))  # type: ignore[arg-type]
-            for side in self.sides
-        }
+            raise Missing(str(error)) from None
+        self._network = features.clip_images(clip)
+        self.weights["clip"] = self._network.sha256
+        extractor = features.feature_extractor(name, self._network, row.crop, partial(row.crops, self))
+        return replace(extractor, finish=partial(features.clip_cosines, clip))
 
-    def _alike(self, extract: features.Extract) -> dict[str, features.Extract]:
-        return dict.fromkeys(self.sides, extract)
-
-    def _network(self, name: str, network: Network, make: dict[str, features.Extract], rule: str) -> None:
-        self._extract(name, make, network.width, f"{network.name} {network.sha256} {rule}")
-
-    def _extract(self, name: str, make: dict[str, features.Extract], width: int, rule: str) -> None:
-        self.rows[name] = {}
-        for side, images in self.sides.items():
-            self.rows[name][side] = features.extract(
-                images, self.prepare, make[side], width, f"{name}: {rule}", self._cache_of(side)
-            )
-
-    def _cache_of(self, side: str) -> TensorCache | None:
-        """Return where the rows of a side are kept: real images come again, generated ones do not."""
-        return self.cache if side == "real" else None
-
-    def _asset(self, name: str, file: Path | None, wanted_by: list[str]) -> Path | None:
-        """Return a model file and note its sha256; note the reason for those who want it if it is not here."""
+    def _file(self, name: str) -> Path:
+        """Return the path of a file of weights and note its sha256."""
+        own = getattr(self.options, name.replace("-", "_"), None)
+        if own and not Path(own).is_file():
+            raise UserError(f"--{name} {own} is not a file: name the weights")
         try:
-            path = file or assets.path(name)
-            if not path.is_file():
-                raise UserError(f"--{name} {path} is not a file: name the weights")
+            path = Path(own) if own else assets.path(name)
         except UserError as error:
-            if file:
-                raise
-            reason = str(error).replace(str(Path.home()), "~")  # the JSON may be published
-            self.lacking.update(dict.fromkeys(wanted_by, reason))
-            return None
-        self.weights[name] = sha256_of(path)
+            raise Missing(str(error).replace(str(Path.home()), "~")) from None  # the JSON may be published
+        if name not in self.weights:
+            self.weights[name] = sha256_of(path)
         return path
-
-
-def _cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)
-    return np.asarray((images * texts).sum(axis=1) / lengths)

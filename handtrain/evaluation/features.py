@@ -1,6 +1,6 @@
-"""What networks make of a set of images: Inception and CLIP features, hands. Computed shard by shard, kept by content.
+"""Inception and CLIP features and hands of an image set: computed shard by shard, cached by content.
 
-Everything found in an image is a row: one of an image's features, one of each of its crops, one of each of its hands.
+Everything extracted from an image is a row: features of the whole image or of one of its crops, or one of its hands.
 """
 
 import tempfile
@@ -17,12 +17,12 @@ from handdata.files import sha256_of
 from handdata.landmarks import HandFinder
 from handtrain.evaluation import hands
 from handtrain.evaluation.hands import Hand
-from handtrain.evaluation.image_sets import ImageSet, Preparation
+from handtrain.evaluation.image_sets import ImageSet, Member, Preparation
 from handtrain.model.base import fingerprint
 from handtrain.tensor_cache import TensorCache, key_of
 
-SHARD = 128  # images whose features are computed and kept together
-BATCH = 16  # images in one pass of a network; changes nothing but rounding
+SHARD = 128  # images whose features are computed and cached together
+BATCH = 16  # images per forward pass; changes the features by rounding only
 INCEPTION = 2048
 
 HAND = 21 * 3 + 2 + 2  # landmarks, left, score, width, height
@@ -31,14 +31,14 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 @dataclass(frozen=True)
 class Rows:
-    """What was found in a set of images."""
+    """Rows extracted from an image set."""
 
     values: np.ndarray  # (k, d) float32
     owner: np.ndarray  # (k,) the number of the image that each row belongs to
     images: int
 
     def counts(self) -> np.ndarray:
-        """Return how many rows each image has, (images,)."""
+        """Return the number of rows of each image, (images,)."""
         return np.bincount(self.owner, minlength=self.images)
 
     def sums(self, column: np.ndarray) -> np.ndarray:
@@ -47,108 +47,65 @@ class Rows:
 
     def hands(self) -> list[list[Hand]]:
         """Return the hands of each image, where the rows are hands."""
-        found: list[list[Hand]] = [[] for _ in range(self.images)]
+        by_image: list[list[Hand]] = [[] for _ in range(self.images)]
         for owner, row in zip(self.owner, self.values, strict=True):
-            found[owner].append(
-                Hand(row[:63].reshape(21, 3), bool(row[63]), float(row[64]), int(row[65]), int(row[66]))
-            )
-        return found
+            points, (left_hand, score, width, height) = row[:63].reshape(21, 3), row[63:]
+            by_image[owner].append(Hand(points, bool(left_hand), float(score), int(width), int(height)))
+        return by_image
 
 
-# Takes images and the number of the first one; returns the rows of each image.
-Extract = Callable[[list[np.ndarray], int], list[np.ndarray]]
+@dataclass(frozen=True)
+class Extractor:
+    """A function from the images of a shard to the rows (k, width) of each image."""
+
+    rule: str  # names, hashes and settings that decide the rows, together with images and preparation
+    width: int
+    rows: Callable[[list[np.ndarray], list[Member]], list[np.ndarray]]
+    finish: Callable[[Rows, list[Member]], Rows] = lambda rows, _: rows  # applied to the rows of a whole set
 
 
-def extract(
-    images: ImageSet, prepare: Preparation, extract_shard: Extract, width: int, rule: str, cache: TensorCache | None
-) -> Rows:
+Crops = Callable[[np.ndarray, Member], list[np.ndarray]]  # an image (height, width, 3) of uint8 to parts of it
+
+
+def extract(images: ImageSet, prepare: Preparation, extractor: Extractor, cache: TensorCache | None) -> Rows:
     """Return the rows (k, width) of a whole set; memory holds one shard of images at a time.
 
-    `rule` says in words and hashes all that decides the rows beside images and preparation: with a cache, a shard with
-    the same files, preparation and rule is not computed again.
+    With a cache, a shard with the same files, preparation and rule is not computed again.
     """
     from tqdm import tqdm
 
-    values, owners = [], []
+    values, owners = [np.empty((0, extractor.width), dtype=np.float32)], []
     starts = range(0, len(images.members), SHARD)
-    for start in tqdm(starts, desc=rule.partition(" ")[0], unit="shard", disable=None, leave=False):
+    for start in tqdm(starts, desc=extractor.rule.partition(":")[0], unit="shard", disable=None, leave=False):
         members = images.members[start : start + SHARD]
-        files = [(one.sha256, one.box if prepare.crop == "hand" else None) for one in members]
-        key = key_of(what="rows", rule=rule, prepare=str(prepare), files=files)
-        kept = cache.get(key) if cache else None
-        if kept is None:
-            found = extract_shard([prepare(images.read(one), one.box) for one in members], start)
-            kept = _packed(found, width)
+        files = [(member.sha256, member.box if prepare.crop == "hand" else None) for member in members]
+        key = key_of(what="rows", rule=extractor.rule, prepare=str(prepare), files=files)
+        shard = cache.get(key) if cache else None
+        if shard is None:
+            pixels = [prepare(images.read(member), member.box) for member in members]
+            shard = _packed(extractor.rows(pixels, members), extractor.width)
             if cache:
-                cache.put(key, kept)
-        if kept["counts"].any():
-            values.append(kept["values"].numpy())
-        owners.append(np.repeat(np.arange(start, start + len(members)), kept["counts"].numpy()))
-    none = np.empty((0, width), dtype=np.float32)
-    return Rows(np.concatenate([none, *values]), np.concatenate(owners), len(images.members))
+                cache.put(key, shard)
+        if shard["counts"].any():
+            values.append(shard["values"].numpy())
+        owners.append(np.repeat(np.arange(start, start + len(members)), shard["counts"].numpy()))
+    rows = Rows(np.concatenate(values), np.concatenate(owners), len(images.members))
+    return extractor.finish(rows, images.members)
 
 
-def found_hands(
-    images: ImageSet, prepare: Preparation, detection: float, sha256: str, cache: TensorCache | None
-) -> Rows:
-    """Return the hands in a set, found at a detection confidence with the landmarker's file of that hash.
+def hand_extractor(finder: HandFinder, detection: float, sha256: str) -> Extractor:
+    """Return an extractor of hands, see `Rows.hands`. `sha256` is that of the landmarker's file."""
+    settings = f"detection {detection}, presence {hands.PRESENCE}, searched at {hands.SEARCHED} px"
 
-    A row is a hand, see `Rows.hands`.
-    """
-    found = f"detection {detection}, presence {hands.PRESENCE}, searched at {hands.SEARCHED} px"
-    with hands.hand_finder(detection) as finder:
-        rows: Extract = lambda shard, _: [_hand_rows(hands.find(finder, pixels)) for pixels in shard]  # noqa: E731
-        return extract(images, prepare, rows, HAND, f"hands: {found}, model {sha256}", cache)
+    def rows(images: list[np.ndarray], _: list[Member]) -> list[np.ndarray]:
+        return [_hand_rows(hands.find(finder, pixels)) for pixels in images]
 
-
-def whole_images(network: "Network") -> Extract:
-    """Return what gives one row of features for each image as it is."""
-    return lambda images, _: [rows[None] for rows in network(images)]
-
-
-def fitted_images(network: "Network") -> Extract:
-    """Return what gives one row of features for each image after Resize(299) and CenterCrop(299)."""
-    return lambda images, _: [rows[None] for rows in network([hands.fitted(pixels) for pixels in images])]
-
-
-def standard_hands(network: "Network", found: Rows) -> Extract:
-    """Return what gives a row of features for each hand in `found`, cut out by our rule."""
-    by_image = found.hands()
-
-    def rows(images: list[np.ndarray], start: int) -> list[np.ndarray]:
-        crops = [hands.standard_crops(pixels, by_image[start + i]) for i, pixels in enumerate(images)]
-        return _regrouped(network, crops)
-
-    return rows
-
-
-def union_hands(network: "Network", finder: HandFinder) -> Extract:
-    """Return what gives a row for each image with hands: the released code's crop for FID-H (hands.UNION_CROP)."""
-
-    def rows(images: list[np.ndarray], _: int) -> list[np.ndarray]:
-        found = [hands.find(finder, pixels[:, :, ::-1]) for pixels in images]
-        return _regrouped(
-            network, [_boxes(pixels, [both] if both else []) for pixels, both in zip(images, found, strict=True)]
-        )
-
-    return rows
-
-
-def reference_hands(network: "Network", finder: HandFinder) -> Extract:
-    """Return what gives a row for each hand: the released code's crop for KID-H as meant (hands.HAND_CROP)."""
-
-    def rows(images: list[np.ndarray], _: int) -> list[np.ndarray]:
-        squares = [hands.fitted(pixels) for pixels in images]
-        return _regrouped(
-            network, [_boxes(square, [[hand] for hand in hands.find(finder, square)]) for square in squares]
-        )
-
-    return rows
+    return Extractor(f"hands: {settings}, model {sha256}", HAND, rows)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A frozen network that makes one vector of an image, and the sha256 of its weights."""
+    """A frozen network that turns an image into a vector, and the sha256 of its weights."""
 
     name: str
     sha256: str
@@ -157,15 +114,26 @@ class Network:
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return features (n, width) float32 of images (height, width, 3) of uint8; sizes may differ."""
-        made = np.empty((len(images), self.width), dtype=np.float32)
+        features = np.empty((len(images), self.width), dtype=np.float32)
         sizes: dict[tuple[int, ...], list[int]] = {}
         for index, pixels in enumerate(images):
             sizes.setdefault(pixels.shape, []).append(index)
         for numbers in sizes.values():
             for start in range(0, len(numbers), BATCH):
-                part = numbers[start : start + BATCH]
-                made[part] = self.run([images[index] for index in part])
-        return made
+                batch = numbers[start : start + BATCH]
+                features[batch] = self.run([images[index] for index in batch])
+        return features
+
+
+def feature_extractor(name: str, network: Network, crop: str, crops: Crops) -> Extractor:
+    """Return an extractor of features of the parts of an image that `crops` cuts out; `crop` is its rule in words."""
+
+    def rows(images: list[np.ndarray], members: list[Member]) -> list[np.ndarray]:
+        parts = [crops(pixels, member) for pixels, member in zip(images, members, strict=True)]
+        features = network([part for of_image in parts for part in of_image])
+        return np.split(features, np.cumsum([len(of_image) for of_image in parts])[:-1])
+
+    return Extractor(f"{name}: {network.name} {network.sha256} {crop}", network.width, rows)
 
 
 def inception_fid(weights: Path, device: torch.device) -> Network:
@@ -203,14 +171,20 @@ def inception_torchvision(weights: Path, device: torch.device) -> Network:
     return Network("inception-torchvision", sha256_of(weights), INCEPTION, run)
 
 
-def clip_images(clip: Clip) -> "Network":
-    """Return CLIP's image side as a network."""
+def clip_images(clip: Clip) -> Network:
+    """Return the image encoder of a CLIP model as a network."""
     return Network("clip", fingerprint(clip.network), clip.width, clip.images)
 
 
-def clip_texts(clip: Clip, texts: Sequence[str]) -> np.ndarray:
-    """Return CLIP's features (n, width) of texts, a batch at a time."""
-    return np.concatenate([clip.texts(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)])
+def clip_cosines(clip: Clip, images: Rows, members: list[Member]) -> Rows:
+    """Return the cosine (n, 1) between CLIP's features of every image and of its text, no rows where a text lacks."""
+    texts = [member.text for member in members if member.text is not None]
+    if len(texts) < len(members):
+        return Rows(np.empty((0, 1), np.float32), np.empty(0, int), images.images)
+    batches = [clip.texts(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
+    features = np.concatenate(batches)  # (n, width)
+    lengths = np.linalg.norm(images.values, axis=1) * np.linalg.norm(features, axis=1)
+    return Rows(((images.values * features).sum(axis=1) / lengths)[:, None], images.owner, images.images)
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:
@@ -227,27 +201,14 @@ def _stacked(images: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # (n, 3, h, w)
 
 
-def _hand_rows(found: list[Hand]) -> np.ndarray:
-    rows = [np.array([*hand.landmarks.ravel(), hand.left_hand, hand.score, hand.width, hand.height]) for hand in found]
+def _hand_rows(of_image: list[Hand]) -> np.ndarray:
+    rows = [[*hand.landmarks.ravel(), hand.left_hand, hand.score, hand.width, hand.height] for hand in of_image]
     return np.array(rows, dtype=np.float32).reshape(-1, HAND)
 
 
-def _boxes(pixels: np.ndarray, groups: list[list[Hand]]) -> list[np.ndarray]:
-    crops = [hands.box_crop(pixels, group) for group in groups]
-    return [crop for crop in crops if crop is not None]
-
-
-def _regrouped(network: Network, crops: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """Run all crops of a shard together and hand each image its own rows back."""
-    flat = [crop for of_image in crops for crop in of_image]
-    rows = network(flat)
-    ends = np.cumsum([len(of_image) for of_image in crops])
-    return np.split(rows, ends[:-1])
-
-
-def _packed(found: list[np.ndarray], width: int) -> dict[str, torch.Tensor]:
-    counts = torch.tensor([len(rows) for rows in found])
+def _packed(rows_by_image: list[np.ndarray], width: int) -> dict[str, torch.Tensor]:
+    counts = torch.tensor([len(rows) for rows in rows_by_image])
     if not counts.any():
         return {"counts": counts}
-    values = np.concatenate([np.asarray(rows, dtype=np.float32).reshape(-1, width) for rows in found])
+    values = np.concatenate([np.asarray(rows, dtype=np.float32).reshape(-1, width) for rows in rows_by_image])
     return {"values": torch.from_numpy(values), "counts": counts}

@@ -1,8 +1,10 @@
-"""Hands whose gesture is known: those that make it in a dataset's training images, seen as the generated ones are.
+"""Tell gestures apart by hands whose gesture is known: those that make it in a dataset's training images.
 
-They are found anew, in images prepared like the generated ones, and not taken from the dataset's columns: a hand of
-20 pixels is seen less surely than the same hand at 200, and a generator must not be blamed for that.
+Their landmarks are detected in images prepared like the generated ones, and not taken from the dataset's columns: a
+hand of 20 pixels is detected less precisely than the same hand at 200, and a generator must not be blamed for that.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,55 +20,60 @@ from handtrain.tensor_cache import TensorCache
 
 
 def known_hands(place: Place, prepare: Preparation, cache: TensorCache, option: str) -> dict[str, list[Hand]]:
-    """Return the training hands of every gesture of a dataset; an image without a found hand in its box has none.
+    """Return the training hands of every gesture of a dataset: at most one per image, the one in the annotated box.
 
     Raises `UserError` where the dataset or MediaPipe's model file is missing.
     """
     sha256 = sha256_of(assets.path(hands.MODEL))
     place = at_commit(place, "dataset", option) if isinstance(place, HubName) else require_folder(place, option)
-    found = {}
-    for gesture in _gestures(place):
-        images = _images(load(place, gesture, "train", option=option))
-        rows = features.found_hands(images, prepare, hands.DETECTION, sha256, cache)
-        found[gesture] = _making_it(images, prepare, rows)
-    return found
+    known = {}
+    with hands.hand_finder(hands.DETECTION) as finder:
+        extractor = features.hand_extractor(finder, hands.DETECTION, sha256)
+        for gesture in _gestures(place):
+            images = _images(load(place, gesture, "train", option=option))
+            rows = features.extract(images, prepare, extractor, cache)
+            known[gesture] = _in_box(images, prepare, rows)
+    return known
 
 
 def gesture_judge(known: dict[str, list[Hand]], gesture: str) -> metrics.GestureJudge | str:
-    """Return what tells gestures apart, learnt from known hands; or why there is none."""
+    """Return a judge fitted to known hands, or the reason why there is none."""
     points = [normalised(hand).ravel() for of_gesture in known.values() for hand in of_gesture]  # type: ignore[arg-type]
     names = [name for name, of_gesture in known.items() for _ in of_gesture]
     if gesture not in names or len(points) <= metrics.NEIGHBOURS:
-        return f"no training hands of {gesture} were found, or fewer hands than neighbours are asked for"
+        return f"no training hands of {gesture} were found, or no more than {metrics.NEIGHBOURS} of all gestures"
     return metrics.GestureJudge.fit(np.array(points), np.array(names))
 
 
+def named(of_image: Sequence[Hand], judge: metrics.GestureJudge) -> list[str]:
+    """Return the name of the gesture that each hand makes, `none` for none of the known ones."""
+    points = np.array([normalised(hand) for hand in of_image]).reshape(-1, 63)  # type: ignore[arg-type]
+    return [str(name) for name in judge.name(points)]
+
+
 def _gestures(place: Place) -> list[str]:
-    """Return a dataset's configurations but that of all gestures together."""
+    """Return a dataset's configurations except `all`."""
     from datasets import get_dataset_config_names
 
-    if isinstance(place, HubName):
-        names = get_dataset_config_names(place.repo, revision=place.revision)
-    else:
-        names = get_dataset_config_names(str(place))
-    return [name for name in names if name != "all"]
+    path, revision = (place.repo, place.revision) if isinstance(place, HubName) else (str(place), None)
+    return [name for name in get_dataset_config_names(path, revision=revision) if name != "all"]
 
 
 def _images(photographs: Photographs) -> ImageSet:
-    """Return a split's images as its rows describe them: `handdata build` has looked through them."""
+    """Return a split's images as its rows describe them: `handdata build` has decoded each of them."""
     rows = {row.image_id: index for index, row in enumerate(photographs.rows)}
     members = [
         Member(row.image_id, row.sha256, row.width, row.height, black=False, text=row.text, box=row.box)
         for row in photographs.rows
     ]
-    return ImageSet(f"{photographs.place}:train", members, lambda one: photographs.image(rows[one.name]))
+    return ImageSet(f"{photographs.place}:train", members, lambda member: photographs.image(rows[member.name]))
 
 
-def _making_it(images: ImageSet, prepare: Preparation, rows: features.Rows) -> list[Hand]:
+def _in_box(images: ImageSet, prepare: Preparation, rows: features.Rows) -> list[Hand]:
+    """Return from every image the hand that overlaps the annotated box."""
     chosen = []
-    for one, found in zip(images.members, rows.hands(), strict=True):
-        if one.box and found:
-            box = prepare.box(one)
-            number = hand_in_box([hand.landmarks for hand in found], box)
-            chosen += [found[number]] if number >= 0 else []
+    for member, of_image in zip(images.members, rows.hands(), strict=True):
+        if member.box and of_image:
+            number = hand_in_box([hand.landmarks for hand in of_image], prepare.box(member))
+            chosen += [of_image[number]] if number >= 0 else []
     return chosen

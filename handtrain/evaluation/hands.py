@@ -1,22 +1,22 @@
-"""Find hands with MediaPipe and cut them out, by our rules and by those of the released code."""
+"""Hands found with MediaPipe, and crops around them by our rules and by those of the released code."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from handdata.landmarks import ASSET, HandFinder
-from handdata.recipe import MIN_SIDE
+from handdata.landmarks import ASSET, MIN_SIDE, HandFinder
 from handtrain.data.crops import window
 
 MOST_HANDS = 2  # per image
-DETECTION = 0.5  # confidence from which a hand counts as found; MediaPipe's default
+DETECTION = 0.5  # smallest confidence of a found hand; MediaPipe's default
 DETECTION_REFERENCE = 0.0  # the released code's for HAND-CONF
-PRESENCE = 0.5  # the released code leaves the graph's own
-SEARCHED = MIN_SIDE  # pixels: a smaller image is enlarged to this short side before hands are searched
+PRESENCE = 0.5  # the graph's default, which the released code keeps
+SEARCHED = MIN_SIDE  # pixels: the short side of a smaller image is enlarged to this before the search
 MODEL = ASSET  # name of the landmarker's file among the assets
 MARGIN = 0.25  # of the longer side of a hand's box, both sides together, around our crops
-CROP = 299  # pixels, what Inception takes
+CROP = 299  # pixels, the input of Inception
 
+# These sentences are part of the cache's keys and of evaluation files: another spelling would recompute all crops.
 STANDARD_CROP = f"one per hand: square around its landmarks, {MARGIN:.0%} wider, moved inside the image, to {CROP} px"
 UNION_CROP = f"one per image: box around all hands, found with red and blue swapped; short side to {CROP} px, centre"
 HAND_CROP = (
@@ -40,7 +40,7 @@ class Hand:
 
 
 def hand_finder(detection: float) -> HandFinder:
-    """Return MediaPipe's landmarker at a detection confidence; close it after use, or take it as a context manager.
+    """Return MediaPipe's landmarker at a detection confidence: a context manager, to be closed after use.
 
     Raises `UserError` where its model file is missing.
     """
@@ -49,15 +49,15 @@ def hand_finder(detection: float) -> HandFinder:
 
 def find(finder: HandFinder, pixels: np.ndarray) -> list[Hand]:
     """Return the hands in an image (height, width, 3) of uint8, at most two."""
-    found, (height, width) = finder.find(pixels), pixels.shape[:2]
+    detected, (height, width) = finder.find(pixels), pixels.shape[:2]
     return [
         Hand(landmarks, side == "Left", score, width, height)
-        for landmarks, side, score in zip(found.landmarks, found.handedness, found.scores, strict=True)
+        for landmarks, side, score in zip(detected.landmarks, detected.handedness, detected.scores, strict=True)
     ]
 
 
 def standard_crops(pixels: np.ndarray, hands: list[Hand]) -> list[np.ndarray]:
-    """Return our crops (299, 299, 3): see STANDARD_CROP."""
+    """Return our crop (299, 299, 3) of every hand: see STANDARD_CROP."""
     height, width = pixels.shape[:2]
     crops = []
     for hand in hands:
@@ -71,24 +71,36 @@ def standard_crops(pixels: np.ndarray, hands: list[Hand]) -> list[np.ndarray]:
     return crops
 
 
-def box_crop(pixels: np.ndarray, hands: list[Hand]) -> np.ndarray | None:
-    """Return the released code's crop (299, 299, 3): the box around the landmarks of all hands given, no margin.
+def union_crops(pixels: np.ndarray, finder: HandFinder) -> list[np.ndarray]:
+    """Return the released code's crop (299, 299, 3) for FID-H, none without a hand: see UNION_CROP."""
+    both = find(finder, pixels[:, :, ::-1])
+    return box_crops(pixels, [both] if both else [])
 
-    None where nothing of the box lies in the image.
+
+def hand_crops(pixels: np.ndarray, finder: HandFinder) -> list[np.ndarray]:
+    """Return the released code's crop (299, 299, 3) of every hand for KID-H, as meant: see HAND_CROP."""
+    square = fitted(pixels)
+    return box_crops(square, [[hand] for hand in find(finder, square)])
+
+
+def box_crops(pixels: np.ndarray, groups: list[list[Hand]]) -> list[np.ndarray]:
+    """Return for every group of hands the box (299, 299, 3) around their landmarks, without a margin.
+
+    A box outside the image is left out.
     """
     height, width = pixels.shape[:2]
-    points = np.concatenate([hand.points()[:, :2] for hand in hands])  # (21 * hands, 2)
-    left, top = (int(value) for value in np.clip(points.min(axis=0), 0, (width, height)))
-    right, bottom = (int(value) for value in np.clip(points.max(axis=0), 0, (width, height)))
-    if right <= left or bottom <= top:
-        return None
-    return fitted(pixels[top:bottom, left:right])
+    crops = []
+    for group in groups:
+        points = np.concatenate([hand.points()[:, :2] for hand in group])  # (21 * hands, 2)
+        left, top = (int(value) for value in np.clip(points.min(axis=0), 0, (width, height)))
+        right, bottom = (int(value) for value in np.clip(points.max(axis=0), 0, (width, height)))
+        if right > left and bottom > top:
+            crops.append(fitted(pixels[top:bottom, left:right]))
+    return crops
 
 
 def fitted(pixels: np.ndarray) -> np.ndarray:
-    """Return an image as Resize(299) and CenterCrop(299) make it, (299, 299, 3)."""
+    """Return an image as Resize(299) and CenterCrop(299) transform it, (299, 299, 3)."""
     from PIL import Image
 
-    cut = window(pixels.shape[1], pixels.shape[0], CROP)
-    resized = Image.fromarray(pixels).resize((cut.width, cut.height), Image.Resampling.BILINEAR)
-    return np.asarray(resized.crop((cut.left, cut.top, cut.left + CROP, cut.top + CROP)))
+    return np.asarray(window(pixels.shape[1], pixels.shape[0], CROP).crop(Image.fromarray(pixels)))

@@ -1,12 +1,11 @@
-"""Generate images from a trained model or a plain base, alike: a seed per image, PNG with the settings, resumable."""
+"""Generate images from a trained model or a plain base in the same way: a seed per image, resumable."""
 
 import hashlib
-import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,162 +13,114 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from handdata.errors import UserError
-from handdata.files import require_writable_folder, sha256_of, write_text
-from handdata.huggingface import Place
+from handdata.files import read_json, require_writable_folder, sha256_of
+from handdata.huggingface import parse_model
 from handdata.machine import choose_device
 from handtrain.data.dataset import load
-from handtrain.evaluation.image_sets import GENERATION_FILE, GENERATION_SETTINGS, is_black, split_of
+from handtrain.data.image_folder import split_of
+from handtrain.generation import pictures
+from handtrain.generation.pictures import Picture
 from handtrain.method.noise import seed_of
 from handtrain.model.base import Base, open_base
 from handtrain.model.pipeline import ABOUT_FILE, Hand1000Pipeline
-from handtrain.options import GenerateOptions
+from handtrain.options import GenerateOptions, changed
 
-REFERENCE_STEPS = 46  # the released code asks its sampler for 45
-SETTINGS = "hand1000"  # name of the text chunk in a PNG that holds the record of the image
+REFERENCE_STEPS = 46  # the released code requests 45 from its sampler
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Job:
-    """What the command line of `handtrain generate` says."""
-
-    model: Place
-    out: Path
-    prompts: str | None = None  # a file with one prompt per line, or DATASET:SPLIT
-    prompt: str | None = None
-    gesture: str | None = None
-    seeds: tuple[int, ...] = (0,)
-    options: GenerateOptions = field(default_factory=GenerateOptions)
-    limit: int = 0
-    batch: int = 4
-    device: str = "auto"
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image to make."""
-
-    file: str
-    prompt: str
-    seed: int  # as the user counts them
-    noise_seed: int  # of torch's CPU generator
-
-    def record(self) -> dict[str, Any]:
-        """Return what PNG and generation.jsonl say of the image."""
-        return asdict(self)
-
-
 class ReferenceSchedule(DDIMScheduler):  # type: ignore[misc]
-    """DDIM over the released code's times: 991, 969, ..., 1, which are 46 where 45 were asked for."""
+    """DDIM over the released code's times: 991, 969, ..., 1, which are 46 although 45 were requested."""
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Set the times; the stride is that of 45 steps whatever is asked for."""
+        """Set the times; the stride is that of 45 steps, whatever number is requested."""
         total: int = self.config.num_train_timesteps  # type: ignore[attr-defined]
         self.num_inference_steps = REFERENCE_STEPS - 1
         times = torch.arange(0, total, total // self.num_inference_steps) + 1
         self.timesteps = times.flip(0).to(device)
 
 
-def generate(job: Job) -> int:
-    """Make the images that are missing, then generation.jsonl, and return the exit code.
+@dataclass(frozen=True)
+class Work:
+    """The images of one call, checked, and all that they are generated with."""
 
-    Raises `UserError` for a mistake, also where the folder holds images with other settings.
+    base: Base
+    about: dict[str, Any]  # hand1000.json of a trained model, empty for a plain base
+    options: GenerateOptions
+    settings: dict[str, Any]  # that all images share, as in generation.json
+    pictures: list[Picture]
+
+
+def generate(
+    model: str | Path,
+    *,
+    out: str | Path,
+    prompts: str | Path | None = None,
+    prompt: str | None = None,
+    gesture: str | None = None,
+    seeds: Sequence[int] = (0,),
+    limit: int = 0,
+    batch: int = 4,
+    device: str = "auto",
+    progress: bool = True,
+    options: GenerateOptions | None = None,
+    **changes: Any,
+) -> Path:
+    """Generate the images that the folder `out` does not have yet, then its generation.jsonl; return the folder.
+
+    `prompts` is a file with one prompt per line, or DATASET:SPLIT; `prompt` is a single one. An image depends on its
+    prompt and seed, and not on the batch or the number of processes. `changes` are fields of the options. Raises
+    `UserError` for a mistake, also where the folder has images with other settings.
     """
     from accelerate import PartialState
 
-    device = choose_device(job.device)
-    base = open_base(job.model, "--model")
-    about = _about(base)
-    options = _checked(job.options, base, about)
-    pictures = _pictures(job, about)
-    settings = _settings(base, about, job, options)
-    if job.dry_run:
-        print(f"{len(pictures)} images of {settings['resolution']} px, {steps_of(options)} steps each, to {job.out}")
-        return 0
-    require_writable_folder(job.out, "--out")
-    _require_same_settings(job.out, settings)
-    state = PartialState(cpu=device.type == "cpu")
-    device = state.device if job.device == "auto" else device
-    missing = [one for one in pictures if not _is_made(job.out, one)]
-    state.wait_for_everyone()  # nobody makes one before all have the same list to share out
-    mine = missing[state.process_index :: state.num_processes]
-    print(f"handtrain: {len(missing)} of {len(pictures)} images are to be made, on {device}", file=sys.stderr)
+    chosen, out = choose_device(device), Path(out)
+    work = _work(
+        model, prompts=prompts, prompt=prompt, gesture=gesture, seeds=seeds, limit=limit, options=options, **changes
+    )
+    require_writable_folder(out, "--out")
+    pictures.require_same_settings(out, work.settings)
+    state = PartialState(cpu=chosen.type == "cpu")
+    chosen = state.device if device == "auto" else chosen
+    missing = pictures.missing(out, work.pictures)
+    state.wait_for_everyone()  # no process generates before all of them have the same list to share
+    if progress:
+        print(f"handtrain: {len(missing)} of {len(work.pictures)} images to generate, on {chosen}", file=sys.stderr)
     start = time.monotonic()
-    if mine:
-        _make(mine, base, about, settings, options, job, device)
+    if mine := missing[state.process_index :: state.num_processes]:
+        _make(mine, work, out, batch, chosen, progress)
     state.wait_for_everyone()
     if state.is_main_process:
-        seconds = time.monotonic() - start
-        _finish(job.out, {"images": len(missing), "seconds": round(seconds, 1), "device": _device_name(device)})
-    return 0
+        seconds = round(time.monotonic() - start, 1)
+        pictures.finish(out, {"images": len(missing), "seconds": seconds, "device": _name(chosen)})
+    return out
+
+
+def planned(model: str | Path, *, out: str | Path, device: str = "auto", batch: int = 4, **arguments: Any) -> str:
+    """Check the arguments of `generate` and return what it would do, as one line."""
+    choose_device(device)
+    work = _work(model, **arguments)
+    size, steps = work.settings["resolution"], work.settings["steps"]
+    return f"{len(work.pictures)} images of {size} px, {steps} steps each, to {out}"
 
 
 def steps_of(options: GenerateOptions) -> int:
-    """Return how many denoising steps an image takes."""
+    """Return the number of denoising steps of an image."""
     return REFERENCE_STEPS if options.sampler == "reference" else options.steps
 
 
 def image_seed(seed: int, key: str | None, sampler: str) -> int:
     """Return the seed of an image's noise. `key` names its prompt among several; a single prompt's is the seed itself.
 
-    The released code begins every prompt from the same noise; independent images are what metrics are made for.
+    The released code starts every prompt from the same noise; metrics are made for independent images.
     """
     return seed if key is None or sampler == "reference" else seed_of("image", seed, key)
-
-
-def read_record(file: Path) -> dict[str, Any] | None:
-    """Return what a PNG says of itself; None if it is none of ours, or not whole."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            image.load()
-            text = image.info.get(SETTINGS)
-    except (FileNotFoundError, UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        return None
-    return json.loads(text) if text else None
-
-
-def _make(
-    pictures: list[Picture],
-    base: Base,
-    about: dict[str, Any],
-    settings: dict[str, Any],
-    options: GenerateOptions,
-    job: Job,
-    device: torch.device,
-) -> None:
-    from tqdm import tqdm
-
-    pipeline = load_pipeline(base, about, options, device)
-    prompts = list(dict.fromkeys(one.prompt for one in pictures))
-    rows = {prompt: index for index, prompt in enumerate(prompts)}
-    embeddings = embed(pipeline, prompts, options.mu)  # one pass of the flat layer for all of them
-    negative = embed_plainly(pipeline, [options.negative_prompt])
-    bar = tqdm(total=len(pictures), unit="image", desc=job.out.name, disable=None)
-    for start in range(0, len(pictures), job.batch):
-        part = pictures[start : start + job.batch]
-        images = pipeline(
-            prompt_embeds=embeddings[[rows[one.prompt] for one in part]].to(device, pipeline.unet.dtype),
-            negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
-            height=settings["resolution"],
-            width=settings["resolution"],
-            num_inference_steps=steps_of(options),
-            guidance_scale=options.guidance,
-            eta=options.eta,
-            generator=[torch.Generator().manual_seed(one.noise_seed) for one in part],
-        ).images
-        for one, image in zip(part, images, strict=True):
-            _save(job.out / one.file, image, one, settings)
-        bar.update(len(part))
-    bar.close()
 
 
 def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, device: torch.device) -> Any:
     """Return the pipeline of a trained model (`about` is its hand1000.json) or of a plain base, with DDIM, no checker.
 
-    A safety checker would turn images black, and what is evaluated would be the checker.
+    A safety checker would turn images black, and the evaluation would measure the checker.
     """
     kind: Any = Hand1000Pipeline if about else StableDiffusionPipeline
     try:
@@ -192,16 +143,16 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
 
 def embed_plainly(pipeline: Any, prompts: Sequence[str]) -> torch.Tensor:
     """Return the text encoder's embeddings (n, tokens, width) on the CPU."""
-    found = []
+    embeddings = []
     with torch.no_grad():
-        for prompt in prompts:  # one by one: company would change the last bits
+        for prompt in prompts:  # one by one: the other prompts of a batch would change the last bits
             text, _ = StableDiffusionPipeline.encode_prompt(pipeline, prompt, pipeline.device, 1, False)
-            found.append(text.cpu())
-    return torch.cat(found)
+            embeddings.append(text.cpu())
+    return torch.cat(embeddings)
 
 
 def embed(pipeline: Any, prompts: Sequence[str], mu: float | None) -> torch.Tensor:
-    """Return the embeddings (n, tokens, width) with which images are made: mixed with the gesture if there is one."""
+    """Return the prompt embeddings (n, tokens, width), mixed with the gesture if the model has one."""
     text = embed_plainly(pipeline, prompts)
     if not isinstance(pipeline, Hand1000Pipeline):
         return text
@@ -209,64 +160,104 @@ def embed(pipeline: Any, prompts: Sequence[str], mu: float | None) -> torch.Tens
         return pipeline.with_gesture(text, mu)
 
 
-def _pictures(job: Job, about: dict[str, Any]) -> list[Picture]:
-    if not job.seeds:
-        raise UserError("--seeds names no seed: give at least one, such as 0")
-    prompts = _prompts(job, about)
-    return [
-        Picture(f"{key or 'image'}-s{seed}.png", prompt, seed, image_seed(seed, key, job.options.sampler))
-        for key, prompt in prompts
-        for seed in dict.fromkeys(job.seeds)
-    ]
+def _make(todo: list[Picture], work: Work, out: Path, batch: int, device: torch.device, progress: bool) -> None:
+    from tqdm import tqdm
+
+    options, size = work.options, work.settings["resolution"]
+    pipeline = load_pipeline(work.base, work.about, options, device)
+    prompts = list(dict.fromkeys(picture.prompt for picture in todo))
+    rows = {prompt: index for index, prompt in enumerate(prompts)}
+    embeddings = embed(pipeline, prompts, options.mu)  # one pass of the flat layer for all of them
+    negative = embed_plainly(pipeline, [options.negative_prompt])
+    bar = tqdm(total=len(todo), unit="image", desc=out.name, disable=None if progress else True)
+    for start in range(0, len(todo), batch):
+        part = todo[start : start + batch]
+        images = pipeline(
+            prompt_embeds=embeddings[[rows[picture.prompt] for picture in part]].to(device, pipeline.unet.dtype),
+            negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
+            height=size,
+            width=size,
+            num_inference_steps=steps_of(options),
+            guidance_scale=options.guidance,
+            eta=options.eta,
+            generator=[torch.Generator().manual_seed(picture.noise_seed) for picture in part],
+        ).images
+        for picture, image in zip(part, images, strict=True):
+            pictures.save(out / picture.file, image, picture, work.settings)
+        bar.update(len(part))
+    bar.close()
 
 
-def _prompts(job: Job, about: dict[str, Any]) -> list[tuple[str | None, str]]:
-    """Return the prompts with their keys: the image_id of a dataset's row, the number of a file's line."""
-    if (job.prompt is None) == (job.prompts is None):
-        raise UserError("say what to generate with either --prompt or --prompts")
-    if job.prompt is not None:
-        return [(None, job.prompt)]
-    dataset = split_of(str(job.prompts), "--prompts")
-    if dataset:
-        gesture = job.gesture or about.get("gesture")
-        if gesture is None:
-            raise UserError(f"--prompts {job.prompts} needs --gesture: a plain base model has none")
-        rows = load(dataset[0], gesture, dataset[1], job.limit, "--prompts").rows
-        return [(re.sub(r"[^\w.-]", "_", row.image_id), row.text) for row in rows]
-    file = Path(str(job.prompts))
-    if not file.is_file():
-        raise UserError(f"--prompts {file} is no file: name one with a prompt per line, or DATASET:SPLIT")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    found = [(f"{number:05d}", line) for number, line in enumerate(line for line in lines if line)]
-    if not found:
-        raise UserError(f"--prompts {file} holds no prompt: write one per line")
-    return list(found[: job.limit or None])
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def _about(base: Base) -> dict[str, Any]:
-    file = base.folder / ABOUT_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _checked(options: GenerateOptions, base: Base, about: dict[str, Any]) -> GenerateOptions:
+def _work(
+    model: str | Path,
+    *,
+    prompts: str | Path | None = None,
+    prompt: str | None = None,
+    gesture: str | None = None,
+    seeds: Sequence[int] = (0,),
+    limit: int = 0,
+    options: GenerateOptions | None = None,
+    **changes: Any,
+) -> Work:
+    """Open the model and list the images; raise `UserError` for the first mistake."""
+    (options,) = changed(changes, options or GenerateOptions())
+    assert options
+    base = open_base(parse_model(str(model), "--model"), "--model")
+    about: dict[str, Any] = read_json(base.folder / ABOUT_FILE) or {}
     if options.mu is not None and not 0 <= options.mu <= 1:
         raise UserError(f"--mu {options.mu} is outside 0 to 1")
     if options.mu is not None and not about:
-        raise UserError("--mu says how much of the gesture is mixed in, and this model has none: leave it out")
+        raise UserError(
+            "--mu is the share of the text against the gesture, and this model has no gesture: leave it out"
+        )
     if options.steps < 1:
         raise UserError(f"--steps {options.steps} must be at least 1")
-    base.check_resolution(options.resolution)
-    return options
+    if not seeds:
+        raise UserError("--seeds is empty: give at least one seed, such as 0")
+    gesture = gesture or about.get("gesture")
+    keyed = _prompts(prompts, prompt, gesture, limit)
+    todo = [
+        Picture(f"{key or 'image'}-s{seed}.png", text, seed, image_seed(seed, key, options.sampler))
+        for key, text in keyed
+        for seed in dict.fromkeys(seeds)
+    ]
+    return Work(base, about, options, _settings(base, about, gesture, options), todo)
 
 
-def _settings(base: Base, about: dict[str, Any], job: Job, options: GenerateOptions) -> dict[str, Any]:
+def _prompts(
+    prompts: str | Path | None, prompt: str | None, gesture: str | None, limit: int
+) -> list[tuple[str | None, str]]:
+    """Return the prompts with their keys: the image_id of a dataset's row, the number of a file's line."""
+    if prompt is not None and prompts is None:
+        return [(None, prompt)]
+    if prompts is None or prompt is not None:
+        raise UserError("give either --prompt or --prompts")
+    dataset = split_of(str(prompts), "--prompts")
+    if dataset:
+        if gesture is None:
+            raise UserError(f"--prompts {prompts} needs --gesture: a plain base model has none")
+        rows = load(dataset[0], gesture, dataset[1], limit, "--prompts").rows
+        return [(re.sub(r"[^\w.-]", "_", row.image_id), row.text) for row in rows]
+    file = Path(prompts)
+    if not file.is_file():
+        raise UserError(f"--prompts {file} is not a file: name one with a prompt per line, or DATASET:SPLIT")
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"--prompts {file} has no prompt: write one per line")
+    return [(f"{number:05d}", line) for number, line in enumerate(lines[: limit or None])]
+
+
+def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: GenerateOptions) -> dict[str, Any]:
     weights = sorted(base.folder.glob("unet/*.safetensors"))
-    sha256 = hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest()
     lam = about.get("lam")
     return {
         "model": str(base.commit or base.folder),
-        "unet_sha256": sha256,
-        "gesture": job.gesture or about.get("gesture"),
+        "unet_sha256": hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest(),
+        "gesture": gesture,
         "tuned": bool(about),
         "lam": lam,
         "mu": lam if options.mu is None else options.mu,
@@ -280,73 +271,3 @@ def _settings(base: Base, about: dict[str, Any], job: Job, options: GenerateOpti
         "precision": options.precision,
         "safety_checker": False,
     }
-
-
-def _require_same_settings(out: Path, settings: dict[str, Any]) -> None:
-    file = out / GENERATION_SETTINGS
-    if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        for name, value in settings.items():
-            if name != "model" and before.get(name) != value:
-                raise UserError(
-                    f"--out {out} holds images with other settings ({name} was {before.get(name)}, is {value}): "
-                    "choose another folder"
-                )
-    else:
-        write_text(file, json.dumps(settings, indent=1) + "\n")
-
-
-def _is_made(out: Path, picture: Picture) -> bool:
-    return read_record(out / picture.file) == picture.record()
-
-
-def _save(file: Path, image: Any, picture: Picture, settings: dict[str, Any]) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_itxt(SETTINGS, json.dumps(picture.record()))
-    info.add_itxt("hand1000-settings", json.dumps(settings))
-    info.add_itxt("parameters", _parameters(picture, settings))
-    partial = file.with_name(f".{file.name}.partial")
-    image.save(partial, format="PNG", pnginfo=info)
-    partial.replace(file)
-
-
-def _parameters(picture: Picture, settings: dict[str, Any]) -> str:
-    """Return the settings in the words that many programs show of a PNG."""
-    size = f"{settings['resolution']}x{settings['resolution']}"
-    lines = [
-        picture.prompt,
-        *([f"Negative prompt: {settings['negative_prompt']}"] if settings["negative_prompt"] else []),
-    ]
-    steps, guidance = settings["steps"], settings["guidance"]
-    lines.append(f"Steps: {steps}, Sampler: DDIM, CFG scale: {guidance}, Seed: {picture.noise_seed}, Size: {size}")
-    return "\n".join(lines)
-
-
-def _finish(out: Path, session: dict[str, Any]) -> None:
-    """Write generation.jsonl from the images themselves, and count the black ones."""
-    records = list(_records(out))
-    write_text(out / GENERATION_FILE, "".join(json.dumps(record) + "\n" for record in records))
-    file = out / GENERATION_SETTINGS
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    if session["images"]:
-        settings["sessions"] = [*settings.get("sessions", []), session]
-    black = sum(record["black"] for record in records)
-    write_text(file, json.dumps({**settings, "images": len(records), "black": black}, indent=1) + "\n")
-    print(f"{out}: {len(records)} images" + (f", {black} of them black" if black else ""))
-
-
-def _records(out: Path) -> Iterator[dict[str, Any]]:
-    from PIL import Image
-
-    for file in sorted(out.glob("*.png")):
-        record = read_record(file)
-        if record is not None:
-            with Image.open(file) as image:
-                black = is_black(image.convert("RGB"))
-            yield {**record, "black": black}
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

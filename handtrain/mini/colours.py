@@ -21,6 +21,7 @@ from handdata.recipe import CaptionOptions
 from handdata.texts.captioner import Captioner
 from handdata.world.backdrop import COLOURS, DETAILS
 from handdata.world.scene import SLEEVES
+from handtrain.data.image_folder import read_records
 
 _SLEEVE = re.compile(rf"\b({'|'.join(SLEEVES)}) sleeve|\b(bare) arm")
 _WALL = re.compile(rf"\b({'|'.join(COLOURS)}) (?:(?:{'|'.join(DETAILS['pattern'])}) )?wall")
@@ -78,7 +79,7 @@ def judge(folders: list[Path]) -> dict[str, Any]:
 
 
 def _verdicts(folder: Path, captioner: Captioner) -> Iterator[tuple[tuple[str, int], dict[str, bool]]]:
-    lines = [json.loads(line) for line in (folder / "generation.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_records(folder)
     for start in range(0, len(lines), _BATCH):
         part = lines[start : start + _BATCH]
         images = [np.asarray(Image.open(folder / line["file"]).convert("RGB")) for line in part]

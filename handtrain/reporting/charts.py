@@ -1,4 +1,4 @@
-"""Curves as SVG and pictures as data, so that a page needs no other file."""
+"""Curves as SVG and pictures as data URLs, so that a page needs no other file."""
 
 import base64
 import io
@@ -8,29 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from handtrain.evaluation.scores import LOWER_IS_BETTER
+from handtrain.evaluation.table import LOWER_IS_BETTER
+from handtrain.reporting.runs import Points
+from handtrain.reporting.tables import arrow
 from handtrain.training.early_stopping import LOWER_IS_BETTER as LOWER
 
-_SMOOTHED = 60  # steps behind a point of the thick line, at most
+_SMOOTHED = 60  # largest number of steps averaged for a point of the thick line
 
 
 def loss_curves(log: Sequence[dict[str, Any]]) -> str:
-    """Return the losses of the stages over their steps as SVG, the validation loss among them; empty without any."""
-    series = {
-        stage: [
-            (line.get("board_step", line["step"]), line["loss"])
-            for line in log
-            if line.get("stage") == stage and "loss" in line
-        ]
-        for stage in (2, 3)
-    }
+    """Return the losses of the stages and the validation loss over their steps as SVG; empty without any."""
+    lines = [line for line in log if "loss" in line]
+    stages = {stage: [line for line in lines if line.get("stage") == stage] for stage in (2, 3)}
+    series = {stage: of_stage for stage, of_stage in stages.items() if of_stage}
     held_out = [(line["step"], line["validation_loss"]) for line in log if "validation_loss" in line]
-    series = {stage: points for stage, points in series.items() if points}
     if not series:
         return ""
     figure, axes = _figure(len(series))
-    for axis, (stage, points) in zip(axes, series.items(), strict=True):
-        steps, losses = np.array([step for step, _ in points]), np.array([loss for _, loss in points])
+    for axis, (stage, of_stage) in zip(axes, series.items(), strict=True):
+        steps = np.array([line.get("board_step", line["step"]) for line in of_stage])
+        losses = np.array([line["loss"] for line in of_stage])
         window = max(1, min(_SMOOTHED, len(losses) // 10))
         axis.plot(steps, losses, color="#9ec1e8", linewidth=0.7, label="each step")
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
@@ -47,7 +44,7 @@ def loss_curves(log: Sequence[dict[str, Any]]) -> str:
 
 
 def evaluation_curves(log: Sequence[dict[str, Any]]) -> str:
-    """Return what evaluations during training measured over the steps as SVG; empty without any."""
+    """Return the metrics of the evaluations during training over their steps as SVG; empty without any."""
     lines = [(line["step"], line["evaluation"]) for line in log if "evaluation" in line]
     names = [name for name in LOWER if any(values.get(name) is not None for _, values in lines)]
     if not names:
@@ -56,27 +53,26 @@ def evaluation_curves(log: Sequence[dict[str, Any]]) -> str:
     for axis, name in zip(axes, names, strict=True):
         points = [(step, values[name]) for step, values in lines if values.get(name) is not None]
         axis.plot(*zip(*points, strict=True), "o-", color="#1f5fa8", markersize=3, linewidth=1.2)
-        axis.set_title(f"{name.replace('_', ' ')} {'↓' if LOWER[name] else '↑'}", fontsize=9)
+        axis.set_title(f"{name.replace('_', ' ')} {arrow(LOWER[name])}", fontsize=9)
         axis.set_xlabel("step")
     return _svg(figure)
 
 
-def sweep_curves(name: str, points: Sequence[tuple[float, dict[str, Any]]]) -> str:
-    """Return every metric that was computed over the values of lam or mu as SVG, with its intervals."""
+def sweep_curves(name: str, points: Points) -> str:
+    """Return every computed metric over the values of lam or mu as SVG, with its intervals."""
     chosen = [
         (metric, variant)
         for metric, variants in points[0][1]["metrics"].items()
         for variant in variants
-        if all(one["metrics"].get(metric, {}).get(variant, {}).get("fake") for _, one in points)
+        if all(evaluation["metrics"].get(metric, {}).get(variant, {}).get("fake") for _, evaluation in points)
     ]
     if not chosen:
         return ""
     figure, axes = _figure(len(chosen))
     for axis, (metric, variant) in zip(axes, chosen, strict=True):
-        entries = [(value, one["metrics"][metric][variant]["fake"]) for value, one in points]
+        entries = [(value, evaluation["metrics"][metric][variant]["fake"]) for value, evaluation in points]
         axis.plot(
-            [value for value, _ in entries],
-            [entry["value"] for _, entry in entries],
+            *zip(*((value, entry["value"]) for value, entry in entries), strict=True),
             "o-",
             color="#1f5fa8",
             markersize=4,
@@ -84,13 +80,13 @@ def sweep_curves(name: str, points: Sequence[tuple[float, dict[str, Any]]]) -> s
         known = [(value, entry["low"], entry["high"]) for value, entry in entries if entry["low"] is not None]
         if known:
             axis.vlines(*zip(*known, strict=True), color="#1f5fa8", alpha=0.4)
-        axis.set_title(f"{metric} {'↓' if LOWER_IS_BETTER[metric] else '↑'}, {variant}", fontsize=9)
+        axis.set_title(f"{metric} {arrow(LOWER_IS_BETTER[metric])}, {variant}", fontsize=9)
         axis.set_xlabel(name)
     return _svg(figure)
 
 
 def picture(file: Path, longest: int) -> str:
-    """Return an image file as a data URL, no larger than so many pixels; one much smaller is enlarged, unsmoothed."""
+    """Return an image file as a data URL, `longest` pixels at most; a much smaller one is enlarged, unsmoothed."""
     from PIL import Image
 
     with Image.open(file) as opened:

@@ -15,10 +15,9 @@ from handdata.errors import Unfinished, UserError
 from handtrain import tensor_cache
 from handtrain.data.dataset import Photographs
 from handtrain.evaluation import hands, metrics
-from handtrain.evaluation.gesture_judge import gesture_judge, known_hands
+from handtrain.evaluation.gesture_judge import gesture_judge, known_hands, named
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import Preparation
-from handtrain.evaluation.scores import named
 from handtrain.presets import TrainOptions
 from handtrain.run.folder import Run, RunFolder
 from handtrain.tensor_cache import TensorCache

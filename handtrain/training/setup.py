@@ -16,7 +16,8 @@ from handtrain.method.fusion import TokenFusion
 from handtrain.method.gesture import GestureFeature
 from handtrain.model.base import Base, open_base
 from handtrain.model.export import fusion_record
-from handtrain.presets import RunOptions, TrainOptions, changed, check, check_running, options_of
+from handtrain.options import changed
+from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of
 from handtrain.run.cost import Plan, plan
 from handtrain.run.device import resolved
 from handtrain.run.processes import launched, own_device

@@ -1,62 +1,63 @@
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from handdata.errors import UserError
-from handtrain import reproduce
+from handtrain.cli.flags import Reproduce
 from handtrain.evaluation import evaluate
 from handtrain.options import EvaluateOptions, GenerateOptions
-from handtrain.reproduce import Plan
+from handtrain.reproduce import reproduce
 from tests.handtrain.evaluation.test_hands import landmarker
 
 
 @pytest.fixture
-def plan(base: Path, dataset: Path, tmp_path: Path, monkeypatch) -> Plan:
+def arguments(base: Path, dataset: Path, tmp_path: Path, monkeypatch) -> dict[str, Any]:
     model, cache = landmarker(), tmp_path / "cache"
     cache.mkdir()
     (cache / "hand_landmarker.task").symlink_to(model)
     monkeypatch.setenv("HAND1000_CACHE", str(cache))
-    return Plan(
-        dataset,
-        base,
-        tmp_path / "out",
-        ("call",),
-        preset="smoke",
-        split="validation",
-        generate=GenerateOptions(steps=2),
-        evaluate=EvaluateOptions(bootstrap=2, clip="none", variants="standard"),
-        device="cpu",
-    )
+    return {
+        "dataset": str(dataset),
+        "base": str(base),
+        "out": tmp_path / "out",
+        "gestures": ("call",),
+        "preset": "smoke",
+        "split": "validation",
+        "generate": GenerateOptions(steps=2),
+        "evaluate": EvaluateOptions(bootstrap=2, clip="none", variants="standard"),
+        "device": "cpu",
+    }
 
 
-def test_the_chain_makes_everything_and_a_second_call_makes_nothing(plan, monkeypatch, capsys):
-    assert reproduce.reproduce(plan) == 0
-    run = plan.out / "call"
+def test_the_chain_makes_everything_and_a_second_call_makes_nothing(arguments, monkeypatch):
+    out = arguments["out"]
+    assert reproduce(**arguments) == out / "report.html"
+    run = out / "call"
     assert (
         len(list((run / "images" / "base").glob("*.png"))) == len(list((run / "images" / "tuned").glob("*.png"))) == 2
     )
     found = json.loads((run / "evaluation.json").read_text())
     assert found["gesture"] == "call" and found["metrics"]["hand-found rate"]["standard"]["difference"]["value"] == 0
     assert [found[side]["images"] for side in ("real", "fake", "base")] == [2, 2, 2]
-    page = (plan.out / "report.html").read_text()
+    page = (arguments["out"] / "report.html").read_text()
     assert "call: call" in page and "hand-found rate" in page and page.count("data:image/jpeg") >= 4
-    assert "-28.599" in (plan.out / "report.md").read_text() or "reference" not in page
+    assert "-28.599" in (arguments["out"] / "report.md").read_text() or "reference" not in page
     monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("it is evaluated"))
-    assert reproduce.reproduce(plan) == 0
+    reproduce(**arguments)
 
 
-def test_a_dry_run_says_the_cost_and_writes_nothing(plan, capsys):
-    assert reproduce.reproduce(replace(plan, dry_run=True)) == 0
+def test_a_dry_run_says_the_cost_and_writes_nothing(arguments, capsys):
+    assert Reproduce(**arguments, dry_run=True)() == 0
     printed = capsys.readouterr().out
     assert "call: 4 images, base and tuned, 16 passes of the UNet" in printed
-    assert not plan.out.exists()
+    assert not arguments["out"].exists()
 
 
-def test_a_gesture_that_is_not_there_stops_before_the_first_image(plan):
+def test_a_gesture_that_is_not_there_stops_before_the_first_image(arguments):
     with pytest.raises(UserError, match="no configuration 'palm'"):
-        reproduce.reproduce(replace(plan, gestures=("call", "palm")))
-    assert not plan.out.exists()
-    with pytest.raises(UserError, match="names no gesture"):
-        reproduce.reproduce(replace(plan, gestures=()))
+        reproduce(**{**arguments, "gestures": ("call", "palm")})
+    assert not arguments["out"].exists()
+    with pytest.raises(UserError, match="--gestures is empty"):
+        reproduce(**{**arguments, "gestures": ()})

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from handtrain.evaluation import bootstrap as intervals
-from handtrain.evaluation import metrics
+from handtrain.evaluation import bootstrap, metrics
 
 TRIALS, DRAWS = 120, 60
 
@@ -21,9 +20,9 @@ def test_the_interval_of_a_frechet_distance_covers_the_truth_about_as_often_as_i
     found = []
     for trial in range(TRIALS):
         x, y = samples(300, trial)
-        draws = [intervals.draws(300, DRAWS, 2 * trial + side) for side in (0, 1)]
+        draws = [bootstrap.draws(300, DRAWS, 2 * trial + side) for side in (0, 1)]
         replicates = np.array([metrics.frechet_distance(x, y, *pair) for pair in zip(*draws, strict=True)])
-        found.append(intervals.around(metrics.frechet_distance(x, y), replicates))
+        found.append(bootstrap.around(metrics.frechet_distance(x, y), replicates))
     assert 0.88 <= coverage(found, 1.5) <= 1.0  # 95 % of 120 trials, give or take 3 standard errors
 
 
@@ -34,9 +33,9 @@ def test_the_interval_of_a_kid_covers_the_truth_about_as_often_as_it_says():
     found = []
     for trial in range(TRIALS):
         x, y = samples(150, trial)
-        draws = [intervals.draws(150, DRAWS, int(rng.integers(1 << 30))) for _ in (0, 1)]
+        draws = [bootstrap.draws(150, DRAWS, int(rng.integers(1 << 30))) for _ in (0, 1)]
         replicates = metrics.mmd_draws(x, y, *draws, biased=False)
-        found.append(intervals.around(metrics.mmd(x, y, biased=False), replicates))
+        found.append(bootstrap.around(metrics.mmd(x, y, biased=False), replicates))
     assert 0.87 <= coverage(found, truth) <= 1.0
 
 
@@ -44,8 +43,8 @@ def test_the_interval_of_a_share_covers_the_truth_about_as_often_as_it_says():
     found = []
     for trial in range(TRIALS):
         hits = np.random.default_rng(trial).random(200) < 0.7
-        weights = intervals.draws(200, 400, trial)
-        found.append(intervals.percentiles(intervals.ratio_draws(hits, np.ones(200), weights)))
+        weights = bootstrap.draws(200, 400, trial)
+        found.append(bootstrap.percentiles(bootstrap.ratio_draws(hits, np.ones(200), weights)))
     assert 0.88 <= coverage(found, 0.7) <= 1.0
 
 
@@ -53,39 +52,39 @@ def test_a_paired_interval_is_narrower_than_two_independent_ones():
     rng = np.random.default_rng(0)
     real, noise = rng.normal(size=(200, 4)), rng.normal(size=(200, 4))
     base, tuned = noise * 1.2 + 0.6, noise * 1.1 + 0.5  # made from the same noise
-    real_draws, fake_draws, other = (intervals.draws(200, DRAWS, seed) for seed in range(3))
+    real_draws, fake_draws, other = (bootstrap.draws(200, DRAWS, seed) for seed in range(3))
 
     def width(base_draws: np.ndarray) -> float:
         differences = [
             metrics.frechet_distance(real, tuned, r, f) - metrics.frechet_distance(real, base, r, b)
             for r, f, b in zip(real_draws, fake_draws, base_draws, strict=True)
         ]
-        low, high = intervals.around(0.0, np.asarray(differences))
+        low, high = bootstrap.around(0.0, np.asarray(differences))
         return high - low
 
     assert width(fake_draws) < 0.7 * width(other)
 
 
 def test_a_draw_holds_as_many_images_as_there_are_and_is_a_function_of_its_seed():
-    one = intervals.draws(50, 20, seed=1)
+    one = bootstrap.draws(50, 20, seed=1)
     assert (one.sum(axis=1) == 50).all()
-    assert np.array_equal(one, intervals.draws(50, 20, seed=1))
-    assert not np.array_equal(one, intervals.draws(50, 20, seed=2))
+    assert np.array_equal(one, bootstrap.draws(50, 20, seed=1))
+    assert not np.array_equal(one, bootstrap.draws(50, 20, seed=2))
 
 
 def test_the_estimate_lies_inside_its_interval_although_the_bootstrap_mean_lies_above():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 40)), rng.normal(size=(60, 40))
     value = metrics.frechet_distance(x, y)
-    draws = [intervals.draws(60, 40, seed) for seed in (1, 2)]
+    draws = [bootstrap.draws(60, 40, seed) for seed in (1, 2)]
     replicates = np.array([metrics.frechet_distance(x, y, *pair) for pair in zip(*draws, strict=True)])
     assert replicates.min() > value  # percentiles would leave the estimate out
-    low, high = intervals.around(value, replicates)
+    low, high = bootstrap.around(value, replicates)
     assert low < value < high
 
 
 def test_a_draw_without_any_hand_counts_for_nothing():
     weights = np.array([[2, 0], [0, 2], [1, 1]])
-    found = intervals.ratio_draws(np.array([0.9, 0.0]), np.array([1, 0]), weights)
+    found = bootstrap.ratio_draws(np.array([0.9, 0.0]), np.array([1, 0]), weights)
     assert np.isnan(found[1]) and found[[0, 2]] == pytest.approx([0.9, 0.9])
-    assert intervals.percentiles(found) == pytest.approx((0.9, 0.9))
+    assert bootstrap.percentiles(found) == pytest.approx((0.9, 0.9))

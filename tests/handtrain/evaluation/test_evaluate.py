@@ -1,20 +1,27 @@
 import json
 import shutil
-from dataclasses import replace
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFilter
 
 from handdata.errors import UserError
 from handdata.huggingface import HubName
+from handtrain.cli.flags import Evaluate
+from handtrain.data.image_folder import split_of
 from handtrain.evaluation import evaluate as evaluating
 from handtrain.evaluation import features, hands
-from handtrain.evaluation.evaluate import Job, evaluation
-from handtrain.evaluation.image_sets import folder_set, split_of
+from handtrain.evaluation.evaluate import evaluate
+from handtrain.evaluation.image_sets import folder_set
+from handtrain.evaluation.scores import Scores
+from handtrain.evaluation.table import LOWER_IS_BETTER
 from handtrain.method.gesture import normalised
 from handtrain.options import EvaluateOptions
+from tests import ROOT
 from tests.handtrain.evaluation.test_hands import landmarker, photographs
 from tests.handtrain.inceptions import write_inception_fid, write_inception_torchvision
 
@@ -55,10 +62,9 @@ def blurred(squares, tmp_path_factory) -> Path:
     return folder
 
 
-def job(real: Path, fake: Path, tmp_path: Path, **options) -> Job:
-    return Job(
-        str(real), fake, gesture="palm", options=replace(NO_NETWORKS, **options), device="cpu", cache=tmp_path / "c"
-    )
+def scores_of(real: Path, fake: Path, tmp_path: Path, **changes: Any) -> Scores:
+    places = {"real": real, "fake": fake, "gesture": "palm", "device": "cpu", "cache": tmp_path / "c"}
+    return evaluate(options=NO_NETWORKS, **{**places, **changes})
 
 
 def test_blurred_hands_score_worse_on_every_hand_metric(fid_weights, squares, blurred, tmp_path, monkeypatch):
@@ -66,13 +72,12 @@ def test_blurred_hands_score_worse_on_every_hand_metric(fid_weights, squares, bl
     points = [hand for file in [squares] for hand in _normalised(file)]
     judge = evaluating.metrics.GestureJudge(np.array(points), np.array(["palm"] * len(points)), 10.0)
     monkeypatch.setattr(evaluating, "_judge", lambda *_: judge)
-    options = {"inception_fid": fid_weights, "bootstrap": 3}
-    found = evaluation(replace(job(squares, squares, tmp_path, **options), base=blurred))["metrics"]
+    scores = scores_of(squares, squares, tmp_path, base=blurred, inception_fid=fid_weights, bootstrap=3)
     for name in ("FID-H", "KID-H", "HAND-CONF", "hand-found rate", "gesture accuracy", "landmark distance"):
-        entry = found[name]["standard"]
-        worse = entry["base"]["value"] - entry["fake"]["value"]
-        assert (worse if evaluating.compare.LOWER_IS_BETTER[name] else -worse) > 0, f"{name}: {entry}"
-        assert entry["difference"]["value"] == pytest.approx(-worse)
+        score = scores[name]
+        worse = score.base.value - score.value
+        assert (worse if LOWER_IS_BETTER[name] else -worse) > 0, f"{name}: {score}"
+        assert score.difference.value == pytest.approx(-worse)
 
 
 def _normalised(folder: Path) -> list[np.ndarray]:
@@ -88,7 +93,7 @@ def test_both_variants_are_computed_with_everything_that_explains_them(fid_weigh
         "inception_fid": fid_weights,
         "inception_torchvision": write_inception_torchvision(tmp_path / "torchvision.pth"),
     }
-    found = evaluation(job(real, fake, tmp_path, variants="both", bootstrap=8, **files))
+    found = scores_of(real, fake, tmp_path, variants="both", bootstrap=8, **files).record
     assert found["metrics"]["FID-H"]["reference"].get("unit", "images with hands") == "images with hands"
     for name in ("FID", "KID", "KID-H", "HAND-CONF", "hand-found rate"):
         for variant in ("standard", "reference"):
@@ -118,19 +123,19 @@ def test_a_metric_without_weights_is_not_computed_and_the_others_are(squares, tm
     empty.mkdir()
     shutil.copy(landmarker(), empty)
     monkeypatch.setenv("HAND1000_CACHE", str(empty))
-    found = evaluation(job(squares, squares, tmp_path))["metrics"]
+    found = scores_of(squares, squares, tmp_path).record["metrics"]
     assert "handdata assets inception-fid" in found["FID"]["standard"]["not_computed"]
     assert "handdata assets inception-fid" in found["KID-H"]["standard"]["not_computed"]
     assert found["HAND-CONF"]["standard"]["fake"]["value"] > 0.9
     (empty / "hand_landmarker.task").unlink()
-    found = evaluation(job(squares, squares, tmp_path))["metrics"]
+    found = scores_of(squares, squares, tmp_path).record["metrics"]
     assert "handdata assets hand-landmarker" in found["HAND-CONF"]["standard"]["not_computed"]
     assert "handdata assets hand-landmarker" in found["gesture accuracy"]["standard"]["not_computed"]
 
 
 def test_a_set_compared_with_itself_is_at_distance_zero(fid_weights, squares, tmp_path):
     real = _subset(squares, tmp_path / "real", 4)
-    found = evaluation(job(real, real, tmp_path, inception_fid=fid_weights, bootstrap=2))["metrics"]
+    found = scores_of(real, real, tmp_path, inception_fid=fid_weights, bootstrap=2).record["metrics"]
     assert found["FID"]["standard"]["fake"]["value"] == pytest.approx(0, abs=1e-6)
     assert found["FID-H"]["standard"]["fake"]["value"] == pytest.approx(0, abs=1e-6)
     assert found["KID"]["standard"]["fake"]["value"] <= 0  # unbiased: the pairs of an image with itself are left out
@@ -139,7 +144,7 @@ def test_a_set_compared_with_itself_is_at_distance_zero(fid_weights, squares, tm
 def test_one_image_is_a_reason_and_not_a_number(fid_weights, squares, tmp_path):
     one = _subset(squares, tmp_path / "one", 1)
     real = _subset(squares, tmp_path / "real", 2)
-    found = evaluation(job(real, one, tmp_path, inception_fid=fid_weights))["metrics"]
+    found = scores_of(real, one, tmp_path, inception_fid=fid_weights).record["metrics"]
     assert found["FID"]["standard"] == {"not_computed": "1 images on the fake side: a spread needs two"}
     assert found["hand-found rate"]["standard"]["n"]["fake"] == 1
     assert found["landmark distance"]["standard"]["not_computed"].endswith("fewer than 200")
@@ -150,7 +155,8 @@ def test_the_command_prints_a_table_and_writes_the_same_as_json(squares, tmp_pat
     (fake / "broken.png").write_bytes(b"nothing")
     out = tmp_path / "deep" / "evaluation.json"
     details = tmp_path / "elsewhere" / "details.jsonl"
-    assert evaluating.evaluate(replace(job(squares, fake, tmp_path), json=out, details=details)) == 0
+    places = {"gesture": "palm", "device": "cpu", "cache": tmp_path / "c", "json": out, "details": details}
+    assert Evaluate(str(squares), fake, options=NO_NETWORKS, **places)() == 0
     printed, written = capsys.readouterr().out, json.loads(out.read_text())
     lines = [json.loads(line) for line in details.read_text().splitlines()]
     assert [line["image"] for line in lines if line["side"] == "fake"] == ["00.png", "01.png", "02.png"]
@@ -176,9 +182,42 @@ def test_real_is_a_folder_or_a_dataset_with_a_split(tmp_path):
 
 def test_a_dataset_needs_the_gesture(squares, tmp_path):
     with pytest.raises(UserError, match="needs --gesture"):
-        evaluation(Job(f"{tmp_path}:test", squares, options=NO_NETWORKS, device="cpu"))
+        evaluate(real=f"{tmp_path}:test", fake=squares, options=NO_NETWORKS, device="cpu")
 
 
 def test_the_hand_crop_needs_boxes(squares, tmp_path):
     with pytest.raises(UserError, match="has no boxes"):
-        evaluation(job(squares, squares, tmp_path, crop="hand"))
+        scores_of(squares, squares, tmp_path, crop="hand")
+
+
+def test_another_seed_moves_the_intervals_of_means_and_leaves_their_values(squares, tmp_path):
+    first, other, again = (scores_of(squares, squares, tmp_path, seed=seed)["HAND-CONF"] for seed in (0, 1, 0))
+    assert first == again
+    assert first.value == other.value and first.interval != other.interval
+
+
+def test_an_unknown_option_is_an_error_that_names_the_nearest(squares):
+    with pytest.raises(UserError, match="unknown option 'bootstraps': did you mean 'bootstrap'"):
+        evaluate(real=squares, fake=squares, bootstraps=3)
+
+
+def test_the_forward_pass_is_five_of_our_functions_below_evaluate(fid_weights, squares, tmp_path):
+    """evaluate, extract, rows of a shard, Network.__call__, run: the chain that a reader follows."""
+    chains = set()
+
+    def forward(*_: Any) -> None:
+        names, frame = [], sys._getframe()
+        while frame := frame.f_back:
+            code = frame.f_code
+            if Path(code.co_filename).is_relative_to(ROOT / "handtrain") and not code.co_name.startswith("<"):
+                names.append(code.co_name)
+        chains.add(tuple(reversed(names)))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(forward)
+    try:
+        files = {"inception_fid": fid_weights, "inception_torchvision": write_inception_torchvision(tmp_path / "t.pth")}
+        real = _subset(squares, tmp_path / "real", 2)
+        scores_of(real, real, tmp_path, variants="both", bootstrap=2, **files)
+    finally:
+        hook.remove()
+    assert chains == {("evaluate", "extract", "rows", "__call__", "run")}

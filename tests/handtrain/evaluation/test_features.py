@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from handdata.clip import Clip
 from handdata.errors import Unfinished, UserError
-from handtrain.evaluation import features
+from handtrain.evaluation import features, hands
 from handtrain.evaluation.features import Network, Rows
 from handtrain.evaluation.image_sets import Preparation, folder_set
 from handtrain.tensor_cache import TensorCache
@@ -51,9 +52,8 @@ def write_images(folder: Path, count: int, seed: int, side: int = 48) -> Path:
 
 def of_folder(folder: Path, network: Network, cache: TensorCache | None = None) -> Rows:
     images, prepare = folder_set(folder, "--fake"), Preparation(0, "center")
-    return features.extract(
-        images, prepare, features.whole_images(network), network.width, f"test {network.sha256}", cache
-    )
+    extractor = features.feature_extractor("test", network, "whole", lambda pixels, _: [pixels])
+    return features.extract(images, prepare, extractor, cache)
 
 
 def test_features_and_kid_of_images_are_torch_fidelitys(fid_weights, tmp_path):
@@ -84,7 +84,7 @@ def test_torchvisions_features_are_those_of_the_released_code(torchvision_weight
     with torch.no_grad():
         expected = model.eval()(transforms.Compose(steps)(Image.fromarray(pixels))[None])[0].numpy()
     network = features.inception_torchvision(torchvision_weights, CPU)
-    found = features.fitted_images(network)([pixels], 0)[0][0]
+    found = network([hands.fitted(pixels)])[0]
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
@@ -137,10 +137,12 @@ def test_a_shards_rows_belong_to_their_images(tmp_path, monkeypatch):
     counts = [2, 0, 1, 0, 0]
     images = folder_set(write_images(tmp_path / "fake", 5, 1), "--fake")
 
-    def some(pixels, start):
-        return [np.full((counts[start + i], 1), start + i, np.float32) for i in range(len(pixels))]
+    def some(pixels, members):
+        numbers = [int(member.name.removesuffix(".png")) for member in members]
+        return [np.full((counts[number], 1), number, np.float32) for number in numbers]
 
-    rows = features.extract(images, Preparation(0, "center"), some, 1, "test", TensorCache(tmp_path / "cache"))
+    extractor = features.Extractor("test: any", 1, some)
+    rows = features.extract(images, Preparation(0, "center"), extractor, TensorCache(tmp_path / "cache"))
     assert rows.owner.tolist() == [0, 0, 2] == rows.values[:, 0].tolist()
     assert rows.counts().tolist() == counts
     assert rows.sums(np.array([1.0, 2.0, 5.0])).tolist() == [3, 0, 5, 0, 0]
@@ -172,8 +174,6 @@ def clip_model(tmp_path_factory) -> Path:
 def test_the_clip_score_is_the_models_own_cosine(clip_model, tmp_path):
     from transformers import CLIPModel, CLIPProcessor
 
-    from handtrain.evaluation.extraction import _cosines
-
     texts = ["a hand", "another, rather longer text"]
     images = [Image.open(file) for file in sorted(write_images(tmp_path / "fake", 2, 1).iterdir())]
     model, processor = CLIPModel.from_pretrained(clip_model), CLIPProcessor.from_pretrained(clip_model)
@@ -181,8 +181,10 @@ def test_the_clip_score_is_the_models_own_cosine(clip_model, tmp_path):
         answer = model(**processor(text=texts, images=images, padding=True, return_tensors="pt"))
     expected = (answer.logits_per_image / model.logit_scale.exp()).diagonal().detach().numpy()
     clip = Clip(str(clip_model), "cpu")
-    found = _cosines(clip.images([np.asarray(image) for image in images]), clip.texts(texts))
-    assert found == pytest.approx(expected, abs=1e-6)
+    rows = Rows(clip.images([np.asarray(image) for image in images]), np.arange(2), 2)
+    members = [replace(folder_set(tmp_path / "fake", "--fake").members[0], text=text) for text in texts]
+    assert features.clip_cosines(clip, rows, members).values[:, 0] == pytest.approx(expected, abs=1e-6)
+    assert not len(features.clip_cosines(clip, rows, [members[0], replace(members[1], text=None)]).values)
 
 
 def test_a_clip_model_that_is_not_to_be_had_is_an_error_with_a_name(tmp_path):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from handdata.huggingface import HubName
-from handtrain.data.dataset import load, row_window
+from handtrain.data.crops import row_window
+from handtrain.data.dataset import load
 from handtrain.evaluation import features, metrics
 from handtrain.evaluation import gesture_judge as known
+from handtrain.evaluation.gesture_judge import named
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import Preparation, dataset_set
-from handtrain.evaluation.scores import named
 from handtrain.tensor_cache import TensorCache
 
 
@@ -103,9 +104,9 @@ def test_hands_found_before_serve_an_evaluation_too(dataset: Path, finder: Finde
     known.known_hands(dataset, prepare, cache, "--real")
     sha256 = features.sha256_of(tmp_path / "model")
     real = dataset_set(load(dataset, "call"), "train", "--real")
-    rows = features.found_hands(real, prepare, known.hands.DETECTION, sha256, cache)
+    rows = features.extract(real, prepare, features.hand_extractor(finder, known.hands.DETECTION, sha256), cache)
     assert rows.images == len(finder.seen) == 5  # nothing was looked at twice
-    features.found_hands(real, prepare, 0.0, sha256, cache)
+    features.extract(real, prepare, features.hand_extractor(finder, 0.0, sha256), cache)
     assert len(finder.seen) == 10  # another confidence is another look
 
 

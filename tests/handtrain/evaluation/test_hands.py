@@ -58,11 +58,11 @@ def test_a_crop_at_the_border_is_moved_inside_and_keeps_its_side():
 
 def test_the_released_crop_is_the_box_around_all_hands_without_margin():
     both = [hand(10, 20, 10), hand(60, 20, 10)]  # a box of 60 x 10 pixels, of which the centre square is kept
-    assert place(hands.box_crop(gradient(), both)) == pytest.approx([35, 20, 45, 30], abs=1.5)
+    assert place(hands.box_crops(gradient(), [both])[0]) == pytest.approx([35, 20, 45, 30], abs=1.5)
 
 
 def test_a_hand_outside_the_image_gives_no_released_crop():
-    assert hands.box_crop(gradient(), [hand(120, 20, 10)]) is None
+    assert hands.box_crops(gradient(), [[hand(120, 20, 10)]]) == []
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def names(images) -> list[str]:
 
 @pytest.mark.parametrize("content", [{}, {"notes.txt": b"no image"}])
 def test_a_folder_without_an_image_is_one_sentence(content, tmp_path):
-    with pytest.raises(UserError, match="holds no image"):
+    with pytest.raises(UserError, match="contains no image"):
         folder_set(write(tmp_path, content), "--fake")
 
 
@@ -95,7 +95,7 @@ def test_orientation_is_applied(tmp_path):
     assert (images.members[0].width, images.members[0].height) == (20, 30)
 
 
-def test_preparation_is_torchvisions_resize_and_centre_crop():
+def test_preparation_is_torchvisions_resize_and_center_crop():
     from torchvision import transforms
 
     pixels = np.random.default_rng(0).integers(0, 256, (33, 57, 3), dtype=np.uint8)

@@ -7,8 +7,11 @@ import torch
 from PIL import Image
 
 from handdata.errors import UserError
+from handtrain.cli.flags import Generate
 from handtrain.generation import generate as generating
-from handtrain.generation.generate import Job, ReferenceSchedule, generate, image_seed, read_record
+from handtrain.generation import pictures
+from handtrain.generation.generate import ReferenceSchedule, generate, image_seed
+from handtrain.generation.pictures import read_record
 from handtrain.options import GenerateOptions
 from tests.handtrain.launching import Launcher
 from tests.handtrain.tiny import PHRASE
@@ -26,14 +29,14 @@ def prompts_file(folder: Path, count: int = 3) -> str:
     return str(file)
 
 
-def job(model: Path, out: Path, **changes) -> Job:
-    return Job(**{"model": model, "out": out, "options": QUICK, "device": "cpu", **changes})
+def make(model: Path, out: Path, **changes) -> Path:
+    return generate(model, out=out, **{"options": QUICK, "device": "cpu", **changes})
 
 
 def test_an_image_does_not_depend_on_the_batch_it_is_made_in(model, tmp_path):
     prompts = prompts_file(tmp_path)
     for batch in (1, 4):
-        generate(job(model, tmp_path / str(batch), prompts=prompts, seeds=(0, 7), batch=batch))
+        make(model, tmp_path / str(batch), prompts=prompts, seeds=(0, 7), batch=batch)
     one, other = pixels(tmp_path / "1"), pixels(tmp_path / "4")
     assert list(one) == list(other) == [f"{n:05d}-s{seed}.png" for n in range(3) for seed in (0, 7)]
     assert max(np.abs(one[name] - other[name]).max() for name in one) <= 1  # rounding to 8 bits
@@ -61,40 +64,38 @@ def test_two_and_three_processes_make_the_images_of_one(model, tmp_path):
 
 def test_a_killed_run_continues_with_what_is_missing_to_the_same_images(model, tmp_path, monkeypatch):
     prompts, out = prompts_file(tmp_path), tmp_path / "out"
-    generate(job(model, out, prompts=prompts))
+    make(model, out, prompts=prompts)
     before, times = pixels(out), {file.name: file.stat().st_mtime_ns for file in out.glob("*.png")}
     lines = (out / "generation.jsonl").read_text()
     (out / "00001-s0.png").write_bytes(b"half an image")
     (out / "generation.jsonl").unlink()
-    generate(job(model, out, prompts=prompts))
+    make(model, out, prompts=prompts)
     after = pixels(out)
     assert all(np.array_equal(before[name], after[name]) for name in before)
     assert (out / "generation.jsonl").read_text() == lines
     kept = ("00000-s0.png", "00002-s0.png")
     assert all((out / name).stat().st_mtime_ns == times[name] for name in kept)
     monkeypatch.setattr(generating, "_make", lambda *_: pytest.fail("nothing is missing"))
-    assert generate(job(model, out, prompts=prompts)) == 0
+    assert make(model, out, prompts=prompts) == out
 
 
-def test_another_prompt_under_the_same_name_is_made_anew(model, tmp_path):
-    generate(job(model, tmp_path / "out", prompt="one"))
+def test_another_prompt_under_the_same_name_replaces_the_image(model, tmp_path):
+    make(model, tmp_path / "out", prompt="one")
     first = pixels(tmp_path / "out")["image-s0.png"]
-    generate(job(model, tmp_path / "out", prompt="two"))
+    make(model, tmp_path / "out", prompt="two")
     assert not np.array_equal(first, pixels(tmp_path / "out")["image-s0.png"])
     assert read_record(tmp_path / "out" / "image-s0.png")["prompt"] == "two"
 
 
 def test_a_folder_with_other_settings_is_refused_naming_the_difference(model, tmp_path):
-    generate(job(model, tmp_path / "out", prompt="one"))
+    make(model, tmp_path / "out", prompt="one")
     with pytest.raises(UserError, match=r"guidance was 3\.0, is 5\.0"):
-        generate(job(model, tmp_path / "out", prompt="one", options=GenerateOptions(steps=2, guidance=5.0)))
+        make(model, tmp_path / "out", prompt="one", guidance=5.0)
 
 
 def test_a_png_and_the_list_say_how_an_image_was_made(model, tmp_path):
     out = tmp_path / "out"
-    generate(
-        job(model, out, prompts=prompts_file(tmp_path, 1), options=GenerateOptions(steps=2, negative_prompt="bad"))
-    )
+    make(model, out, prompts=prompts_file(tmp_path, 1), negative_prompt="bad")
     info = Image.open(out / "00000-s0.png").info
     assert json.loads(info["hand1000"])["prompt"] == f"person 0 {PHRASE}"
     settings = json.loads(info["hand1000-settings"])
@@ -108,9 +109,9 @@ def test_a_png_and_the_list_say_how_an_image_was_made(model, tmp_path):
 
 def test_base_and_tuned_begin_from_the_same_noise_and_mu_1_leaves_the_gesture_out(base, model, tmp_path):
     prompts = prompts_file(tmp_path, 1)
-    generate(job(base, tmp_path / "base", prompts=prompts))
-    generate(job(model, tmp_path / "tuned", prompts=prompts))
-    generate(job(model, tmp_path / "plain", prompts=prompts, options=GenerateOptions(steps=2, mu=1.0)))
+    make(base, tmp_path / "base", prompts=prompts)
+    make(model, tmp_path / "tuned", prompts=prompts)
+    make(model, tmp_path / "plain", prompts=prompts, mu=1.0)
     records = [read_record(tmp_path / name / "00000-s0.png") for name in ("base", "tuned")]
     assert records[0] == records[1]
     tuned, plain = (pixels(tmp_path / name)["00000-s0.png"] for name in ("tuned", "plain"))
@@ -118,15 +119,15 @@ def test_base_and_tuned_begin_from_the_same_noise_and_mu_1_leaves_the_gesture_ou
 
 
 def test_prompts_come_from_a_dataset_with_the_models_own_gesture(model, dataset, tmp_path):
-    generate(job(model, tmp_path / "out", prompts=f"{dataset}:validation", limit=1))
+    make(model, tmp_path / "out", prompts=f"{dataset}:validation", limit=1)
     record = read_record(tmp_path / "out" / "validation-000-s0.png")
     assert record["prompt"] == f"a person {PHRASE} number 0"
 
 
 def test_black_images_are_counted(model, tmp_path, monkeypatch, capsys):
-    save = generating._save
-    monkeypatch.setattr(generating, "_save", lambda file, image, *rest: save(file, Image.new("RGB", image.size), *rest))
-    generate(job(model, tmp_path / "out", prompt="one"))
+    save = pictures.save
+    monkeypatch.setattr(pictures, "save", lambda file, image, *rest: save(file, Image.new("RGB", image.size), *rest))
+    assert Generate(str(model), tmp_path / "out", prompt="one", options=QUICK, device="cpu")() == 0
     assert "1 images, 1 of them black" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "generation.json").read_text())["black"] == 1
 
@@ -154,7 +155,7 @@ def test_the_reference_sampler_gives_every_prompt_the_seeds_own_noise():
 
 
 def test_the_reference_sampler_runs(model, tmp_path):
-    generate(job(model, tmp_path / "out", prompt="one", options=GenerateOptions(sampler="reference")))
+    make(model, tmp_path / "out", prompt="one", sampler="reference")
     assert json.loads((tmp_path / "out" / "generation.json").read_text())["steps"] == 46
 
 
@@ -163,26 +164,27 @@ def test_the_reference_sampler_runs(model, tmp_path):
     [
         ({}, "either --prompt or --prompts"),
         ({"prompt": "a", "prompts": "b"}, "either --prompt or --prompts"),
-        ({"prompts": "missing.txt"}, "is no file"),
-        ({"prompt": "a", "seeds": ()}, "--seeds names no seed"),
-        ({"prompt": "a", "options": GenerateOptions(mu=2.0)}, "outside 0 to 1"),
-        ({"prompt": "a", "options": GenerateOptions(steps=0)}, "at least 1"),
-        ({"prompt": "a", "options": GenerateOptions(resolution=17)}, "take a multiple of"),
+        ({"prompts": "missing.txt"}, "is not a file"),
+        ({"prompt": "a", "seeds": ()}, "--seeds is empty"),
+        ({"prompt": "a", "mu": 2.0}, "outside 0 to 1"),
+        ({"prompt": "a", "steps": 0}, "at least 1"),
+        ({"prompt": "a", "resolution": 17}, "a multiple of"),
     ],
 )
 def test_mistakes_are_one_sentence(model, changes, sentence, tmp_path):
     with pytest.raises(UserError, match=sentence):
-        generate(job(model, tmp_path / "out", **changes))
+        make(model, tmp_path / "out", **changes)
 
 
 def test_a_plain_base_has_no_gesture_to_mix_in(base, dataset, tmp_path):
     with pytest.raises(UserError, match="leave it out"):
-        generate(job(base, tmp_path / "out", prompt="a", options=GenerateOptions(mu=0.5)))
+        make(base, tmp_path / "out", prompt="a", mu=0.5)
     with pytest.raises(UserError, match="needs --gesture"):
-        generate(job(base, tmp_path / "out", prompts=f"{dataset}:validation"))
+        make(base, tmp_path / "out", prompts=f"{dataset}:validation")
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(model, tmp_path, capsys):
-    generate(job(model, tmp_path / "out", prompts=prompts_file(tmp_path), dry_run=True))
+    flags = {"prompts": prompts_file(tmp_path), "options": QUICK, "device": "cpu", "dry_run": True}
+    assert Generate(str(model), tmp_path / "out", **flags)() == 0
     assert capsys.readouterr().out.startswith("3 images of 16 px, 2 steps each")
     assert not (tmp_path / "out").exists()

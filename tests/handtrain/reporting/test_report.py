@@ -2,12 +2,16 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from handdata.errors import UserError
-from handtrain.reporting.report import _spread, markdown, metric_table, page, read_run, report, sweeps
+from handtrain.reporting.page import page, spread
+from handtrain.reporting.report import markdown, report
+from handtrain.reporting.runs import read_run, sweeps
+from handtrain.reporting.tables import metric_table
 
 
 def entry(value: float, low: float, high: float) -> dict:
@@ -79,7 +83,7 @@ def write_run(folder: Path, prompt: str = "a hand", **changes) -> Path:
 
 def test_the_page_holds_everything_and_refers_to_nothing_outside(tmp_path):
     out = tmp_path / "report.html"
-    assert report([write_run(tmp_path / "runs" / "one")], out, "hand1000", 6) == 0
+    assert report([write_run(tmp_path / "runs" / "one")], out) == out
     text = out.read_text()
     assert text.count("data:image/jpeg;base64,") == 2  # base and tuned; what lies outside the folder is passed over
     assert "<svg" in text and "stage 3" in text
@@ -126,7 +130,7 @@ def test_runs_with_several_lam_or_mu_become_a_sweep(tmp_path):
     folders = [write_run(tmp_path / f"run{lam}", lam=lam) for lam in (0.9, 0.3)]
     runs = [read_run(folder) for folder in folders]
     ((name, gesture, points),) = sweeps(runs)
-    assert (name, gesture, [value for value, _, _ in points]) == ("lam", "call", [0.3, 0.9])
+    assert (name, gesture, [value for value, _ in points]) == ("lam", "call", [0.3, 0.9])
     text = page(runs, "x", 6)
     assert "Sweep over lam: call" in text and text.count("data:image/jpeg") == 6
     second = folders[0] / "evaluation-mu.json"
@@ -134,9 +138,15 @@ def test_runs_with_several_lam_or_mu_become_a_sweep(tmp_path):
     assert {name for name, _, _ in sweeps([read_run(folders[0])])} == {"mu"}
 
 
+def test_a_run_that_train_returned_is_reported_like_its_folder(tmp_path):
+    folder = write_run(tmp_path / "run")
+    pages = [report([run], tmp_path / "report.html").read_text() for run in (str(folder), SimpleNamespace(path=folder))]
+    assert pages[0] == pages[1]
+
+
 def test_few_pictures_show_many_prompts():
     prompts = {"a-s0": "a", "a-s1": "a", "a-s2": "a", "b-s0": "b", "b-s1": "b", "c-s0": "c"}
-    assert _spread(prompts) == ["a-s0", "b-s0", "c-s0", "a-s1", "b-s1", "a-s2"]
+    assert spread(prompts) == ["a-s0", "b-s0", "c-s0", "a-s1", "b-s1", "a-s2"]
 
 
 def test_a_run_that_was_not_evaluated_says_how(tmp_path):
@@ -151,10 +161,10 @@ def test_pictures_that_are_gone_are_named(tmp_path):
     assert "No pictures:" in page([read_run(folder)], "x", 6)
 
 
-@pytest.mark.parametrize(("out", "sentence"), [("x.pdf", "must end in .html"), ("x.html", "is no run folder")])
+@pytest.mark.parametrize(("out", "sentence"), [("x.pdf", "must end in .html"), ("x.html", "is not a run folder")])
 def test_mistakes_are_one_sentence(out, sentence, tmp_path):
     with pytest.raises(UserError, match=sentence):
-        report([tmp_path], tmp_path / out, "x", 1)
+        report([tmp_path], tmp_path / out)
 
 
 @pytest.mark.slow
@@ -164,7 +174,7 @@ def test_the_page_opens_from_disk_in_a_browser(tmp_path):
     browser = shutil.which("chromium")
     if browser is None:
         pytest.skip("needs chromium: apt-get install chromium")
-    report([write_run(tmp_path / "run")], tmp_path / "report.html", "hand1000", 6)
+    report([write_run(tmp_path / "run")], tmp_path / "report.html")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
     answer = subprocess.run(
         [browser, *options, (tmp_path / "report.html").as_uri()],

@@ -1,0 +1,100 @@
+"""Generated images as files: PNG with their settings, the list of all, and the check that settings are the same."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from handdata.errors import UserError
+from handdata.files import read_json, whole_file, write_json, write_jsonl
+from handtrain.data.image_folder import RECORDS_FILE, SETTINGS_FILE, is_black, read_settings
+
+CHUNK = "hand1000"  # name of the text chunk in a PNG that holds the record of the image
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to generate; its fields are the record in the PNG and in generation.jsonl."""
+
+    file: str
+    prompt: str
+    seed: int  # one of --seeds
+    noise_seed: int  # of torch's CPU generator
+
+
+def read_record(file: Path) -> dict[str, Any] | None:
+    """Return the record in a PNG, None for an image of another program, a damaged or a missing one."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            image.load()
+            text = image.info.get(CHUNK)
+    except (FileNotFoundError, UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return None
+    return json.loads(text) if text else None
+
+
+def missing(out: Path, pictures: list[Picture]) -> list[Picture]:
+    """Return the pictures that the folder does not have yet."""
+    return [picture for picture in pictures if read_record(out / picture.file) != asdict(picture)]
+
+
+def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a new folder; raise `UserError` if a folder's images have other ones."""
+    before = read_json(out / SETTINGS_FILE)
+    if before is None:
+        write_json(out / SETTINGS_FILE, settings)
+        return
+    for name, value in settings.items():
+        if name != "model" and before.get(name) != value:
+            raise UserError(
+                f"--out {out} has images with other settings ({name} was {before.get(name)}, is {value}): "
+                "choose another folder"
+            )
+
+
+def save(file: Path, image: Any, picture: Picture, settings: dict[str, Any]) -> None:
+    """Write a Pillow image as PNG, whole or absent, with its record and settings as text chunks."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_itxt(CHUNK, json.dumps(asdict(picture)))
+    info.add_itxt("hand1000-settings", json.dumps(settings))
+    info.add_itxt("parameters", _parameters(picture, settings))
+    with whole_file(file, sync=False) as partial:
+        image.save(partial, format="PNG", pnginfo=info)
+
+
+def finish(out: Path, session: dict[str, Any]) -> None:
+    """Write generation.jsonl from the images themselves; add counts and a session that made images to the settings."""
+    from PIL import Image
+
+    records = []
+    for file in sorted(out.glob("*.png")):
+        record = read_record(file)
+        if record is not None:
+            with Image.open(file) as image:
+                records.append({**record, "black": is_black(image.convert("RGB"))})
+    write_jsonl(out / RECORDS_FILE, records)
+    settings = read_settings(out)
+    if session["images"]:
+        settings["sessions"] = [*settings.get("sessions", []), session]
+    counts = {"images": len(records), "black": sum(record["black"] for record in records)}
+    write_json(out / SETTINGS_FILE, {**settings, **counts})
+
+
+def summary(out: Path) -> str:
+    """Return how many images a folder has, and how many of them are black, as one line."""
+    settings = read_settings(out)
+    black = f", {settings['black']} of them black" if settings["black"] else ""
+    return f"{out}: {settings['images']} images{black}"
+
+
+def _parameters(picture: Picture, settings: dict[str, Any]) -> str:
+    """Return the settings in the format that many programs show for a PNG."""
+    size = f"{settings['resolution']}x{settings['resolution']}"
+    negative = [f"Negative prompt: {settings['negative_prompt']}"] if settings["negative_prompt"] else []
+    steps, guidance = settings["steps"], settings["guidance"]
+    last = f"Steps: {steps}, Sampler: DDIM, CFG scale: {guidance}, Seed: {picture.noise_seed}, Size: {size}"
+    return "\n".join([picture.prompt, *negative, last])

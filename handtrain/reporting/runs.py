@@ -1,0 +1,61 @@
+"""Run folders as a report reads them, and sweeps: evaluations that differ in lam or mu."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handdata.errors import UserError
+from handdata.files import read_json, read_jsonl
+
+Evaluation = dict[str, Any]  # the record of an evaluation, see docs/evaluation.md
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The files of a run folder that a report shows."""
+
+    folder: Path
+    record: dict[str, Any]  # run.json
+    log: list[dict[str, Any]]
+    evaluations: list[Evaluation]
+
+    @property
+    def gesture(self) -> str:
+        """The gesture that the run was trained on."""
+        return str(self.record.get("config", {}).get("gesture", ""))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the training."""
+        options: dict[str, Any] = self.record.get("config", {}).get("options", {})
+        return options
+
+
+Points = list[tuple[float, Evaluation]]  # by value of lam or mu
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run folder: run.json, log.jsonl and evaluation*.json. Raises `UserError` for another folder."""
+    try:
+        record = read_json(folder / "run.json")
+        if record is None:
+            raise UserError(f"{folder} is not a run folder (no run.json): name one that `handtrain train` made")
+        evaluations = [read_json(file) for file in sorted(folder.glob("evaluation*.json"))]
+        return RunRecord(folder, record, read_jsonl(folder / "log.jsonl"), evaluations)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder} has a file that is not JSON ({error}): was it cut off?") from None
+
+
+def sweeps(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str, Points]]:
+    """Yield (name, gesture, points) for lam and mu of each gesture wherever evaluations differ in it."""
+    for gesture in dict.fromkeys(run.gesture for run in runs):
+        evaluations = [evaluation for run in runs if run.gesture == gesture for evaluation in run.evaluations]
+        for name in ("lam", "mu"):
+            values = [
+                (evaluation.get("settings", {}).get("fake", {}).get(name), evaluation) for evaluation in evaluations
+            ]
+            points = sorted(((float(v), one) for v, one in values if v is not None), key=lambda point: point[0])
+            if len({value for value, _ in points}) > 1:
+                yield name, gesture, points
