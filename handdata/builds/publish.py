@@ -1,13 +1,13 @@
 """Publish an assembled dataset to the Hub or to a folder: whole or not at all, and read back afterwards."""
 
 import hashlib
-import json
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handdata.dataset.checksums import CHECKSUMS, checksums_text, describe_file, read_checksums
 from handdata.errors import Unfinished, UserError
 from handdata.files import require_writable_folder
 from handdata.stages import assemble
@@ -73,28 +73,17 @@ def payload(build: Path, name: str) -> Payload:
     if not assemble.is_current(build, open_recipe(build)):
         state = "older than the build's rows" if folder.is_dir() else "not there yet"
         raise UserError(f"the dataset of {build} is {state}: run `handdata assemble {build}`")
-    checksums = read_checksums(folder / assemble.CHECKSUMS)
+    checksums = read_checksums(folder / CHECKSUMS)
     files: dict[str, Path | bytes] = {}
     for path, entry in checksums.items():
-        if assemble.describe_file(folder, path).sha256 != entry["sha256"]:
+        if describe_file(folder, path).sha256 != entry["sha256"]:
             raise UserError(f"{folder / path} was changed after it was made: run `handdata assemble {build}`")
         files[path] = folder / path
     card = (folder / "README.md").read_text(encoding="utf-8").replace(_PLACEHOLDER, name).encode()
     checksums["README.md"] = {"bytes": len(card), "sha256": hashlib.sha256(card).hexdigest()}
-    listing = assemble.checksums_text(checksums).encode()
+    listing = checksums_text(checksums).encode()
     own = {"bytes": len(listing), "sha256": hashlib.sha256(listing).hexdigest()}
-    return Payload({**files, "README.md": card, assemble.CHECKSUMS: listing}, {**checksums, assemble.CHECKSUMS: own})
-
-
-def read_checksums(text: Path | str) -> dict[str, dict[str, Any]]:
-    """Return the files that `checksums.json` lists. Raises `UserError` if that is not one of ours."""
-    try:
-        table = json.loads(text.read_text(encoding="utf-8") if isinstance(text, Path) else text)
-        assert table["format"] == assemble.FORMAT
-        return dict(table["files"])
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        where = text if isinstance(text, Path) else assemble.CHECKSUMS
-        raise UserError(f"{where} is not a list of files that handdata wrote: publish to another place") from None
+    return Payload({**files, "README.md": card, CHECKSUMS: listing}, {**checksums, CHECKSUMS: own})
 
 
 def _to_folder(what: Payload, folder: Path) -> Published:
@@ -133,8 +122,8 @@ def _require_ours(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"--to {folder} is a file: give a folder")
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    listed = read_checksums(folder / assemble.CHECKSUMS) if assemble.CHECKSUMS in there else {}
-    foreign = sorted(there - set(listed) - {assemble.CHECKSUMS})
+    listed = read_checksums(folder / CHECKSUMS) if CHECKSUMS in there else {}
+    foreign = sorted(there - set(listed) - {CHECKSUMS})
     if foreign:
         raise UserError(f"--to {folder} holds '{foreign[0]}', which publish did not write: give an empty folder")
 
@@ -143,7 +132,7 @@ def _read_back(folder: Path, what: Payload) -> None:
     import pyarrow.parquet as pq
 
     for path, entry in what.checksums.items():
-        if assemble.describe_file(folder, path).sha256 != entry["sha256"]:
+        if describe_file(folder, path).sha256 != entry["sha256"]:
             raise Unfinished(f"{path} does not read back as it was written: the disk is failing")
         if "rows" in entry:
             rows = pq.read_metadata(folder / path).num_rows

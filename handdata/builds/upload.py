@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from handdata.builds.publish import Payload, Published, name_is_valid, read_checksums
+from handdata.builds.publish import Payload, Published, name_is_valid
+from handdata.dataset.checksums import CHECKSUMS, read_checksums
 from handdata.errors import Unfinished, UserError
-from handdata.stages import assemble
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -97,14 +97,14 @@ def _listing(api: "HfApi", name: str, commit: str) -> dict[str, Any]:
 
 def _stale(api: "HfApi", name: str, head: str, there: dict[str, Any]) -> set[str]:
     """Return the files of an earlier version of ours. Raises `UserError` for a repository with other content."""
-    if assemble.CHECKSUMS not in there:
+    if CHECKSUMS not in there:
         foreign = sorted(set(there) - set(_UNTOUCHED))
         if foreign:
             raise UserError(
                 f"--to hf:{name}: that repository holds other content ('{foreign[0]}'): give another name, or empty it"
             )
         return set()
-    place = _call(lambda: api.hf_hub_download(name, assemble.CHECKSUMS, repo_type="dataset", revision=head), name)
+    place = _call(lambda: api.hf_hub_download(name, CHECKSUMS, repo_type="dataset", revision=head), name)
     listed = set(read_checksums(Path(place).read_text(encoding="utf-8")))
     return {path for path in there if path in listed or path.startswith("data/")}
 

@@ -28,6 +28,15 @@ class Stage(Protocol):
     def __call__(self, columns: Columns) -> Columns: ...
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How stages run. It does not change their results."""
+
+    engine: str = "local"  # local or ray
+    workers: int = 1  # processes of a stage
+    progress: bool = True
+
+
 @dataclass
 class StageReport:
     """What became of the rows of one stage."""
