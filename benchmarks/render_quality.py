@@ -21,8 +21,8 @@ from PIL import Image
 
 from handdata.gestures import PAPER_GESTURES
 from handdata.recipe import RenderOptions
-from handdata.world.render import Task, draw_task
 from handdata.world.skeleton import GESTURES
+from handdata.world.tasks import Task, draw_task
 
 ON_THE_HAND = 0.3  # a found hand counts if its landmarks lie within this share of the hand's size on average
 

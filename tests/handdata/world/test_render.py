@@ -9,7 +9,6 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,8 +16,8 @@ from handdata import recipe
 from handdata.errors import UserError
 from handdata.recipe import RenderOptions
 from handdata.world import render
-from handdata.world.render import Task, draw, draw_task
-from handdata.world.scene import Picture
+from handdata.world.render import draw
+from handdata.world.tasks import Task, draw_task, plan
 from tests import ROOT
 
 SMALL = RenderOptions(gestures=("call", "palm"), train=2, validation=1, test=0, size=32, second_hand=0.5)
@@ -53,12 +52,6 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(world, tmp
     assert one != other
 
 
-def test_a_picture_does_not_depend_on_the_counts_or_the_other_gestures():
-    task = Task("palm", "train", 2, "whole")
-    alone = replace(SMALL, gestures=("palm",), train=40)
-    assert draw_task(task, SMALL)[0] == draw_task(task, alone)[0]
-
-
 def test_an_interrupted_run_continues_to_the_same_end(world, tmp_path, monkeypatch):
     calls = []
 
@@ -75,7 +68,7 @@ def test_an_interrupted_run_continues_to_the_same_end(world, tmp_path, monkeypat
     calls.clear()
     monkeypatch.setattr(render, "draw_task", lambda task, options: (calls.append(task), draw_task(task, options))[1])
     draw(SMALL, tmp_path, progress=False)
-    assert len(calls) == len(render.plan(SMALL)) - 5
+    assert len(calls) == len(plan(SMALL)) - 5
     assert digests(tmp_path) == digests(world)
 
 
@@ -111,21 +104,6 @@ def test_records_have_the_fields_of_v2_1m(world):
             assert set(record["meta"]) == {"age", "gender", "race"}
 
 
-def test_gaps_and_nulls_occur_and_can_be_left_out():
-    hand = {"label": "stop", "joints_2d": [[0.5, 0.5]] * 21, "box": [0.2, 0.2, 0.5, 0.5]}
-    idle = {**hand, "label": "no_gesture"}
-    picture = Picture(Image.new("RGB", (1, 1)), [hand, idle], {}, "")
-    rng = np.random.default_rng(0)
-    found = [render.record(picture, "0" * 32, rng, oddities=True) for _ in range(200)]
-    lengths = {len(row["hand_landmarks"][0]) for row in found}
-    assert lengths == {0, 20, 21}
-    assert any("united_bbox" not in row for row in found)
-    variants = [row["united_bbox"] for row in found if "united_bbox" in row]
-    assert all(variant in variants for variant in (None, [None], []))
-    plain = [render.record(picture, "0" * 32, rng, oddities=False) for _ in range(200)]
-    assert {(len(row["hand_landmarks"][0]), row["united_bbox"]) for row in plain} == {(21, None)}
-
-
 def test_some_annotated_pictures_are_missing_and_some_show_no_gesture(world):
     names = set(zipfile.ZipFile(world / "call.zip").namelist())
     records = annotations(world)["annotations/train/call.json"]
@@ -133,8 +111,6 @@ def test_some_annotated_pictures_are_missing_and_some_show_no_gesture(world):
     assert len(missing) == 1
     assert [record["labels"] for record in records.values()].count(["no_gesture"]) == 1
     assert "annotations/train/.ipynb_checkpoints/call-checkpoint.json" in annotations(world)
-    plain = render.plan(replace(SMALL, oddities=False))
-    assert {task.kind for task in plain} == {"whole"}
 
 
 def test_people_stay_in_one_split_and_come_back(world):

@@ -10,8 +10,8 @@ BACK = np.array([0.0, 0.0, -1.0])
 
 
 def ball(x, y, z, radius, group=1, blend=2.0):
-    centre = np.array([x, y, z], float)
-    return Capsule(centre, centre + np.array([0, 0, 1e-3]), radius, radius, group, blend, 5, 3, BACK)
+    center = np.array([x, y, z], float)
+    return Capsule(center, center + np.array([0, 0, 1e-3]), radius, radius, group, blend, 5, 3, BACK)
 
 
 def test_a_ball_has_the_outline_points_and_normals_of_a_sphere():
