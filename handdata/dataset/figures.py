@@ -35,7 +35,7 @@ def contact_sheet(lines: Sheet, path: Path, columns: int = 6) -> None:
 def statistics(values: dict[str, dict[str, list[float]]], limits: dict[str, float], path: Path) -> None:
     """Write a PNG with one panel per measure, each with one box per gesture: quartiles, and whiskers at 5 and 95 %.
 
-    `values`: by measure and gesture, one number per row. `limits`: the greatest possible value of the measures that have
+    `values`: by measure and gesture, one number per row. `limits`: greatest possible value of the measures that have
     one; every axis begins at 0.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
