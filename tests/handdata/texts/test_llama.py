@@ -43,7 +43,7 @@ def test_llama_3s_template_becomes_its_special_tokens_and_one_begin(polite):
     )
 
 
-def test_the_end_of_a_turn_ends_the_answer_and_is_no_part_of_it(polite):
+def test_the_end_of_a_turn_ends_the_answer_and_is_not_part_of_it(polite):
     answers = polite.answer([Ask(HELLO)] * 5, 20)
     assert {(answer.text, answer.stop, answer.tokens) for answer in answers} == {("Yes sir", "end", 2)}
 
@@ -88,7 +88,7 @@ def asks(number):
     return [Ask((system, ("user", f"Caption: {captions[n % 4]}")), 0.7 if n > 3 else 0.0, n) for n in range(number)]
 
 
-def test_the_same_questions_get_the_same_answers_whatever_was_asked_before(small):
+def test_the_same_questions_get_the_same_answers_whatever_came_before(small):
     first = small.answer(asks(6), 12)
     small.answer([Ask(HELLO, 0.9, 7)], 10)
     assert small.answer(asks(6), 12) == first

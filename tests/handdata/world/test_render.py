@@ -48,8 +48,8 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(world, tmp
     monkeypatch.setattr(render, "_PER_WORKER", 1)
     draw(SMALL, tmp_path / "two", workers=2, progress=False)
     assert digests(tmp_path / "two") == digests(world)
-    one, other = (draw_task(Task("call", "train", 0, "whole"), replace(SMALL, seed=seed))[0] for seed in (0, 1))
-    assert one != other
+    first, second = (draw_task(Task("call", "train", 0, "whole"), replace(SMALL, seed=seed))[0] for seed in (0, 1))
+    assert first != second
 
 
 def test_an_interrupted_run_continues_to_the_same_end(world, tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_an_interrupted_run_continues_to_the_same_end(world, tmp_path, monkeypat
     assert digests(tmp_path) == digests(world)
 
 
-def test_a_finished_world_is_kept_and_other_options_draw_it_anew(tmp_path, monkeypatch):
+def test_a_finished_world_is_kept_and_other_options_redraw_it(tmp_path, monkeypatch):
     draw(TINY, tmp_path, progress=False)
     before = digests(tmp_path)
     monkeypatch.setattr(render, "draw_task", lambda *_: pytest.fail("drawn again"))
@@ -163,7 +163,7 @@ def test_a_mistake_is_one_sentence(tmp_path, change, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_draws_and_says_so_and_ends_a_mistake_with_2(tmp_path):
+def test_the_command_draws_and_exits_with_2_after_a_mistake(tmp_path):
     words = [sys.executable, "-m", "handdata", "render", "--out", str(tmp_path), "--size", "32", "--gestures", "ok"]
     counts = ["--train", "1", "--validation", "0", "--test", "0"]
     done = subprocess.run([*words, *counts], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -17,7 +17,7 @@ def hand(gesture: str, bend: float, rng: np.random.Generator) -> dict:
 
 
 def write_run(folder: Path, right: float, bend: float, seed: int, colour: float = 0.01) -> Path:
-    """Write what is measured of a run: a share of images with the gesture, and how far its hands are bent."""
+    """Write the evaluation of a run with a share of images with the gesture and a bend of its hands."""
     rng, lines = np.random.default_rng(seed), []
     shares = {"real": (0.9, 0.0), "base": (0.1, 0.3), "fake": (right, bend)}
     for side, (share, bent) in shares.items():

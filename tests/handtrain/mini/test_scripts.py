@@ -1,4 +1,4 @@
-"""The scripts that train the mini models: words, mirrored captions, colours, the loop that goes on where it stopped."""
+"""The scripts that train the mini models: words, mirrored captions, colours, and the loop, which resumes."""
 
 import json
 import re

@@ -15,7 +15,7 @@ def with_real(found: dict, real: float) -> dict:
     return {"standard": {**found["standard"], "real": {"value": real}}}
 
 
-def test_the_table_says_base_tuned_and_difference_in_this_order():
+def test_the_table_has_base_tuned_and_difference_in_this_order():
     metrics = {
         "gesture accuracy": with_real(entry(0.03, 0.62, 0.54, 0.63), 0.95),
         "hand-found rate": {"standard": {"not_computed": "no hands"}},
