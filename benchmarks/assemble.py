@@ -19,7 +19,7 @@ from tests.finished import QUIET, finished_build
 
 
 def main() -> None:
-    """Write a build by hand, assemble it, and print what it took."""
+    """Write a finished build, assemble it, and print times and memory."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--size", type=int, default=512, help="longest side of the images, px")
     parser.add_argument("--train", type=int, default=1000)

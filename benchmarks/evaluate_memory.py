@@ -2,9 +2,9 @@
 
     python -m benchmarks.evaluate_memory [--images 10000] [--real 1000] [--side 64] [--inception]
 
-The images are drawn hands, each of a few hundred scenes under other light: all files differ, and hands are found.
-Without `--inception`, which takes a third of a second an image on one core, the place of that network is taken by one
-that returns as many features of an image at once; with it, weights are random.
+The images are drawn hands: a few hundred scenes, each in different light, so that all files differ and hands are found.
+Without `--inception` a cheap network with the same number of features replaces Inception, which takes a third of a
+second per image on one core; with it, weights are random.
 """
 
 import argparse
@@ -26,12 +26,13 @@ from tests.handtrain.inceptions import write_inception_fid
 
 SCENES = 200
 
-# `handtrain` with a network of 2,048 features that costs nothing: random projections of a picture's corner.
+# `handtrain` with a cheap network of 2,048 features: random projections of a picture's corner.
 STAND_IN = """
 import sys
 import numpy as np
-from handdata import commands
-from handtrain import cli, features
+from handdata.cli import program
+from handtrain import cli
+from handtrain.evaluation import features
 
 projection = np.random.default_rng(0).normal(size=(768, features.INCEPTION)).astype(np.float32)
 
@@ -42,7 +43,7 @@ def network(weights, device):
     return features.Network("stand-in", "none", features.INCEPTION, run)
 
 features.inception_fid = network
-sys.exit(commands.main("handtrain", cli.ABOUT, cli.COMMANDS, sys.argv[1:]))
+sys.exit(program.main("handtrain", cli.ABOUT, cli.COMMANDS, sys.argv[1:]))
 """
 
 
@@ -85,7 +86,7 @@ def drawn(folder: Path, side: int) -> list[np.ndarray]:
 
 
 def write(scenes: list[np.ndarray], folder: Path, count: int, seed: int) -> None:
-    """Write so many different PNGs: a scene in another light, with a little noise."""
+    """Write `count` different PNGs: scenes in different light, with a little noise."""
     folder.mkdir()
     rng = np.random.default_rng(seed)
     for number in range(count):

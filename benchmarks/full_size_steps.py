@@ -18,7 +18,7 @@ from handtrain.method.embedding import optimise_embeddings
 from handtrain.method.noise import image_draws
 from handtrain.method.unet import adam, tuning_step
 
-# CompVis/stable-diffusion-v1-4, unet/config.json, as far as it differs from the class's defaults: not at all but here.
+# CompVis/stable-diffusion-v1-4, unet/config.json: the values that may differ from the class's defaults.
 SD14 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 SD14_PARAMETERS = 859_520_964
 
@@ -37,14 +37,14 @@ def main() -> None:
     model = Diffusion(unet, DDPMScheduler(**betas), 0.18215, torch.device("cpu"))
     latents = Latents(torch.randn(1, 4, 64, 64), torch.ones(1, 4, 64, 64))
     draw = image_draws(0, "benchmark", [("image", 0)], (4, 64, 64), 1000)
-    found = {"parameters": parameters, "threads": torch.get_num_threads(), "loaded_gib": _peak_gib()}
+    figures = {"parameters": parameters, "threads": torch.get_num_threads(), "loaded_gib": _peak_gib()}
 
     unet.requires_grad_(False)
     start = time.perf_counter(), time.process_time()
     before = torch.randn(1, 77, 768)
     embedding = optimise_embeddings(model, latents, before, [draw], 1e-3, lambda *_: None)
     assert not torch.equal(embedding, before)
-    found["stage2"] = {**_since(*start), "peak_gib": _peak_gib()}
+    figures["stage2"] = {**_since(*start), "peak_gib": _peak_gib()}
 
     unet.requires_grad_(True)
     weight = unet.conv_in.weight.detach().clone()
@@ -52,8 +52,8 @@ def main() -> None:
     losses = tuning_step(model, adam(unet.parameters(), 1e-6), latents, draw, lambda _: embedding)
     assert torch.isfinite(losses).all()
     assert not torch.equal(unet.conv_in.weight, weight)
-    found["stage3"] = {**_since(*start), "peak_gib": _peak_gib()}
-    print(json.dumps(found, indent=1))
+    figures["stage3"] = {**_since(*start), "peak_gib": _peak_gib()}
+    print(json.dumps(figures, indent=1))
 
 
 def _since(wall: float, cpu: float) -> dict[str, float]:

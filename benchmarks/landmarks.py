@@ -1,8 +1,8 @@
-"""Measure landmarks per second: one thread against all cores, JPEG decoding included.
+"""Measure images per second of the stage `landmarks`: one thread against all cores, JPEG decoding included.
 
     python benchmarks/landmarks.py IMAGES [--runs 3]
 
-IMAGES is a folder of JPEGs. Both ways take turns in one process; the medians are compared.
+IMAGES is a folder of JPEGs. Both thread counts take turns in one process; the medians are compared.
 """
 
 import argparse
@@ -30,7 +30,9 @@ def main() -> None:
     stages = {count: HandLandmarks(LandmarkOptions(threads=count)) for count in (1, cores())}
     seconds: dict[int, list[float]] = {count: [] for count in stages}
     for stage in stages.values():
-        stage({name: values[:4] for name, values in columns.items()})  # the first images wait for the graph
+        stage(
+            {name: values[:4] for name, values in columns.items()}
+        )  # the first images wait until MediaPipe's graph is built
     for _ in range(given.runs):
         for count, stage in stages.items():
             start, cpu = time.perf_counter(), time.process_time()

@@ -1,4 +1,4 @@
-"""Measure the mini BLIP: how often it names the right sleeve, wall, skin and place in pictures that it never saw.
+"""Measure the mini BLIP: how often it names the right sleeve, wall, skin and place in new pictures.
 
 python -m benchmarks.mini_captioner [--pictures 216] [--size 128] [--seed 3000]
 """
@@ -28,24 +28,25 @@ def main() -> None:
     given = parser.parse_args()
     images, truths = pictures(-(-given.pictures // len(GESTURES)), given.size, given.seed)
     captioner = Captioner(CaptionOptions(model="mini-blip", device="cpu"))
-    seen = captioner.describe(images)
+    captions = captioner.describe(images)
     captioner.close()
     right: dict[str, list[bool]] = {"both colours": [], "skin": [], "place": []}
-    for truth, text in zip(truths, seen, strict=True):
+    for truth, text in zip(truths, captions, strict=True):
         colours = agreement(truth["caption"], text)
         for name, value in colours.items():
             right.setdefault(name, []).append(value)
         right["both colours"].append(all(colours.values()))
         right["skin"].append(f"{truth['skin']} skin" in text)
         right["place"].append(truth["place"] in text)
-    print(f"{len(images)} pictures, {len(set(seen))} distinct captions, for example:")
-    for truth, text in list(zip(truths, seen, strict=True))[:: len(seen) // 4]:
-        print(f"  drawn: {truth['caption']}\n  seen:  {text}")
+    print(f"{len(images)} pictures, {len(set(captions))} distinct captions, for example:")
+    for truth, text in list(zip(truths, captions, strict=True))[:: len(captions) // 4]:
+        print(f"  truth:   {truth['caption']}\n  caption: {text}")
     for name, values in right.items():
-        found = share(np.array(values, float))
-        print(f"{name:14} {100 * found.value:5.1f} %  ({100 * found.low:.1f} to {100 * found.high:.1f}, n {found.n})")
-    named = [text for text in seen if "gesture" in text]
-    print(f"captions that speak of a gesture: {len(named)}")
+        right_share = share(np.array(values, float))
+        low, high = 100 * right_share.low, 100 * right_share.high
+        print(f"{name:14} {100 * right_share.value:5.1f} %  ({low:.1f} to {high:.1f}, n {right_share.n})")
+    named = [text for text in captions if "gesture" in text]
+    print(f"captions that mention a gesture: {len(named)}")
 
 
 def pictures(per_gesture: int, size: int, seed: int) -> tuple[list[np.ndarray], list[dict]]:

@@ -1,10 +1,10 @@
-"""Judge the method on the mini world: what each preset and each part of it does to a mini model's hands, on two cores.
+"""Evaluate the method on the mini world: the effect of each preset and each part on a mini model's hands, on two cores.
 
     python -m benchmarks.mini_method --out FOLDER [--only TEXT ...] [--jobs 2] [--dry-run]
 
 One dataset, one base, and per gesture, variant and seed a run of the real commands: train, generate, evaluate. All are
-resumable, so the same command goes on. The tables go to stdout as Markdown and to FOLDER/table.md. Several runs go on
-side by side, one thread of torch each: a model this small gains little from a second thread.
+resumable, so the same command resumes. The tables are printed as Markdown and written to FOLDER/table.md. Several runs
+are made in parallel, with one torch thread each: a model this small gains little from a second thread.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from benchmarks.mini_table import tables
 
 GESTURES = ("call", "ok")
 BASE = "mini-stable-diffusion"
-RATE = 4e-4  # of the preset `mini`, at batch 16; found on a gesture that is not among these (docs/decisions.md)
+RATE = 4e-4  # of the preset `mini`, at batch 16; chosen on a gesture that is not among these (docs/decisions.md)
 SELECT = ["--select.gestures", "call", "ok", "palm", "--select.train", "200", "--select.test", "40"]
 RENDER = ["--render.train", "226", "--render.validation", "10", "--render.test", "46", "--rewrite.retries", "1"]
 DRAW = ["--seeds", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "--steps", "20", "--batch", "25"]  # 400 images
@@ -30,7 +30,7 @@ PER_IMAGE = str(RATE / 16)  # rate x batch keeps rate x steps
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: the flags of `handtrain train` and how many seeds it is worth."""
+    """A way to train: the flags of `handtrain train` and the number of seeds."""
 
     name: str
     flags: tuple[str, ...]
@@ -38,7 +38,7 @@ class Variant:
 
     @property
     def short(self) -> str:
-        """The name as a part of a folder's."""
+        """Return the name in the form used in folder names."""
         return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in self.name)
 
 
@@ -62,7 +62,7 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One training with what is drawn and measured after it."""
+    """A training, with the generation and evaluation after it."""
 
     gesture: str
     variant: Variant
@@ -86,13 +86,13 @@ class Run:
 
 
 def generation(bench: Path, gesture: str, model: str, out: Path) -> list[str]:
-    """Return the command that draws the test prompts of a gesture."""
+    """Return the command that generates images for the test prompts of a gesture."""
     prompts = ["--prompts", f"{bench / 'dataset'}:test", "--gesture", gesture]
     return ["handtrain", "generate", "--model", model, "--out", str(out), *prompts, *DRAW, "--device", "cpu"]
 
 
 def preparation(bench: Path) -> Iterator[list[str]]:
-    """Yield what all runs share: the dataset, the base model's images, and 300 real pictures of each gesture."""
+    """Yield the commands for the dataset, the base model's images, and 300 real pictures of each gesture."""
     build = str(bench / "build")
     yield ["handdata", "build", "mini", "--out", build, *SELECT, *RENDER]
     yield ["handdata", "publish", build, "--to", str(bench / "dataset")]
@@ -105,33 +105,30 @@ def preparation(bench: Path) -> Iterator[list[str]]:
 
 
 def runs(bench: Path, only: list[str]) -> list[Run]:
-    """Return the runs in the order in which they are made: one seed of everything first."""
-    found = [
-        Run(
-            gesture,
-            variant,
-            seed,
-            bench / "runs" / f"{gesture}-{variant.short}-{seed}",
-        )
+    """Return the runs in the order in which they are made: the first seed of all variants first."""
+    every = [
+        Run(gesture, variant, seed, bench / "runs" / f"{gesture}-{variant.short}-{seed}")
         for seed in range(3)
         for gesture in GESTURES
         for variant in VARIANTS
         if seed < variant.seeds
     ]
-    return [run for run in found if not only or any(text in run.folder.name for text in only)]
+    return [run for run in every if not only or any(text in run.folder.name for text in only)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", default=[], help="runs whose name holds one of these texts")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: one per core)")
+    parser.add_argument("--only", nargs="*", default=[], help="only runs whose name contains one of these texts")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="number of parallel runs (default: one per core)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     given = parser.parse_args()
     bench = given.out
     chosen = runs(bench, given.only)
     if given.dry_run:
-        for command in [*preparation(bench), *(one for run in chosen for one in run.commands(bench))]:
+        for command in [*preparation(bench), *(command for run in chosen for command in run.commands(bench))]:
             print(" ".join(command))
         return
     (bench / "runs").mkdir(parents=True, exist_ok=True)
@@ -144,30 +141,30 @@ def main() -> None:
     print(table, end="")
 
 
-def folders(made: list[Run]) -> dict[tuple[str, str], list[Path]]:
-    """Return the folders of runs by gesture and variant, those of one variant in the order of their seeds."""
-    found: dict[tuple[str, str], list[Path]] = {}
+def folders(finished_runs: list[Run]) -> dict[tuple[str, str], list[Path]]:
+    """Return the folders of runs by gesture and variant, in the order of their seeds."""
+    by_variant: dict[tuple[str, str], list[Path]] = {}
     for gesture in GESTURES:
         for variant in VARIANTS:
-            of_variant = [run.folder for run in made if (run.gesture, run.variant) == (gesture, variant)]
+            of_variant = [run.folder for run in finished_runs if (run.gesture, run.variant) == (gesture, variant)]
             if of_variant:
-                found[gesture, variant.name] = of_variant
-    return found
+                by_variant[gesture, variant.name] = of_variant
+    return by_variant
 
 
 def make(run: Run, bench: Path) -> Run:
-    """Make a run with one thread, unless it is there."""
+    """Execute the missing commands of a run with one thread."""
     perform(list(run.commands(bench)), run.folder, {"OMP_NUM_THREADS": "1"})
     return run
 
 
 def finished(chosen: list[Run]) -> list[Run]:
-    """Return the runs whose last command has ended."""
+    """Return the runs whose last command is finished."""
     return [run for run in chosen if (run.folder / "colours.json").is_file()]
 
 
 def perform(commands: list[list[str]], name: Path, environment: dict[str, str] | None = None) -> None:
-    """Run the commands that did not end before; `NAME.done` lists those that did, `NAME.log` holds what they say."""
+    """Run the commands that are not listed in `NAME.done`; `NAME.log` holds their output."""
     done, log = name.with_name(f"{name.name}.done"), name.with_name(f"{name.name}.log")
     ended = done.read_text(encoding="utf-8").splitlines() if done.is_file() else []
     for command in commands:

@@ -1,10 +1,9 @@
 """The tables of the mini benchmark, from the files that its runs wrote.
 
-Intervals are 95 %, over the images: of the mean over a variant's trainings, paired by prompt and noise. What a training
-leaves to chance they do not hold; the numbers of every single training stand beside them.
+Intervals are 95 %, over the images: of the mean over a variant's trainings, paired by prompt and noise. They do not
+include the variance between trainings; the numbers of every single training are next to them.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +11,30 @@ from typing import Any
 
 import numpy as np
 
+from handdata.files import read_json, read_jsonl
+from handdata.markdown import markdown_table
 from handtrain.evaluation import bootstrap as intervals
 from handtrain.evaluation import metrics
 from handtrain.evaluation.features import Rows
 
-DISTANCE_DRAWS = 200  # of the bootstrap of a distance
+DISTANCE_DRAWS = 200  # bootstrap replicates of a distance
 COLOURS = ("background", "sleeve")
 
 
 @dataclass(frozen=True)
 class Hands:
-    """What was seen in a set of images."""
+    """The hands in a set of images."""
 
     names: list[str]  # of the images
     found: np.ndarray  # (n,) 1 where a hand was found
-    right: np.ndarray  # (n,) 1 where a hand makes the gesture asked for
+    right: np.ndarray  # (n,) 1 where a hand makes the requested gesture
     angles: Rows  # (k, 20) joint angles, a row for each hand
 
 
 def read(details: Path, gesture: str) -> dict[str, Hands]:
-    """Return what `handtrain evaluate --details` wrote, by side."""
+    """Return the hands that `handtrain evaluate --details` wrote, by side (real, base, fake)."""
     lines: dict[str, list[dict[str, Any]]] = {}
-    for text in details.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
+    for line in read_jsonl(details):
         lines.setdefault(line["side"], []).append(line)
     return {side: _hands(of_side, gesture) for side, of_side in lines.items()}
 
@@ -53,13 +53,13 @@ def _hands(lines: list[dict[str, Any]], gesture: str) -> Hands:
 
 @dataclass(frozen=True)
 class Change:
-    """A mean over trainings on one side and on the other, with the interval of its change."""
+    """Means over trainings before and after, with the interval of their difference."""
 
     before: float
     after: float
     low: float
     high: float
-    each: tuple[float, ...]  # the change in every single training
+    each: tuple[float, ...]  # the difference in every single training
 
     def text(self, how: "Measured") -> str:
         """Return it as `before to after (low to high)`."""
@@ -79,7 +79,7 @@ Measure = Callable[[Sequence[Hands], Sequence[Hands], Hands], Change]
 
 
 def mean_change(column: Callable[[Hands], np.ndarray]) -> Measure:
-    """Return what compares means of a number per image."""
+    """Return a measure that compares means of one number per image."""
 
     def measure(before: Sequence[Hands], after: Sequence[Hands], real: Hands) -> Change:
         old, new = (np.array([column(hands) for hands in side]) for side in (before, after))  # (trainings, n)
@@ -91,7 +91,7 @@ def mean_change(column: Callable[[Hands], np.ndarray]) -> Measure:
 
 
 def distance_change(before: Sequence[Hands], after: Sequence[Hands], real: Hands) -> Change:
-    """Compare landmark distances, each that of one training's images to the real ones."""
+    """Compare landmark distances, each between the images of one training and the real ones."""
     draws = [intervals.draws(len(side.names), DISTANCE_DRAWS, seed) for seed, side in ((0, real), (1, after[0]))]
 
     def of(hands: Hands) -> np.ndarray:
@@ -99,7 +99,7 @@ def distance_change(before: Sequence[Hands], after: Sequence[Hands], real: Hands
         pairs += [(*pairs[0][:2], x[real.angles.owner], y[hands.angles.owner]) for x, y in zip(*draws, strict=True)]
         return np.array([metrics.frechet_distance(*pair) for pair in pairs])  # the distance, then its replicates
 
-    of_one = {id(hands): of(hands) for hands in (*before, *after)}  # a base stands for every training
+    of_one = {id(hands): of(hands) for hands in (*before, *after)}  # the base is the same for every training
     old, new = (np.array([of_one[id(hands)] for hands in side]) for side in (before, after))
     change = (new - old).mean(axis=0)
     low, high = intervals.around(float(change[0]), change[1:])
@@ -124,45 +124,36 @@ MEASURES = {
 
 
 def tables(runs: dict[tuple[str, str], list[Path]], plain: str) -> Iterator[str]:
-    """Yield lines of Markdown: tuned against base, then against `plain`. `runs`: folders by gesture and variant."""
+    """Yield Markdown tables: tuned against base, then against `plain`. `runs`: folders by gesture and variant."""
     seen = {key: [read(folder / "details.jsonl", key[0]) for folder in folders] for key, folders in runs.items()}
-    yield from _head(["gesture", "variant", "trainings", *MEASURES, *(f"{name} colour" for name in COLOURS)])
-    for (gesture, variant), sides in seen.items():
-        base, fake, real = ([one[side] for one in sides] for side in ("base", "fake", "real"))
-        assert all(one.names == fake[0].names for one in [*base, *fake]), "images without partners"
-        cells = [one.compare([base[0]] * len(fake), fake, real[0]).text(one) for one in MEASURES.values()]
+    rows = []
+    for (gesture, variant), trainings in seen.items():
+        base, fake, real = ([sides[side] for sides in trainings] for side in ("base", "fake", "real"))
+        assert all(hands.names == fake[0].names for hands in [*base, *fake]), "images without partners"
+        cells = [how.compare([base[0]] * len(fake), fake, real[0]).text(how) for how in MEASURES.values()]
         cells += [_colour(runs[gesture, variant], name) for name in COLOURS]
-        yield _row([gesture, variant, str(len(fake)), *cells])
+        rows.append([gesture, variant, str(len(fake)), *cells])
+    yield markdown_table(["gesture", "variant", "trainings", *MEASURES, *(f"{name} colour" for name in COLOURS)], rows)
     yield ""
-    yield from _head(["gesture", "variant", *(f"{name} against {plain}" for name in MEASURES)])
-    for (gesture, variant), sides in seen.items():
+    rows = []
+    for (gesture, variant), trainings in seen.items():
         if variant != plain and (gesture, plain) in seen:
-            both = min(len(sides), len(seen[gesture, plain]))
-            old, new = ([one["fake"] for one in ways[:both]] for ways in (seen[gesture, plain], sides))
-            cells = [one.compare(old, new, sides[0]["real"]).short(one) for one in MEASURES.values()]
-            yield _row([gesture, variant, *cells])
+            both = min(len(trainings), len(seen[gesture, plain]))
+            old, new = ([sides["fake"] for sides in pair[:both]] for pair in (seen[gesture, plain], trainings))
+            cells = [how.compare(old, new, trainings[0]["real"]).short(how) for how in MEASURES.values()]
+            rows.append([gesture, variant, *cells])
+    yield markdown_table(["gesture", "variant", *(f"{name} against {plain}" for name in MEASURES)], rows)
     yield ""
     for gesture in dict.fromkeys(gesture for gesture, _ in seen):
-        drawn = next(sides[0]["real"] for (name, _), sides in seen.items() if name == gesture)
+        drawn = next(trainings[0]["real"] for (name, _), trainings in seen.items() if name == gesture)
         yield (
-            f"Drawn pictures of {gesture}, the best that a model could do: gesture accuracy "
+            f"Drawn pictures of {gesture}, the upper limit for a model: gesture accuracy "
             f"{100 * drawn.right.mean():.1f} %, hand-found rate {100 * drawn.found.mean():.1f} %, n {len(drawn.names)}."
         )
 
 
-def _head(names: Sequence[str]) -> Iterator[str]:
-    yield _row(names)
-    yield "|" + "---|" * len(names)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def _colour(folders: list[Path], name: str) -> str:
-    """Return the change of a share of colours: its mean over trainings, and what all their intervals span."""
-    found = [
-        json.loads((folder / "colours.json").read_text(encoding="utf-8"))[name]["difference"] for folder in folders
-    ]
-    low, high = min(one["low"] for one in found), max(one["high"] for one in found)
-    return f"{100 * np.mean([one['value'] for one in found]):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    """Return the difference in a share of colours: its mean over trainings, and the span of all their intervals."""
+    changes = [read_json(folder / "colours.json")[name]["difference"] for folder in folders]
+    low, high = min(change["low"] for change in changes), max(change["high"] for change in changes)
+    return f"{100 * np.mean([change['value'] for change in changes]):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"

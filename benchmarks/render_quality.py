@@ -1,8 +1,8 @@
-"""Measure whether the mini world's hands are hands: does a hand detector that never saw them find and read them?
+"""Measure the realism of the mini world's hands with a hand detector that was not trained on them.
 
 Draws well-formed and malformed pictures and runs MediaPipe's HandLandmarker (confidence 0.5, two hands) on them. Prints
-per gesture how many are found, how far the landmarks lie from the true joints, and how often the nearest neighbour
-among the well-formed names the gesture.
+per gesture the share of detected hands, the distance of the landmarks from the true joints, and how often the nearest
+neighbour among the well-formed hands has the same gesture.
 
     python benchmarks/render_quality.py --seed 2026 --count 20 --size 256 --sheet docs/mini_world.jpg
     python benchmarks/render_quality.py --speed
@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from handdata.dataset.figures import Sheet, contact_sheet
 from handdata.gestures import PAPER_GESTURES
 from handdata.recipe import RenderOptions
-from handdata.world.render import Task, draw_task
 from handdata.world.skeleton import GESTURES
+from handdata.world.tasks import Task, draw_task
 
-ON_THE_HAND = 0.3  # a found hand counts if its landmarks lie within this share of the hand's size on average
+ON_THE_HAND = 0.3  # a detected hand counts if the mean error of its landmarks is below this share of the hand's size
 
 
 def main() -> None:
@@ -35,9 +36,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--gestures", nargs="*", default=list(GESTURES))
     parser.add_argument("--model", type=Path, default=Path.home() / ".cache/hand1000/hand_landmarker.task")
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet here")
-    parser.add_argument("--missed", type=Path, help="write a contact sheet of the hands that were not found here")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument(
+        "--sheet", type=Path, help="file for a contact sheet: three well-formed hands per gesture and a malformed one"
+    )
+    parser.add_argument("--missed", type=Path, help="file for a contact sheet of the hands that were not detected")
+    parser.add_argument("--json", type=Path, help="file for the figures as JSON")
     parser.add_argument("--speed", action="store_true", help="only time the drawing, at 64, 128 and 256 px")
     args = parser.parse_args()
     if args.speed:
@@ -50,26 +53,26 @@ def main() -> None:
         tasks = [Task(gesture, "train", number, "whole") for gesture in args.gestures for number in range(args.count)]
         with ProcessPoolExecutor(args.workers) as pool:
             drawn = list(pool.map(_draw, tasks, [options] * len(tasks), chunksize=4))
-        seconds += [one["seconds"] for one in drawn]
+        seconds += [picture["seconds"] for picture in drawn]
         rows[name] = detect(drawn, args.model, args.size)
     name_gestures(rows["well-formed"], rows["well-formed"])
     name_gestures(rows["malformed"], rows["well-formed"])
-    figures = {name: summarise(found) for name, found in rows.items()}
+    figures = {name: summarise(of_kind) for name, of_kind in rows.items()}
     print_figures(figures, seconds, args.size)
     if args.json:
         args.json.write_text(json.dumps({"figures": figures, "seconds": float(np.mean(seconds))}, indent=1))
     if args.sheet:
-        write_sheet(
-            [r for g in args.gestures for r in _of(rows["well-formed"], g)[::7][:3]],
-            args.sheet,
-            rows["malformed"][3 :: args.count],
-        )
+        chosen = [
+            row for g in args.gestures for row in _of(rows["well-formed"], g)[::7][:3] + _of(rows["malformed"], g)[3:4]
+        ]
+        contact_sheet(_by_gesture(chosen), args.sheet, 4)
     if args.missed:
-        write_sheet([row for row in rows["well-formed"] if row["landmarks"] is None], args.missed, [])
+        missed = _by_gesture([row for row in rows["well-formed"] if row["landmarks"] is None])
+        contact_sheet(missed, args.missed, max((len(jpegs) for _, jpegs in missed), default=1))
 
 
 def detect(drawn: list[dict[str, Any]], model: Path, size: int) -> list[dict[str, Any]]:
-    """Return the rows with `landmarks` (21, 3) of the hand found on the gesture's hand, None if there is none."""
+    """Return the rows with `landmarks` (21, 3) of the hand detected on the gesture's hand, else None."""
     import mediapipe as mp
     from mediapipe.tasks.python import BaseOptions, vision
 
@@ -87,11 +90,11 @@ def detect(drawn: list[dict[str, Any]], model: Path, size: int) -> list[dict[str
             scale = np.ptp(true, axis=0).max()
             row |= {"landmarks": None, "error": None, "hands": len(result.hand_landmarks), "score": None}
             for hand, side in zip(result.hand_landmarks, result.handedness, strict=True):
-                found = np.array([(p.x, p.y, p.z) for p in hand])
-                error = float(np.linalg.norm(found[:, :2] - true, axis=1).mean() / scale)
+                landmarks = np.array([(p.x, p.y, p.z) for p in hand])
+                error = float(np.linalg.norm(landmarks[:, :2] - true, axis=1).mean() / scale)
                 if error < (row["error"] or ON_THE_HAND):
                     row |= {
-                        "landmarks": found,
+                        "landmarks": landmarks,
                         "error": error,
                         "score": side[0].score,
                         "side": side[0].category_name.lower(),
@@ -115,10 +118,7 @@ def name_gestures(rows: list[dict[str, Any]], known: list[dict[str, Any]]) -> No
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the shares and the median error, per gesture and for the paper's six, the others and all."""
-    groups = {
-        gesture: [row for row in rows if row["gesture"] == gesture]
-        for gesture in dict.fromkeys(r["gesture"] for r in rows)
-    }
+    groups = {gesture: _of(rows, gesture) for gesture in dict.fromkeys(row["gesture"] for row in rows)}
     groups["the paper's six"] = [row for row in rows if row["gesture"] in PAPER_GESTURES]
     groups["the others"] = [row for row in rows if row["gesture"] not in PAPER_GESTURES]
     groups["all"] = rows
@@ -126,7 +126,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def print_figures(figures: dict[str, Any], seconds: list[float], size: int) -> None:
-    """Print both kinds side by side, a gesture a line."""
+    """Print well-formed and malformed hands next to each other, one line per gesture."""
     print(f"{'':18}{'well-formed':^42}{'malformed':^42}")
     heads = ["n", "found", "error", "named", "of found", "score"]
     print(f"{'':18}" + "".join(f"{head:>8}" if head == "of found" else f"{head:>7}" for head in heads * 2))
@@ -149,29 +149,16 @@ def print_speed(seed: int, gestures: list[str], rounds: int = 3) -> None:
         print(f"{size:4} px: median {middle:.3f} s of CPU time, lower quartile {quarter:.3f}, most {most:.3f}")
 
 
-def write_sheet(
-    rows: list[dict[str, Any]], path: Path, malformed: list[dict[str, Any]], across: int = 9, side: int = 168
-) -> None:
-    """Write a contact sheet; malformed hands follow below."""
-    from PIL import ImageDraw
-
-    shown = [*rows, *([None] * (-len(rows) % across)), *malformed]
-    sheet = Image.new("RGB", (across * side, -(-len(shown) // across) * (side + 14)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, row in enumerate(shown):
-        if row is None:
-            continue
-        x, y = place % across * side, place // across * (side + 14)
-        sheet.paste(Image.open(io.BytesIO(row["jpeg"])).resize((side, side), Image.Resampling.LANCZOS), (x, y))
-        label = row["gesture"] + (" (wrong)" if row["hand"]["flaws"] else "")
-        draw.text((x + 3, y + side), label, fill=(0, 0, 0))
-    sheet.save(path, quality=85)
-
-
 def _draw(task: Task, options: RenderOptions) -> dict[str, Any]:
     start = time.process_time()
     jpeg, _, truth = draw_task(task, options)
     return {"gesture": task.gesture, "jpeg": jpeg, "hand": truth["hands"][0], "seconds": time.process_time() - start}
+
+
+def _by_gesture(rows: list[dict[str, Any]]) -> Sheet:
+    return [
+        (gesture, [row["jpeg"] for row in _of(rows, gesture)]) for gesture in dict.fromkeys(r["gesture"] for r in rows)
+    ]
 
 
 def _of(rows: list[dict[str, Any]], gesture: str) -> list[dict[str, Any]]:
@@ -179,21 +166,21 @@ def _of(rows: list[dict[str, Any]], gesture: str) -> list[dict[str, Any]]:
 
 
 def _normalised(landmarks: Any) -> Any:
-    centred = landmarks - landmarks[0]
-    return (centred / np.linalg.norm(centred, axis=1).max()).ravel()  # (63,)
+    centered = landmarks - landmarks[0]
+    return (centered / np.linalg.norm(centered, axis=1).max()).ravel()  # (63,)
 
 
 def _figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    found = [row for row in rows if row["landmarks"] is not None]
-    right = sum(row["named"] == row["gesture"] for row in found)
+    detected = [row for row in rows if row["landmarks"] is not None]
+    right = sum(row["named"] == row["gesture"] for row in detected)
     return {
         "n": len(rows),
-        "found": len(found) / len(rows),
-        "error": float(np.median([row["error"] for row in found])) if found else None,
-        "named": right / len(rows),  # a hand that is not found is named wrong
-        "named_of_found": right / len(found) if found else None,
-        "score": float(np.mean([row["score"] for row in found])) if found else None,
-        "sides": sum(row["side"] == row["hand"]["side"] for row in found) / len(found) if found else None,
+        "found": len(detected) / len(rows),
+        "error": float(np.median([row["error"] for row in detected])) if detected else None,
+        "named": right / len(rows),  # a hand that is not detected counts as wrong
+        "named_of_found": right / len(detected) if detected else None,
+        "score": float(np.mean([row["score"] for row in detected])) if detected else None,
+        "sides": sum(row["side"] == row["hand"]["side"] for row in detected) / len(detected) if detected else None,
     }
 
 

@@ -1,10 +1,10 @@
-"""Measure rewriting: how many texts a model writes on merit, and how fast against one call per row.
+"""Measure rewriting: how many texts the model itself writes, and its speed against one call per row.
 
     python benchmarks/rewrite.py CAPTIONS [--count 300] [--model smollm2-135m] [--out FILE]
 
-CAPTIONS is `truth.jsonl` of a mini world (`handdata render`), whose captions name no gesture. The comparison asks the
-same first questions, without retries, of `Llama.create_chat_completion`, which keeps the common beginning in its memory
-too, with the same threads; by turns, each in a process of its own.
+CAPTIONS is `truth.jsonl` of a mini world (`handdata render`), whose captions name no gesture. The comparison sends the
+same first questions, without retries, to `Llama.create_chat_completion`, which also keeps the common prefix in its
+cache, with the same number of threads; both alternate, each in a process of its own.
 """
 
 import argparse
@@ -32,10 +32,10 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=1, help="of the comparison of speed")
-    parser.add_argument("--way", choices=WAYS, help="answer in this one way and print JSON: for the comparison")
+    parser.add_argument("--rounds", type=int, default=1, help="number of rounds of the speed comparison")
+    parser.add_argument("--way", choices=WAYS, help="answer in this way only and print JSON (used by the comparison)")
     parser.add_argument("--skip", choices=("merit", "speed"))
-    parser.add_argument("--out", type=Path, help="write the texts here, as JSON lines")
+    parser.add_argument("--out", type=Path, help="file for the texts, as JSON lines")
     given = parser.parse_args()
     options = RewriteOptions(model=given.model, parallel=given.parallel, threads=given.threads)
     pairs = read_pairs(given.captions, given.count)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def read_pairs(path: Path, count: int) -> list[tuple[str, str]]:
-    """Return the first captions that differ, with their gestures, all gestures equally often."""
+    """Return the first distinct captions with their gestures, the same number for each gesture."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     by_gesture: dict[str, list[str]] = {}
     seen: set[str] = set()
@@ -87,22 +87,22 @@ def measure_merit(pairs: list[tuple[str, str]], options: RewriteOptions, out: Pa
 
 
 def measure_speed(given: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
-    """Run each way in a process of its own, so that neither inherits the other's settings of OpenMP."""
+    """Run each way in a process of its own, so that neither inherits the other's OpenMP settings."""
     command = [sys.executable, __file__, str(given.captions), "--count", str(given.count), "--model", given.model]
     command += ["--parallel", str(given.parallel), "--threads", str(given.threads)]
     answers: dict[str, list[str]] = {}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _, way in product(range(given.rounds), WAYS):
         done = subprocess.run([*command, "--way", way], check=True, stdout=subprocess.PIPE, text=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        answers[way] = found["answers"]
-        seconds[way].append(found["seconds"])
+        result = json.loads(done.stdout.splitlines()[-1])
+        answers[way] = result["answers"]
+        seconds[way].append(result["seconds"])
         good = sum(not failures(*pair, tidy(answer)) for pair, answer in zip(pairs, answers[way], strict=True))
-        cpu = f"{found['cpu']:.1f} s of CPU"
-        print(f"{way}: {found['seconds']:.1f} s ({cpu}), {good} of {len(pairs)} pass at the first try", flush=True)
+        cpu = f"{result['cpu']:.1f} s of CPU"
+        print(f"{way}: {result['seconds']:.1f} s ({cpu}), {good} of {len(pairs)} pass at the first try", flush=True)
     ours, plain = answers.values()
     same = sum(a.strip() == b.strip() for a, b in zip(ours, plain, strict=True))
-    ratios = [theirs / mine for mine, theirs in zip(*seconds.values(), strict=True)]
+    ratios = [slow / fast for fast, slow in zip(*seconds.values(), strict=True)]
     print(f"{statistics.median(ratios):.2f} times as fast (median of {given.rounds}); {same} answers are equal")
 
 
@@ -110,9 +110,9 @@ def many_sequences(asks: list[Ask], options: RewriteOptions) -> dict[str, Any]:
     model = load_model(options)
     start, cpu = time.perf_counter(), time.process_time()
     answers = [answer.text for answer in model.answer(asks, options.max_tokens)]
-    found = {"answers": answers, "seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     model.close()
-    return found
+    return {"answers": answers, "seconds": seconds, "cpu": cpu}
 
 
 def one_call_per_row(asks: list[Ask], options: RewriteOptions) -> dict[str, Any]:

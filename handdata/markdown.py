@@ -5,11 +5,18 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table in GitHub's Markdown. Cells are plain text: markup characters of HTML and `|` are escaped."""
-    lines = ["| " + " | ".join(map(escaped, head)) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(escaped(str(cell)) for cell in row) + " |" for row in rows)])
+    """Return a table in GitHub's Markdown, in which cells appear literally: markup of HTML and `|` are escaped.
+
+    Integers get thousands separators; a column of numbers alone is right-aligned.
+    """
+    cells = [list(row) for row in rows]
+    numeric = [all(type(cell) in (int, float) for cell in column) for column in zip(*cells, strict=True)]
+    rule = "".join("---:|" if right else "---|" for right in numeric or [False] * len(head))
+    lines = ["| " + " | ".join(map(escaped, row)) + " |" for row in [head, *cells]]
+    return "\n".join([lines[0], "|" + rule, *lines[1:]])
 
 
-def escaped(text: str) -> str:
-    """Return a text with the characters escaped that have a meaning in a cell."""
+def escaped(cell: object) -> str:
+    """Return a cell's text, which GitHub shows literally."""
+    text = f"{cell:,}" if type(cell) is int else str(cell)
     return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")

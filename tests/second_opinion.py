@@ -1,7 +1,7 @@
-"""The checks once more, written independently of handdata/checks.py: other algorithms, the word lists not shared.
+"""An independent implementation of the checks in handdata/texts/checks.py: other algorithms, other word lists.
 
-It knows less of English than the checks: where it has no opinion it lets a text pass, but what it can tell it tells by
-comparing texts as sequences, without stems, spans of hands or tokens of ours.
+It knows less English than the checks and passes a text in cases of doubt. It compares texts as sequences, without the
+stems, spans of hands and tokens of the checks.
 """
 
 import difflib
@@ -24,27 +24,27 @@ ABOUT_HANDS = re.compile(
 
 
 def objections(caption: str, gesture: str, text: str, count_tokens) -> list[str]:
-    """Return what speaks against a text, in words; `count_tokens` is transformers' CLIP tokenizer as a function."""
+    """Return the objections to a text as sentences; `count_tokens` is transformers' CLIP tokenizer as a function."""
     phrase = GESTURES[gesture]["phrase"]
-    found = []
+    faults = []
     if len(text.split(phrase)) != 2:
         return [f"holds the phrase {len(text.split(phrase)) - 1} times"]
     before, after = text.split(phrase)
     if before[-1:].isalnum() or after[:1].isalnum():
-        found.append("the phrase is part of a longer word")
+        faults.append("the phrase is part of a longer word")
     rest = f"{before} | {after}"
     for other, entry in GESTURES.items():
         for words in [entry["phrase"], *entry["words"]]:
             if other != gesture and _contains(rest, words) and not _own(rest, gesture, words):
-                found += [f"names {other}: {words}"]
+                faults += [f"names {other}: {words}"]
     if "\n" in text or re.search(r"[.!?]\s+[A-Z]", text):
-        found.append("more than one sentence")
+        faults.append("more than one sentence")
     if re.search(r"\b(here is|sure|sorry|rewritten|note:)\b", text.lower()) or '"' in text:
-        found.append("talks about the task")
+        faults.append("talks about the task")
     if count_tokens(text) > 77:
-        found.append("too long")
-    found += _differences(_plain(caption.replace(phrase, " ")), _plain(rest))
-    return found
+        faults.append("too long")
+    faults += _differences(_plain(caption.replace(phrase, " ")), _plain(rest))
+    return faults
 
 
 def _contains(text: str, words: str) -> bool:
@@ -54,9 +54,8 @@ def _contains(text: str, words: str) -> bool:
 
 
 def _own(text: str, gesture: str, words: str) -> bool:
-    """Tell whether a longer name of the right gesture holds these words."""
-    longer = [one for one in GESTURES[gesture]["words"] if words in one and _contains(text, one)]
-    return bool(longer)
+    """Return whether a longer name of the right gesture contains these words."""
+    return any(words in longer and _contains(text, longer) for longer in GESTURES[gesture]["words"])
 
 
 def _plain(text: str) -> list[str]:
@@ -64,21 +63,21 @@ def _plain(text: str) -> list[str]:
 
 
 def _differences(caption: list[str], text: list[str]) -> list[str]:
-    """Compare as sequences: what was cut must be about hands, what was put in small, or moved from elsewhere."""
-    found = []
+    """Compare as sequences: words that were cut must be about hands, inserted words must be small or moved."""
+    faults = []
     for action, i1, i2, j1, j2 in difflib.SequenceMatcher(None, caption, text, autojunk=False).get_opcodes():
         if action == "equal":
             continue
         cut = [word for word in caption[i1:i2] if word not in SMALL and _begins(word, text) == 0]
         put = [word for word in text[j1:j2] if word not in SMALL and _begins(word, caption) == 0]
         if cut and not any(ABOUT_HANDS.match(word) for word in caption[max(0, i1 - 2) : i2 + 2]):
-            found.append(f"lost: {' '.join(cut)}")
+            faults.append(f"lost: {' '.join(cut)}")
         if put:
-            found.append(f"added: {' '.join(put)}")
-    return found
+            faults.append(f"added: {' '.join(put)}")
+    return faults
 
 
 def _begins(word: str, words: list[str]) -> int:
-    """Count words that begin as this one does: an inflection changes the end."""
+    """Count words with the same beginning: an inflection changes the end."""
     root = word[: max(3, len(word) - 3)]
     return sum(other.startswith(root) or word.startswith(other[: max(3, len(other) - 3)]) for other in words)

@@ -1,4 +1,4 @@
-"""A GGUF file with LLaMA 3's vocabulary and turn format and a network of a few numbers that says what a test wants."""
+"""A GGUF file with LLaMA 3's vocabulary and turn format and a tiny network with the answer that a test needs."""
 
 import base64
 from functools import cache
@@ -25,7 +25,7 @@ TEMPLATE = (
 
 
 def make(path: Path, says: list[str], template: str | None = TEMPLATE) -> Path:
-    """Write a model that answers with these tokens, whatever it is asked. The last one repeats if it ends nothing."""
+    """Write a model that answers every question with these tokens. The last one repeats unless it ends the turn."""
     import gguf
 
     words = _vocabulary()
@@ -87,7 +87,7 @@ def _vocabulary() -> list[bytes]:
 
 @cache
 def _merges() -> list[str]:
-    """Return the byte-pair merges that LLaMA 3's tokens in order of rank stand for."""
+    """Return the byte-pair merges of LLaMA 3's tokens in order of rank."""
     words = _vocabulary()[:128000]
     rank = {word: n for n, word in enumerate(words)}
     merges = []

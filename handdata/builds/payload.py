@@ -1,12 +1,12 @@
 """The files that `publish` sends for a build's dataset, with their sizes and hashes."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from handdata.builds.folder import BuildFolder
+from handdata.dataset.checksums import CHECKSUMS, checksums_text, read_checksums
 from handdata.errors import UserError
 from handdata.files import sha256_of
 from handdata.stages import assemble
@@ -51,26 +51,16 @@ def payload(build: BuildFolder, name: str) -> Payload:
     if not assemble.is_current(build.path, build.recipe):
         state = "older than the build's rows" if folder.is_dir() else "not assembled yet"
         raise UserError(f"the dataset of {build.path} is {state}: run `handdata assemble {build.path}`")
-    checksums = read_checksums(folder / assemble.CHECKSUMS)
+    checksums = read_checksums(folder / CHECKSUMS)
     files: dict[str, Path | bytes] = {path: folder / path for path in checksums}
     for path, entry in checksums.items():
         if sha256_of(folder / path) != entry["sha256"]:
             raise UserError(f"{folder / path} was changed after it was made: run `handdata assemble {build.path}`")
     card = (folder / "README.md").read_text(encoding="utf-8").replace(_PLACEHOLDER, name).encode()
     checksums["README.md"] = _described(card)
-    listing = assemble.checksums_text(checksums).encode()
-    checksums[assemble.CHECKSUMS] = _described(listing)
-    return Payload({**files, "README.md": card, assemble.CHECKSUMS: listing}, checksums)
-
-
-def read_checksums(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the files that a `checksums.json` lists. Raises `UserError` if handdata did not write it."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        assert table["format"] == assemble.FORMAT
-        return dict(table["files"])
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise UserError(f"{path} is not a list of files that handdata wrote: publish to another place") from None
+    listing = checksums_text(checksums).encode()
+    checksums[CHECKSUMS] = _described(listing)
+    return Payload({**files, "README.md": card, CHECKSUMS: listing}, checksums)
 
 
 def _described(data: bytes) -> dict[str, Any]:

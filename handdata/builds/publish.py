@@ -5,10 +5,10 @@ from pathlib import Path
 
 from handdata.builds import upload
 from handdata.builds.folder import BuildFolder
-from handdata.builds.payload import Payload, Published, payload, read_checksums
+from handdata.builds.payload import Payload, Published, payload
+from handdata.dataset.checksums import CHECKSUMS, read_checksums
 from handdata.errors import Unfinished, UserError
 from handdata.files import require_room, require_writable_folder, sha256_of, whole_folder
-from handdata.stages import assemble
 
 
 def publish(
@@ -51,8 +51,8 @@ def _require_ours(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"--to {folder} is a file: give a folder")
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    listed = read_checksums(folder / assemble.CHECKSUMS) if assemble.CHECKSUMS in present else {}
-    foreign = sorted(present - set(listed) - {assemble.CHECKSUMS})
+    listed = read_checksums(folder / CHECKSUMS) if CHECKSUMS in present else {}
+    foreign = sorted(present - set(listed) - {CHECKSUMS})
     if foreign:
         raise UserError(f"--to {folder} holds '{foreign[0]}', which publish did not write: give an empty folder")
 

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from handdata.builds.payload import Payload, Published, read_checksums
+from handdata.builds.payload import Payload, Published
+from handdata.dataset.checksums import CHECKSUMS, read_checksums
 from handdata.errors import Unfinished, UserError
 from handdata.huggingface import HubName, hub_errors
-from handdata.stages import assemble
 
 _PAUSES = (1.0, 4.0, 15.0)  # seconds between attempts; the library repeats uploads by itself in addition
 _BUSY = (408, 425, 429)
@@ -102,7 +102,7 @@ class Hub:
 
     def stale(self, head: str, present: dict[str, Any]) -> set[str]:
         """Return the files of an earlier version of ours. Raises `UserError` for a repository with other content."""
-        if assemble.CHECKSUMS not in present:
+        if CHECKSUMS not in present:
             foreign = sorted(set(present) - set(_UNTOUCHED))
             if foreign:
                 raise UserError(
@@ -110,7 +110,7 @@ class Hub:
                     " empty it"
                 )
             return set()
-        listed = read_checksums(Path(self.call("hf_hub_download", filename=assemble.CHECKSUMS, revision=head)))
+        listed = read_checksums(Path(self.call("hf_hub_download", filename=CHECKSUMS, revision=head)))
         return {path for path in present if path in listed or path.startswith("data/")}
 
     def commit(self, branch: str, head: str, sent: Payload, stale: set[str]) -> str:

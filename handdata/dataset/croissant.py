@@ -62,8 +62,7 @@ def describe(name: str, words: dict[str, str], files: list[dict[str, Any]], sche
     `words`: the card's paragraphs (description, licence, url, and `rai:...` fields). `files`: path, bytes and sha256 of
     the Parquet files. The record set reads all of them.
     """
-    objects = [_file(file) for file in files]
-    together = {
+    parquet = {
         "@type": "cr:FileSet",
         "@id": "parquet",
         "name": "parquet",
@@ -71,7 +70,6 @@ def describe(name: str, words: dict[str, str], files: list[dict[str, Any]], sche
         "encodingFormat": "application/x-parquet",
         "includes": "data/*/*.parquet",
     }
-    fields = [_field(field) for field in schema]
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -82,7 +80,7 @@ def describe(name: str, words: dict[str, str], files: list[dict[str, Any]], sche
         "isLiveDataset": False,
         "inLanguage": "en",
         **words,
-        "distribution": [*objects, together],
+        "distribution": [*map(_file, files), parquet],
         "recordSet": [
             {
                 "@type": "cr:RecordSet",
@@ -90,7 +88,7 @@ def describe(name: str, words: dict[str, str], files: list[dict[str, Any]], sche
                 "name": "rows",
                 "description": "one row per photograph",
                 "key": {"@id": "rows/image_id"},
-                "field": fields,
+                "field": [_field(field) for field in schema],
             }
         ],
     }
@@ -112,16 +110,16 @@ def _field(field: pa.Field) -> dict[str, Any]:
     kind, depth = field.type, 0
     while pa.types.is_list(kind):
         kind, depth = kind.value_type, depth + 1
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "@type": "cr:Field",
         "@id": f"rows/{field.name}",
         "name": field.name,
-        "description": COLUMNS[field.name],
+        "description": COLUMNS[field.name].meaning,
         "dataType": "sc:ImageObject" if field.name == "image" else _TYPES[kind],
         "source": {"fileSet": {"@id": "parquet"}, "extract": {"column": field.name}},
     }
     if field.name == "image":
-        found["source"]["transform"] = {"jsonPath": "bytes"}
+        entry["source"]["transform"] = {"jsonPath": "bytes"}
     if depth:
-        found |= {"isArray": True, "arrayShape": ",".join(["-1"] * depth)}
-    return found
+        entry |= {"isArray": True, "arrayShape": ",".join(["-1"] * depth)}
+    return entry

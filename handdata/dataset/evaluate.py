@@ -1,7 +1,8 @@
-"""Measure a published dataset: CLIP cosines as the paper's table 1 has them, phrase rate, gesture agreement."""
+"""Open and measure a published dataset: CLIP cosines as in the paper's table 1, phrase rate, gesture agreement."""
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,20 @@ import numpy as np
 
 from handdata.clip import Clip
 from handdata.errors import Unfinished, UserError
+from handdata.huggingface import HubName, at_commit, first_line, hub_errors, parse
 from handdata.recipe import EvaluateOptions
 
-CAPTION_ROWS = 5000  # caption-caption is over the first so many rows (as in the released code)
+CAPTION_ROWS = 5000  # rows, the first ones, of the caption-caption cosine (as in the released code)
 _BATCH = 32
 
 Scores = dict[str, float | int | str | None]
 
 
-def evaluate(dataset: str, options: EvaluateOptions, progress: bool = True) -> dict[str, Any]:
+def evaluate(dataset: str | Path, options: EvaluateOptions, progress: bool = True) -> dict[str, Any]:
     """Return scores per gesture and for `all` of a dataset (`hf:USER/NAME[@REVISION]` or a folder).
 
-    Without CLIP's weights the cosines are None and `not_computed` says why. Raises `UserError` for no dataset.
+    Without CLIP's weights the cosines are None and `not_computed` gives the reason. Raises `UserError` as
+    `open_dataset` does, and for a split that the dataset does not have.
     """
     splits = open_dataset(dataset)
     wanted = list(splits) if options.split == "all" else [options.split]
@@ -42,7 +45,7 @@ def evaluate(dataset: str, options: EvaluateOptions, progress: bool = True) -> d
                 group.add(row, names[number], None if vectors is None else {k: v[index] for k, v in vectors.items()})
     everything = Group.together(list(groups.values()))
     scores = {name: group.scores() for name, group in groups.items()} | {"all": everything.scores()}
-    return {"dataset": dataset, "splits": wanted, "clip": options.clip, "not_computed": why, "gestures": scores}
+    return {"dataset": str(dataset), "splits": wanted, "clip": options.clip, "not_computed": why, "gestures": scores}
 
 
 class Group:
@@ -67,77 +70,79 @@ class Group:
     @classmethod
     def together(cls, groups: list["Group"]) -> "Group":
         """Return the union of groups."""
-        one = cls()
+        union = cls()
         for group in groups:
             for name in ("rows", "phrase", "hand", "agree", "inside"):
-                setattr(one, name, getattr(one, name) + getattr(group, name))
+                setattr(union, name, getattr(union, name) + getattr(group, name))
             for name, vectors in group.vectors.items():
-                one.vectors[name] = one.vectors[name] + vectors
-        return one
+                union.vectors[name] = union.vectors[name] + vectors
+        return union
 
     def scores(self) -> Scores:
         """Return the measures of this group by name."""
-        found: Scores = {
+        scores: Scores = {
             "rows": self.rows,
             "phrase_rate": self.phrase / self.rows,
             "hand_found": self.hand / self.rows,
             "gesture_agreement": self.agree / self.rows,
             "landmarks_in_box": float(np.mean(self.inside)) if self.inside else None,
         }
-        image = self.vectors["image"]
-        for name in ("caption", "text"):
-            words = self.vectors[name]
-            found[f"clip_image_{name}"] = (
-                float(np.mean(np.sum(np.stack(image) * np.stack(words), 1))) if image else None
-            )
-            found[f"clip_{name}_{name}"] = mean_cosine(np.stack(words)[:CAPTION_ROWS]) if words else None
-        return found
+        image, caption, text = (np.stack(vectors) if vectors else None for vectors in self.vectors.values())
+        for name, words in (("caption", caption), ("text", text)):
+            cosines = None if image is None or words is None else np.sum(image * words, 1)
+            scores[f"clip_image_{name}"] = None if cosines is None else float(np.mean(cosines))
+            scores[f"clip_{name}_{name}"] = None if words is None else mean_cosine(words[:CAPTION_ROWS])
+        return scores
 
 
 def mean_cosine(vectors: np.ndarray) -> float:
-    """Return the mean over all pairs of unit vectors (n, d), each with itself included, as the paper's table 1 has it.
+    """Return the mean cosine of all pairs of unit vectors (n, d), self-pairs included, as in the paper's table 1.
 
-    The sum over all pairs of v.w is the squared length of the sum, so that no n x n matrix is needed.
+    The sum of v.w over all pairs is the squared length of the sum of vectors, so no n x n matrix is needed.
     """
     total = vectors.astype(np.float64).sum(0)
     return float(total @ total) / len(vectors) ** 2
 
 
-def open_dataset(dataset: str) -> Any:
-    """Return the configuration `all` of a dataset as a DatasetDict. Raises `UserError` where there is none."""
+def open_dataset(dataset: str | Path) -> Any:
+    """Return the configuration `all` of a published dataset as a `datasets.DatasetDict`, a `Dataset` by split.
+
+    `dataset` is `hf:USER/NAME[@REVISION]` or a folder that `publish` made. Raises `UserError` if it does not exist or
+    is not a dataset of handdata, `Unfinished` if the Hub cannot be reached.
+    """
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError
 
-    name, _, revision = dataset.removeprefix("hf:").partition("@")
-    local = not dataset.startswith("hf:")
-    if local and not (Path(dataset) / "README.md").is_file():
-        raise UserError(f"{dataset} is no dataset: give hf:USER/NAME, or a folder that `handdata publish --to` made")
+    place = parse(str(dataset), "dataset")
+    if isinstance(place, Path) and not (place / "README.md").is_file():
+        raise UserError(f"{place} is not a dataset: give hf:USER/NAME, or a folder that `handdata publish --to` made")
     datasets.disable_progress_bars()
+    name, revision = (place.repo, place.revision) if isinstance(place, HubName) else (str(place), None)
     try:
-        return datasets.load_dataset(dataset if local else name, "all", revision=None if local else revision or None)
-    except (FileNotFoundError, ValueError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{dataset} cannot be loaded: {str(error).splitlines()[0]}") from None
-    except ConnectionError as error:
-        raise UserError(f"{dataset} cannot be reached: {str(error).splitlines()[0]}") from None
+        with hub_errors(place, "dataset") if isinstance(place, HubName) else nullcontext():
+            return datasets.load_dataset(name, "all", revision=revision)
+    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(place, HubName):
+            at_commit(place, "dataset", "dataset")  # raises if repository or revision do not exist
+        raise UserError(f"dataset {place} cannot be loaded: {first_line(error)}") from None
 
 
-def text(found: dict[str, Any]) -> str:
-    """Return the scores as a table for people."""
-    names = list(found["gestures"]["all"])
-    width = max(map(len, found["gestures"]))
+def text(result: dict[str, Any]) -> str:
+    """Return the result of `evaluate` as a readable table."""
+    names = list(result["gestures"]["all"])
+    width = max(map(len, result["gestures"]))
     heads = [name.replace("_", " ") for name in names]
     lines = ["  ".join([" " * width, *heads])]
-    for gesture, scores in found["gestures"].items():
+    for gesture, scores in result["gestures"].items():
         cells = [_shown(scores[name]).rjust(len(head)) for name, head in zip(names, heads, strict=True)]
         lines.append("  ".join([gesture.ljust(width), *cells]))
-    if found["not_computed"]:
-        lines.append(f"CLIP cosines not computed: {found['not_computed']}")
+    if result["not_computed"]:
+        lines.append(f"CLIP cosines not computed: {result['not_computed']}")
     return "\n".join(lines)
 
 
-def as_json(found: dict[str, Any]) -> str:
-    """Return the scores as JSON."""
-    return json.dumps(found, indent=1)
+def as_json(result: dict[str, Any]) -> str:
+    """Return the result of `evaluate` as JSON."""
+    return json.dumps(result, indent=1)
 
 
 def _batches(rows: Any, progress: bool, name: str) -> Iterator[dict[str, list[Any]]]:
@@ -153,13 +158,8 @@ def _batches(rows: Any, progress: bool, name: str) -> Iterator[dict[str, list[An
 def _embedded(clip: Clip, batch: dict[str, list[Any]]) -> dict[str, np.ndarray]:
     """Return unit vectors (b, d) of `image`, `caption` and `text`."""
     images = [np.asarray(image.convert("RGB")) for image in batch["image"]]
-    found = {"image": clip.images(images), "caption": clip.texts(batch["caption"]), "text": clip.texts(batch["text"])}
-    return {name: _unit(vectors) for name, vectors in found.items()}
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
+    vectors = {"image": clip.images(images), "caption": clip.texts(batch["caption"]), "text": clip.texts(batch["text"])}
+    return {name: rows / np.linalg.norm(rows, axis=1, keepdims=True) for name, rows in vectors.items()}
 
 
 def _shown(value: float | int | None) -> str:

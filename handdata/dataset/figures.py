@@ -35,8 +35,8 @@ def contact_sheet(lines: Sheet, path: Path, columns: int = 6) -> None:
 def statistics(values: dict[str, dict[str, list[float]]], limits: dict[str, float], path: Path) -> None:
     """Write a PNG with one panel per measure, each with one box per gesture: quartiles, and whiskers at 5 and 95 %.
 
-    `values`: measure, then gesture, then one number per row. `limits`: a measure's greatest possible value, where it
-    has one; every axis begins at 0.
+    `values`: by measure and gesture, one number per row. `limits`: greatest possible value of the measures that have
+    one; every axis begins at 0.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ def statistics(values: dict[str, dict[str, list[float]]], limits: dict[str, floa
         axes.set_title(measure, fontsize=10, loc="left", color=_INK)
         axes.invert_yaxis()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})  # else the library's version is in the file
+    figure.savefig(path, metadata={"Software": None})  # without it the file holds the library's version
 
 
 def _boxes(axes: Any, groups: list[list[float]]) -> None:

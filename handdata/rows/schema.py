@@ -1,6 +1,7 @@
-"""The columns: what the manifest, every stage and the published dataset hold, and what each column means."""
+"""The columns of the manifest, of every stage and of the published dataset, and their meaning."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -33,7 +34,7 @@ MANIFEST = pa.schema(
     ]
 )
 
-# What each stage adds to the manifest's rows, besides `image_id` and `reason`. The order is the order of the flow.
+# The columns that each stage adds to the manifest's rows, besides `image_id` and `reason`, in the order of the flow.
 STAGE_COLUMNS: dict[str, pa.Schema] = {
     "fetch": pa.schema(
         [
@@ -68,55 +69,65 @@ STAGE_COLUMNS: dict[str, pa.Schema] = {
 # Every reason for which a row can fail, with the sentence that `handdata status` prints for it.
 REASONS: dict[str, str] = {
     "failed-earlier": "an earlier stage failed on this row",
-    "rejected": "a person rejected it in the review",
+    "rejected": "rejected by a person in the review",
     "subject-in-other-split": "its person is in another split of the dataset",
-    "duplicate-in-other-split": "nearly the same picture is in another split of the dataset",
+    "duplicate-in-other-split": "a near-duplicate is in another split of the dataset",
     "image-missing": "the image file is not in the build folder",
     "image-corrupt": "the image file cannot be decoded",
-    "image-truncated": "the image file breaks off",
-    "dropped": "a person asked to take the image or its subject out",
-    "not-fetched": "no server gave the member, after all tries: run the same command again",
+    "image-truncated": "the image file is truncated",
+    "dropped": "the removal of the image or its subject was requested",
+    "not-fetched": "no server returned the member, after all tries: run the same command again",
     "unsafe-name": "the member's name leaves its archive (../ or an absolute path)",
     "too-large": "larger than the limit: raise fetch.largest",
     "too-many-pixels": "more than 100 million pixels",
     "unsupported-member": "the member is encrypted or compressed by a method other than deflate",
     "wrong-header": "the archive holds something else where its directory says the member is",
     "wrong-crc": "the member's content does not have the CRC-32 that the archive states",
-    "wrong-size": "the member's content has not the size that the archive states",
+    "wrong-size": "the member's content does not have the size that the archive states",
     "hand-not-found": "MediaPipe finds no hand in the image",
-    "caption-empty": "the captioner said nothing about the image",
+    "caption-empty": "the captioner returned an empty caption",
     "text-impossible": "no text with the gesture phrase and the caption's words fits 77 CLIP tokens",
 }
 
 
-# What the columns are, in words; the card prints the same table.
-COLUMNS: dict[str, str] = {
-    "image": "the photograph, as JPEG: upright, without EXIF, short side at most as the recipe says, never enlarged",
-    "text": "the hand-aware prompt: one sentence that holds `gesture_phrase` exactly once, at most 77 CLIP tokens",
-    "caption": "the captioner's own words",
-    "gesture": "the gesture, by HaGRID's name",
-    "gesture_phrase": "our words for the gesture",
-    "image_id": "HaGRID's id of the image",
-    "subject": "the person, as the first 16 hex digits of the sha256 of HaGRID's user id",
-    "hagrid_split": "HaGRID's own split",
-    "width": "of `image`, in pixels",
-    "height": "of `image`, in pixels",
-    "orig_width": "of the photograph in HaGRID's archive, upright",
-    "orig_height": "of the photograph in HaGRID's archive, upright",
-    "bboxes": "HaGRID's boxes of hands, [x, y, width, height] in fractions of the image",
-    "labels": "what each box shows: a gesture, or no_gesture",
-    "hand_landmarks": "hands x 21 x (x, y, z), found by MediaPipe on `image`; x, y in fractions of it",
-    "handedness": "each found hand: the person's own Left or Right, if the photograph is not mirrored",
-    "handedness_score": "MediaPipe's score for that",
-    "gesture_hand": "which of the found hands makes the gesture, -1 if none",
-    "landmarks_in_box": "share of that hand's landmarks inside the box labelled with the gesture",
-    "rewrite": "how `text` was made: llm, kept (the caption already fitted), template (after all tries failed), edited",
-    "checks": "what the caption and rejected drafts failed, and remarks on the image",
-    "source": "the archive the image came from",
-    "member": "its name in there",
-    "crc32": "the CRC-32 of that member",
-    "sha256": "of the bytes in `image`",
-}
+@dataclass(frozen=True)
+class Column:
+    """A column of the published dataset."""
+
+    type: str  # `image`, `class` (the gesture), a type of Arrow, or a list of one of these: `list<float32>`
+    meaning: str
+
+
+# The published dataset, in the order of its columns; the card prints the meanings.
+COLUMNS = {
+    "image": Column("image", "photograph, as JPEG: upright, without EXIF, scaled down to the recipe's short side"),
+    "text": Column("string", "hand-aware prompt: one sentence, `gesture_phrase` exactly once, at most 77 CLIP tokens"),
+    "caption": Column("string", "caption as the captioner wrote it"),
+    "gesture": Column("class", "gesture, by HaGRID's name"),
+    "gesture_phrase": Column("string", "our words for the gesture"),
+    "image_id": Column("string", "HaGRID's id of the image"),
+    "subject": Column("string", "person, as the first 16 hex digits of the sha256 of HaGRID's user id"),
+    "hagrid_split": Column("string", "HaGRID's own split"),
+    "width": Column("int32", "width of `image`, in pixels"),
+    "height": Column("int32", "height of `image`, in pixels"),
+    "orig_width": Column("int32", "width of the photograph in HaGRID's archive, upright"),
+    "orig_height": Column("int32", "height of the photograph in HaGRID's archive, upright"),
+    "bboxes": Column("list<list<float32>>", "HaGRID's boxes of hands, [x, y, width, height] in fractions of the image"),
+    "labels": Column("list<string>", "label of each box: a gesture, or no_gesture"),
+    "hand_landmarks": Column(
+        "list<list<list<float32>>>", "hands x 21 x (x, y, z), found by MediaPipe on `image`; x, y in fractions of it"
+    ),
+    "handedness": Column("list<string>", "each detected hand: the person's own Left or Right in an unmirrored image"),
+    "handedness_score": Column("list<float32>", "MediaPipe's score of the handedness"),
+    "gesture_hand": Column("int32", "index of the detected hand that makes the gesture, -1 if none does"),
+    "landmarks_in_box": Column("float32", "share of that hand's landmarks inside the box labelled with the gesture"),
+    "rewrite": Column("string", "origin of `text`: llm, kept (the caption fits), template (no draft passed), edited"),
+    "checks": Column("list<string>", "checks that the caption and rejected drafts failed, and remarks on the image"),
+    "source": Column("string", "archive that the image came from"),
+    "member": Column("string", "name of the image in that archive"),
+    "crc32": Column("int64", "CRC-32 of that member"),
+    "sha256": Column("string", "sha256 of the bytes in `image`"),
+}  # fmt: skip
 
 
 def features(gestures: list[str]) -> "Features":
@@ -126,33 +137,9 @@ def features(gestures: list[str]) -> "Features":
     """
     from datasets import ClassLabel, Features, Image, List, Value
 
-    text, integer, real = Value("string"), Value("int32"), Value("float32")
-    return Features(
-        {
-            "image": Image(),
-            "text": text,
-            "caption": text,
-            "gesture": ClassLabel(names=gestures),
-            "gesture_phrase": text,
-            "image_id": text,
-            "subject": text,
-            "hagrid_split": text,
-            "width": integer,
-            "height": integer,
-            "orig_width": integer,
-            "orig_height": integer,
-            "bboxes": List(List(real)),
-            "labels": List(text),
-            "hand_landmarks": List(List(List(real))),
-            "handedness": List(text),
-            "handedness_score": List(real),
-            "gesture_hand": integer,
-            "landmarks_in_box": real,
-            "rewrite": text,
-            "checks": List(text),
-            "source": text,
-            "member": text,
-            "crc32": Value("int64"),
-            "sha256": text,
-        }
-    )
+    def feature(kind: str) -> Any:
+        if kind.startswith("list<"):
+            return List(feature(kind[len("list<") : -1]))
+        return {"image": Image(), "class": ClassLabel(names=gestures)}.get(kind) or Value(kind)
+
+    return Features({name: feature(column.type) for name, column in COLUMNS.items()})

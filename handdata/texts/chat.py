@@ -1,4 +1,4 @@
-"""Questions to a language model and their answers, and the prompt file that they are made from."""
+"""Questions to a language model, its answers, and the prompt file from which questions are built."""
 
 import re
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class Ask:
 
     messages: tuple[Message, ...]
     temperature: float = 0.0  # 0: the likeliest token each time
-    seed: int = 0  # of the draws where temperature > 0
+    seed: int = 0  # random seed where temperature > 0
     grammar: str | None = None  # GBNF that the answer must follow
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `stop`: the model ended, the length ran out, the question did not fit, or time ran out."""
+    """An answer. `stop`: the model ended, the length ran out, the prompt did not fit, or time ran out."""
 
     text: str
     stop: Literal["end", "length", "prompt", "timeout"] = "end"
@@ -32,7 +32,7 @@ class Answer:
 
 
 class ChatModel(Protocol):
-    """Something that answers: `llama.LlamaModel` in this process, `server.ServerModel` over HTTP."""
+    """A model that answers: `llama.LlamaModel` in this process, `openai_server.ServerModel` over HTTP."""
 
     name: str  # for counts and the card
 
@@ -45,7 +45,7 @@ class Prompt:
     """The parts of `prompts/rewrite.txt`."""
 
     system: str
-    examples: tuple[Message, ...]  # user and assistant in turn
+    examples: tuple[Message, ...]  # user and assistant alternate
     ask: str  # with {caption} and {phrase}
     retry: str  # with {problem} and {phrase}
 
@@ -55,7 +55,7 @@ class Prompt:
         return (("system", self.system), *self.examples, ("user", question))
 
     def again(self, caption: str, phrase: str, draft: str, problem: str) -> tuple[Message, ...]:
-        """Return the question after a rejected draft, which is quoted with what is wrong with it."""
+        """Return the question after a rejected draft, with the draft and its problem."""
         complaint = self.retry.format(problem=plain(problem), phrase=phrase)
         return (*self.messages(caption, phrase), ("assistant", plain(draft)), ("user", complaint))
 
@@ -67,8 +67,8 @@ def read_prompt(text: str, where: str) -> Prompt:
     """
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     parts = re.split(r"^\[(\w+)\]\s*$", "\n".join(lines), flags=re.MULTILINE)
-    found = [(name, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)]
-    sections = dict(found)
+    bodies = [(name, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)]
+    sections = dict(bodies)
     for name in SECTIONS:
         if not sections.get(name):
             raise UserError(f"{where} lacks the section [{name}]")
@@ -77,7 +77,7 @@ def read_prompt(text: str, where: str) -> Prompt:
             wanted = " and ".join(f"{{{place}}}" for place in sorted(places))
             raise UserError(f"{where}: the section [{name}] must hold {wanted} and no other braces")
     examples: list[Message] = []
-    for body in (body for name, body in found if name == "example"):
+    for body in (body for name, body in bodies if name == "example"):
         example = body.splitlines()
         if len(example) != 3:
             raise UserError(f"{where}: an [example] is three lines: the caption, the phrase and the answer")
@@ -87,7 +87,7 @@ def read_prompt(text: str, where: str) -> Prompt:
 
 
 def plain(text: str) -> str:
-    """Return a text on one line in which no special token of a chat template is left."""
+    """Return a text on one line, without special tokens of chat templates."""
     return re.sub(r"<\|.*?\|>|</?s>|\[/?INST\]|<\|", " ", " ".join(text.split())).strip()
 
 

@@ -1,13 +1,12 @@
 """Check a text against its caption: the right gesture is named once, nothing is lost, nothing is invented.
 
-Pure functions. `rewrite` calls them on every draft, the stage here once more on the final rows, where a failure is a
+Pure functions. The stage `rewrite` calls them on every draft, the stage `check` on the final rows, where a failure is a
 bug. Words decide, not a model: a verdict can be explained and is the same everywhere.
 """
 
 import re
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from handdata.gestures import gestures
 from handdata.texts.clip_tokens import CONTEXT, clip_tokens
@@ -29,12 +28,10 @@ from handdata.texts.english import (
     tokenise,
 )
 
-if TYPE_CHECKING:
-    pass
-
 Evidence = tuple[str, ...]
 
-# Each way in which a text can fail, with the sentence that tells the model (and a person) what is wrong.
+# The checks that a text can fail, with the sentence about it. A retry sends these sentences to the model: another
+# wording gives other texts.
 FAILURES: dict[str, str] = {
     "empty": "there is no sentence",
     "phrase-missing": 'the exact words "{phrase}" are missing',
@@ -49,21 +46,21 @@ FAILURES: dict[str, str] = {
     "too-long": "it has {evidence} CLIP tokens, the limit is " + str(CONTEXT),
 }
 
-# How a draft can fail besides, before its words are looked at.
+# Failures of a draft before its words are checked.
 DRAFT_FAILURES: dict[str, str] = {
     "endless": "the answer did not end within max_tokens",
     "timeout": "the server did not answer in time",
     "prompt-too-long": "the caption is too long for the model's context",
 }
-# What a person's own text may do: it is written before the picture, and may say what the caption does not.
+# Failures allowed in a person's own text: the person sees the picture and may describe what the caption does not.
 ALLOWED_TO_PEOPLE = frozenset({"word-lost", "word-added", "colour-moved"})
 
-# What is remarked on a row that is kept, for people who choose rows and for the review page.
+# Remarks on rows that are kept, for people who choose rows and for the review page.
 REMARKS: dict[str, str] = {
     "image:no-hand": "MediaPipe finds no hand",
-    "image:hand-outside-box": "the gesture's box holds less of a hand than asked for",
-    "image:more-hands": "more hands are found than boxes were drawn",
-    "text:template": "no draft of the model passed, the phrase was put in by rule",
+    "image:hand-outside-box": "the gesture's box holds less of a hand than check.in_box",
+    "image:more-hands": "MediaPipe finds more hands than there are boxes",
+    "text:template": "no draft of the model passed; the phrase was inserted by rule",
 }
 
 _TASK_TALK = re.compile(
@@ -78,16 +75,16 @@ _ABBREVIATION = re.compile(r"(?:\b(?:mr|mrs|ms|dr|st|jr|sr|vs|no)|\b[a-z]|^\d+)\
 
 
 def failures(caption: str, gesture: str, text: str) -> dict[str, Evidence]:
-    """Return what a text for a row of this caption and gesture fails, by name in the order of FAILURES, with evidence.
+    """Return the checks that a text for this caption and gesture fails, in the order of FAILURES, with evidence.
 
-    The evidence is the words (or the number of tokens) at fault. An empty dict: the text is good.
+    The evidence is the words (or the number of tokens) at fault. The dict of a good text is empty.
     """
     if not text.strip():
         return {"empty": ()}
     phrase = gestures()[gesture].phrase
     text_words = tokenise(mask_phrase(text, phrase))
     caption_words = tokenise(mask_phrase(caption, phrase))
-    found: dict[str, Evidence | None] = {
+    verdicts: dict[str, Evidence | None] = {
         **_phrase_failures(phrase, text),
         "other-gesture": _other_gestures(gesture, text_words),
         "word-lost": _lost(caption_words, text_words),
@@ -98,20 +95,20 @@ def failures(caption: str, gesture: str, text: str) -> dict[str, Evidence]:
         "task-talk": _task_talk(caption, text.replace(phrase, PHRASE)),
         "too-long": _too_long(text),
     }
-    return {name: found[name] or () for name in FAILURES if found.get(name) is not None}
+    return {name: verdict for name in FAILURES if (verdict := verdicts.get(name)) is not None}
 
 
 def sentence_ends(text: str) -> list[tuple[int, int]]:
-    """Return where (start, end) one sentence ends and another begins. A dot after an abbreviation ends nothing."""
+    """Return the places (start, end) between sentences. A dot after an abbreviation does not end a sentence."""
     ends = [match for match in _SENTENCE_END.finditer(text.strip()) if match.end() < len(text.strip())]
     return [end.span() for end in ends if "\n" in end[0] or not _ABBREVIATION.search(text.strip()[: end.end()])]
 
 
-def explain(found: dict[str, Evidence], gesture: str) -> str:
-    """Return one sentence that says all that is wrong, for the model's next try."""
+def explain(failed: dict[str, Evidence], gesture: str) -> str:
+    """Return one sentence about all failures, for the model's next try."""
     phrase = gestures()[gesture].phrase
     sentences = FAILURES | DRAFT_FAILURES
-    parts = [sentences[name].format(phrase=phrase, evidence=", ".join(words)) for name, words in found.items()]
+    parts = [sentences[name].format(phrase=phrase, evidence=", ".join(words)) for name, words in failed.items()]
     return "; ".join(parts)
 
 
@@ -127,7 +124,7 @@ def _other_gestures(gesture: str, words: list[str]) -> Evidence | None:
 
 
 def _lost(caption: list[str], text: list[str]) -> Evidence | None:
-    """Return the caption's content words that the text lacks, but for those about hands and what they hold."""
+    """Return the caption's content words that the text lacks, except those about hands and the things they hold."""
     spared = about_hands(caption)
     left = {stem(word) for word in text}
     lost = (caption[place] for place in content(caption) if place not in spared and stem(caption[place]) not in left)
@@ -136,9 +133,9 @@ def _lost(caption: list[str], text: list[str]) -> Evidence | None:
 
 
 def _added(caption: list[str], text: list[str], phrase: set[str]) -> Evidence | None:
-    """Return the text's words that the caption does not account for: things, qualities, places, another he or she.
+    """Return the text's words that the caption does not contain: things, qualities, places, another he or she.
 
-    The gesture named a second time in the phrase's own words adds nothing.
+    Naming the gesture a second time in the phrase's own words counts as no addition.
     """
     known = {stem(word) for word in caption} | {stem(word) for word in SPARE}
     again = {
@@ -153,17 +150,14 @@ def _added(caption: list[str], text: list[str], phrase: set[str]) -> Evidence | 
 
 
 def _persons(words: list[str]) -> Counter[str]:
-    """Count the mentions of persons, but for a second one with `the`, which is the same person again."""
+    """Count the mentions of persons, except a repeated one with `the`, which is the same person."""
     pairs = zip(words, ["", *words], strict=False)
-    found = Counter(word for word, before in pairs if word in PERSONS and before != "the")
-    for word in words:
-        if word in PERSONS and word not in found:
-            found[word] = 1
-    return found
+    counts = Counter(word for word, before in pairs if word in PERSONS and before != "the")
+    return counts | Counter(dict.fromkeys((word for word in words if word in PERSONS), 1))
 
 
 def _moved_colours(caption: list[str], text: list[str]) -> Evidence | None:
-    """Return colours that in the caption stand before one thing and in the text before another."""
+    """Return colours that precede one thing in the caption and another thing in the text."""
     pairs = {pair for pair in pairwise(caption) if pair[0] in COLOURS}
     there = {pair for pair in pairwise(text) if pair[0] in COLOURS}
     moved = [f"{colour} {thing}" for colour, thing in there if _is_thing(thing) and (colour, thing) not in pairs]
@@ -176,9 +170,9 @@ def _is_thing(word: str) -> bool:
 
 
 def _task_talk(caption: str, text: str) -> Evidence | None:
-    heard = {match[0].lower() for match in _TASK_TALK.finditer(caption)}
-    said = (match[0] for match in _TASK_TALK.finditer(text) if match[0].lower() not in heard)
-    return tuple(dict.fromkeys(said)) or None
+    in_caption = {match[0].lower() for match in _TASK_TALK.finditer(caption)}
+    talk = (match[0] for match in _TASK_TALK.finditer(text) if match[0].lower() not in in_caption)
+    return tuple(dict.fromkeys(talk)) or None
 
 
 def _too_long(text: str) -> Evidence | None:

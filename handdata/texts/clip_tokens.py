@@ -1,4 +1,4 @@
-"""Count tokens as CLIP's text encoder does, from its vocabulary file, without a hub or a framework."""
+"""Count tokens as CLIP's text encoder does, from its vocabulary file, without a model hub or a framework."""
 
 import gzip
 import html
@@ -8,16 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 CONTEXT = 77  # CLIP's context length, begin and end included (A. Radford et al., 2021)
-VOCABULARY = "clip-vocabulary"  # its name in manifests/assets.toml
-_MERGES = 49152 - 256 - 2  # what CLIP uses of the file: the vocabulary less bytes and the two special tokens
+VOCABULARY = "clip-vocabulary"  # name in manifests/assets.toml
+_MERGES = 49152 - 256 - 2  # merges that CLIP uses: its vocabulary without bytes and the two special tokens
 _SPLIT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 class ClipTokens:
-    """CLIP's byte-pair encoding, as far as counting needs it."""
+    """CLIP's byte-pair encoding, reduced to counting."""
 
     def __init__(self, vocabulary: Path) -> None:
-        """Read the merges, one pair a line in order of rank after a heading line."""
+        """Read the merges, one pair per line in order of rank after a heading line."""
         import regex
 
         lines = gzip.decompress(vocabulary.read_bytes()).decode("utf-8").split("\n")
@@ -27,7 +27,7 @@ class ClipTokens:
         self._count = cache(self._count_word)
 
     def count(self, text: str) -> int:
-        """Return the number of tokens of a text, begin and end included, not cut off."""
+        """Return the number of tokens of a text, begin and end included, without truncation."""
         text = unicodedata.normalize("NFC", html.unescape(html.unescape(text)))
         words = self._split.findall(" ".join(text.split()).lower())
         return 2 + sum(map(self._count, words))
@@ -43,7 +43,7 @@ class ClipTokens:
             if best not in self._rank:
                 break
             merged: list[str] = []
-            for part in parts:  # left to right, as often as the pair stands there
+            for part in parts:  # every occurrence of the pair, from left to right
                 if merged and (merged[-1], part) == best:
                     merged[-1] += part
                 else:
@@ -54,14 +54,14 @@ class ClipTokens:
 
 @cache
 def clip_tokens() -> ClipTokens:
-    """Return the counter made from the vocabulary file that `handdata assets` fetches."""
+    """Return a counter with the vocabulary file that `handdata assets` fetches."""
     from handdata import assets
 
     return ClipTokens(assets.path(VOCABULARY))
 
 
 def _byte_letters() -> list[str]:
-    """Return the printable letter for each byte: itself where printable, else one from 256 on (GPT-2's table)."""
+    """Return the printable letter for each byte: itself if printable, else one from 256 on (GPT-2's table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = (byte for byte in range(256) if byte not in printable)
     table = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}

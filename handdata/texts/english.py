@@ -1,6 +1,6 @@
-"""The words of captions: tokens, stems, gestures named, and which words speak of hands or of what they hold.
+"""The words of captions: tokens, stems, names of gestures, and words about hands and the things that they hold.
 
-English only, by word lists and positions, without a model: a check must give the same verdict everywhere and say why.
+English only, by word lists and positions, without a model: verdicts must be the same everywhere and explainable.
 """
 
 import re
@@ -8,7 +8,7 @@ from functools import cache
 
 from handdata.gestures import gestures
 
-PHRASE = "§"  # stands in a list of tokens for the gesture phrase
+PHRASE = "§"  # replaces the gesture phrase in a list of tokens
 
 
 def _words(text: str) -> frozenset[str]:
@@ -49,9 +49,9 @@ BODY = _words(
     """
     ear ears mouth lip lips face head chin cheek cheeks nose eye eyes chest forehead neck air
     """
-)  # what hands reach
+)  # parts that hands reach
 
-# Words that may go with the hand they stand near: counts, directions, forms.
+# Words that may belong to a hand near them: counts, directions, forms.
 _NEAR_HANDS = _words(
     """
     one two three four five six ten single up upward upwards down downward downwards out outward together raised
@@ -85,24 +85,24 @@ _IRREGULAR = {
 
 
 def tokenise(text: str) -> list[str]:
-    """Return the lower-case words and the punctuation marks of a text; hyphens separate, `'s` goes."""
+    """Return the lower-case words and the punctuation marks of a text; hyphens separate, `'s` is removed."""
     return [word for word, _, _ in spans(text)]
 
 
 def spans(text: str) -> list[tuple[str, int, int]]:
-    """Return what `tokenise` returns, each with its start and end in the text."""
-    found = re.finditer(r"([^\W_]+(?:['’](?!s\b)[^\W\d_]+)?)(?:['’]s\b)?|[,.;:!?§]", text, re.IGNORECASE)
-    return [((match[1] or match[0]).lower().replace("’", "'"), match.start(), match.end()) for match in found]
+    """Return the tokens of `tokenise`, each with its start and end in the text."""
+    matches = re.finditer(r"([^\W_]+(?:['’](?!s\b)[^\W\d_]+)?)(?:['’]s\b)?|[,.;:!?§]", text, re.IGNORECASE)
+    return [((match[1] or match[0]).lower().replace("’", "'"), match.start(), match.end()) for match in matches]
 
 
 def mask_phrase(text: str, phrase: str) -> str:
-    """Return a text with the sign § in place of each phrase, so that the phrase's own words are not looked at."""
+    """Return a text with the sign § in place of each phrase, so that the phrase's own words are not checked."""
     return re.sub(rf"(?<!\w){re.escape(phrase)}(?!\w)", f" {PHRASE} ", text.replace(PHRASE, " "))
 
 
 @cache
 def stem(word: str) -> str:
-    """Return a form that inflections of a word share, `stand` for `standing`. Words for persons keep theirs."""
+    """Return the form that inflections of a word share, `stand` for `standing`. Words for persons are kept."""
     if word in PERSONS or len(word) <= 3:
         return word
     if word in _IRREGULAR:
@@ -139,9 +139,9 @@ _SPEAKING = _stems("talk speak chat call")
 
 
 def gestures_named(tokens: list[str]) -> list[tuple[int, int, frozenset[str]]]:
-    """Return the places (start, end, the gestures it may mean) where words of `gestures.toml` name a gesture.
+    """Return the places (start, end, gestures it may mean) where words of `gestures.toml` name a gesture.
 
-    Of two places that overlap the longer counts, then the earlier.
+    Of two overlapping places the longer one counts, then the earlier one.
     """
     joined = " ".join(tokens)
     hits: dict[tuple[int, int], set[str]] = {}
@@ -157,26 +157,26 @@ def gestures_named(tokens: list[str]) -> list[tuple[int, int, frozenset[str]]]:
 
 
 def about_hands(tokens: list[str]) -> set[int]:
-    """Return the places of the words that speak of a hand, a gesture or what a hand holds. Never a person."""
-    found = {place for start, end, _ in gestures_named(tokens) for place in range(start, end)}
-    found |= {place for place, word in enumerate(tokens) if word in HANDS and not _is_tree(tokens, place)}
-    found |= {
+    """Return the places of the words about hands, gestures and the things that hands hold. Persons are left out."""
+    about = {place for start, end, _ in gestures_named(tokens) for place in range(start, end)}
+    about |= {place for place, word in enumerate(tokens) if word in HANDS and not _is_tree(tokens, place)}
+    about |= {
         place
-        for hand in set(found)
+        for hand in set(about)
         for place in _around(tokens, hand, 3)
         if tokens[place] in _NEAR_HANDS or stem(tokens[place]) in _GESTURING
     }
     for place, word in enumerate(tokens):
         if stem(word) in _MAKING:
-            found.add(place)
+            about.add(place)
         elif stem(word) in _HOLDING:
-            found |= _held_by(tokens, place)
+            about |= _held_by(tokens, place)
         elif stem(word) in _SPEAKING and set(tokens[place + 1 : place + 5]) & _PHONES:
-            found |= _held_by(tokens, place + 1) | {place}
-        elif word in HANDS and place in found:
-            found |= _held_in(tokens, place)
-    found |= _touched(tokens, found)
-    return {place for place in found if tokens[place] not in PERSONS}
+            about |= _held_by(tokens, place + 1) | {place}
+        elif word in HANDS and place in about:
+            about |= _held_in(tokens, place)
+    about |= _touched(tokens, about)
+    return {place for place in about if tokens[place] not in PERSONS}
 
 
 def content(tokens: list[str]) -> list[int]:
@@ -198,36 +198,29 @@ def _pattern(words: str) -> re.Pattern[str]:
 
 
 def _is_tree(tokens: list[str], place: int) -> bool:
-    return tokens[place].startswith("palm") and tokens[place + 1 : place + 2] in (
-        ["tree"],
-        ["trees"],
-        ["leaf"],
-        ["leaves"],
-    )
+    following = tokens[place + 1 : place + 2]
+    return tokens[place].startswith("palm") and following in (["tree"], ["trees"], ["leaf"], ["leaves"])
 
 
 def _around(tokens: list[str], place: int, reach: int) -> list[int]:
     """Return the places at most `reach` words away, up to the next comma or person."""
-    found = []
+    places = []
     for step in (-1, 1):
         for here in range(place + step, place + step * (reach + 1), step):
             if not 0 <= here < len(tokens) or not tokens[here].isalnum() or tokens[here] in PERSONS:
                 break
-            found.append(here)
-    return found
+            places.append(here)
+    return places
 
 
 def _held_by(tokens: list[str], verb: int) -> set[int]:
     """Return the verb and its object: the words up to the next preposition, conjunction, verb in -ing or mark."""
-    found = {verb}
     place = verb + 1
     while place < len(tokens) and tokens[place] in ("up", "out", "on", "onto", "into", "a", "an", "the"):
-        found.add(place)
         place += 1
     while place < len(tokens) and not _ends_object(tokens[place]):
-        found.add(place)
         place += 1
-    return found
+    return set(range(verb, place))
 
 
 def _ends_object(word: str) -> bool:
@@ -235,35 +228,30 @@ def _ends_object(word: str) -> bool:
 
 
 def _held_in(tokens: list[str], hand: int) -> set[int]:
-    """Return the thing of `with a cup in his hand`: the words between `with` and `in`."""
+    """Return the object of `with a cup in his hand`: the words between `with` and `in`."""
     place = hand - 1
-    while (
-        place >= 0
-        and tokens[place] in FUNCTION | {"left", "right", "two"}
-        and tokens[place] not in ("in", "on", "with")
-    ):
+    skipped = (FUNCTION | {"left", "right", "two"}) - {"in", "on", "with"}
+    while place >= 0 and tokens[place] in skipped:
         place -= 1
     if place < 1 or tokens[place] not in ("in", "on"):
         return set()
-    found: set[int] = set()
     for back in range(place - 1, max(place - 6, -1), -1):
         if tokens[back] == "with":
-            return found
+            return set(range(back + 1, place))
         if _ends_object(tokens[back]):
             break
-        found.add(back)
     return set()
 
 
-def _touched(tokens: list[str], found: set[int]) -> set[int]:
-    """Return the parts of the body that a hand or a held thing is led to, with the words that lead there."""
+def _touched(tokens: list[str], about: set[int]) -> set[int]:
+    """Return the parts of the body that a hand or a held thing touches, with the words in between."""
     touched: set[int] = set()
     for place, word in enumerate(tokens):
         if word not in BODY:
             continue
         way = place - 1
-        while way >= 0 and way not in found and tokens[way] in FUNCTION | _TOWARDS:
+        while way >= 0 and way not in about and tokens[way] in FUNCTION | _TOWARDS:
             way -= 1
-        if way >= 0 and way in found and way < place - 1:
+        if way >= 0 and way in about and way < place - 1:
             touched |= set(range(way + 1, place + 1))
     return touched

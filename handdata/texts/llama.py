@@ -1,10 +1,10 @@
 """Answer many questions at once with a GGUF file through llama.cpp.
 
-`llama_cpp.Llama` decodes one sequence at a time. Here the beginning that all questions share is evaluated once for many
-sequences, which then advance together (`decoding.Decoder`). On a CPU the questions are dealt out to several decoders,
-which work side by side with fewer threads each: two threads of one decoder wait for each other all the time.
-The answers depend on the questions and their order, not on what was asked before, nor on the number of cores.
-(Batched arithmetic rounds differently from single: the same question in other company may be answered differently.)
+`llama_cpp.Llama` decodes one sequence at a time. Here the common prefix of all questions is evaluated once for many
+sequences, which then advance together (`llama_batch.Decoder`). On a CPU the questions are distributed over several
+decoders, which run in parallel with fewer threads each: two threads of one decoder wait for each other all the time.
+The answers depend on the questions and their order, not on earlier questions, nor on the number of cores.
+(Batched arithmetic rounds differently: the same question in another batch may get another answer.)
 """
 
 import ctypes
@@ -19,17 +19,17 @@ from handdata.machine import cores
 from handdata.texts.chat import Answer, Ask, Message
 from handdata.texts.llama_batch import PROMPT_TOKENS, Decoder, piece, shared_beginning
 
-DECODERS = 4  # into at most so many groups are questions dealt out on a CPU; the next number decides too
-_QUESTIONS = 16  # as many at least make a further group worth its while
+DECODERS = 4  # greatest number of groups of questions on a CPU, each of at least _QUESTIONS
+_QUESTIONS = 16
 
 
 class LlamaModel:
     """A model from a GGUF file, with the chat template stored in it."""
 
     def __init__(self, path: Path, parallel: int = 16, threads: int = 0, gpu_layers: int = -1) -> None:
-        """Load the model and make room for `parallel` sequences. `threads` 0: every core that this process may use.
+        """Load the model. Each decoder has room for `parallel` sequences; `threads` 0 means all available cores.
 
-        Raises `UserError` if the file is missing, is no GGUF, or carries no chat template.
+        Raises `UserError` if the file is missing, is not a GGUF file, or has no chat template.
         """
         # before OpenMP is loaded: its waiting threads spin, which made decoding five times slower on a busy machine
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -52,7 +52,7 @@ class LlamaModel:
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
         template = llama_cpp.llama_model_chat_template(self._model, None)
         if not template:
-            raise UserError(f"{path} holds no chat template: use an instruction-tuned model")
+            raise UserError(f"{path} has no chat template: use an instruction-tuned model")
         self._template = self._formatter(template.decode("utf-8"))
         self._on_gpu = gpu_layers != 0 and gpu_supported()
         self._decoders = [Decoder(llama_cpp, self._model, parallel) for _ in range(DECODERS)]
@@ -65,7 +65,7 @@ class LlamaModel:
         count = 1 if self._on_gpu else max(1, min(DECODERS, len(short) // _QUESTIONS))
         groups = [short[start::count] for start in range(count)]
         at_once = min(count, self._threads)
-        free = SimpleQueue[Decoder]()  # no more memories than work at once
+        free = SimpleQueue[Decoder]()  # no more contexts than threads that use them
         for decoder in self._decoders[:at_once]:
             free.put(decoder)
 
@@ -81,8 +81,8 @@ class LlamaModel:
 
         answers = [Answer("", "prompt")] * len(asks)
         with ThreadPoolExecutor(at_once) as pool:
-            for group, found in zip(groups, pool.map(work, groups), strict=True):
-                for place, answer in zip(group, found, strict=True):
+            for group, of_group in zip(groups, pool.map(work, groups), strict=True):
+                for place, answer in zip(group, of_group, strict=True):
                     answers[place] = answer
         return answers
 
@@ -91,7 +91,7 @@ class LlamaModel:
         turns = [{"role": role, "content": content} for role, content in messages]
         text = self._template(messages=turns).prompt.encode("utf-8")
         bos = piece(self._c, self._vocabulary, self._c.llama_vocab_bos(self._vocabulary), special=True)
-        add_special = not (bos and text.startswith(bos))  # a template may write the begin token itself
+        add_special = not (bos and text.startswith(bos))  # the template may include the begin token
         room = (self._c.llama_token * (len(text) + 8))()
         count = self._c.llama_tokenize(self._vocabulary, text, len(text), room, len(room), add_special, True)
         assert count >= 0, f"{len(text)} bytes became {-count} tokens"
@@ -107,7 +107,7 @@ class LlamaModel:
         self._model = None
 
     def _formatter(self, template: str) -> Any:
-        """Return the template as a function, rendered by Jinja's sandbox: it comes with a foreign file."""
+        """Return the template as a function. Jinja's sandbox renders it, since it comes from a foreign file."""
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
         tokens = (self._c.llama_vocab_eos(self._vocabulary), self._c.llama_vocab_bos(self._vocabulary))
@@ -123,16 +123,16 @@ def gpu_supported() -> bool:
 
 
 def idle_gpu() -> str | None:
-    """Return what to say where a machine has an NVIDIA GPU that the installed llama.cpp cannot use; else None."""
+    """Return a warning if the machine has an NVIDIA GPU that the installed llama.cpp cannot use, else None."""
     if not Path("/dev/nvidia0").exists() or gpu_supported():
         return None
     return (
-        "this machine has a GPU, but llama.cpp was built without support for it; to mend that: "
+        "this machine has a GPU, but llama.cpp was built without support for it; to rebuild it: "
         "CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir llama-cpp-python"
     )
 
 
-_quiet: Any = None  # llama.cpp keeps the address, so the callback must live on
+_quiet: Any = None  # llama.cpp keeps the callback's address, so it must not be garbage-collected
 
 
 def _silence(llama_cpp: Any) -> None:

@@ -8,25 +8,25 @@ from typing import Any
 from handdata.errors import Unfinished
 from handdata.texts.chat import Answer, Ask
 
-PROMPT_TOKENS = 768  # a question's own part, beyond what all share, may be this long
+PROMPT_TOKENS = 768  # greatest length of a question without the common prefix
 _BATCH = 1024  # tokens evaluated in one call
 
 
 @dataclass
 class _Sequence:
-    """One answer that is being written."""
+    """An answer in progress."""
 
-    place: int  # among the questions
+    place: int  # index of the question
     slot: int  # llama.cpp's number of the sequence
-    pending: list[int]  # tokens still to be evaluated
-    position: int  # of the next one
+    pending: list[int]  # tokens to be evaluated
+    position: int  # of the first pending token
     sampler: Any
-    output: int = -1  # where in the batch its last token is, -1: not in this batch
+    output: int = -1  # index in the batch of its last token, -1: not in this batch
     answer: list[int] = field(default_factory=list)
 
 
 class Decoder:
-    """A context of a loaded model with room for `parallel` sequences. Each call starts with an empty memory."""
+    """A context of a loaded model with room for `parallel` sequences. Each call starts with an empty KV cache."""
 
     def __init__(self, c: Any, model: Any, parallel: int) -> None:
         """Take the module `llama_cpp` and its model; the context is made by the first call."""
@@ -37,9 +37,9 @@ class Decoder:
     def answer(
         self, prompts: list[list[int]], shared: int, asks: list[Ask], max_tokens: int, threads: int
     ) -> list[Answer]:
-        """Return the answers to prompts (as tokens) that begin with `shared` equal tokens, in their order.
+        """Return the answers to prompts (as tokens) with a common prefix of `shared` tokens, in their order.
 
-        The beginning is evaluated once and copied (`llama_memory_seq_cp`).
+        The prefix is evaluated once and copied (`llama_memory_seq_cp`).
         """
         answers: list[Answer | None] = [None] * len(prompts)
         waiting = deque(range(len(prompts)))
@@ -51,9 +51,9 @@ class Decoder:
                 place = waiting.popleft()
                 running.append(self._start(place, free.pop(), prompts[place], shared, asks[place]))
             self._evaluate(running)
-            for sequence in [one for one in running if one.output >= 0]:
-                answers[sequence.place] = done = self._advance(sequence, max_tokens)
-                if done:
+            for sequence in [sequence for sequence in running if sequence.output >= 0]:
+                answers[sequence.place] = answer = self._advance(sequence, max_tokens)
+                if answer:
                     self._end(sequence)
                     running.remove(sequence)
                     free.append(sequence.slot)
@@ -66,17 +66,17 @@ class Decoder:
         self._context = None
 
     def _prepare(self, beginning: list[int], max_tokens: int, threads: int) -> None:
-        """Empty the memory, or make it where it is too small, and evaluate the shared beginning as sequence 0."""
+        """Empty the KV cache, or allocate a larger one, and evaluate the common prefix as sequence 0."""
         c = self._c
         size = len(beginning) + self._parallel * (PROMPT_TOKENS // 2 + max_tokens) + PROMPT_TOKENS
         if not self._context or c.llama_n_ctx(self._context) < size:
             self.close()
             options = c.llama_context_default_params()
             options.n_ctx, options.n_batch, options.n_seq_max = size, _BATCH, self._parallel + 1
-            options.kv_unified = True  # sequences share the cells of the common beginning
+            options.kv_unified = True  # sequences share the cells of the common prefix
             self._context = c.llama_init_from_model(self._model, options)
             if not self._context:
-                raise Unfinished(f"there is no memory for {size} tokens of context: lower --parallel")
+                raise Unfinished(f"not enough memory for {size} tokens of context: lower --parallel")
         c.llama_set_n_threads(self._context, threads, threads)
         self._memory = c.llama_get_memory(self._context)
         c.llama_memory_clear(self._memory, True)
@@ -93,7 +93,7 @@ class Decoder:
         self._c.llama_sampler_free(sequence.sampler)
 
     def _evaluate(self, running: list[_Sequence]) -> None:
-        """Evaluate what is pending, as much as fits one batch; note whose last token was among it."""
+        """Evaluate as many pending tokens as fit one batch; set `output` of sequences whose last token is in it."""
         batch: list[tuple[int, int, int, bool]] = []
         for sequence in running:
             part = sequence.pending[: _BATCH - len(batch)]
@@ -153,7 +153,7 @@ class Decoder:
 
 
 def piece(c: Any, vocabulary: Any, token: int, special: bool = False) -> bytes:
-    """Return the bytes of a token, none for a special one unless asked for."""
+    """Return the bytes of a token; those of special tokens are empty unless `special` is set."""
     if token < 0:
         return b""
     room = ctypes.create_string_buffer(256)
@@ -162,7 +162,7 @@ def piece(c: Any, vocabulary: Any, token: int, special: bool = False) -> bytes:
 
 
 def shared_beginning(prompts: list[list[int]]) -> int:
-    """Return how many tokens all prompts begin with; each keeps at least its last one for itself."""
-    first, last = min(prompts), max(prompts)  # what the first and the last in order share, all share
+    """Return the length of the common prefix of all prompts, which excludes the last token of each."""
+    first, last = min(prompts), max(prompts)  # the common prefix of the first and the last in order is that of all
     limit = min(map(len, prompts)) - 1
     return next((n for n in range(limit) if first[n] != last[n]), limit)

@@ -1,4 +1,4 @@
-"""Put a gesture phrase into a caption by rule: what is done where no draft of a language model passes the checks."""
+"""Insert a gesture phrase into a caption by rule, for captions where no draft of a language model passes the checks."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from handdata.texts.english import FUNCTION, PHRASE, about_hands, content, gestu
 
 
 def splice(caption: str, gesture: str) -> str | None:
-    """Return the caption with the phrase put in by rule, None if no such text passes the checks."""
+    """Return the caption with the phrase inserted by rule, None if no such text passes the checks."""
     for text in _splices(caption, gesture):
         if not failures(caption, gesture, text):
             return text
@@ -18,7 +18,7 @@ def splice(caption: str, gesture: str) -> str | None:
 
 
 def _splices(caption: str, gesture: str) -> Iterator[str]:
-    """Yield texts by rule, the most natural first: phrase appended, put for the gesture named, after bare words."""
+    """Yield texts by rule, the most natural first: phrase appended or in place of a gesture's name, then bare words."""
     phrase = gestures()[gesture].phrase
     caption = _one_clause(mask_phrase(caption, phrase).replace(PHRASE, " "))
     tokens = [word for word, _, _ in spans(caption)]
@@ -32,7 +32,7 @@ def _splices(caption: str, gesture: str) -> Iterator[str]:
 
 
 def _replace_gestures(caption: str, tokens: list[str], hands: set[int], phrase: str) -> str:
-    """Put the phrase for the first gesture named, with all that is said about it, and cut out the others."""
+    """Replace the first gesture's name and the words about it by the phrase, and cut out the other gestures."""
     places = spans(caption)
     clauses: list[tuple[int, int]] = []
     for start, end, _ in gestures_named(tokens):
@@ -40,13 +40,13 @@ def _replace_gestures(caption: str, tokens: list[str], hands: set[int], phrase: 
         if not clauses or first > clauses[-1][1]:
             clauses.append((first, last))
     for number, (first, last) in reversed(list(enumerate(clauses))):
-        put = phrase if number == 0 else ""
-        caption = f"{caption[: places[first][1]]} {put} {caption[places[last][2] :]}"
+        replacement = phrase if number == 0 else ""
+        caption = f"{caption[: places[first][1]]} {replacement} {caption[places[last][2] :]}"
     return re.sub(r"\s+([,.])", r"\1", " ".join(caption.split())).strip(" ,")
 
 
 def _clause(tokens: list[str], hands: set[int], start: int, end: int) -> tuple[int, int]:
-    """Widen a place over the words about hands beside it, function words between them and the ones before."""
+    """Extend a place over adjacent words about hands, function words between them and the ones before."""
     first, last = start, end - 1
     for step in (-1, 1):
         here = first if step < 0 else last
@@ -68,7 +68,7 @@ def _next_about_hands(tokens: list[str], hands: set[int], here: int, step: int) 
 
 
 def _one_clause(caption: str) -> str:
-    """Return a caption on one line without what ends, quotes or marks up a sentence inside it."""
+    """Return a caption on one line, without quotation marks, markup and ends of sentences inside it."""
     caption = re.sub(r'["“”*#{}]', "", plain(caption)).rstrip(" .!?…,;:")
     for start, end in reversed(sentence_ends(caption)):
         caption = f"{caption[:start]}, {caption[end:]}"

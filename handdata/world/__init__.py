@@ -1,1 +1,1 @@
-"""The mini world: a small HaGRID of drawn hands, with the truth about every picture."""
+"""The mini world: a small HaGRID of drawn hands, with the ground truth of every picture."""

@@ -1,4 +1,4 @@
-"""What is behind the hand: a plain, shaded or patterned wall, or a wall with a thing on it."""
+"""The background: a plain, shaded or patterned wall, or a wall with a thing on it."""
 
 # mypy: disable-error-code="no-any-return"
 
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from handdata.world.skeleton import Array
 
-# The words that captions use, and what they look like (sRGB). Lightness and hue are far enough apart to be told by eye.
+# The words of captions and their colours (sRGB). Lightness and hue differ enough to be distinguished by eye.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (236, 236, 232),
     "grey": (150, 152, 154),
@@ -26,7 +26,7 @@ DETAILS = {"plain": ("",), "shaded": ("",), "pattern": PATTERNS, "thing": THINGS
 def draw_backdrop(kind: str, detail: str, colour: str, side: int, size: int, rng: np.random.Generator) -> Array:
     """Return a wall (size, size, 3), sRGB from 0 to 1.
 
-    `kind` and `detail` are a key and one of its values in `DETAILS`; a thing stands on the left (side -1) or right (1).
+    `kind` and `detail` are a key and one of its values in `DETAILS`; a thing is on the left (side -1) or right (1).
     """
     paint = np.array(COLOURS[colour]) / 255
     wall = _pattern(detail, paint, size, rng) if kind == "pattern" else np.ones((size, size, 3)) * paint
@@ -62,7 +62,7 @@ def _pattern(name: str, colour: Array, size: int, rng: np.random.Generator) -> A
 
 
 def _spot(side: int, size: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Return where a thing stands, in the upper part of its side."""
+    """Return the position of a thing, in the upper part of its side."""
     return (0.5 + side * rng.uniform(0.28, 0.36)) * size, rng.uniform(0.22, 0.32) * size
 
 

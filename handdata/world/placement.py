@@ -1,4 +1,4 @@
-"""How a hand is held before the camera: the side it shows, its lean, its place and size in the picture."""
+"""Placement of a hand before the camera: the side it shows, its lean, its place and size in the picture."""
 
 # mypy: disable-error-code="no-any-return"
 
@@ -11,8 +11,8 @@ from handdata.world.flesh import Capsule, arm_capsules, hand_capsules
 from handdata.world.skeleton import Array, Shape, Skeleton, gesture_pose, idle_pose, malformed_hand, pose_hand
 from handdata.world.surface import Camera
 
-# gesture: turn about the hand's length (degrees; 0 shows the palm of a left hand, 180 the back), its spread,
-# and lean to the right of the picture (of a hand that shows its palm) and its spread
+# By gesture: turns about the hand's length (degrees; 0 shows the palm of a left hand, 180 the back) and their spread,
+# the lean to the right of the picture (of a hand that shows its palm) and its spread.
 _VIEWS: dict[str, tuple[tuple[float, ...], float, float, float]] = {
     "call": ((0, 0, 180), 10, 45, 10),
     "dislike": ((10, 10, 170), 9, -90, 9),
@@ -30,10 +30,10 @@ _FILLS, _FILLS_IDLE = (0.54, 0.72), (0.28, 0.36)  # share of the picture's heigh
 
 @dataclass(frozen=True)
 class Place:
-    """Where a hand goes."""
+    """The place of a hand in the picture."""
 
-    x: float  # of its middle, share of the picture's width
-    inner: int  # width and height at which it is drawn, px
+    x: float  # center of the hand, share of the picture's width
+    inner: int  # width and height of the drawing, px
     idle: bool = False  # small and low, perhaps cut by the edge
 
 
@@ -48,7 +48,7 @@ class Hand:
     capsules: list[Capsule]
     palm_out: Array  # unit vector
     camera: Camera
-    flaws: tuple[str, ...]  # what is wrong with a malformed hand
+    flaws: tuple[str, ...]  # of a malformed hand
 
 
 def hold_hand(
@@ -56,7 +56,7 @@ def hold_hand(
 ) -> Hand:
     """Pose a hand and put it before the camera so that it fills its part of the picture.
 
-    `label` is a gesture or `no_gesture`. A main hand is made small enough to lie inside the picture.
+    `label` is a gesture or `no_gesture`. A hand that is not idle is made small enough to fit into the picture.
     """
     pose = idle_pose(rng) if label == "no_gesture" else gesture_pose(label, rng)
     hand, flaws = malformed_hand(shape, pose, rng) if malformed else (pose_hand(shape, pose), ())
@@ -98,7 +98,7 @@ def _camera(joints: Array, place: Place, rng: np.random.Generator) -> Camera:
 
 
 def hand_truth(hand: Hand, inner: int) -> dict[str, Any]:
-    """Return what is true of a hand, as JSON: joints in fractions of the picture and in mm, the box of its flesh."""
+    """Return the ground truth of a hand as JSON: joints in fractions of the picture and in mm, the box of its flesh."""
     flat = hand.camera.project(hand.joints) / inner
     flesh = [c for c in hand.capsules if c.chain >= 0]
     ends = np.concatenate([[c.a, c.b] for c in flesh])
@@ -118,7 +118,7 @@ def hand_truth(hand: Hand, inner: int) -> dict[str, Any]:
 
 
 def _normal(rng: np.random.Generator) -> float:
-    """Return a normal draw without the far ends: nobody shows a gesture from there."""
+    """Return a normal random number without the tails: nobody shows a gesture from such angles."""
     return float(np.clip(rng.normal(), -1.8, 1.8))
 
 

@@ -1,7 +1,7 @@
-"""One picture of the mini world: who, how they hold the hand, where, in what light; drawn, and described in words.
+"""One picture of the mini world: a person, the pose and place of the hand, the light, the background, and a caption.
 
-What a caption says is chosen first and then drawn, so it is true by construction; what may fall outside the frame (the
-sleeve) is said only if enough pixels show it.
+The attributes that a caption mentions are chosen first and then drawn, so captions are true by construction. A sleeve
+or a bare arm, which may fall outside the frame, is mentioned only if enough pixels show it.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -40,9 +40,9 @@ SLEEVES: dict[str, tuple[int, int, int]] = {
 }
 PLACES = {"on the left": (0.33, 0.39), "in the middle": (0.47, 0.53), "on the right": (0.61, 0.67)}
 _LIGHTS = {"neutral": (1.0, 1.0, 1.0), "warm": (1.06, 1.0, 0.88), "cool": (0.94, 1.0, 1.08)}
-_BACKGROUNDS = {"plain": 0.3, "shaded": 0.2, "pattern": 0.25, "thing": 0.25}  # and their shares
+_BACKGROUNDS = {"plain": 0.3, "shaded": 0.2, "pattern": 0.25, "thing": 0.25}  # shares of the pictures
 _BARE = 0.2  # share of bare arms
-_SHOWS = 0.012  # share of the picture's pixels from which on a sleeve or a bare arm is spoken of
+_SHOWS = 0.012  # a caption mentions a sleeve or a bare arm that covers more than this share of the pixels
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn picture and the truth about it."""
+    """A drawn picture and its ground truth."""
 
     image: Image.Image
     hands: list[dict[str, Any]]  # label, side, joints_2d in fractions, joints_3d in mm, box in fractions
@@ -74,23 +74,22 @@ def draw_person(rng: np.random.Generator) -> Person:
 def draw_picture(
     person: Person, gesture: str, second: str, size: int, rng: np.random.Generator, malformed: bool = False
 ) -> Picture:
-    """Draw a person making a gesture. `second` is what the other hand does: '', 'no_gesture' or a gesture.
+    """Draw a person making a gesture, `size` pixels wide and high.
 
-    With `gesture` 'no_gesture' the picture shows an idle hand alone. `malformed` makes the first hand wrong.
+    `second` is what the other hand does: '' (not in the picture), 'no_gesture' or a gesture. With `gesture`
+    'no_gesture' the picture shows an idle hand alone. `malformed` makes the first hand wrong.
     """
     inner = inner_size(size)
-    place = str(rng.choice(list(PLACES)))
-    sleeve = "" if rng.random() < _BARE else str(rng.choice(list(SLEEVES)))
-    kind = str(rng.choice(list(_BACKGROUNDS), p=list(_BACKGROUNDS.values())))
-    detail = str(rng.choice(backdrop.DETAILS[kind]))
-    wall, tone = str(rng.choice(list(backdrop.COLOURS))), str(rng.choice(list(_LIGHTS)))
+    chosen = _choose_attributes(person, second, rng)
+    place, sleeve, tint = chosen["place"], chosen["sleeve"], np.array(_LIGHTS[chosen["light"]])
     free = {"on the left": 1, "on the right": -1}.get(place, int(rng.choice([-1, 1])))  # the side without the hand
-    canvas = backdrop.draw_backdrop(kind, detail, wall, free, size, rng) ** 2.2 * np.array(_LIGHTS[tone])
-    light = Light(_light_direction(rng), np.array(_LIGHTS[tone]), rng.uniform(0.44, 0.60))
+    wall = (chosen["background"], chosen["background_detail"], chosen["background_colour"])
+    canvas = backdrop.draw_backdrop(*wall, free, size, rng) ** 2.2 * tint
+    light = Light(_light_direction(rng), tint, rng.uniform(0.44, 0.60))
     side = str(rng.choice(["left", "right"]))
     main = Place(rng.uniform(*PLACES[place]), inner)
     hands = [hold_hand(person.shape, gesture, side, bool(sleeve), main, rng, malformed)]
-    if second:
+    if second:  # behind the first
         other, aside = "right" if side == "left" else "left", Place(0.5 + 0.34 * free, inner, idle=True)
         hands.insert(0, hold_hand(person.shape, second, other, bool(sleeve), aside, rng))
     arm = cloth = 0  # pixels
@@ -103,29 +102,38 @@ def draw_picture(
         canvas = laid_over(canvas, surface, lit_colours(surface, colour, chain[:, None] == SLEEVE_CHAIN, light), inner)
         arm, cloth = int((chain == ARM_CHAIN).sum()), cloth + int((chain == SLEEVE_CHAIN).sum())
     enough = _SHOWS * inner * inner
-    attributes = {
-        "skin": person.skin,
-        "sleeve": sleeve if cloth > enough else "",
-        "bare_arm": not sleeve and arm > enough,
-        "background": kind,
-        "background_detail": detail,
-        "background_colour": wall,
-        "place": place,
-        "light": tone,
-        "second_hand": {"": "none", "no_gesture": "resting"}.get(second, "same"),
-    }
+    visible = {"sleeve": sleeve if cloth > enough else "", "bare_arm": not sleeve and arm > enough}
+    attributes = chosen | visible
     truth = [hand_truth(hand, inner) for hand in reversed(hands)]
     return Picture(developed(canvas, rng), truth, attributes, describe(attributes, rng))
 
 
+def _choose_attributes(person: Person, second: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Return the attributes of a picture before it is drawn; parts of an arm may turn out to be outside the frame."""
+    place = str(rng.choice(list(PLACES)))
+    sleeve = "" if rng.random() < _BARE else str(rng.choice(list(SLEEVES)))
+    background = str(rng.choice(list(_BACKGROUNDS), p=list(_BACKGROUNDS.values())))
+    return {
+        "skin": person.skin,
+        "sleeve": sleeve,
+        "bare_arm": not sleeve,
+        "background": background,
+        "background_detail": str(rng.choice(backdrop.DETAILS[background])),
+        "background_colour": str(rng.choice(list(backdrop.COLOURS))),
+        "place": place,
+        "light": str(rng.choice(list(_LIGHTS))),
+        "second_hand": {"": "none", "no_gesture": "resting"}.get(second, "same"),
+    }
+
+
 def describe(attributes: dict[str, Any], rng: np.random.Generator) -> str:
-    """Return a caption as an image captioner writes it: all of it true, the gesture never named."""
-    wall = f"{attributes['background_colour']} wall"
+    """Return a caption in the style of an image captioner: true in every word, without the gesture's name."""
+    colour, detail = attributes["background_colour"], attributes["background_detail"]
     wall = {
-        "plain": f"a plain {wall}",
-        "shaded": f"a {wall} in half shadow",
-        "pattern": f"a {attributes['background_colour']} {attributes['background_detail']} wall",
-        "thing": f"a {wall} with a {attributes['background_detail']}",
+        "plain": f"a plain {colour} wall",
+        "shaded": f"a {colour} wall in half shadow",
+        "pattern": f"a {colour} {detail} wall",
+        "thing": f"a {colour} wall with a {detail}",
     }[attributes["background"]]
     if attributes["sleeve"]:
         sleeve = f"{attributes['sleeve']} sleeve"

@@ -13,24 +13,24 @@ from handdata.world.surface import Surface
 
 @dataclass(frozen=True)
 class Light:
-    """What falls on the hands."""
+    """The light on the hands."""
 
     direction: Array  # unit vector towards it
     tint: Array  # (3,)
-    ambient: float  # share that comes from all around
+    ambient: float  # share of light from all directions
 
 
 def lit_colours(surface: Surface, colour: Array, cloth: Array, light: Light) -> Array:
     """Return the colours (n, 3), linear light, in which the points of a surface appear.
 
-    `colour` (n, 3) is their own, `cloth` (n, 1) says which of them are not skin.
+    `colour` (n, 3) are their own colours, `cloth` (n, 1) marks the points that are not skin.
     """
     direction = light.direction.astype(np.float32)
-    soft = np.where(cloth, 0.0, 0.22)  # light seeps into skin, not into cloth
+    soft = np.where(cloth, 0.0, 0.22)  # light scatters in skin, not in cloth
     direct = np.clip(((surface.normals @ direction)[:, None] + soft) / (1 + soft), 0, 1) * surface.lit[:, None]
     sky = 0.6 + 0.4 * surface.normals[:, 1:2]
     bounce = light.ambient * sky * (0.35 + 0.65 * surface.open[:, None])
-    half = direction + np.array([0, 0, 1])  # between the light and the viewer
+    half = direction + np.array([0, 0, 1])  # halfway between light and viewer
     gloss = np.clip(surface.normals @ (half / np.linalg.norm(half)), 0, 1)[:, None] ** 16 * surface.lit[:, None]
     warm = (1 - surface.open)[:, None] * np.array([0.10, -0.02, -0.05])
     shaded = colour * (0.95 * direct + bounce + np.where(cloth, 0, warm)) * light.tint
@@ -38,7 +38,7 @@ def lit_colours(surface: Surface, colour: Array, cloth: Array, light: Light) -> 
 
 
 def inner_size(size: int) -> int:
-    """Return the width at which hands are drawn before they are scaled down: smooth edges for 1.5 to 4 times."""
+    """Return the width at which hands are drawn, 1.5 to 4 times `size`, to be scaled down for smooth edges."""
     return max(3 * size // 4 * 2, min(4 * size, 192)) // 2 * 2
 
 
@@ -54,7 +54,7 @@ def laid_over(canvas: Array, surface: Surface, colour: Array, inner: int) -> Arr
 
 
 def developed(canvas: Array, rng: np.random.Generator) -> Image.Image:
-    """Return the picture in sRGB, with a little of a camera's noise."""
+    """Return the picture in sRGB, with a little camera noise."""
     small = np.clip(canvas, 0, 1) ** (1 / 2.2)
     small += rng.normal(0, rng.uniform(0.004, 0.014), small.shape)
     return Image.fromarray((small.clip(0, 1) * 255 + 0.5).astype(np.uint8))

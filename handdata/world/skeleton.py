@@ -45,8 +45,8 @@ class Pose:
     flex: Array  # (4, 3) knuckle, middle and end joint of index to little finger
     spread: Array  # (4,) sideways, positive towards the little finger
     thumb: Array  # (3, 3) unit directions in hand space
-    nail: Array  # (3,) direction that the thumb's nail looks to
-    reach: tuple[int, str] | None  # what the thumb's tip is put on: (finger 0 to 3, "over" or "tip")
+    nail: Array  # (3,) direction of the thumb's nail
+    reach: tuple[int, str] | None  # where the thumb's tip rests: (finger 0 to 3, "over" or "tip")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Skeleton:
     joints: Array  # (21, 3) mm
     dorsal: Array  # (21, 3) per joint: unit vector out of the back of the bone that ends there
     radii: Array  # (5, 4) mm
-    fingers: tuple[int, ...]  # first joints of the chains that are there; malformed hands lack some
+    fingers: tuple[int, ...]  # first joints of the existing chains; malformed hands lack some
     extra: Array | None = None  # (4, 3) joints of a sixth finger
 
 
@@ -66,7 +66,7 @@ _TOGETHER = (3, 0, -4, -8)
 _FAN = (-7, -1, 6, 15)
 _NEAR = (-3, 0, 2, 5)
 
-# The thumb: directions of its three bones, where its nail looks, and its spread in degrees.
+# The thumb: directions of its three bones and of its nail.
 _THUMBS: dict[str, tuple[list[tuple[float, float, float]], tuple[float, float, float]]] = {
     "spread": ([(-0.66, 0.72, 0.22), (-0.74, 0.66, 0.05), (-0.72, 0.69, -0.05)], (-0.55, -0.1, -0.8)),
     "beside": ([(-0.50, 0.84, 0.22), (-0.16, 0.97, 0.15), (0.05, 0.99, 0.05)], (-0.8, 0.0, -0.55)),
@@ -77,7 +77,8 @@ _THUMBS: dict[str, tuple[list[tuple[float, float, float]], tuple[float, float, f
     "pinch": ([(-0.38, 0.66, 0.66), (-0.05, 0.80, 0.60), (0.1, 0.90, 0.42)], (-0.9, -0.3, 0.1)),
 }
 
-# gesture: which of index, middle, ring and little finger are up; how they spread; the thumb; what it reaches for
+# By gesture: index, middle, ring and little finger (| straight, . curled, o bent to the thumb), their spread, the
+# thumb's pose, and the finger that its tip touches.
 _Row = tuple[str, tuple[int, int, int, int], str, tuple[int, str] | None]
 _POSES: dict[str, _Row] = {
     "call": ("...|", (0, 0, 0, 16), "up", None),
@@ -116,7 +117,7 @@ def person_shape(rng: np.random.Generator) -> Shape:
 
 
 def gesture_pose(gesture: str, rng: np.random.Generator) -> Pose:
-    """Draw a pose of a gesture, with the spread that people show."""
+    """Draw a pose of a gesture, with the variation that people show."""
     up, spread, thumb, reach = _POSES[gesture]
     flex = np.array([_FLEX[mark] for mark in up], float)
     straight = np.array([mark == "|" for mark in up])
@@ -131,7 +132,7 @@ def gesture_pose(gesture: str, rng: np.random.Generator) -> Pose:
 
 
 def idle_pose(rng: np.random.Generator) -> Pose:
-    """Draw a hand that hangs and does nothing: HaGRID's `no_gesture`."""
+    """Draw the pose of a hanging, idle hand: HaGRID's `no_gesture`."""
     bend = rng.uniform(0.6, 1.4) * np.linspace(0.9, 1.25, 4)[:, None]
     flex = np.array([(22, 30, 16)]) * bend + rng.normal(0, 3, (4, 3))
     directions, nail = _THUMBS["beside"]
@@ -141,7 +142,7 @@ def idle_pose(rng: np.random.Generator) -> Pose:
 
 
 def pose_hand(shape: Shape, pose: Pose) -> Skeleton:
-    """Return the joints of a posed hand, forward from the wrist; the thumb's tip is led to what it reaches for."""
+    """Return the joints of a posed hand, forward from the wrist; the thumb's tip is moved to its target."""
     joints, dorsal = np.zeros((21, 3)), np.tile([0.0, 0.0, -1.0], (21, 1))
     for finger, first in enumerate(FINGERS):
         chain, backs = finger_chain(
@@ -178,7 +179,7 @@ def malformed_hand(shape: Shape, pose: Pose, rng: np.random.Generator) -> tuple[
     """Return a wrong hand as image models draw it, and the names of its two to four flaws."""
     chosen = ["wrong bend", *rng.choice(FLAWS[1:], rng.integers(1, 4), replace=False)]
     flex, spread, lengths = pose.flex.copy(), pose.spread.copy(), shape.lengths.copy()
-    if "wrong bend" in chosen:  # fingers up that should be down, and the reverse
+    if "wrong bend" in chosen:  # straightens fingers that should be curled, and the reverse
         for finger in rng.choice(4, rng.integers(1, 3), replace=False):
             flex[finger] = _STRAIGHT if flex[finger].sum() > 90 else np.array(_CURLED) * rng.uniform(0.4, 1)
     if "backward bend" in chosen:

@@ -30,7 +30,7 @@ class _Bones:
     start: Floats  # (n, 3)
     direction: Floats  # (n, 3)
     dorsal: Floats  # (n, 3)
-    back: Floats  # 1 where the surface looks out of the bone's back, -1 on the palm's side
+    back: Floats  # 1 where the surface faces the bone's back, -1 on the palm's side
 
 
 def skin_colour(surface: Surface, capsules: list[Capsule], joints: Array, palm_out: Array, tone: Array) -> Floats:
@@ -46,7 +46,9 @@ def skin_colour(surface: Surface, capsules: list[Capsule], joints: Array, palm_o
         dark[palm] += 0.34 * _palm_lines(surface.points[palm], joints) * np.clip(inside[palm] * 2 - 0.2, 0, 1)
     up = (joints[MIDDLE] - joints[0]) / np.linalg.norm(joints[MIDDLE] - joints[0])
     above = (surface.points - joints[0]) @ up.astype(np.float32)  # mm from the wrist
-    inside = inside * np.where(bones.chain <= 0, np.clip(above / 30 + 0.2, 0, 1), 1)  # the palm's colour ends there
+    inside = inside * np.where(
+        bones.chain <= 0, np.clip(above / 30 + 0.2, 0, 1), 1
+    )  # the palm's colour ends at the wrist
     fingers = np.clip(-bones.back, 0, 1) * (bones.chain > 0)
     pale = np.where(palm | (bones.chain == ARM_CHAIN), np.clip(inside, 0, 1), fingers)
     colour = _mix(tone, red + 0.25 * pale, pale, dark)
@@ -73,7 +75,7 @@ def _nearest_bones(surface: Surface, capsules: list[Capsule]) -> _Bones:
 
 
 def _folds(along: Floats, bones: _Bones) -> tuple[Floats, Floats]:
-    """Return how much darker the folds at the joints are, and how much redder knuckles and finger tips."""
+    """Return the darkening of the folds at the joints and the redness of knuckles and finger tips."""
     dark, red = np.zeros(len(along), np.float32), np.zeros(len(along), np.float32)
     finger, place, back = (bones.chain > 0) & (bones.segment > 0), along * bones.length, bones.back
     for end, which in ((place, bones.segment > 1), (bones.length - place, bones.segment < 3)):  # mm from a joint
@@ -98,7 +100,7 @@ def _line(distance: Floats, width: float) -> Floats:
 
 
 def _palm_lines(points: Floats, joints: Array) -> Floats:
-    """Return how much of a line (0 to 1) crosses each point of the palm."""
+    """Return the intensity (0 to 1) of the palm's lines at each point."""
     wrist, index, little, middle = joints[0], joints[5], joints[17], joints[MIDDLE]
     up = middle - wrist
     side = little - index
@@ -128,7 +130,7 @@ def _distance_to_curve(places: Floats, curve: Array) -> Floats:
 
 
 def _nails(points: Floats, bones: _Bones) -> Floats:
-    """Return how much of a nail (0 to 1) each point is: a rounded square on the backs of the end bones."""
+    """Return the share of nail (0 to 1) at each point: a rounded square on the backs of the end bones."""
     offset = points - bones.start
     along = np.einsum("ij,ij->i", offset, bones.direction)
     out = np.einsum("ij,ij->i", offset, bones.dorsal)

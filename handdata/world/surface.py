@@ -1,8 +1,8 @@
 """The hand's surface: its capsules, joined by a smooth minimum, found by marching along rays.
 
-Camera space, in millimetres: x to the right, y up, z towards the viewer; the camera stands at z = distance and looks
-down the z axis. A pixel's ray is walked in depth. Each capsule is looked at only where it can be seen, so the cost is
-that of the pixels each capsule covers.
+Camera space, in millimetres: x to the right, y up, z towards the viewer; the camera is at z = distance and looks down
+the z axis. The march along a pixel's ray is in depth. Each capsule is evaluated only where it can be visible, so the
+cost is that of the pixels that the capsules cover.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -21,11 +21,11 @@ Box = tuple[int, int, int, int]  # first and end row, first and end column
 Slices = tuple[slice, slice]
 
 _MISS = 1e4  # mm: no surface near
-_HIT = 0.8  # mm: nearer than this a ray has met the surface
+_HIT = 0.8  # mm: distance below which a ray has met the surface
 _COARSE = 4  # pixels between the rays of the first march
 _COARSE_STEPS, _FINE_STEPS, _GRAZING_STEPS = 12, 4, 24
-_OPEN = 9.0  # mm over which the surroundings shade a point
-_SHADOW_REACHES = (7.0, 16.0, 32.0)  # mm towards the light at which something may be in its way
+_OPEN = 9.0  # mm: range in which the surroundings shade a point
+_SHADOW_REACHES = (7.0, 16.0, 32.0)  # mm towards the light at which occluders are sampled
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,26 @@ class Camera:
 
     distance: float
     focal: float
-    centre: tuple[float, float]  # where the z axis meets the picture: column, row
+    center: tuple[float, float]  # where the z axis meets the picture: column, row
 
     def project(self, points: Array) -> Array:
         """Return columns and rows (n, 2) of points (n, 3)."""
         scale = self.focal / (self.distance - points[:, 2])
-        return np.stack([self.centre[0] + points[:, 0] * scale, self.centre[1] - points[:, 1] * scale], axis=1)
+        return np.stack([self.center[0] + points[:, 0] * scale, self.center[1] - points[:, 1] * scale], axis=1)
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What the rays hit, one row per pixel that is hit."""
+    """The points where rays meet the surface, one row per pixel."""
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
     points: Floats  # (n, 3) mm
     normals: Floats  # (n, 3)
-    capsule: NDArray[np.intp]  # number of the nearest capsule
+    capsule: NDArray[np.intp]  # index of the nearest capsule
     along: Floats  # 0 to 1 from its a to its b
-    open: Floats  # 0 to 1: how free the surroundings are (ambient occlusion)
-    lit: Floats  # 0 to 1: how much of the light arrives
+    open: Floats  # 0 to 1: openness of the surroundings (ambient occlusion)
+    lit: Floats  # 0 to 1: share of the light that arrives
 
 
 def find_surface(capsules: list[Capsule], camera: Camera, size: tuple[int, int], light: Array) -> Surface:
@@ -85,7 +85,7 @@ def find_surface(capsules: list[Capsule], camera: Camera, size: tuple[int, int],
 def _coarse_depth(capsules: list[Capsule], camera: Camera, box: Box) -> Floats:
     """Return per pixel of the box a depth just before the surface, infinite where there is none.
 
-    Every `_COARSE`th ray is walked towards swollen capsules; a pixel takes the nearest of the rays around it.
+    Every `_COARSE`th ray is marched towards swollen capsules; a pixel takes the nearest of the rays around it.
     """
     edge = (box[0] // _COARSE, -(-box[1] // _COARSE), box[2] // _COARSE, -(-box[3] // _COARSE))
     low = _Field([], _smaller(camera, _COARSE), edge)
@@ -114,7 +114,7 @@ def _coarse_depth(capsules: list[Capsule], camera: Camera, box: Box) -> Floats:
 
 
 def _fine_depth(field: "_Field", depth: Floats) -> Floats:
-    """Walk every ray that may meet the surface until it does; those that graze a finger go on alone."""
+    """March every ray that may meet the surface until it does; rays that graze a finger continue alone."""
     far = field.camera.distance - float(min(min(c.a[2] - c.ra, c.b[2] - c.rb) for c in field.capsules))
     rays = field.rays.reshape(3, -1)
     start = depth.ravel()
@@ -141,7 +141,7 @@ def _fine_depth(field: "_Field", depth: Floats) -> Floats:
 
 
 def _secant(distance: Floats, before: Floats, step: Floats) -> Floats:
-    """Return the next step along a ray: longer where the last one came little nearer, as on slanted surfaces."""
+    """Return the next step along a ray: longer if the last one gained little distance, as on slanted surfaces."""
     stretch = step / np.maximum(before - distance, np.float32(1e-3))
     return distance * np.clip(stretch, 0.95, 1.5)
 
@@ -149,11 +149,11 @@ def _secant(distance: Floats, before: Floats, step: Floats) -> Floats:
 def _surroundings(
     capsules: list[Capsule], camera: Camera, box: Box, points: Floats, normals: Floats, light: Array
 ) -> tuple[Floats, Floats]:
-    """Return how free and how lit the surface is, at half the resolution."""
+    """Return openness and light of the surface, at half the resolution."""
     half = _Field(capsules, _smaller(camera, 2), (box[0] // 2, box[1] // 2, box[2] // 2, box[3] // 2))
     blocks = points.reshape(3, half.shape[0], 2, half.shape[1], 2).transpose(2, 4, 0, 1, 3).reshape(4, 3, *half.shape)
     around = normals.reshape(3, half.shape[0], 2, half.shape[1], 2).transpose(2, 4, 0, 1, 3).reshape(4, 3, *half.shape)
-    front = blocks[:, 2].argmax(axis=0)  # of four pixels the nearest speaks for all
+    front = blocks[:, 2].argmax(axis=0)  # the nearest of four pixels represents them
     place = np.take_along_axis(blocks, front[None, None], axis=0)[0]
     normal = np.take_along_axis(around, front[None, None], axis=0)[0]
     free = np.clip(half.distance(place + np.float32(_OPEN) * normal, _OPEN + 2) / _OPEN, 0, 1)
@@ -171,8 +171,8 @@ class _Field:
     def __init__(self, capsules: list[Capsule], camera: Camera, box: Box) -> None:
         self.capsules, self.camera, self.box = capsules, camera, box
         self.shape = (box[1] - box[0], box[3] - box[2])
-        x = (np.arange(box[2], box[3]) + 0.5 - camera.centre[0]) / camera.focal
-        y = (camera.centre[1] - np.arange(box[0], box[1]) - 0.5) / camera.focal
+        x = (np.arange(box[2], box[3]) + 0.5 - camera.center[0]) / camera.focal
+        y = (camera.center[1] - np.arange(box[0], box[1]) - 0.5) / camera.focal
         rays = np.stack([*np.meshgrid(x, y), -np.ones(self.shape)])
         self.rays = rays.astype(np.float32)  # (3, rows, columns), per mm of depth
         self.eye = np.array([0, 0, camera.distance], np.float32)[:, None, None]
@@ -183,7 +183,7 @@ class _Field:
         return self.rays * depth + self.eye
 
     def distance(self, points: Floats, margin: float) -> Floats:
-        """Return the distance per pixel; points may lie up to `margin` mm off their pixel's ray."""
+        """Return the distance per pixel; points may be up to `margin` mm off their pixel's ray."""
         total = np.full(self.shape, _MISS, np.float32)
         groups: dict[int, Floats] = {}
         for number, place in self._of(margin):
@@ -198,7 +198,7 @@ class _Field:
         return total
 
     def details(self, points: Floats) -> tuple[Floats, Floats, NDArray[np.intp], Floats]:
-        """Return distance, normals (3, rows, columns), number of the nearest capsule and the place along it."""
+        """Return distance, normals (3, rows, columns), index of the nearest capsule and the position along it."""
         groups: dict[int, tuple[Floats, Floats]] = {}
         closest = np.full(self.shape, _MISS, np.float32)
         nearest = np.zeros(self.shape, np.intp)
@@ -222,7 +222,7 @@ class _Field:
         return total, _unit(normal), nearest, along
 
     def _of(self, margin: float) -> list[tuple[int, Slices]]:
-        """Return the numbers of the capsules in sight and the pixels that each can cover."""
+        """Return the indices of the visible capsules and the pixels that each can cover."""
         if margin not in self._places:
             size = (self.box[1], self.box[3])
             blends = np.array([capsule.blend for capsule in self.capsules])
@@ -237,7 +237,7 @@ class _Field:
 
 
 def _distance_of_list(capsules: list[Capsule], points: Floats) -> Floats:
-    """Return the distance of each of the points (3, n), of all capsules at once: few points cost more in calls."""
+    """Return the distance of each of the points (3, n) to all capsules at once: for few points the calls dominate."""
     a, bone, radius, taper = _stacked(capsules)
     lengths = np.array([max(float(b @ b), 1e-6) for b in bone], np.float32)
     offset = points[:, None] - a.T[:, :, None]  # (3, capsules, n)
@@ -252,7 +252,7 @@ def _distance_of_list(capsules: list[Capsule], points: Floats) -> Floats:
 
 
 def _capsule_distance(capsule: Capsule, points: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return distance, place along the bone (0 to 1), and the vector from the bone to the point (3, ...)."""
+    """Return distance, position along the bone (0 to 1), and the vector from the bone to the point (3, ...)."""
     axes = (3,) + (1,) * (points.ndim - 1)
     bone = (capsule.b - capsule.a).astype(np.float32)
     offset = points - capsule.a.astype(np.float32).reshape(axes)
@@ -294,7 +294,7 @@ def _unit(vectors: Floats) -> Floats:
 
 
 def _smaller(camera: Camera, factor: int) -> Camera:
-    return Camera(camera.distance, camera.focal / factor, (camera.centre[0] / factor, camera.centre[1] / factor))
+    return Camera(camera.distance, camera.focal / factor, (camera.center[0] / factor, camera.center[1] / factor))
 
 
 def _even(box: Box) -> Box:
@@ -305,10 +305,10 @@ def _screen_boxes(
     capsules: list[Capsule], camera: Camera, size: tuple[int, int], margin: float | Array
 ) -> NDArray[np.int64]:
     """Return per capsule (n, 4) first and end row, first and end column that it and a margin in mm can cover."""
-    centres = np.array([[c.a, c.b] for c in capsules])  # (n, 2, 3)
+    centers = np.array([[c.a, c.b] for c in capsules])  # (n, 2, 3)
     radii = np.array([[c.ra, c.rb] for c in capsules]) + np.reshape(margin, (-1, 1))
-    nearest = np.maximum(camera.distance - centres[..., 2] - radii, 30.0)
-    places = camera.project(centres.reshape(-1, 3)).reshape(-1, 2, 2)
+    nearest = np.maximum(camera.distance - centers[..., 2] - radii, 30.0)
+    places = camera.project(centers.reshape(-1, 3)).reshape(-1, 2, 2)
     reach = (radii * camera.focal / nearest)[..., None]
     low = np.clip(np.floor((places - reach).min(axis=1)).astype(int), 0, size[::-1])
     high = np.clip(np.ceil((places + reach).max(axis=1)).astype(int) + 1, 0, size[::-1])

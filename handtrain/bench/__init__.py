@@ -1,1 +1,1 @@
-"""Time the training steps against a plain loop that does what the paper's released code does."""
+"""Benchmark of the training steps against a plain loop, that of the paper's released code."""

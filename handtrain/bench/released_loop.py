@@ -1,18 +1,18 @@
-"""The plain loop that the paper's released code runs, for `handtrain bench` to compare with. Nothing trains with it.
+"""The training loop of the paper's released code, as the baseline of `handtrain bench`. Nothing else uses it.
 
 One image at a time, float32, a fresh Adam for every image and stage, attention without a fused kernel, and the
-gradients of the UNet's weights computed in Stage II too, where nobody uses them.
+gradients of the UNet's weights computed in Stage II too, where they are not used.
 """
 
 from typing import Any
 
 import torch
 
-EMBEDDING_STEPS, UNET_STEPS = 10, 20  # of every image
+EMBEDDING_STEPS, UNET_STEPS = 10, 20  # per image
 
 
 class PlainLoop:
-    """The two stages, step by step, on images that are drawn once."""
+    """Single steps of the two stages, on latents that are sampled once."""
 
     def __init__(self, unet: Any, schedule: Any, latents: torch.Tensor, texts: torch.Tensor) -> None:
         """Take a UNet, a DDPMScheduler, latents (n, c, h, w) and embeddings (n, tokens, width) on one device."""

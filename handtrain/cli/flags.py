@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from handdata.files import write_json
 from handdata.gestures import PAPER_GESTURES
 from handdata.huggingface import parse, parse_model
 from handtrain.options import EvaluateOptions, GenerateOptions
@@ -60,26 +61,32 @@ class Train:
 
 @dataclass(frozen=True)
 class Bench:
-    """Time the presets against a plain loop that does what the released code does, and print a Markdown table.
+    """Time the presets against a plain loop that does the same as the released code, and print a Markdown table.
 
-    One UNet with random weights, everybody in turn, in one run; one gesture is extrapolated from that.
+    All contenders train one UNet with random weights, in turns, in one process; one gesture is extrapolated.
     """
 
     model: Literal["auto", "sd14", "small", "tiny"] = "auto"  # auto: sd14 on a GPU, small (5 million weights) elsewhere
-    presets: tuple[str, ...] = ("paper", "fast")  # see docs/training.md
+    presets: tuple[str, ...] = ("paper", "fast")  # presets to time; see docs/training.md
     steps: int = 200  # timed steps of every contender in each stage, a multiple of 20
     warmup: int = 3  # untimed steps before every 20 timed ones
-    images: int = 1000  # of the gesture that is extrapolated
+    images: int = 1000  # number of images of the extrapolated gesture
     compile: Literal["no", "yes", "cuda-graphs"] = "no"  # torch.compile for the presets
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    json: Path | None = None  # write the figures to this file
+    json: Path | None = None  # file for the figures as JSON
 
     def __call__(self) -> int:
         for preset in self.presets:
             options_of(preset)
-        from handtrain.bench.bench import Job, bench
+        from handtrain.bench.bench import bench, table
 
-        return bench(Job(**{name: getattr(self, name) for name in self.__dataclass_fields__}))
+        flags = dict(vars(self))
+        file = flags.pop("json")
+        result = bench(**flags)
+        print(table(result))
+        if file:
+            write_json(file, result)
+        return 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Train the mini models on the mini world: a BLIP that describes it, a Stable Diffusion that draws it.
+"""Train the mini models on the mini world: a BLIP that captions it and a Stable Diffusion that draws it.
 
 `python -m handtrain.mini --out FOLDER` draws the pictures, trains, and writes both models.
 """

@@ -1,9 +1,8 @@
 """Draw the pictures, train both mini models and write them: `python -m handtrain.mini --out FOLDER [--models FOLDER]`.
 
-Everything continues where it was stopped. `--whole` and `--malformed` are pictures per gesture.
+An interrupted command resumes when it is repeated. `--whole` and `--malformed` are pictures per gesture.
 """
 
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,32 +11,33 @@ from typing import Literal
 import torch
 
 from handdata.errors import UserError
+from handdata.files import read_jsonl, write_jsonl
 from handtrain.mini import autoencoder, captioner, diffusion
-from handtrain.mini.loop import Course
+from handtrain.mini.loop import Schedule
 from handtrain.mini.pictures import World, draw_world
 from handtrain.mini.tokenizers import write_clip_tokenizer
 
-LOG = "training.jsonl"  # beside a model: how it was trained
+LOG = "training.jsonl"  # the training log in a model's folder
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is drawn and trained, and where it goes."""
+    """Draw the pictures of the mini world and train the mini models on them."""
 
-    out: Path  # pictures, checkpoints and logs
-    models: Path = Path("models")  # the finished models
-    train: Literal["both", "captioner", "diffusion"] = "both"  # which of the two
-    whole: int = 160  # well-formed hands, pictures per gesture
-    malformed: int = 300  # wrong hands, pictures per gesture
-    seed: int = 1000  # of the pictures; no recipe that ships uses it
-    threads: int = 0  # of torch; 0: one per core
-    shorter: float = 1.0  # times the steps of every course, to try the scripts out
-    begin: Path | None = None  # a mini-stable-diffusion to go on from, with --courses
-    courses: tuple[str, ...] = ()  # of the mini Stable Diffusion, by name; none: all
+    out: Path  # folder for pictures, checkpoints and logs
+    models: Path = Path("models")  # folder for the finished models
+    train: Literal["both", "captioner", "diffusion"] = "both"  # models to train
+    whole: int = 160  # pictures of well-formed hands per gesture
+    malformed: int = 300  # pictures of wrong hands per gesture
+    seed: int = 1000  # random seed for the pictures; no shipped recipe uses 1000
+    threads: int = 0  # number of torch threads; 0: one per core
+    shorter: float = 1.0  # factor on the steps of every schedule, for trying the scripts out
+    begin: Path | None = None  # mini-stable-diffusion folder to start from, with --courses
+    courses: tuple[str, ...] = ()  # names of the training schedules of the mini Stable Diffusion to run; empty: all
 
 
 def main(options: Options) -> int:
-    """Train and return the exit code."""
+    """Train, and return the exit code."""
     if options.threads:
         torch.set_num_threads(options.threads)
     if not 0 < options.shorter <= 1:
@@ -54,10 +54,10 @@ def main(options: Options) -> int:
 
 def train_captioner(options: Options, world: World) -> None:
     """Train the mini BLIP and write it."""
-    made = captioner.make(world, options.out / "words")
-    captioner.train(made, world, options.out, _shortened(options, (captioner.COURSE,))[0])
-    captioner.save(made, options.models / "mini-blip")
-    _write_log(options, options.models / "mini-blip", (captioner.COURSE,))
+    blip = captioner.make(world, options.out / "words")
+    captioner.train(blip, world, options.out, _shortened(options, (captioner.SCHEDULE,))[0])
+    captioner.save(blip, options.models / "mini-blip")
+    _write_log(options, options.models / "mini-blip", (captioner.SCHEDULE,))
 
 
 def train_diffusion(options: Options, world: World) -> None:
@@ -65,7 +65,7 @@ def train_diffusion(options: Options, world: World) -> None:
     vae, parts = autoencoder.make(), diffusion.make(write_clip_tokenizer(world, options.out / "tokenizer"))
     if options.begin:
         diffusion.load(parts, vae, options.begin)
-    first, second = _chosen(options, autoencoder.COURSES), _chosen(options, diffusion.COURSES)
+    first, second = _chosen(options, autoencoder.SCHEDULES), _chosen(options, diffusion.SCHEDULES)
     autoencoder.train(vae, world, options.out, _shortened(options, first))
     diffusion.train(parts, vae, world, options.out, _shortened(options, second))
     diffusion.save(parts, vae, options.models / "mini-stable-diffusion")
@@ -73,33 +73,31 @@ def train_diffusion(options: Options, world: World) -> None:
 
 
 def _check_courses(options: Options) -> None:
-    known = [course.name for course in (*autoencoder.COURSES, *diffusion.COURSES)]
+    known = [schedule.name for schedule in (*autoencoder.SCHEDULES, *diffusion.SCHEDULES)]
     unknown = [name for name in options.courses if name not in known]
     if unknown:
-        raise UserError(f"--courses {unknown[0]} is none: they are {', '.join(known)}")
+        raise UserError(f"--courses: unknown schedule '{unknown[0]}'; choose from {', '.join(known)}")
     if bool(options.begin) != bool(options.courses):
-        raise UserError("--begin and --courses go together: what to go on from, and what is still to be learnt")
+        raise UserError("give --begin and --courses together: the model to start from and the schedules to run")
 
 
-def _chosen(options: Options, courses: tuple[Course, ...]) -> tuple[Course, ...]:
-    return tuple(course for course in courses if not options.courses or course.name in options.courses)
+def _chosen(options: Options, schedules: tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+    return tuple(schedule for schedule in schedules if not options.courses or schedule.name in options.courses)
 
 
-def _write_log(options: Options, model: Path, courses: tuple[Course, ...]) -> None:
-    """Put the logs of a model's courses beside it, those of what it began from first."""
-    names = [course.name for course in courses]
-    before = options.begin / LOG if options.begin else None
-    lines = before.read_text(encoding="utf-8").splitlines() if before and before.is_file() else []
-    lines = [line for line in lines if json.loads(line)["course"] not in names]
+def _write_log(options: Options, model: Path, schedules: tuple[Schedule, ...]) -> None:
+    """Write the logs of a model's schedules into its folder, after those of the model that it started from."""
+    names = [schedule.name for schedule in schedules]
+    earlier = read_jsonl(options.begin / LOG) if options.begin else []
+    lines = [line for line in earlier if line["course"] not in names]
     for name in names:
-        for line in (options.out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
-            rounded = {key: round(value, 7) for key, value in json.loads(line).items()}
-            lines.append(json.dumps({"course": name, **rounded}))
-    (model / LOG).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        logged = read_jsonl(options.out / f"{name}.jsonl")
+        lines += [{"course": name, **{key: round(value, 7) for key, value in line.items()}} for line in logged]
+    write_jsonl(model / LOG, lines)
 
 
-def _shortened(options: Options, courses: tuple[Course, ...]) -> tuple[Course, ...]:
-    return tuple(replace(course, steps=max(1, round(course.steps * options.shorter))) for course in courses)
+def _shortened(options: Options, schedules: tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+    return tuple(replace(schedule, steps=max(1, round(schedule.steps * options.shorter))) for schedule in schedules)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The mini BLIP: it says what a picture of the mini world shows, sleeve, wall, skin, place, not the gesture."""
+"""The mini BLIP: it describes the sleeve, wall, skin and place in a picture of the mini world, not the gesture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,25 +6,25 @@ from typing import Any
 
 import torch
 
-from handtrain.mini.loop import Course, fit
+from handtrain.mini.loop import Schedule, fit
 from handtrain.mini.pictures import SIZE, World
 from handtrain.mini.tokenizers import write_bert_vocabulary
 
-COURSE = Course("captioner", steps=3000, batch=32, lr=1e-3, warmup=200)
+SCHEDULE = Schedule("captioner", steps=3000, batch=32, lr=1e-3, warmup=200)
 LONGEST = 40  # tokens of a caption
 _WIDTH = 96
 
 
 @dataclass(frozen=True)
 class Captioner:
-    """The network and what turns pictures and words into its numbers."""
+    """The network and the processor of its inputs."""
 
     network: Any  # BlipForConditionalGeneration
     processor: Any  # BlipProcessor
 
 
 def make(world: World, folder: Path) -> Captioner:
-    """Return the untrained BLIP; its vocabulary is written into the folder."""
+    """Return the untrained BLIP; write its vocabulary into the folder."""
     from transformers import (
         BertTokenizer,
         BlipConfig,
@@ -62,27 +62,27 @@ def make(world: World, folder: Path) -> Captioner:
     return Captioner(BlipForConditionalGeneration(config), join(images, tokenizer))
 
 
-def train(captioner: Captioner, world: World, folder: Path, course: Course = COURSE) -> None:
+def train(captioner: Captioner, world: World, folder: Path, schedule: Schedule = SCHEDULE) -> None:
     """Train the BLIP on pictures and their captions."""
     network, tokenizer, images = captioner.network, captioner.processor.tokenizer, captioner.processor.image_processor
-    mean, deviation = (torch.tensor(one)[:, None, None] for one in (images.image_mean, images.image_std))
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (images.image_mean, images.image_std))
 
     def loss(rows: list[int], mirrored: list[bool], generator: torch.Generator) -> torch.Tensor:
         pixels = ((world.images(rows, mirrored) + 1) / 2 - mean) / deviation
         words = tokenizer(world.captions(rows, mirrored), padding=True, return_tensors="pt")
         labels = words.input_ids.masked_fill(words.input_ids == tokenizer.pad_token_id, -100)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = network(
+            output = network(
                 pixel_values=pixels, input_ids=words.input_ids, attention_mask=words.attention_mask, labels=labels
             )
-        value: torch.Tensor = found.loss.float()
+        value: torch.Tensor = output.loss.float()
         return value
 
-    fit(course, network, loss, len(world), folder)
+    fit(schedule, network, loss, len(world), folder)
 
 
 def save(captioner: Captioner, folder: Path) -> None:
-    """Write the model in 16-bit floats, as the Hub holds BLIP."""
+    """Write the model in 16-bit floats, like BLIP on the Hub."""
     captioner.network.generation_config.eos_token_id = captioner.processor.tokenizer.sep_token_id
     captioner.network.to(torch.float16).save_pretrained(folder)
     captioner.network.to(torch.float32)

@@ -9,29 +9,29 @@ import torch
 
 from handdata.errors import UserError
 from handtrain.method.diffusion import noise_prediction_loss
-from handtrain.mini.loop import Course, fit
+from handtrain.mini.loop import Schedule, fit
 from handtrain.mini.pictures import SIZE, World
 from handtrain.mini.tokenizers import TOKENS
 from handtrain.model.base import open_base
 
-COURSE = Course("diffusion", steps=4500, batch=32, lr=8e-4, warmup=200, average=0.999)
-# A second course among words that say nothing: prompts hold the gesture's phrase, which no caption does.
-SECOND = Course("diffusion-words", steps=1600, batch=32, lr=6e-4, warmup=100, average=0.999)
-# A third of the same kind.
-THIRD = Course("diffusion-last", steps=1900, batch=32, lr=6e-4, warmup=100, average=0.999)
-COURSES = (COURSE, SECOND, THIRD)
+SCHEDULE = Schedule("diffusion", steps=4500, batch=32, lr=8e-4, warmup=200, average=0.999)
+# A second schedule with meaningless words in the captions: prompts contain the gesture's phrase, captions do not.
+SECOND = Schedule("diffusion-words", steps=1600, batch=32, lr=6e-4, warmup=100, average=0.999)
+# A third one of the same kind.
+THIRD = Schedule("diffusion-last", steps=1900, batch=32, lr=6e-4, warmup=100, average=0.999)
+SCHEDULES = (SCHEDULE, SECOND, THIRD)
 WIDTH = 96  # of a text embedding
-_STRANGE = 0.5  # share of captions of the later courses with strange words
+_STRANGE = 0.5  # share of captions with strange words in the later schedules
 _MOST_STRANGE = 6  # tokens
-_UNTOLD = 0.1  # share of pictures trained without their caption, for classifier-free guidance
-# Of the noise's mean. Without it the mean shows through the noise even at the last time, and the network takes a wall's
-# colour from there and not from the caption; drawing then begins from a mean that says nothing.
+_DROPPED = 0.1  # share of pictures trained without their caption, for classifier-free guidance
+# Deviation of the noise's mean. Without it the image's mean remains visible at the last timestep, and the network takes
+# a wall's colour from it and not from the caption; sampling, however, starts from a mean without that information.
 _OFFSET = 0.1
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What learns together."""
+    """The networks that are trained together, with tokenizer and noise schedule."""
 
     unet: Any
     text_encoder: Any
@@ -78,9 +78,9 @@ def make(tokenizer: Any) -> Parts:
     )
 
 
-def train(parts: Parts, vae: Any, world: World, folder: Path, courses: tuple[Course, ...] = COURSES) -> None:
-    """Train UNet and text encoder on the noise-prediction loss, one course after the other."""
-    if not courses:
+def train(parts: Parts, vae: Any, world: World, folder: Path, schedules: tuple[Schedule, ...] = SCHEDULES) -> None:
+    """Train UNet and text encoder on the noise-prediction loss, one schedule after the other."""
+    if not schedules:
         return
     latents = _encoded(vae, world)  # (2, n, 4, 16, 16): as drawn, mirrored
     timesteps = parts.schedule.config.num_train_timesteps
@@ -88,16 +88,16 @@ def train(parts: Parts, vae: Any, world: World, folder: Path, courses: tuple[Cou
 
     def loss(rows: list[int], mirrored: list[bool], generator: torch.Generator) -> torch.Tensor:
         chosen = latents[torch.tensor(mirrored).long(), torch.tensor(rows)]
-        dice = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
-        captions = ["" if dice.random() < _UNTOLD else text for text in world.captions(rows, mirrored)]
+        rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
+        captions = ["" if rng.random() < _DROPPED else text for text in world.captions(rows, mirrored)]
         noise = torch.randn(chosen.shape, generator=generator)
         noise += _OFFSET * torch.randn((*chosen.shape[:2], 1, 1), generator=generator)
-        # one time from each of as many equal intervals as there are pictures: less noise in the loss. The root favours
-        # late times, where the words decide.
+        # one timestep from each of as many equal intervals as there are pictures: less noise in the loss. The root
+        # favours late timesteps, where the words decide.
         spread = ((torch.arange(len(rows)) + torch.rand(len(rows), generator=generator)) / len(rows)).sqrt()
         tokens = _tokens(parts.tokenizer, captions)
         if strange:
-            tokens = torch.stack([_with_strange(one, parts.tokenizer, dice) for one in tokens])
+            tokens = torch.stack([_with_strange(caption, parts.tokenizer, rng) for caption in tokens])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             embeddings = parts.text_encoder(tokens).last_hidden_state
             losses = noise_prediction_loss(
@@ -105,18 +105,18 @@ def train(parts: Parts, vae: Any, world: World, folder: Path, courses: tuple[Cou
             )
         return losses.mean()
 
-    for course in courses:
-        strange = course.name != COURSE.name
-        fit(course, parts.module(), loss, len(world), folder)
+    for schedule in schedules:
+        strange = schedule.name != SCHEDULE.name
+        fit(schedule, parts.module(), loss, len(world), folder)
 
 
 def load(parts: Parts, vae: Any, folder: Path) -> None:
-    """Put a finished model's weights into the networks. Raises `UserError` for a model with other words."""
+    """Load a finished model's weights into the networks. Raises `UserError` for a model with other tokens."""
     base = open_base(folder, "--begin")
     if base.tokenizer().get_vocab() != parts.tokenizer.get_vocab():
-        raise UserError(f"--begin {folder} has other words than these pictures: draw them with its seed and counts")
-    for network, found in ((parts.unet, base.unet()), (parts.text_encoder, base.text_encoder()), (vae, base.vae())):
-        network.load_state_dict(found.state_dict())
+        raise UserError(f"--begin {folder} has other tokens than these pictures: draw them with its seed and counts")
+    for network, trained in ((parts.unet, base.unet()), (parts.text_encoder, base.text_encoder()), (vae, base.vae())):
+        network.load_state_dict(trained.state_dict())
     vae.register_to_config(scaling_factor=base.scaling())
 
 
@@ -142,31 +142,31 @@ def save(parts: Parts, vae: Any, folder: Path) -> None:
 
 
 def _tokens(tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    found: torch.Tensor = tokenizer(
+    tokens: torch.Tensor = tokenizer(
         texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
     ).input_ids
-    return found
+    return tokens
 
 
-def _with_strange(tokens: torch.Tensor, tokenizer: Any, dice: random.Random) -> torch.Tensor:
-    """Return the tokens (77,) of a caption, now and then with a few random ones somewhere inside."""
+def _with_strange(tokens: torch.Tensor, tokenizer: Any, rng: random.Random) -> torch.Tensor:
+    """Return the tokens (77,) of a caption, half of the time with a few random tokens inserted."""
     end = int((tokens == tokenizer.eos_token_id).nonzero()[0])
-    count = dice.randint(1, _MOST_STRANGE) if dice.random() < _STRANGE else 0
+    count = rng.randint(1, _MOST_STRANGE) if rng.random() < _STRANGE else 0
     if end < 2 or end + count >= len(tokens):
         return tokens
-    place = dice.randint(1, end)
-    words = torch.tensor([dice.randrange(tokenizer.bos_token_id) for _ in range(count)], dtype=tokens.dtype)
+    place = rng.randint(1, end)
+    words = torch.tensor([rng.randrange(tokenizer.bos_token_id) for _ in range(count)], dtype=tokens.dtype)
     return torch.cat([tokens[:place], words, tokens[place:]])[: len(tokens)]
 
 
 def _encoded(vae: Any, world: World) -> torch.Tensor:
     both = []
     with torch.no_grad():
-        for turned in (False, True):
+        for mirrored in (False, True):
             means = []
             for start in range(0, len(world), 64):
                 rows = list(range(start, min(start + 64, len(world))))
-                images = world.images(rows, [turned] * len(rows))
+                images = world.images(rows, [mirrored] * len(rows))
                 means.append(vae.encode(images).latent_dist.mean)
             both.append(torch.cat(means))
     return torch.stack(both) * float(vae.config.scaling_factor)

@@ -1,4 +1,4 @@
-"""One training loop for all mini models: AdamW, a rate that rises and falls, an average of the weights, resumable."""
+"""One resumable training loop for all mini models: AdamW, a warm-up and cosine rate, an average of the weights."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ from typing import TextIO
 import torch
 from tqdm import tqdm
 
-from handdata.files import remove_partial
+from handdata.files import read_jsonl, remove_partial, write_jsonl
 from handtrain.method.batches import batch_of
 from handtrain.run import checkpoint
 
@@ -24,8 +24,8 @@ _LOG_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
-class Course:
-    """How long and how fast one model learns."""
+class Schedule:
+    """The training schedule of a mini model: its length, batch size and learning rate."""
 
     name: str
     steps: int
@@ -33,82 +33,87 @@ class Course:
     lr: float
     warmup: int = 100  # steps in which the rate rises; after that it falls as a cosine to a hundredth
     weight_decay: float = 0.01
-    average: float = 0.998  # decay of the running mean of the weights that comes out
+    average: float = 0.998  # decay of the running mean of the weights, which is the result
     seed: int = 0
 
 
-def fit(course: Course, module: torch.nn.Module, loss: Loss, count: int, folder: Path) -> None:
+def fit(schedule: Schedule, module: torch.nn.Module, loss: Loss, count: int, folder: Path) -> None:
     """Train a module on `count` pictures and leave the averaged weights in it.
 
-    Every picture of an epoch comes once, each time mirrored by a coin. Killed at any moment, the same call goes on
-    from the newest checkpoint under `folder`; `folder/NAME.jsonl` is the log.
+    An epoch holds every picture once, mirrored at random. After an interruption the same call resumes from the newest
+    checkpoint under `folder`; `folder/NAME.jsonl` is the log.
     """
     averaged = copy.deepcopy(module).requires_grad_(False)
     both = torch.nn.ModuleDict({"learning": module, "averaged": averaged})
     optimiser = torch.optim.AdamW(
-        module.parameters(), lr=course.lr, weight_decay=course.weight_decay, betas=(0.9, 0.99), fused=True
+        module.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.99), fused=True
     )
     folder.mkdir(parents=True, exist_ok=True)
-    saves = folder / f"{course.name}-checkpoints"
-    remove_partial(saves)
-    found, _ = checkpoint.newest(saves)
-    first = 0
-    if found and found.state["course"] == asdict(course):
-        checkpoint.restore(found, both, optimiser)
-        first = found.state["step"]
-    bar = tqdm(range(first, course.steps), initial=first, total=course.steps, desc=course.name, disable=None)
-    log = _log_of(folder / f"{course.name}.jsonl", first)
+    saves = folder / f"{schedule.name}-checkpoints"
+    first = _resume(saves, schedule, both, optimiser)
+    bar = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=schedule.name, disable=None)
     saved = started = time.monotonic()
     losses: list[float] = []
     module.train()
-    for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = _rate(course, step)
-        epochs = -(-course.steps * course.batch // count)
-        rows = [row for row, _ in batch_of(step, count, course.batch, epochs, course.seed, course.name)]
-        generator = torch.Generator().manual_seed(course.seed * 1_000_003 + step)
-        mirrored = (torch.rand(len(rows), generator=generator) < 0.5).tolist()
-        optimiser.zero_grad(set_to_none=True)
-        value = loss(rows, mirrored, generator)
-        value.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimiser.step()
-        _average(averaged, module, min(course.average, (step + 1) / (step + 10)))
-        losses.append(float(value.detach()))
-        if (step + 1) % _LOG_EVERY == 0 or step + 1 == course.steps:
-            now = time.monotonic()
-            line = {
-                "step": step + 1,
-                "loss": sum(losses) / len(losses),
-                "images_per_s": len(losses) * course.batch / (now - started),
-            }
-            log.write(json.dumps({**line, "lr": _rate(course, step)}) + "\n")
-            log.flush()
-            bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
-            started, losses = now, []
-        if time.monotonic() - saved > _CHECKPOINT_SECONDS or step + 1 == course.steps:
-            means = ((f"model/averaged.{name}", tensor) for name, tensor in averaged.named_parameters())
-            tensors = chain(checkpoint.training_state(both, optimiser), means)
-            checkpoint.save(saves, f"{step + 1:08d}", tensors, {"step": step + 1, "course": asdict(course)})
-            saved = time.monotonic()
-    log.close()
+    with _log_of(folder / f"{schedule.name}.jsonl", first) as log:
+        for step in bar:
+            losses.append(_step(schedule, step, module, loss, count, optimiser))
+            _average(averaged, module, min(schedule.average, (step + 1) / (step + 10)))
+            last = step + 1 == schedule.steps
+            if (step + 1) % _LOG_EVERY == 0 or last:
+                mean, rate = sum(losses) / len(losses), len(losses) * schedule.batch / (time.monotonic() - started)
+                line = {"step": step + 1, "loss": mean, "images_per_s": rate, "lr": _rate(schedule, step)}
+                print(json.dumps(line), file=log, flush=True)
+                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                started, losses = time.monotonic(), []
+            if time.monotonic() - saved > _CHECKPOINT_SECONDS or last:
+                means = ((f"model/averaged.{name}", tensor) for name, tensor in averaged.named_parameters())
+                tensors = chain(checkpoint.training_state(both, optimiser), means)
+                checkpoint.save(saves, f"{step + 1:08d}", tensors, {"step": step + 1, "course": asdict(schedule)})
+                saved = time.monotonic()
     module.load_state_dict(averaged.state_dict())
     module.eval()
 
 
+def _resume(saves: Path, schedule: Schedule, both: torch.nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Restore the newest checkpoint of the same schedule; return the number of finished steps."""
+    remove_partial(saves)
+    newest, _ = checkpoint.newest(saves)
+    if newest is None or newest.state["course"] != asdict(schedule):
+        return 0
+    checkpoint.restore(newest, both, optimiser)
+    return int(newest.state["step"])
+
+
+def _step(
+    schedule: Schedule, step: int, module: torch.nn.Module, loss: Loss, count: int, optimiser: torch.optim.Optimizer
+) -> float:
+    """Make one step and return its loss."""
+    for group in optimiser.param_groups:
+        group["lr"] = _rate(schedule, step)
+    epochs = -(-schedule.steps * schedule.batch // count)
+    rows = [row for row, _ in batch_of(step, count, schedule.batch, epochs, schedule.seed, schedule.name)]
+    generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
+    mirrored = (torch.rand(len(rows), generator=generator) < 0.5).tolist()
+    optimiser.zero_grad(set_to_none=True)
+    value = loss(rows, mirrored, generator)
+    value.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimiser.step()
+    return float(value.detach())
+
+
 def _log_of(path: Path, first: int) -> TextIO:
-    """Open a log behind the lines of the steps that are done."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= first]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    """Open a log for appending, without the lines of steps that will be repeated."""
+    write_jsonl(path, [line for line in read_jsonl(path) if line["step"] <= first])
     return path.open("a", encoding="utf-8")
 
 
-def _rate(course: Course, step: int) -> float:
-    if step < course.warmup:
-        return course.lr * (step + 1) / course.warmup
-    done = (step - course.warmup) / max(course.steps - course.warmup, 1)
-    return course.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+def _rate(schedule: Schedule, step: int) -> float:
+    if step < schedule.warmup:
+        return schedule.lr * (step + 1) / schedule.warmup
+    done = (step - schedule.warmup) / max(schedule.steps - schedule.warmup, 1)
+    return schedule.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
 
 
 def _average(averaged: torch.nn.Module, module: torch.nn.Module, decay: float) -> None:

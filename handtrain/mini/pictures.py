@@ -1,7 +1,6 @@
-"""The pictures that the mini models learn from: drawn once, held as one array."""
+"""The training pictures of the mini models: drawn once, held as one array."""
 
 import io
-import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from handdata.files import read_jsonl
 from handdata.recipe import RenderOptions
 from handdata.world.render import draw
 
@@ -20,7 +20,7 @@ _SECOND_HAND = 0.1  # share of pictures with a second hand, as in the recipe `mi
 
 @dataclass(frozen=True)
 class World:
-    """Pictures (n, 3, 64, 64) in bytes and what is true of each, `caption` among it; gestures are not in a caption."""
+    """Pictures (n, 3, 64, 64) in bytes with the truth about each, `caption` included; captions name no gesture."""
 
     pixels: torch.Tensor
     truths: list[dict[str, Any]]
@@ -29,14 +29,14 @@ class World:
         return len(self.truths)
 
     def images(self, rows: list[int], mirrored: list[bool]) -> torch.Tensor:
-        """Return pictures (b, 3, 64, 64) from -1 to 1, some of them with left and right exchanged."""
+        """Return pictures (b, 3, 64, 64) in [-1, 1], mirrored where `mirrored` says so."""
         chosen = self.pixels[rows].float() / 127.5 - 1
         return torch.where(torch.tensor(mirrored)[:, None, None, None], chosen.flip(3), chosen)
 
     def captions(self, rows: list[int], mirrored: list[bool]) -> list[str]:
-        """Return the captions of the same pictures: what was on the left is on the right in a mirrored one."""
-        found = (self.truths[row]["caption"] for row in rows)
-        return [exchanged(one) if turned else one for one, turned in zip(found, mirrored, strict=True)]
+        """Return the captions of the same pictures, with left and right exchanged in mirrored ones."""
+        pairs = zip((self.truths[row]["caption"] for row in rows), mirrored, strict=True)
+        return [exchanged(caption) if turned else caption for caption, turned in pairs]
 
 
 def exchanged(caption: str) -> str:
@@ -49,7 +49,7 @@ def exchanged(caption: str) -> str:
 
 
 def draw_world(folder: Path, whole: int, malformed: int, seed: int, workers: int = 0) -> World:
-    """Draw the pictures unless they are there, and return them: so many per gesture, of all gestures."""
+    """Draw the pictures unless they exist, and return them. Counts are per gesture; all gestures are drawn."""
     for name, count, wrong in (("whole", whole, False), ("malformed", malformed, True)):
         options = RenderOptions(
             train=count,
@@ -66,12 +66,11 @@ def draw_world(folder: Path, whole: int, malformed: int, seed: int, workers: int
 
 
 def load_world(*folders: Path) -> World:
-    """Return the pictures that lie in folders which `handdata render` filled, at 64 px."""
+    """Return the pictures in folders that `handdata render` wrote, at 64 px."""
     pixels, truths = [], []
     for folder in folders:
-        lines = (folder / "truth.jsonl").read_text(encoding="utf-8").splitlines()
         archives = {path.stem: zipfile.ZipFile(path) for path in folder.glob("*.zip")}
-        for truth in map(json.loads, lines):
+        for truth in read_jsonl(folder / "truth.jsonl"):
             data = archives[truth["gesture"]].read(f"{truth['gesture']}/{truth['image_id']}.jpg")
             image = Image.open(io.BytesIO(data)).convert("RGB")
             pixels.append(np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)))

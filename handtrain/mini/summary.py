@@ -18,18 +18,18 @@ _NO_SHARES = ("landmark distance", "HAND-CONF")
 
 
 def lines(evaluation: dict[str, Any], colours: dict[str, Any]) -> Iterator[str]:
-    """Yield the table line by line: base, tuned, what real ones reach, tuned minus base (paired) with its interval."""
+    """Yield the table's lines: base, tuned, real, and the paired difference tuned - base with its interval."""
     yield f"{'':20} {'base':>9} {'tuned':>9} {'real':>9}   difference (95 %)"
     for name in METRICS:
         entry = evaluation["metrics"][name]["standard"]
         if "not_computed" in entry:
             yield f"{name:20} not computed: {entry['not_computed']}"
         else:
-            sides = [one["value"] if (one := entry.get(side)) else None for side in ("base", "fake", "real")]
+            sides = [entry[side]["value"] if entry.get(side) else None for side in ("base", "fake", "real")]
             yield _line(name, sides, entry.get("difference"), share=name not in _NO_SHARES)
-    for name, found in colours.items():
-        sides = [*(one["value"] for key, one in found.items() if key != "difference"), None]
-        yield _line(f"{name} as asked", sides, found.get("difference"), share=True)
+    for name, shares in colours.items():
+        sides = [*(right["value"] for key, right in shares.items() if key != "difference"), None]
+        yield _line(f"{name} correct", sides, shares.get("difference"), share=True)
 
 
 def _line(name: str, sides: list[float | None], difference: dict[str, float | None] | None, share: bool) -> str:
@@ -37,7 +37,9 @@ def _line(name: str, sides: list[float | None], difference: dict[str, float | No
     cells = ["-" if side is None else f"{scale * side:.{places}f}{unit}" for side in sides]
     shown = " ".join(cell.rjust(9) for cell in cells)
     change = {key: f"{scale * value:+.{places}f}" for key, value in (difference or {}).items() if value is not None}
-    interval = f" ({change['low']} to {change['high']})" if "low" in change else ""  # too few hands have none
+    interval = (
+        f" ({change['low']} to {change['high']})" if "low" in change else ""
+    )  # absent where there are too few hands
     return f"{name:20} {shown}   {change.get('value', '')}{interval}".rstrip()
 
 

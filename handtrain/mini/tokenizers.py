@@ -1,4 +1,4 @@
-"""The mini models' words: all of the mini world and of the gesture phrases are whole, others go by letters."""
+"""Tokenizers of the mini models: the words of the mini world and of gesture phrases are one token, others letters."""
 
 import json
 import re
@@ -9,11 +9,11 @@ from typing import Any
 from handdata.gestures import gestures
 from handtrain.mini.pictures import World, exchanged
 
-TOKENS = 77  # of a text, as CLIP's
+TOKENS = 77  # of a text, as in CLIP
 
 
 def texts(world: World) -> list[str]:
-    """Return what holds every word that the vocabularies need: all captions and the gesture phrases."""
+    """Return texts with every word of the vocabularies: all captions, also mirrored, and the gesture phrases."""
     captions = {truth["caption"] for truth in world.truths}
     phrases = [gesture.phrase for gesture in gestures().values()]
     return sorted(captions | {exchanged(caption) for caption in captions}) + phrases

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +15,9 @@ from handdata.dataset.evaluate import Group, mean_cosine
 from handdata.errors import UserError
 from handdata.recipe import EvaluateOptions
 from handdata.stages import assemble
+from tests import ROOT
 from tests.finished import QUIET, finished_build
+from tests.hub_server import HubServer
 
 COUNTS = {"train": 4, "validation": 0, "test": 2}
 
@@ -108,8 +113,43 @@ def test_phrase_hand_and_agreement_are_counted_per_row():
     assert math.isclose(scores["landmarks_in_box"], (0.9 + 0.4 + 0.9) / 3)
 
 
-def test_what_is_no_dataset_is_one_sentence(tmp_path, dataset):
-    with pytest.raises(UserError, match="is no dataset: give hf:USER/NAME"):
+def test_a_wrong_dataset_is_one_sentence(tmp_path, dataset):
+    with pytest.raises(UserError, match="is not a dataset: give hf:USER/NAME"):
         evaluate.evaluate(str(tmp_path), EvaluateOptions(), progress=False)
+    with pytest.raises(UserError, match=r"dataset .*nothing is not a folder"):
+        evaluate.open_dataset(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"--split tests: .* has train, test"):
         evaluate.evaluate(dataset, EvaluateOptions(split="tests"), progress=False)
+
+
+OPEN = """
+import sys
+from handdata.dataset.evaluate import open_dataset
+from handdata.errors import Unfinished, UserError
+try:
+    open_dataset(sys.argv[1])
+except (Unfinished, UserError) as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint", "sentence"),
+    [
+        ("hf:me/nothing", None, "UserError dataset hf:me/nothing is not on the Hub, or private"),
+        ("hf:nothing", None, "UserError dataset hf:nothing is not a Hub name"),
+        (
+            "hf:me/hands",
+            "http://127.0.0.1:9",
+            "Unfinished dataset hf:me/hands is not in the cache and the Hub cannot be",
+        ),
+    ],
+)
+def test_a_dataset_that_the_hub_does_not_serve_is_one_sentence(tmp_path, name, endpoint, sentence):
+    with HubServer() as server:  # in a process of its own: the libraries read the Hub's address when they are imported
+        environment = {**os.environ, "HF_ENDPOINT": endpoint or server.url, "HF_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN, name], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(sentence) and done.stdout.count("\n") == 1

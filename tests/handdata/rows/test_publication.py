@@ -1,4 +1,4 @@
-"""Which rows are published: exact counts, spares in order, nothing shared between the splits."""
+"""The choice of published rows: exact counts, spares in order, disjoint splits."""
 
 import time
 
@@ -28,7 +28,7 @@ def rows(**changes: dict[int, object]) -> pa.Table:
     return pa.Table.from_pylist(table).set_column(4, "why", pa.array([row["why"] for row in table], pa.string()))
 
 
-def test_the_asked_counts_come_from_the_best_ranks_sorted_by_id():
+def test_the_requested_counts_come_from_the_best_ranks_sorted_by_id():
     table = rows()
     choice = choose(table, ("call", "ok"), COUNTS, 4)
     assert not choice.shortfalls
@@ -73,9 +73,9 @@ def test_two_like_pictures_of_one_split_may_stay():
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.lists(st.integers(0, 2**64 - 1), max_size=30))
 def test_the_nearest_distance_is_that_of_counting_bits(ones, others):
-    found = nearest(np.array(ones, np.uint64), np.array(others, np.uint64))
+    distances = nearest(np.array(ones, np.uint64), np.array(others, np.uint64))
     expected = [min(((one ^ other).bit_count() for other in others), default=65) for one in ones]
-    assert found.tolist() == expected
+    assert distances.tolist() == expected
 
 
 def test_thirteen_thousand_rows_are_compared_within_seconds():

@@ -1,4 +1,4 @@
-"""The dataset of a finished build: its rows, its bytes, what stands in for what failed."""
+"""The dataset of a finished build: its rows, its bytes, spares for failed rows."""
 
 import hashlib
 import io
@@ -44,14 +44,14 @@ def build(tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_gesture_and_split_has_the_asked_count_in_order_of_id(build):
+def test_every_gesture_and_split_has_the_requested_count_in_order_of_id(build):
     for gesture in ("call", "ok"):
         for split, count in COUNTS.items():
             ids = [row["image_id"] for row in rows_of(build / "dataset", gesture, split)]
             assert len(ids) == count and ids == sorted(ids)
 
 
-def test_a_row_holds_what_the_stages_found_and_the_very_bytes_of_the_image(build):
+def test_a_row_holds_the_stages_columns_and_the_exact_bytes_of_the_image(build):
     manifest = {row["image_id"]: row for row in read_manifest(build).to_pylist()}
     tables = {stage: pq.read_table(build / stage).to_pylist() for stage in STAGE_COLUMNS}
     for row in rows_of(build / "dataset", "ok", "train"):
@@ -71,7 +71,7 @@ def test_a_row_holds_what_the_stages_found_and_the_very_bytes_of_the_image(build
         assert row["member"] == manifest[row["image_id"]]["member"]
 
 
-def test_the_schema_is_the_contract_and_tells_datasets_its_features(build):
+def test_the_schema_is_the_contract_and_holds_the_features_for_datasets(build):
     schema = pq.read_schema(next((build / "dataset").rglob("train-*.parquet")))
     expected = features(["call", "ok"]).arrow_schema
     assert schema.equals(expected) and schema.metadata[b"huggingface"] == expected.metadata[b"huggingface"]
@@ -109,7 +109,7 @@ def test_the_list_of_checksums_is_true(build):
         assert hashlib.sha256(there[path]).hexdigest() == entry["sha256"] and len(there[path]) == entry["bytes"]
 
 
-def test_nothing_is_made_anew_unless_something_changed(build, tmp_path):
+def test_the_dataset_is_rebuilt_only_after_a_change(build, tmp_path):
     copy = tmp_path / "build"
     shutil.copytree(build, copy)
     before = (copy / "dataset/README.md").stat().st_mtime_ns
@@ -172,18 +172,18 @@ def test_the_published_manifest_names_the_published_rows_and_no_others(build):
     assert set(manifest["image_id"].to_pylist()) == published
 
 
-def test_status_says_what_was_assembled_and_whether_it_is_of_today(build, tmp_path):
+def test_status_reports_the_dataset_and_whether_it_is_current(build, tmp_path):
     copy = tmp_path / "build"
     shutil.copytree(build, copy)
     found = Build.open(copy).status()["dataset"]
     assert found == {"rows": dict.fromkeys(("call", "ok"), COUNTS), "shortfalls": [], "current": True}
-    said = status.text(Build.open(copy).status())
-    assert "dataset: 24 rows, up to date" in said
-    assert "6 train, 2 validation, 4 test" in said
+    printed = status.text(Build.open(copy).status())
+    assert "dataset: 24 rows, up to date" in printed
+    assert "6 train, 2 validation, 4 test" in printed
     ids = [
         row["image_id"] for row in read_manifest(copy).to_pylist() if (row["gesture"], row["split"]) == ("ok", "train")
     ]
-    decisions.append(copy, [decisions.Decision("dropped", image_id=one) for one in ids[1:]])
+    decisions.append(copy, [decisions.Decision("dropped", image_id=image_id) for image_id in ids[1:]])
     assert "older than the build" in status.text(Build.open(copy).status())
     assembled(copy)
     assert "ok, train: 1 of 6 rows" in status.text(Build.open(copy).status())

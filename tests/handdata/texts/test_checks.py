@@ -134,7 +134,7 @@ def test_inflections_share_a_stem_and_persons_do_not():
     assert stem("building") != stem("build")
 
 
-def test_what_is_wrong_is_said_in_one_line_with_the_words_at_fault():
+def test_all_failures_are_explained_in_one_line_with_the_words_at_fault():
     found = failures("a man in a park", "ok", "a smiling man")
     assert explain(found, "ok") == (
         'the exact words "making ok hand gesture" are missing; it leaves out: park; '

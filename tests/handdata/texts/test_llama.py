@@ -43,7 +43,7 @@ def test_llama_3s_template_becomes_its_special_tokens_and_one_begin(polite):
     )
 
 
-def test_the_end_of_a_turn_ends_the_answer_and_is_no_part_of_it(polite):
+def test_the_end_of_a_turn_ends_the_answer_and_is_not_part_of_it(polite):
     answers = polite.answer([Ask(HELLO)] * 5, 20)
     assert {(answer.text, answer.stop, answer.tokens) for answer in answers} == {("Yes sir", "end", 2)}
 
@@ -56,7 +56,7 @@ def test_the_end_of_a_turn_ends_the_answer_and_is_no_part_of_it(polite):
         ([" and", " on"], "and on on on on", "length"),
     ],
 )
-def test_empty_and_endless_answers_are_told(tmp_path, says, text, stop):
+def test_empty_and_endless_answers_are_distinguished(tmp_path, says, text, stop):
     model = LlamaModel(tiny_llama.make(tmp_path / "odd.gguf", says), parallel=2, threads=1)
     (answer,) = model.answer([Ask(HELLO)], 5)
     model.close()
@@ -78,12 +78,17 @@ def test_a_missing_or_foreign_file_is_one_sentence(tmp_path):
 
 def asks(number):
     """Short questions with a common beginning; the fifth and later are drawn at a temperature."""
-    said = ["a man in a car", "two women on a bench with a dog", "a boy", "a girl in a red coat at a table in a bar"]
+    captions = [
+        "a man in a car",
+        "two women on a bench with a dog",
+        "a boy",
+        "a girl in a red coat at a table in a bar",
+    ]
     system = ("system", "You are a careful editor. Repeat the caption, word for word, and add nothing to it at all.")
-    return [Ask((system, ("user", f"Caption: {said[n % 4]}")), 0.7 if n > 3 else 0.0, n) for n in range(number)]
+    return [Ask((system, ("user", f"Caption: {captions[n % 4]}")), 0.7 if n > 3 else 0.0, n) for n in range(number)]
 
 
-def test_the_same_questions_get_the_same_answers_whatever_was_asked_before(small):
+def test_the_same_questions_get_the_same_answers_whatever_came_before(small):
     first = small.answer(asks(6), 12)
     small.answer([Ask(HELLO, 0.9, 7)], 10)
     assert small.answer(asks(6), 12) == first
@@ -96,10 +101,12 @@ def test_a_sequence_alone_gets_what_llama_cpps_own_loop_gives_it(small):
     question = asks(1)[0]
     plain = llama_cpp.Llama(str(assets.path("smollm2-135m")), n_ctx=256, n_threads=1, verbose=False)
     turns = [{"role": role, "content": content} for role, content in question.messages]
-    said = plain.create_chat_completion(turns, temperature=0.0, max_tokens=16)["choices"][0]["message"]["content"]
+    plain_answer = plain.create_chat_completion(turns, temperature=0.0, max_tokens=16)["choices"][0]["message"][
+        "content"
+    ]
     (answer,) = small.answer([question], 16)
     plain.close()
-    assert answer.text == said.strip()
+    assert answer.text == plain_answer.strip()
 
 
 def test_the_shared_beginning_is_evaluated_once(small, monkeypatch):
@@ -152,11 +159,11 @@ def test_nothing_is_written_to_the_terminal(capfd, small):
 
 
 @pytest.mark.parametrize(
-    ("gpu", "supported", "said"), [(True, False, True), (True, True, False), (False, False, False)]
+    ("gpu", "supported", "warned"), [(True, False, True), (True, True, False), (False, False, False)]
 )
-def test_a_gpu_that_llama_cpp_cannot_use_is_told(monkeypatch, gpu, supported, said):
+def test_a_gpu_that_llama_cpp_cannot_use_is_reported(monkeypatch, gpu, supported, warned):
     monkeypatch.setattr(llama.Path, "exists", lambda path: gpu and str(path) == "/dev/nvidia0")
     monkeypatch.setattr(llama, "gpu_supported", lambda: supported)
     remark = llama.idle_gpu()
-    assert (remark is not None) == said
+    assert (remark is not None) == warned
     assert remark is None or "-DGGML_CUDA=on pip install" in remark

@@ -12,12 +12,12 @@ ASK = Ask((("system", "be brief"), ("user", "hello")))
 
 
 def model(url, **options):
-    made = ServerModel(url, "llama-3", "TEST_KEY", **options)
-    made.pause = 0.01
-    return made
+    server_model = ServerModel(url, "llama-3", "TEST_KEY", **options)
+    server_model.pause = 0.01
+    return server_model
 
 
-def test_several_requests_are_under_way_at_once_and_answers_keep_their_order():
+def test_several_requests_are_open_at_once_and_answers_keep_their_order():
     together = threading.Barrier(4, timeout=10)
 
     def script(body):
@@ -39,7 +39,7 @@ def test_several_requests_are_under_way_at_once_and_answers_keep_their_order():
     }
 
 
-def test_an_answer_cut_short_is_told_from_a_finished_one():
+def test_an_answer_cut_short_differs_from_a_finished_one():
     with chat_server(lambda body: says("and so on and", "length")) as server:
         assert model(server.url).answer([ASK], 5)[0].stop == "length"
 
@@ -52,7 +52,7 @@ def test_a_refusal_and_an_empty_answer_are_answers():
         assert model(server.url).answer([ASK], 5)[0].text == ""
 
 
-def test_trouble_that_passes_is_tried_again():
+def test_a_transient_error_is_tried_again():
     statuses = iter([500, 429, 503])
 
     def script(body):
@@ -92,8 +92,8 @@ def test_a_server_that_is_down_is_one_sentence():
     [
         (None, (404, "no such model"), "llama-3"),
         (None, (400, "bad request"), "rejects"),
-        (None, (200, "<html>hello</html>"), "no OpenAI-compatible server"),
-        (None, (200, {"choices": []}), "no OpenAI-compatible server"),
+        (None, (200, "<html>hello</html>"), "not an OpenAI-compatible server"),
+        (None, (200, {"choices": []}), "not an OpenAI-compatible server"),
         ("localhost:80", None, "not a URL"),
     ],
 )
@@ -118,5 +118,5 @@ def test_a_slow_answer_is_a_timeout_and_a_server_that_never_answers_is_given_up(
         time.sleep(1.0)
         return says("late")
 
-    with chat_server(never) as server, pytest.raises(Unfinished, match="none of"):
+    with chat_server(never) as server, pytest.raises(Unfinished, match="did not answer 8 requests in time"):
         model(server.url, timeout=0.2, parallel=4).answer([ASK] * 12, 5)

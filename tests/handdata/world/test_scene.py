@@ -1,4 +1,4 @@
-"""What a picture's truth says is what the picture shows."""
+"""The truth about a picture agrees with its pixels."""
 
 import itertools
 
@@ -47,7 +47,7 @@ def test_the_page_on_the_mini_world_lists_every_word_of_the_captions():
         assert word in page, word
 
 
-def test_a_caption_says_every_attribute_that_can_be_seen():
+def test_a_caption_mentions_every_visible_attribute():
     seen = picture("palm", 3, "no_gesture")
     words = seen.caption
     assert f"{seen.attributes['skin']} skin" in words
@@ -71,7 +71,7 @@ def test_the_viewer_sees_the_side_that_the_gesture_demands(gesture):
         assert {"palm": towards > 0.6, "back": towards < -0.6, "side": abs(towards) < 0.8, "any": True}[facing]
 
 
-def test_the_hand_is_where_the_caption_says():
+def test_the_hand_is_at_the_place_in_the_caption():
     for seed in range(6):
         seen = picture("four", seed)
         low, high = PLACES[seen.attributes["place"]]
@@ -86,9 +86,9 @@ def test_the_true_joints_lie_on_the_hand_of_the_named_skin():
         pixels = np.asarray(seen.image, float)
         tone = np.array(SKINS[seen.attributes["skin"]], float)
         joints = np.array(seen.hands[0]["joints_2d"])[[0, 5, 9, 13, 17, 10, 14]] * SIZE
-        found = pixels[joints[:, 1].astype(int), joints[:, 0].astype(int)].mean(axis=0)
-        hue = found / found.sum() - tone / tone.sum()
-        assert np.abs(hue).max() < 0.08, (seen.attributes, found)
+        mean_colour = pixels[joints[:, 1].astype(int), joints[:, 0].astype(int)].mean(axis=0)
+        hue = mean_colour / mean_colour.sum() - tone / tone.sum()
+        assert np.abs(hue).max() < 0.08, (seen.attributes, mean_colour)
 
 
 def test_the_sleeve_that_is_named_is_the_one_that_is_seen():

@@ -63,7 +63,7 @@ def test_open_fingers_show_the_viewer_their_palm_side():
     assert (hand.dorsal[[8, 12, 16, 20], 2] < -0.8).all()
 
 
-def test_every_flaw_occurs_and_says_what_it_is():
+def test_every_flaw_occurs_and_is_named():
     rng = np.random.default_rng(0)
     shape = person_shape(rng)
     seen = set()

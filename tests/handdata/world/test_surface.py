@@ -1,4 +1,4 @@
-"""The marched surface against closed forms: one capsule is a sphere, and what is in front hides what is behind."""
+"""The marched surface against closed forms: one capsule is a sphere, and nearer parts hide those behind them."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ BACK = np.array([0.0, 0.0, -1.0])
 
 
 def ball(x, y, z, radius, group=1, blend=2.0):
-    centre = np.array([x, y, z], float)
-    return Capsule(centre, centre + np.array([0, 0, 1e-3]), radius, radius, group, blend, 5, 3, BACK)
+    center = np.array([x, y, z], float)
+    return Capsule(center, center + np.array([0, 0, 1e-3]), radius, radius, group, blend, 5, 3, BACK)
 
 
 def test_a_ball_has_the_outline_points_and_normals_of_a_sphere():
@@ -33,7 +33,7 @@ def test_of_two_balls_in_a_line_of_sight_the_nearer_is_seen():
     assert abs(surface.points[middle][0, 2] - 80) < 0.5
 
 
-def test_what_stands_in_the_light_casts_a_shadow():
+def test_an_object_in_the_light_casts_a_shadow():
     camera, light = Camera(600.0, 900.0, (80.0, 80.0)), np.array([0.6, 0.0, 0.8])
     wall = Capsule(np.array([-40.0, 0, 0]), np.array([40.0, 0, 0]), 30, 30, 1, 2.0, 5, 3, BACK)
     alone = find_surface([wall], camera, (160, 160), light)

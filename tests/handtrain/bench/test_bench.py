@@ -1,21 +1,22 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from handdata.errors import UserError
-from handtrain.bench.bench import Job, Turn, bench, summary
+from handtrain.bench.bench import Turn, bench, summary
+from handtrain.cli.flags import Bench
 from handtrain.run.flops import Work
 
 
 @pytest.mark.slow
 def test_bench_compares_presets_with_the_plain_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = Job(model="tiny", presets=("fast",), steps=20, warmup=1, device="cpu", json=tmp_path / "bench.json")
-    assert bench(job) == 0
-    said, found = capsys.readouterr().out, json.loads((tmp_path / "bench.json").read_text())
-    assert "extrapolated" in said
+    command = Bench(model="tiny", presets=("fast",), steps=20, warmup=1, device="cpu", json=tmp_path / "bench.json")
+    assert command() == 0
+    printed, found = capsys.readouterr().out, json.loads((tmp_path / "bench.json").read_text())
+    assert printed.startswith("|  | Stage II images/s | MFU | peak MiB | Stage III images/s |")
+    assert "| preset fast |" in printed and "extrapolated" in printed
     assert list(found["contenders"]) == [
         "plain loop, without checkpointing", "plain loop, with checkpointing", "preset fast",
     ]  # fmt: skip
@@ -24,9 +25,9 @@ def test_bench_compares_presets_with_the_plain_loop(tmp_path: Path, capsys: pyte
     assert found["contenders"]["plain loop, with checkpointing"]["stage3"]["timed_images"] == 20
 
 
-def test_steps_that_are_no_turns_are_one_sentence() -> None:
+def test_steps_that_do_not_fill_turns_are_one_sentence() -> None:
     with pytest.raises(UserError, match="--steps 30 must be a multiple of 20"):
-        bench(replace(Job(), steps=30))
+        bench(steps=30)
 
 
 def test_one_gesture_is_ten_steps_of_stage_2_and_twenty_of_stage_3() -> None:

@@ -1,4 +1,4 @@
-"""The scripts that train the mini models: words, mirrored captions, colours, the loop that goes on where it stopped."""
+"""The scripts that train the mini models: words, mirrored captions, colours, and the loop, which resumes."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def world(tmp_path_factory) -> World:
     return load_world(folder)
 
 
-def test_what_lies_on_the_left_is_on_the_right_of_a_mirrored_picture(world):
+def test_left_is_right_in_a_mirrored_picture(world):
     assert exchanged(CAPTIONS[0]).endswith("the hand on the right")
     assert exchanged(exchanged(CAPTIONS[1])) == CAPTIONS[1]
     plain, turned = world.images([0, 0], [False, True])
@@ -59,7 +59,7 @@ def test_every_word_of_the_mini_world_and_of_the_phrases_is_one_token(world, tmp
     assert clip.decode(clip("zebra").input_ids, skip_special_tokens=True).strip() == "zebra"
 
 
-def test_colours_are_read_from_what_a_text_says():
+def test_colours_are_read_from_a_text():
     assert colours(CAPTIONS[0]) == {"sleeve": "orange", "background": "blue"}
     assert colours(CAPTIONS[1]) == {"sleeve": "bare", "background": "grey"}
     assert colours("a red hand") == {}
@@ -74,7 +74,7 @@ def test_the_interval_of_a_share_holds_it():
     assert 0.58 < found.low < 0.65 < 0.75 < found.high < 0.82
 
 
-def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_training_resumes_where_it_stopped(tmp_path, monkeypatch):
     data = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", -1)  # a checkpoint after every step
 
@@ -90,7 +90,7 @@ def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
             noise = torch.randn(len(rows), 3, generator=generator)
             return ((module(data[rows] + noise) - data[rows]) ** 2).mean()
 
-        loop.fit(loop.Course("line", steps=12, batch=4, lr=0.1, warmup=3), module, loss, len(data), folder)
+        loop.fit(loop.Schedule("line", steps=12, batch=4, lr=0.1, warmup=3), module, loss, len(data), folder)
         return module.weight.detach().clone()
 
     undisturbed = learnt(tmp_path / "a", None)
@@ -116,17 +116,17 @@ def test_a_finished_model_is_where_training_can_begin(world, tmp_path):
     (tmp_path / "fewer").mkdir()
     fewer = World(world.pixels[:1], [{"caption": "a hand"}])
     strange = diffusion.make(write_clip_tokenizer(fewer, tmp_path / "fewer"))
-    with pytest.raises(UserError, match="has other words"):
+    with pytest.raises(UserError, match="has other tokens"):
         diffusion.load(strange, other, tmp_path / "model")
 
 
-def test_the_log_beside_a_model_tells_its_whole_story_once(tmp_path):
+def test_the_log_of_a_model_has_every_schedule_once(tmp_path):
     model, options = tmp_path / "model", Options(out=tmp_path, begin=tmp_path / "model", courses=("second",))
     model.mkdir()
     (model / LOG).write_text('{"course": "first", "step": 5, "loss": 0.5}\n')
     (tmp_path / "second.jsonl").write_text('{"step": 7, "loss": 0.123456789}\n')
     for _ in range(2):
-        _write_log(options, model, (loop.Course("second", steps=7, batch=1, lr=0.1),))
+        _write_log(options, model, (loop.Schedule("second", steps=7, batch=1, lr=0.1),))
     lines = [json.loads(line) for line in (model / LOG).read_text().splitlines()]
     assert lines == [
         {"course": "first", "step": 5, "loss": 0.5},
@@ -134,7 +134,7 @@ def test_the_log_beside_a_model_tells_its_whole_story_once(tmp_path):
     ]
 
 
-def test_the_decoders_course_leaves_the_latents_as_they_are(world, tmp_path):
+def test_the_decoders_schedule_does_not_change_the_latents(world, tmp_path):
     vae = autoencoder.make()
     vae.register_to_config(scaling_factor=0.75)
     before = {name: parameter.clone() for name, parameter in vae.named_parameters()}
@@ -148,8 +148,8 @@ def test_the_decoders_course_leaves_the_latents_as_they_are(world, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"courses": ("nap",)}, "--courses nap is none"), ({"begin": Path("models")}, "go together")],
+    [({"courses": ("nap",)}, "unknown schedule 'nap'"), ({"begin": Path("models")}, "--begin and --courses together")],
 )
-def test_courses_that_make_no_sense_are_one_sentence(tmp_path, given, words):
+def test_wrong_schedules_are_one_sentence(tmp_path, given, words):
     with pytest.raises(UserError, match=words):
         main(Options(out=tmp_path, **given))

@@ -1,4 +1,4 @@
-"""The models that ship: small enough, found by name, and good for what the quickstart asks of them."""
+"""The shipped models: small, found by name, and good enough for the quickstart."""
 
 from pathlib import Path
 

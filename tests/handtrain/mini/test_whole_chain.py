@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def answer(request: dict[str, Any]) -> tuple[int, Any]:
-    """Answer as a model that is no good: the template splices the phrase into the mini BLIP's caption."""
+    """Answer like a bad model: the template splices the phrase into the mini BLIP's caption."""
     return 200, {"choices": [{"message": {"content": "no"}, "finish_reason": "stop"}]}
 
 
@@ -41,7 +41,7 @@ def dataset(tmp_path_factory) -> Path:
     return folder / "dataset"
 
 
-def test_the_papers_table_is_made_by_one_command_that_goes_on(dataset, tmp_path):
+def test_the_papers_table_is_made_by_one_command_that_resumes(dataset, tmp_path):
     out = tmp_path / "paper"
     command = [
         "handtrain",
@@ -72,7 +72,7 @@ def test_the_papers_table_is_made_by_one_command_that_goes_on(dataset, tmp_path)
 
 
 def test_the_shipped_captioner_and_base_see_and_draw_alike(dataset, tmp_path):
-    """The words that the captioner writes are words that the base knows: the walls have the colours asked for."""
+    """The base knows the words that the captioner writes: the walls have the colours in the prompts."""
     command = ["handtrain", "generate", "--model", "mini-stable-diffusion", "--prompts", f"{dataset}:test"]
     flags = ["--gesture", "call", "--seeds", "0", "1", "2", "--steps", "20", "--batch", "12", "--device", "cpu"]
     run(*command, "--out", str(tmp_path / "base"), *flags)

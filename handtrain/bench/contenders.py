@@ -1,0 +1,169 @@
+"""The contenders of `handtrain bench`: the released code's loop, and our presets, on the same model and data."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+from handtrain.bench.released_loop import PlainLoop
+from handtrain.method.batches import ahead
+from handtrain.method.diffusion import Latents
+from handtrain.method.embedding import optimise_embeddings
+from handtrain.method.noise import Draw, image_draws
+from handtrain.method.unet import adam, require_grad, tuning_step, warmed_up
+from handtrain.presets import RunOptions, TrainOptions, options_of
+from handtrain.run import device as compute
+from handtrain.run.flops import Work, work_of
+
+SCALING = 0.18215
+TOKENS = 77
+_IMAGES = 64  # random images and texts that the steps cycle through
+
+# The differences to the class's defaults, which are Stable Diffusion 1's.
+MODELS: dict[str, dict[str, Any]] = {
+    "sd14": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+    "small": {  # 5,057,532 weights, images of 64 px
+        "sample_size": 16,
+        "block_out_channels": (40, 72, 128),
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 128,
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+    },
+    "tiny": {  # for tests
+        "sample_size": 8,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 16,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    },
+}
+
+Step = Callable[[int], int]  # number of the step -> number of images trained in it
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The model and the data of all contenders: a UNet with random weights, random images and texts."""
+
+    unet: Any
+    schedule: Any
+    device: torch.device
+    latents: Latents  # (n, 4, h, w), on the CPU
+    texts: torch.Tensor  # (n, TOKENS, width), on the CPU
+    work: Work
+
+
+def make_scene(name: str, device: torch.device) -> Scene:
+    """Return the scene of a model in `MODELS`."""
+    import diffusers
+
+    network: Any = diffusers.UNet2DConditionModel  # diffusers has no types
+    config, schedule = MODELS[name], diffusers.DDPMScheduler
+    torch.manual_seed(0)
+    unet: Any = network(**config).to(device).train()
+    side, width = config["sample_size"], config["cross_attention_dim"]
+    mean = torch.randn(_IMAGES, 4, side, side) / SCALING
+    work = work_of(dict(unet.config), side, TOKENS, width)
+    betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    texts = torch.randn(_IMAGES, TOKENS, width)
+    return Scene(unet, schedule(**betas), device, Latents(mean, torch.full_like(mean, 0.1)), texts, work)  # type: ignore[no-untyped-call]
+
+
+class Plain:
+    """The released code's loop as a contender."""
+
+    def __init__(self, scene: Scene, checkpointing: bool) -> None:
+        self.scene, self.checkpointing = scene, checkpointing
+        self.name = f"plain loop, {'with' if checkpointing else 'without'} checkpointing"
+
+    def start(self, stage: int) -> Step:
+        """Prepare the model as this contender trains it; return the function that makes one step."""
+        s = self.scene
+        s.unet.to(memory_format=torch.contiguous_format).requires_grad_(True).set_attn_processor(AttnProcessor())
+        _set_checkpointing(s.unet, self.checkpointing)
+        loop = PlainLoop(s.unet, s.schedule, (s.latents.mean * SCALING).to(s.device), s.texts.to(s.device))
+        step = loop.embedding_step if stage == 2 else loop.unet_step
+
+        def run(number: int) -> int:
+            _require_finite(step(number))
+            return 1
+
+        return run
+
+
+class Ours:
+    """A preset as a contender, through the functions that training calls."""
+
+    def __init__(self, scene: Scene, preset: str, compiled: str) -> None:
+        self.scene, self.name = scene, f"preset {preset}"
+        running = replace(RunOptions(), compile=compiled)  # type: ignore[arg-type]
+        self.options: TrainOptions = compute.resolved(options_of(preset), running, scene.device)
+        on_gpu = scene.device.type == "cuda"
+        self.layout = torch.channels_last if on_gpu and self.options.precision == "bf16" else torch.contiguous_format
+        self.model = compute.diffusion(scene.unet, scene.schedule, SCALING, self.options, running, scene.device)
+
+    def start(self, stage: int) -> Step:
+        """Prepare the model as this contender trains it; return the function that makes one step."""
+        s = self.scene
+        s.unet.to(memory_format=self.layout).requires_grad_(False)
+        s.unet.set_attn_processor(AttnProcessor2_0())  # type: ignore[no-untyped-call]
+        _set_checkpointing(s.unet, False)
+        return self._stage2() if stage == 2 else self._stage3()
+
+    def _stage2(self) -> Step:
+        o, s = self.options, self.scene
+        rows = [row % len(s.texts) for row in range(o.embedding_batch)]
+
+        def run(number: int) -> int:
+            if number % o.embedding_steps:
+                return 0  # the first step of a batch makes all its steps
+            draws = ahead(lambda step: self._draw(rows, number + step), range(o.embedding_steps), s.device)
+            each = (draw for _, draw in draws)
+            _, losses = optimise_embeddings(self.model, s.latents[rows], s.texts[rows], each, o.embedding_lr)
+            _require_finite(float(losses.sum()))
+            return o.embedding_steps * len(rows)
+
+        return run
+
+    def _stage3(self) -> Step:
+        o, s = self.options, self.scene
+        require_grad(s.unet)
+        optimiser = adam(s.unet.parameters(), o.unet_lr)
+
+        def load(step: int) -> tuple[torch.Tensor, Latents, Draw]:
+            rows = [(step * o.unet_batch + row) % len(s.texts) for row in range(o.unet_batch)]
+            return s.texts[rows], s.latents[rows].to(s.device), self._draw(rows, step)
+
+        batches = ahead(load, range(sys.maxsize), s.device)
+
+        def run(number: int) -> int:
+            step, (texts, latents, draw) = next(batches)
+            optimiser.param_groups[0]["lr"] = warmed_up(o.unet_lr, step, o.unet_warmup)
+            _require_finite(float(tuning_step(self.model, optimiser, latents, draw, texts.to(s.device)).mean()))
+            return o.unet_batch
+
+        return run
+
+    def _draw(self, rows: list[int], step: int) -> Draw:
+        s = self.scene
+        keys, shape = [(str(row), step) for row in rows], tuple(s.latents.mean.shape[1:])
+        return image_draws(0, "bench", keys, shape, s.schedule.config.num_train_timesteps).to(s.device)
+
+
+def _set_checkpointing(unet: Any, on: bool) -> None:
+    if on:
+        unet.enable_gradient_checkpointing()
+    else:
+        unet.disable_gradient_checkpointing()
+
+
+def _require_finite(loss: float) -> None:
+    assert loss == loss and abs(loss) < float("inf"), loss
