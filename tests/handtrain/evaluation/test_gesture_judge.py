@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from handdata.huggingface import HubName
-from handtrain.data.crops import row_window
-from handtrain.data.dataset import load
+from handtrain.data.dataset import load, row_window
 from handtrain.evaluation import features, metrics
 from handtrain.evaluation import gesture_judge as known
 from handtrain.evaluation.gesture_judge import named

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from handtrain.data.crops import row_window, square
-from handtrain.data.dataset import load
+from handtrain.data.crops import square
+from handtrain.data.dataset import load, row_window
 from handtrain.model.base import open_base
 from handtrain.tensor_cache import TensorCache
 from handtrain.training.encode import encode_images, encode_texts

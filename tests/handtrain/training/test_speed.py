@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from handtrain.bench.bench import MODELS
+from handtrain.bench.contenders import MODELS
 from handtrain.method.micro_batch import MicroBatch, is_out_of_memory
 from handtrain.model.base import open_base
 from handtrain.run.flops import work_of
