@@ -1,4 +1,4 @@
-"""Fine-tune Stable Diffusion on images of a hand gesture, generate and evaluate: see docs/python.md."""
+"""Fine-tune Stable Diffusion on images of a hand gesture, generate images and evaluate them: see docs/python.md."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # torch and diffusers take seconds to import: only when a name is used
+def __getattr__(name: str) -> Any:  # imports on first use: torch and diffusers take seconds
     if name not in _MODULES:
         raise AttributeError(f"module 'handtrain' has no attribute '{name}'")
     return getattr(importlib.import_module(f"handtrain.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Reproduce the paper's table with ours next to it: generate, train, evaluate for every gesture, then one report."""
+"""Reproduce the paper's table: generate, train and evaluate for every gesture, then write one report."""
 
 import sys
 from collections.abc import Sequence
@@ -96,7 +96,7 @@ def _note(gesture: str, part: str) -> None:
 
 
 def _is_evaluated(file: Path, fake: Path, base: Path, options: EvaluateOptions) -> bool:
-    """Return whether the file is an evaluation of these very images with these options."""
+    """Return whether the file is an evaluation of exactly these images with these options."""
     record = read_json(file)
     if record is None or record["format"] != evaluation.FORMAT or record["options"] != recorded(options):
         return False

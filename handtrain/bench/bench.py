@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from handdata.errors import UserError
 from handdata.machine import choose_device
@@ -40,7 +41,7 @@ def bench(
     compile: str = "no",
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Time every contender in both stages; return the figures as JSON, by contender under `contenders`.
+    """Time every contender in both stages; return plain data for JSON, the figures by contender under `contenders`.
 
     `model` is a key of `contenders.MODELS`, or `auto`: sd14 on a GPU, small elsewhere. `steps` are the timed steps of
     a contender in each stage, `warmup` the untimed ones before each turn, `images` those of the extrapolated gesture.
@@ -48,18 +49,18 @@ def bench(
     """
     if steps < CHUNK or steps % CHUNK:
         raise UserError(f"--steps {steps} must be a multiple of {CHUNK}, the steps of one turn")
-    where = choose_device(device)
-    name = model if model != "auto" else ("sd14" if where.type == "cuda" else "small")
-    scene = make_scene(name, where)
+    chosen = choose_device(device)
+    name = model if model != "auto" else ("sd14" if chosen.type == "cuda" else "small")
+    scene = make_scene(name, chosen)
     contenders: list[Plain | Ours] = [Plain(scene, False), Plain(scene, True)]
     contenders += [Ours(scene, preset, compile) for preset in presets]
-    turns = measure(contenders, where, steps // CHUNK, warmup)
-    known = known_peak(where)
-    peak = known or measured_peak(where)
+    turns = measure(contenders, chosen, steps // CHUNK, warmup)
+    known = known_peak(chosen)
+    peak = known or measured_peak(chosen)
     return {
         "model": name,
         "parameters": sum(parameter.numel() for parameter in scene.unet.parameters()),
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "steps": steps,
@@ -78,8 +79,6 @@ def measure(
 
     The `warmup` untimed steps before a turn let a persistent optimiser allocate its moments.
     """
-    from tqdm import tqdm
-
     turns: dict[str, dict[int, list[Turn]]] = {c.name: {stage: [] for stage in STAGES} for c in contenders}
     order = [(stage, contender) for _ in range(rounds) for stage in STAGES for contender in contenders]
     for stage, contender in tqdm(order, desc="turns", unit="turn", disable=None):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from handtrain.bench.released_loop import PlainLoop
@@ -15,7 +16,7 @@ from handtrain.method.embedding import optimise_embeddings
 from handtrain.method.noise import Draw, image_draws
 from handtrain.method.unet import adam, require_grad, tuning_step, warmed_up
 from handtrain.presets import RunOptions, TrainOptions, options_of
-from handtrain.run import device as compute
+from handtrain.run.device import diffusion, resolved
 from handtrain.run.flops import Work, work_of
 
 SCALING = 0.18215
@@ -63,10 +64,8 @@ class Scene:
 
 def make_scene(name: str, device: torch.device) -> Scene:
     """Return the scene of a model in `MODELS`."""
-    import diffusers
-
-    network: Any = diffusers.UNet2DConditionModel  # diffusers has no types
-    config, schedule = MODELS[name], diffusers.DDPMScheduler
+    network: Any = UNet2DConditionModel  # diffusers has no types
+    config = MODELS[name]
     torch.manual_seed(0)
     unet: Any = network(**config).to(device).train()
     side, width = config["sample_size"], config["cross_attention_dim"]
@@ -74,7 +73,7 @@ def make_scene(name: str, device: torch.device) -> Scene:
     work = work_of(dict(unet.config), side, TOKENS, width)
     betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     texts = torch.randn(_IMAGES, TOKENS, width)
-    return Scene(unet, schedule(**betas), device, Latents(mean, torch.full_like(mean, 0.1)), texts, work)  # type: ignore[no-untyped-call]
+    return Scene(unet, DDPMScheduler(**betas), device, Latents(mean, torch.full_like(mean, 0.1)), texts, work)  # type: ignore[no-untyped-call]
 
 
 class Plain:
@@ -105,10 +104,10 @@ class Ours:
     def __init__(self, scene: Scene, preset: str, compiled: str) -> None:
         self.scene, self.name = scene, f"preset {preset}"
         running = replace(RunOptions(), compile=compiled)  # type: ignore[arg-type]
-        self.options: TrainOptions = compute.resolved(options_of(preset), running, scene.device)
+        self.options: TrainOptions = resolved(options_of(preset), running, scene.device)
         on_gpu = scene.device.type == "cuda"
         self.layout = torch.channels_last if on_gpu and self.options.precision == "bf16" else torch.contiguous_format
-        self.model = compute.diffusion(scene.unet, scene.schedule, SCALING, self.options, running, scene.device)
+        self.model = diffusion(scene.unet, scene.schedule, SCALING, self.options, running, scene.device)
 
     def start(self, stage: int) -> Step:
         """Prepare the model as this contender trains it; return the function that makes one step."""

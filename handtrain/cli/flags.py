@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from handdata.files import write_json
+from handdata.files import read_json, write_json
 from handdata.gestures import PAPER_GESTURES
 from handdata.huggingface import parse, parse_model
 from handtrain.options import EvaluateOptions, GenerateOptions
@@ -126,21 +126,21 @@ class Generate:
     """Generate images from a trained model or a plain base, both in the same way.
 
     Every image has its own seed: neither the batch nor the number of processes (`accelerate launch`) changes it. The
-    same command generates what is missing. There is no safety checker, which would turn images black; black images are
-    counted.
+    same command generates the missing images. A safety checker, which would turn images black, is not used; black
+    images are counted.
     """
 
-    model: str  # hf:USER/NAME[@REVISION], a folder or a shipped name: a trained model, or a Stable Diffusion 1 or 2
+    model: str  # trained model, or a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder or a shipped name
     out: Path  # folder of the images
-    prompts: str | None = None  # a file with one prompt per line, or DATASET:SPLIT for the texts of its rows
-    prompt: str | None = None  # a single prompt instead
-    gesture: str | None = None  # configuration of the dataset; default: the model's own
+    prompts: str | None = None  # file with one prompt per line, or DATASET:SPLIT for the texts of its rows
+    prompt: str | None = None  # single prompt, in place of --prompts
+    gesture: str | None = None  # gesture of the dataset's rows; default: the model's own
     seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
     options: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
     limit: int = 0  # number of prompts to use, from the first; 0: all
     batch: int = 4  # number of images generated at once; changes the images by rounding only
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    dry_run: bool = False  # only check everything and print what would be generated
+    dry_run: bool = False  # check everything, and print the number of images and steps
 
     def __call__(self) -> int:
         from handtrain.generation.generate import generate, planned
@@ -164,14 +164,14 @@ class Evaluate:
     A metric whose weights are not on this machine is `not computed`, with the reason. See docs/evaluation.md.
     """
 
-    real: str  # DATASET:SPLIT or a folder with images
-    fake: Path  # a folder with generated images
-    base: Path | None = None  # images of the base model from the same prompts and seeds: adds the difference
-    gesture: str | None = None  # gesture that the images should show; default: the one in the settings of --fake
+    real: str  # DATASET:SPLIT, or a folder of real images
+    fake: Path  # folder of generated images
+    base: Path | None = None  # folder of the base model's images from the same prompts and seeds; adds the difference
+    gesture: str | None = None  # gesture that the images should show; default: the one that the generated images record
     landmarks: str | None = None  # DATASET whose training hands tell gestures apart; default: that of --real
     options: Annotated[EvaluateOptions, tyro.conf.arg(name="")] = field(default_factory=EvaluateOptions)
-    json: Path | None = None  # write the whole evaluation to this file
-    details: Path | None = None  # write to this file a line per image: its hands and the gestures that they make
+    json: Path | None = None  # file for the whole evaluation as JSON
+    details: Path | None = None  # JSON Lines file for the hands of every image and their gestures
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     cache: Path | None = None  # folder for features of real images; default ~/.cache/hand1000/features
 
@@ -195,7 +195,7 @@ class Report:
     """
 
     runs: Positional[tuple[Path, ...]]  # run folders
-    out: Path  # FILE.html; the same in Markdown goes to FILE.md
+    out: Path  # page to write, FILE.html; its tables are written to FILE.md as Markdown
     title: str = "hand1000"  # title of the page
     pictures: int = 6  # number of rows of a picture grid
 
@@ -208,17 +208,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Make the paper's table: base images, training, tuned images, all metrics, one report; for one or more gestures.
+    """Make the paper's table for one or more gestures: base images, training, tuned images, all metrics, one report.
 
-    A chain of train, generate, evaluate and report. The same command continues where it stopped.
+    A chain of generate, train, evaluate and report. The same command resumes where it stopped.
     """
 
-    dataset: str  # hf:USER/NAME[@REVISION], or a folder that `handdata publish` made
-    base: str  # hf:USER/NAME[@REVISION], a diffusers folder or a shipped name: a Stable Diffusion 1 or 2
+    dataset: str  # dataset: hf:USER/NAME[@REVISION], or a folder of `handdata publish`
+    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
     out: Path  # folder of all results; the report is OUT/report.html
-    gestures: tuple[str, ...] = PAPER_GESTURES  # configurations of the dataset; default: the paper's six
+    gestures: tuple[str, ...] = PAPER_GESTURES  # gestures, configurations of the dataset; default: the paper's six
     preset: Literal["paper", "reference", "fast", "plus", "mini", "smoke"] = "paper"  # see docs/training.md
-    lam: float | None = None  # share of the text embedding in training; default: the preset's
+    lam: float | None = None  # share of the text embedding in training, 0 to 1; default: the preset's
     split: str = "test"  # split whose texts are the prompts and whose images are the real ones
     limit: int = 0  # number of prompts to use, from the first; 0: all
     seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
@@ -226,10 +226,9 @@ class Reproduce:
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
     batch: int = 4  # number of images generated at once
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    dry_run: bool = False  # only check everything and print what it will cost
+    dry_run: bool = False  # check everything, and print the images, steps, memory, disk space and time
 
     def __call__(self) -> int:
-        from handdata.files import read_json
         from handtrain.evaluation.scores import Scores
         from handtrain.reproduce import RESULT, planned, reproduce
 

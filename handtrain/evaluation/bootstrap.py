@@ -1,8 +1,8 @@
 """Bootstrap intervals: how much a metric varies with the images that were drawn.
 
-Images are drawn with replacement, and all hands of an image go with it. A draw is a vector of weights, so one draw
+Images are drawn with replacement, each with all its hands. A draw is a vector of weights, so one draw
 serves every metric of a set. A base and a tuned set from the same prompts and seeds share their draws: the interval of
-their difference then leaves out the variation that both have in common.
+their difference then excludes the variation that both have in common.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
-MEAN_DRAWS = 2000  # a percentile needs many
+MEAN_DRAWS = 2000  # for percentiles, which need more draws than a standard deviation
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Draws:
 
     @classmethod
     def make(cls, real: int, fake: int, count: int, seed: int) -> "Draws":
-        """Draw `count` times from so many real and generated images."""
+        """Draw `count` times from `real` and `fake` images."""
         return cls(draws(real, count, seed), draws(fake, count, seed + 1))
 
     def of(self, side: str) -> np.ndarray:
@@ -39,10 +39,10 @@ def draws(images: int, count: int, seed: int) -> np.ndarray:
 
 
 def around(value: float, replicates: np.ndarray) -> tuple[float, float]:
-    """Return value +- 1.96 standard deviations of the replicates; NaN, from a draw with too few rows, is left out.
+    """Return value +- 1.96 standard deviations of the replicates; NaN, from a draw with too few rows, is ignored.
 
-    For distances: their bootstrap mean is above the estimate (a draw repeats rows, so its covariance is smaller in
-    rank), and percentiles would leave the estimate itself outside.
+    For distances, whose bootstrap mean is above the estimate (a draw repeats rows, so its covariance is smaller in
+    rank): percentiles would exclude the estimate itself.
     """
     known = replicates[np.isfinite(replicates)]
     half = 1.96 * float(np.std(known, ddof=1)) if len(known) > 1 else np.nan
@@ -50,7 +50,7 @@ def around(value: float, replicates: np.ndarray) -> tuple[float, float]:
 
 
 def percentiles(replicates: np.ndarray) -> tuple[float, float]:
-    """Return the middle 95 % of the replicates; NaN, from a draw without any hand, is left out."""
+    """Return the middle 95 % of the replicates; NaN, from a draw without any hand, is ignored."""
     known = replicates[np.isfinite(replicates)]
     if not len(known):
         return np.nan, np.nan
@@ -61,7 +61,7 @@ def percentiles(replicates: np.ndarray) -> tuple[float, float]:
 def ratio_draws(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return sum over sum for each draw, (b,): sums (n,) and counts (n,) per image, weights (b, n).
 
-    The mean of a score over hands, where an image has none, one or two. NaN where a draw has nothing to count.
+    This is the mean of a score over hands, of which an image has up to two. NaN for a draw with a count of 0.
     """
     totals = weights @ np.asarray(counts, dtype=np.float64)
     return np.asarray(

@@ -22,7 +22,7 @@ from handtrain.evaluation.scores import Scores
 from handtrain.options import EvaluateOptions, changed, recorded
 from handtrain.tensor_cache import TensorCache
 
-FORMAT = 2  # of the JSON; 1 told gestures apart by the dataset's own landmarks
+FORMAT = 2  # version of the JSON; in version 1 the judge of gestures knew the dataset's own landmarks
 
 
 def evaluate(
@@ -60,7 +60,7 @@ def evaluate(
             if isinstance(extractor, str):
                 models.rows[name] = extractor
                 continue
-            models.rows[name] = {  # real images come again, generated ones do not
+            models.rows[name] = {  # the same real images are evaluated again and again, generated ones once
                 side: extract(images, prepare, extractor, kept if side == "real" else None)
                 for side, images in sides.items()
             }
@@ -98,10 +98,10 @@ def _record(
 
 
 def _details(models: Models, judge: metrics.GestureJudge | str) -> Iterator[dict[str, Any]]:
-    """Yield the hands found in every image of every side, each with the gesture that it makes.
+    """Yield the detected hands of every image of every side, each with its gesture.
 
-    `gesture` is `none` for a hand that makes none of the known ones, and null where there is nothing to compare with.
-    Landmarks (21, 3) are fractions of the prepared image.
+    `gesture` is `none` for a hand that makes an unknown gesture, and null without a judge. Landmarks (21, 3) are
+    fractions of the prepared image.
     """
     extracted = models.rows["hands"]
     for side, rows in ({} if isinstance(extracted, str) else extracted).items():
@@ -125,7 +125,7 @@ def _details(models: Models, judge: metrics.GestureJudge | str) -> Iterator[dict
 def _sides(
     real: str, fake_folder: Path, base: str | Path | None, gesture: str | None, prepare: str
 ) -> dict[str, ImageSet]:
-    """Return real, generated and, where there is one, base images. A generated set has one size."""
+    """Return the real, generated and, if given, base images; with `prepare` auto, generated images of one size only."""
     dataset = split_of(real, "--real")
     if dataset and gesture is None:
         raise UserError(f"--real {real} needs --gesture: the generated images do not name theirs")
@@ -161,16 +161,16 @@ def _judge(
     prepare: Preparation,
     cache: TensorCache,
 ) -> metrics.GestureJudge | str:
-    """Return a judge of gestures fitted to a dataset's training hands, or the reason why there is none."""
+    """Return a judge of gestures fitted to a dataset's training hands, or the reason why that is impossible."""
     dataset = split_of(real, "--real")
     place = parse(str(landmarks), "--landmarks") if landmarks else dataset[0] if dataset else None
     if place is None:
         return "no training hands to compare with: name a dataset with --landmarks"
     if gesture is None:
         return "the gesture of the images is not known: name it with --gesture"
-    missing = models.rows["hands"]
-    if isinstance(missing, str):
-        return missing
+    rows = models.rows["hands"]
+    if isinstance(rows, str):
+        return rows
     return gesture_judge(known_hands(place, prepare, cache, "--landmarks" if landmarks else "--real"), gesture)
 
 

@@ -20,7 +20,7 @@ from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import ImageSet, Member
 from handtrain.options import EvaluateOptions
 
-Sides = dict[str, Rows]  # real, fake and, where there is one, base
+Sides = dict[str, Rows]  # real, fake and, if given, base
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,13 @@ class Missing(Exception):
 
 
 class Models(ExitStack):
-    """The networks of an evaluation, loaded when they are needed, and the rows extracted so far."""
+    """The networks of an evaluation, loaded when they are needed, and the rows that were extracted."""
 
     def __init__(self, options: EvaluateOptions, device: str, images: dict[str, ImageSet]) -> None:
         super().__init__()
         self.options, self.device, self.images = options, choose_device(device), images
         self.weights: dict[str, str] = {}  # sha256 by name of the file
-        self.rows: dict[
-            str, Sides | str
-        ] = {}  # by extraction: the rows of every side, or the reason why there are none
+        self.rows: dict[str, Sides | str] = {}  # by extraction: the rows of every side, or why they are missing
         self.hands: dict[Member, list[Hand]] = {}
         self._network: Network | None = None
         self._finders: dict[float, HandFinder] = {}
@@ -110,7 +108,7 @@ class Models(ExitStack):
             return self._clip(name, row)
         weights = self._file(row.network)
         if self._network is None or self._network.name != row.network:
-            self._network = None  # the memory of the last one is free before the next is loaded
+            self._network = None  # frees the memory of the last network before the next one is loaded
             self._network = INCEPTIONS[row.network](weights, self.device)
         crop = row.crop
         if row.landmarker:
@@ -126,7 +124,7 @@ class Models(ExitStack):
         return {member: of_image for of_side in pairs for member, of_image in of_side}
 
     def _clip(self, name: str, row: Extraction) -> Extractor:
-        """Return an extractor of the cosine (1,) between CLIP's features of image and text; no rows without texts."""
+        """Return an extractor of the cosine (1,) between CLIP's features of image and text."""
         if self.options.clip == "none":
             raise Missing("--clip none")
         if None in [member.text for member in self.images["fake"].members]:

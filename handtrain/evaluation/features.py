@@ -3,6 +3,7 @@
 Everything extracted from an image is a row: features of the whole image or of one of its crops, or one of its hands.
 """
 
+import pickle
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from handdata.clip import Clip
 from handdata.errors import UserError
@@ -34,7 +36,7 @@ class Rows:
     """Rows extracted from an image set."""
 
     values: np.ndarray  # (k, d) float32
-    owner: np.ndarray  # (k,) the number of the image that each row belongs to
+    owner: np.ndarray  # (k,) index of the image that each row belongs to
     images: int
 
     def counts(self) -> np.ndarray:
@@ -72,8 +74,6 @@ def extract(images: ImageSet, prepare: Preparation, extractor: Extractor, cache:
 
     With a cache, a shard with the same files, preparation and rule is not computed again.
     """
-    from tqdm import tqdm
-
     values, owners = [np.empty((0, extractor.width), dtype=np.float32)], []
     starts = range(0, len(images.members), SHARD)
     for start in tqdm(starts, desc=extractor.rule.partition(":")[0], unit="shard", disable=None, leave=False):
@@ -137,11 +137,14 @@ def feature_extractor(name: str, network: Network, crop: str, crops: Crops) -> E
 
 
 def inception_fid(weights: Path, device: torch.device) -> Network:
-    """Load torch-fidelity's Inception (`inception-v3-compat`, TensorFlow's own resizing and weights)."""
+    """Load torch-fidelity's Inception (`inception-v3-compat`, with TensorFlow's resizing and weights).
+
+    Raises `UserError` for a file that cannot be read safely; so does `inception_torchvision`.
+    """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     state = _weights(weights)
-    # torch-fidelity unpickles its file unsafely: it gets a copy that we wrote ourselves
+    # torch-fidelity unpickles its file unsafely, so it reads a copy that was written here
     with tempfile.NamedTemporaryFile(suffix=".pth") as copy:
         torch.save(state, copy.name)
         network = FeatureExtractorInceptionV3("ours", [str(INCEPTION)], copy.name).to(device)
@@ -177,7 +180,7 @@ def clip_images(clip: Clip) -> Network:
 
 
 def clip_cosines(clip: Clip, images: Rows, members: list[Member]) -> Rows:
-    """Return the cosine (n, 1) between CLIP's features of every image and of its text, no rows where a text lacks."""
+    """Return the cosine (n, 1) between CLIP's features of every image and its text; no rows if a text is missing."""
     texts = [member.text for member in members if member.text is not None]
     if len(texts) < len(members):
         return Rows(np.empty((0, 1), np.float32), np.empty(0, int), images.images)
@@ -188,8 +191,6 @@ def clip_cosines(clip: Clip, images: Rows, members: list[Member]) -> Rows:
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:
-    import pickle
-
     try:
         state: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:

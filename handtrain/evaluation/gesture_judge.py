@@ -1,7 +1,7 @@
-"""Tell gestures apart by hands whose gesture is known: those that make it in a dataset's training images.
+"""Classify gestures by the hands in a dataset's training images, whose gesture is known.
 
-Their landmarks are detected in images prepared like the generated ones, and not taken from the dataset's columns: a
-hand of 20 pixels is detected less precisely than the same hand at 200, and a generator must not be blamed for that.
+Their landmarks are detected in images prepared like the generated ones, and not read from the dataset's columns: a
+hand of 20 pixels is detected less precisely than the same hand at 200, which is not an error of the generator.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from handtrain.tensor_cache import TensorCache
 
 
 def known_hands(place: Place, prepare: Preparation, cache: TensorCache, option: str) -> dict[str, list[Hand]]:
-    """Return the training hands of every gesture of a dataset: at most one per image, the one in the annotated box.
+    """Return the training hands of every gesture of a dataset: at most one per image, which is in the annotated box.
 
     Raises `UserError` where the dataset or MediaPipe's model file is missing.
     """
@@ -37,7 +37,7 @@ def known_hands(place: Place, prepare: Preparation, cache: TensorCache, option: 
 
 
 def gesture_judge(known: dict[str, list[Hand]], gesture: str) -> metrics.GestureJudge | str:
-    """Return a judge fitted to known hands, or the reason why there is none."""
+    """Return a judge fitted to known hands, or the reason why that is impossible."""
     points = [normalised(hand).ravel() for of_gesture in known.values() for hand in of_gesture]  # type: ignore[arg-type]
     names = [name for name, of_gesture in known.items() for _ in of_gesture]
     if gesture not in names or len(points) <= metrics.NEIGHBOURS:
@@ -46,7 +46,7 @@ def gesture_judge(known: dict[str, list[Hand]], gesture: str) -> metrics.Gesture
 
 
 def named(of_image: Sequence[Hand], judge: metrics.GestureJudge) -> list[str]:
-    """Return the name of the gesture that each hand makes, `none` for none of the known ones."""
+    """Return the name of each hand's gesture, `none` for an unknown one."""
     points = np.array([normalised(hand) for hand in of_image]).reshape(-1, 63)  # type: ignore[arg-type]
     return [str(name) for name in judge.name(points)]
 
@@ -74,6 +74,6 @@ def _in_box(images: ImageSet, prepare: Preparation, rows: features.Rows) -> list
     chosen = []
     for member, of_image in zip(images.members, rows.hands(), strict=True):
         if member.box and of_image:
-            number = hand_in_box([hand.landmarks for hand in of_image], prepare.box(member))
-            chosen += [of_image[number]] if number >= 0 else []
+            index = hand_in_box([hand.landmarks for hand in of_image], prepare.box(member))
+            chosen += [of_image[index]] if index >= 0 else []
     return chosen

@@ -1,14 +1,15 @@
-"""Hands found with MediaPipe, and crops around them by our rules and by those of the released code."""
+"""Hands detected by MediaPipe, and crops around them by our rules and by those of the released code."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from handdata.landmarks import ASSET, MIN_SIDE, HandFinder
 from handtrain.data.crops import window
 
 MOST_HANDS = 2  # per image
-DETECTION = 0.5  # smallest confidence of a found hand; MediaPipe's default
+DETECTION = 0.5  # smallest confidence of a detected hand; MediaPipe's default
 DETECTION_REFERENCE = 0.0  # the released code's for HAND-CONF
 PRESENCE = 0.5  # the graph's default, which the released code keeps
 SEARCHED = MIN_SIDE  # pixels: the short side of a smaller image is enlarged to this before the search
@@ -16,7 +17,7 @@ MODEL = ASSET  # name of the landmarker's file among the assets
 MARGIN = 0.25  # of the longer side of a hand's box, both sides together, around our crops
 CROP = 299  # pixels, the input of Inception
 
-# These sentences are part of the cache's keys and of evaluation files: another spelling would recompute all crops.
+# Keys of the cache and of evaluation files contain these sentences: other words would recompute all features.
 STANDARD_CROP = f"one per hand: square around its landmarks, {MARGIN:.0%} wider, moved inside the image, to {CROP} px"
 UNION_CROP = f"one per image: box around all hands, found with red and blue swapped; short side to {CROP} px, centre"
 HAND_CROP = (
@@ -73,12 +74,12 @@ def standard_crops(pixels: np.ndarray, hands: list[Hand]) -> list[np.ndarray]:
 
 def union_crops(pixels: np.ndarray, finder: HandFinder) -> list[np.ndarray]:
     """Return the released code's crop (299, 299, 3) for FID-H, none without a hand: see UNION_CROP."""
-    both = find(finder, pixels[:, :, ::-1])
-    return box_crops(pixels, [both] if both else [])
+    detected = find(finder, pixels[:, :, ::-1])
+    return box_crops(pixels, [detected] if detected else [])
 
 
 def hand_crops(pixels: np.ndarray, finder: HandFinder) -> list[np.ndarray]:
-    """Return the released code's crop (299, 299, 3) of every hand for KID-H, as meant: see HAND_CROP."""
+    """Return the released code's crop (299, 299, 3) of every hand for KID-H, without its faults: see HAND_CROP."""
     square = fitted(pixels)
     return box_crops(square, [[hand] for hand in find(finder, square)])
 
@@ -101,6 +102,4 @@ def box_crops(pixels: np.ndarray, groups: list[list[Hand]]) -> list[np.ndarray]:
 
 def fitted(pixels: np.ndarray) -> np.ndarray:
     """Return an image as Resize(299) and CenterCrop(299) transform it, (299, 299, 3)."""
-    from PIL import Image
-
     return np.asarray(window(pixels.shape[1], pixels.shape[0], CROP).crop(Image.fromarray(pixels)))

@@ -1,4 +1,4 @@
-"""Sets of images to compare, from folders or splits of a dataset: checked once, then read one by one and prepared."""
+"""Sets of images to compare, from folders or splits of a dataset: checked once, then read and prepared one by one."""
 
 import hashlib
 import io
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from handdata.errors import UserError
 from handtrain.data.crops import Box, Window, window
@@ -24,7 +26,7 @@ NO_PARTNER = "is missing in the other set"
 class Member:
     """One image of a set, without its pixels."""
 
-    name: str  # of the file or row; images of one name in two generated sets belong together
+    name: str  # of the file or row; images of one name in two generated sets are partners
     sha256: str
     width: int
     height: int
@@ -60,7 +62,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Resize and crop, applied to every image of both sides before anything is measured."""
+    """Resize and crop, applied to every image of both sides before it is evaluated."""
 
     size: int  # pixels; 0: images stay as they are
     crop: str  # center, or hand: the square on the long side that contains the annotated hand
@@ -124,7 +126,7 @@ def one_size(images: ImageSet) -> ImageSet:
 def partners(fake: ImageSet, base: ImageSet) -> tuple[ImageSet, ImageSet]:
     """Return both sets with only the images whose names are in both, in the same order.
 
-    Raises `UserError` if there are none.
+    Raises `UserError` if no name is in both.
     """
     shared = {member.name for member in fake.members} & {member.name for member in base.members}
     if not shared:
@@ -136,12 +138,10 @@ def partners(fake: ImageSet, base: ImageSet) -> tuple[ImageSet, ImageSet]:
     return pair[0], pair[1]
 
 
-def _image_set(
-    source: str, looked_at: Iterable[Member | str], read: Callable[[Member], bytes], option: str
-) -> ImageSet:
+def _image_set(source: str, checked: Iterable[Member | str], read: Callable[[Member], bytes], option: str) -> ImageSet:
     members: list[Member] = []
     broken: list[str] = []
-    for member in looked_at:
+    for member in checked:
         if isinstance(member, str):
             broken.append(member)
         else:
@@ -153,24 +153,18 @@ def _image_set(
 
 def _member(name: str, data: bytes, text: str | None, box: Box | None = None) -> Member | str:
     """Return the member for an image file, or only its name if it cannot be decoded."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
         image = _decoded(data)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return name
     sha256 = hashlib.sha256(data).hexdigest()
     return Member(name, sha256, image.width, image.height, is_black(image), text, box)
 
 
 def _decoded(data: bytes) -> Any:
-    from PIL import Image, ImageOps
-
     with Image.open(io.BytesIO(data)) as image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _progress(items: Sequence[Any], option: str) -> Iterator[Any]:
-    from tqdm import tqdm
-
     return iter(tqdm(items, desc=f"read {option}", unit="image", disable=None))

@@ -1,7 +1,7 @@
 """The metrics as functions of arrays: Frechet distance, KID, and two on hand landmarks that need no Inception weights.
 
-Every function takes optional weights, the number of times that each row counts: a bootstrap draw is a weight vector
-(`handtrain.intervals`), and a set without a draw has weight one everywhere. Computed in float64.
+Distances take optional weights, the number of times that each row counts: a bootstrap draw is a weight vector (see
+`bootstrap`), and without a draw every weight is 1. Computed in float64.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ KID_SUBSETS = 100  # Binkowski et al. 2018, and the released code
 KID_SUBSET = 1000  # rows of a subset, or all rows if there are fewer
 LEAST_HANDS = 200  # a 20 x 20 covariance of fewer hands is mostly noise
 NEIGHBOURS = 5
-NONE = "none"  # what a hand makes that is far from every gesture
+NONE = "none"  # the name of every unknown gesture
 
 _FINGERS = ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16), (17, 18, 19, 20))  # MediaPipe's numbering
 _THUMB, _INDEX, _MIDDLE, _RING, _LITTLE = range(5)
@@ -37,8 +37,8 @@ def frechet_distance(
 def frechet_bias(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
     """Return by how much the Frechet distance of so few rows exceeds that of infinitely many, estimated.
 
-    The distance falls in 1/n (Chong and Forsyth 2020): a straight line through the distances of shares of both sets,
-    read off at the whole sets. A negative slope is noise and counts as none.
+    The distance is linear in 1/n (Chong and Forsyth 2020): the bias is the slope of a straight line through the
+    distances of parts of both sets over 1/share. A negative slope is noise and counts as 0.
     """
     rng = np.random.default_rng(seed)
     points = [(1.0, frechet_distance(x, y))]
@@ -52,6 +52,8 @@ def frechet_bias(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
 
 @dataclass(frozen=True)
 class Kid:
+    """A kernel Inception distance."""
+
     value: float  # mean over the subsets
     spread: float  # standard deviation over the subsets; 0 where one subset holds all rows
     subset: int  # rows of a subset
@@ -65,8 +67,7 @@ def kid(x: np.ndarray, y: np.ndarray, biased: bool = False, seed: int = 2020) ->
     """
     size = min(KID_SUBSET, len(x), len(y))
     rng = np.random.RandomState(seed)
-    # where every subset is the whole set, 100 of them are one
-    count = 1 if size == len(x) == len(y) else KID_SUBSETS
+    count = 1 if size == len(x) == len(y) else KID_SUBSETS  # all subsets are the whole set: one is enough
     values = []
     for _ in range(count):
         x_rows, y_rows = rng.choice(len(x), size, replace=False), rng.choice(len(y), size, replace=False)
@@ -83,8 +84,8 @@ def mmd(x: np.ndarray, y: np.ndarray, biased: bool) -> float:
 def mmd_draws(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray, biased: bool) -> np.ndarray:
     """Return the squared discrepancy (b,) for each pair of weight vectors, x_draws (b, n) and y_draws (b, m).
 
-    Unbiased leaves out pairs of a row with itself, also where a draw holds it twice. The kernel is computed block by
-    block, once for all draws: memory stays flat at 10,000 rows. NaN where a draw holds too few rows.
+    The unbiased value leaves out pairs of a row with itself, also where a draw holds it twice. The kernel is computed
+    block by block, once for all draws: memory stays flat at 10,000 rows. NaN where a draw holds too few rows.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     within = [_mean_within(rows, draws, biased) for rows, draws in ((x, x_draws), (y, y_draws))]
@@ -96,14 +97,14 @@ def mmd_draws(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.nda
 def joint_angles(points: np.ndarray) -> np.ndarray:
     """Return 20 angles (n, 20) in radians of hands (n, 21, 3): 15 bends, 4 spreads, thumb to little finger.
 
-    A bend is the angle between a finger's following bones, beginning with wrist to knuckle; a spread that between two
-    fingers' first phalanges. Points are in any unit that is the same on all axes.
+    A bend is the angle between consecutive bones of a finger, the first from wrist to knuckle; a spread is the angle
+    between two fingers' first phalanges. Points are in any unit that is the same on all axes.
     """
     chains = np.stack([points[:, (0, *finger)] for finger in _FINGERS], axis=1)  # (n, 5, 5, 3)
     bones = np.diff(chains, axis=2)  # (n, 5, 4, 3)
     bends = _angle(bones[:, :, :-1], bones[:, :, 1:]).reshape(len(points), 15)  # (n, 15)
-    one, other = (list(side) for side in zip(*_SPREADS, strict=True))
-    return np.concatenate([bends, _angle(bones[:, one, 1], bones[:, other, 1])], axis=1)  # (n, 20)
+    first, second = (list(side) for side in zip(*_SPREADS, strict=True))
+    return np.concatenate([bends, _angle(bones[:, first, 1], bones[:, second, 1])], axis=1)  # (n, 20)
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,11 @@ class GestureJudge:
 
     hands: np.ndarray  # (n, 63) normalised landmarks
     names: np.ndarray  # (n,) the gesture of each
-    threshold: float  # mean distance to the neighbours above which a hand makes none of the gestures
+    threshold: float  # mean distance to the neighbours above which a gesture is unknown
 
     @classmethod
     def fit(cls, hands: np.ndarray, names: np.ndarray) -> "GestureJudge":
-        """Learn from hands (n, 63); the threshold is the 95th percentile of their own distances to the others."""
+        """Return a judge for known hands (n, 63); the threshold is the 95th percentile of their mean distances."""
         assert len(hands) > NEIGHBOURS, f"{len(hands)} hands are too few for {NEIGHBOURS} neighbours"
         own = np.concatenate(
             [
@@ -132,8 +133,8 @@ class GestureJudge:
             return np.empty(0, dtype=object)
         order, distances = _nearest(hands, self.hands)
         voted = [_vote(self.names[row]) for row in order]
-        far = distances.mean(axis=1) > self.threshold
-        return np.where(far, NONE, np.asarray(voted, dtype=object))
+        unknown = distances.mean(axis=1) > self.threshold
+        return np.where(unknown, NONE, np.asarray(voted, dtype=object))
 
 
 def _mean_and_root(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -168,21 +169,21 @@ def _mean_within(rows: np.ndarray, draws: np.ndarray, biased: bool) -> np.ndarra
 
 def _kernel_sums(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray) -> np.ndarray:
     """Return the sum over all pairs of weight times kernel, (b,)."""
-    found = np.zeros(len(x_draws))
+    sums = np.zeros(len(x_draws))
     for start in range(0, len(x), 1024):
         part = slice(start, start + 1024)
         kernel = (x[part] @ y.T / x.shape[1] + 1) ** 3  # (block, m)
-        found += np.einsum("bn,nb->b", x_draws[:, part].astype(np.float64), kernel @ y_draws.T.astype(np.float64))
-    return found
+        sums += np.einsum("bn,nb->b", x_draws[:, part].astype(np.float64), kernel @ y_draws.T.astype(np.float64))
+    return sums
 
 
-def _angle(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
-    return np.asarray(np.arccos(np.clip((one * other).sum(axis=-1) / np.maximum(lengths, 1e-12), -1, 1)))
+def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.asarray(np.arccos(np.clip((a * b).sum(axis=-1) / np.maximum(lengths, 1e-12), -1, 1)))
 
 
 def _nearest(hands: np.ndarray, known: np.ndarray, skip: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return indices and distances (n, 5) of the nearest known hands; `skip` (n,) names one for each to pass over."""
+    """Return indices and distances (n, 5) of the nearest known hands; `skip` (n,) is an index to ignore for each."""
     squares = (hands**2).sum(axis=1)[:, None] + (known**2).sum(axis=1) - 2 * hands @ known.T  # (n, m)
     if skip is not None:
         squares[np.arange(len(hands)), skip] = np.inf
@@ -191,6 +192,6 @@ def _nearest(hands: np.ndarray, known: np.ndarray, skip: np.ndarray | None = Non
 
 
 def _vote(names: np.ndarray) -> str:
-    found, first, counts = np.unique(names, return_index=True, return_counts=True)
+    candidates, first, counts = np.unique(names, return_index=True, return_counts=True)
     best = counts == counts.max()
-    return str(found[best][np.argmin(first[best])])
+    return str(candidates[best][np.argmin(first[best])])

@@ -12,14 +12,14 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, which is None where too few hands were found."""
+    """A value with its 95 % interval, which is None if too few hands were detected."""
 
     value: float
     interval: tuple[float, float] | None
 
     @classmethod
     def of(cls, entry: Record | None) -> "Estimate | None":
-        """Return the estimate in an entry of the record, None where there is none."""
+        """Return the estimate in an entry of the record, None for a missing entry."""
         if entry is None:
             return None
         return cls(entry["value"], None if entry["low"] is None else (entry["low"], entry["high"]))
@@ -34,7 +34,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Score:
-    """A metric of the generated images. Without a value, `reason` says why it was not computed."""
+    """A metric of the generated images. `reason` is the reason why it has no value."""
 
     name: str
     variant: str
@@ -42,7 +42,7 @@ class Score:
     interval: tuple[float, float] | None  # 95 %
     n: int  # generated images or hands that the value was computed from
     unit: str  # of n: images or hands
-    real: Estimate | None  # of the real images, where the metric is no distance
+    real: Estimate | None  # of the real images, unless the metric is a distance
     base: Estimate | None  # of the images of the base model
     difference: Estimate | None  # value minus base
     reason: str | None

@@ -28,8 +28,8 @@ class Comparison:
     draws: Draws  # for distances
     mean_draws: Draws  # for means and shares
     seed: int
-    gesture: str | None  # that the images should show
-    judge: metrics.GestureJudge | str  # names the gesture of a hand, or the reason why there is none
+    gesture: str | None  # the gesture that the images should show
+    judge: metrics.GestureJudge | str  # names the gesture of a hand; or the reason why it is missing
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def compute(extracted: dict[str, Sides | str], comparison: Comparison, variants:
     return table
 
 
-def rows_of(variants: str) -> list["Metric"]:
+def rows_of(variants: str) -> list[Metric]:
     """Return the rows of the table for the option `variants`: `both` or `standard`."""
     return [row for row in METRICS if variants == "both" or row.variant == variants]
 
@@ -107,7 +107,7 @@ def landmark_distance(sides: Sides, comparison: Comparison) -> Entry:
 
 
 def hand_confidence(sides: Sides, comparison: Comparison) -> Entry:
-    """Return HAND-CONF: the mean handedness score over the hands found; images without a hand do not count."""
+    """Return HAND-CONF: the mean handedness score over the detected hands; images without a hand do not count."""
     if not any(len(rows.values) for rows in sides.values()):
         return not_computed("no hand was found on any side")
     ratios = {side: (rows.sums(rows.values[:, 64]), rows.counts()) for side, rows in sides.items()}
@@ -115,7 +115,7 @@ def hand_confidence(sides: Sides, comparison: Comparison) -> Entry:
 
 
 def found_rate(sides: Sides, comparison: Comparison) -> Entry:
-    """Return the share of the images in which a hand was found."""
+    """Return the share of the images in which a hand was detected."""
     return _means({side: (rows.counts() > 0).astype(float) for side, rows in sides.items()}, comparison)
 
 
@@ -192,7 +192,7 @@ def _percentiles(_: float, replicates: np.ndarray) -> tuple[float, float]:
 
 def _estimate(value: float, replicates: np.ndarray, interval: Interval) -> Entry:
     low, high = interval(value, replicates)
-    known = bool(np.isfinite([low, high]).all())  # not with so few hands that most draws have none
+    known = bool(np.isfinite([low, high]).all())  # False for so few hands that most draws contain none
     return {"value": value, "low": low if known else None, "high": high if known else None}
 
 

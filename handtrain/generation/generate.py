@@ -1,4 +1,4 @@
-"""Generate images from a trained model or a plain base in the same way: a seed per image, resumable."""
+"""Generate images from a trained model or a plain base in the same way, each from its own seed; resumable."""
 
 import hashlib
 import re
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from tqdm import tqdm
 
 from handdata.errors import UserError
 from handdata.files import read_json, require_writable_folder, sha256_of
@@ -42,12 +43,12 @@ class ReferenceSchedule(DDIMScheduler):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Work:
-    """The images of one call, checked, and all that they are generated with."""
+    """The checked images of one call, with the model and the settings to generate them."""
 
     base: Base
     about: dict[str, Any]  # hand1000.json of a trained model, empty for a plain base
     options: GenerateOptions
-    settings: dict[str, Any]  # that all images share, as in generation.json
+    settings: dict[str, Any]  # shared by all images, as in generation.json
     pictures: list[Picture]
 
 
@@ -83,16 +84,16 @@ def generate(
     state = PartialState(cpu=chosen.type == "cpu")
     chosen = state.device if device == "auto" else chosen
     missing = pictures.missing(out, work.pictures)
-    state.wait_for_everyone()  # no process generates before all of them have the same list to share
+    state.wait_for_everyone()  # until all have the same list, no process may add images
     if progress:
         print(f"handtrain: {len(missing)} of {len(work.pictures)} images to generate, on {chosen}", file=sys.stderr)
     start = time.monotonic()
-    if mine := missing[state.process_index :: state.num_processes]:
-        _make(mine, work, out, batch, chosen, progress)
+    if share := missing[state.process_index :: state.num_processes]:
+        _generate(share, work, out, batch, chosen, progress)
     state.wait_for_everyone()
     if state.is_main_process:
         seconds = round(time.monotonic() - start, 1)
-        pictures.finish(out, {"images": len(missing), "seconds": seconds, "device": _name(chosen)})
+        pictures.finish(out, {"images": len(missing), "seconds": seconds, "device": _device_name(chosen)})
     return out
 
 
@@ -110,17 +111,17 @@ def steps_of(options: GenerateOptions) -> int:
 
 
 def image_seed(seed: int, key: str | None, sampler: str) -> int:
-    """Return the seed of an image's noise. `key` names its prompt among several; a single prompt's is the seed itself.
+    """Return the seed of an image's noise. `key` names its prompt; a single prompt has none and keeps `seed`.
 
-    The released code starts every prompt from the same noise; metrics are made for independent images.
+    The released code starts every prompt from the same noise, but metrics assume independent images.
     """
     return seed if key is None or sampler == "reference" else seed_of("image", seed, key)
 
 
 def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, device: torch.device) -> Any:
-    """Return the pipeline of a trained model (`about` is its hand1000.json) or of a plain base, with DDIM, no checker.
+    """Return the pipeline of a trained model (`about` is its hand1000.json) or of a plain base, with DDIM.
 
-    A safety checker would turn images black, and the evaluation would measure the checker.
+    It has no safety checker, which would turn images black: the evaluation would measure the checker.
     """
     kind: Any = Hand1000Pipeline if about else StableDiffusionPipeline
     try:
@@ -131,7 +132,7 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
             requires_safety_checker=False,
             use_safetensors=True,
         )
-    except ValueError as error:  # a torch that draws another flat layer
+    except ValueError as error:  # this torch draws another flat layer than the one that trained the model
         raise UserError(f"--model {base.folder}: {error}") from None
     schedule = base.sampling_schedule()
     if options.sampler == "reference":
@@ -145,14 +146,14 @@ def embed_plainly(pipeline: Any, prompts: Sequence[str]) -> torch.Tensor:
     """Return the text encoder's embeddings (n, tokens, width) on the CPU."""
     embeddings = []
     with torch.no_grad():
-        for prompt in prompts:  # one by one: the other prompts of a batch would change the last bits
+        for prompt in prompts:  # one at a time: the other prompts of a batch would change the last bits
             text, _ = StableDiffusionPipeline.encode_prompt(pipeline, prompt, pipeline.device, 1, False)
             embeddings.append(text.cpu())
     return torch.cat(embeddings)
 
 
 def embed(pipeline: Any, prompts: Sequence[str], mu: float | None) -> torch.Tensor:
-    """Return the prompt embeddings (n, tokens, width), mixed with the gesture if the model has one."""
+    """Return the prompt embeddings (n, tokens, width), mixed with the gesture if the model has a gesture."""
     text = embed_plainly(pipeline, prompts)
     if not isinstance(pipeline, Hand1000Pipeline):
         return text
@@ -160,9 +161,7 @@ def embed(pipeline: Any, prompts: Sequence[str], mu: float | None) -> torch.Tens
         return pipeline.with_gesture(text, mu)
 
 
-def _make(todo: list[Picture], work: Work, out: Path, batch: int, device: torch.device, progress: bool) -> None:
-    from tqdm import tqdm
-
+def _generate(todo: list[Picture], work: Work, out: Path, batch: int, device: torch.device, progress: bool) -> None:
     options, size = work.options, work.settings["resolution"]
     pipeline = load_pipeline(work.base, work.about, options, device)
     prompts = list(dict.fromkeys(picture.prompt for picture in todo))
@@ -188,7 +187,7 @@ def _make(todo: list[Picture], work: Work, out: Path, batch: int, device: torch.
     bar.close()
 
 
-def _name(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
@@ -231,7 +230,7 @@ def _work(
 def _prompts(
     prompts: str | Path | None, prompt: str | None, gesture: str | None, limit: int
 ) -> list[tuple[str | None, str]]:
-    """Return the prompts with their keys: the image_id of a dataset's row, the number of a file's line."""
+    """Return the prompts with their keys: the image_id of a dataset's row or the number of a file's line."""
     if prompt is not None and prompts is None:
         return [(None, prompt)]
     if prompts is None or prompt is not None:
@@ -239,7 +238,7 @@ def _prompts(
     dataset = split_of(str(prompts), "--prompts")
     if dataset:
         if gesture is None:
-            raise UserError(f"--prompts {prompts} needs --gesture: a plain base model has none")
+            raise UserError(f"--prompts {prompts} needs --gesture: a plain base model has no gesture")
         rows = load(dataset[0], gesture, dataset[1], limit, "--prompts").rows
         return [(re.sub(r"[^\w.-]", "_", row.image_id), row.text) for row in rows]
     file = Path(prompts)

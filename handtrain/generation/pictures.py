@@ -1,9 +1,12 @@
-"""Generated images as files: PNG with their settings, the list of all, and the check that settings are the same."""
+"""Generated images as files: PNGs with their settings, the list of all, and the check that settings are the same."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from handdata.errors import UserError
 from handdata.files import read_json, whole_file, write_json, write_jsonl
@@ -23,14 +26,12 @@ class Picture:
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
-    """Return the record in a PNG, None for an image of another program, a damaged or a missing one."""
-    from PIL import Image, UnidentifiedImageError
-
+    """Return the record in a PNG; None if it is missing, damaged or from another program."""
     try:
         with Image.open(file) as image:
             image.load()
             text = image.info.get(CHUNK)
-    except (FileNotFoundError, UnidentifiedImageError, OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError):
         return None
     return json.loads(text) if text else None
 
@@ -41,7 +42,7 @@ def missing(out: Path, pictures: list[Picture]) -> list[Picture]:
 
 
 def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a new folder; raise `UserError` if a folder's images have other ones."""
+    """Write the settings of a new folder; raise `UserError` if its images have other settings."""
     before = read_json(out / SETTINGS_FILE)
     if before is None:
         write_json(out / SETTINGS_FILE, settings)
@@ -56,8 +57,6 @@ def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
 
 def save(file: Path, image: Any, picture: Picture, settings: dict[str, Any]) -> None:
     """Write a Pillow image as PNG, whole or absent, with its record and settings as text chunks."""
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_itxt(CHUNK, json.dumps(asdict(picture)))
     info.add_itxt("hand1000-settings", json.dumps(settings))
@@ -67,9 +66,7 @@ def save(file: Path, image: Any, picture: Picture, settings: dict[str, Any]) -> 
 
 
 def finish(out: Path, session: dict[str, Any]) -> None:
-    """Write generation.jsonl from the images themselves; add counts and a session that made images to the settings."""
-    from PIL import Image
-
+    """Write generation.jsonl from the images; add the counts, and a session that generated any, to the settings."""
     records = []
     for file in sorted(out.glob("*.png")):
         record = read_record(file)

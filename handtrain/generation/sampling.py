@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image, ImageDraw, ImageFont
 
 GUIDANCE = 3.0  # the released code's
 
@@ -22,8 +24,6 @@ class Sampler:
 
     def __call__(self, embeddings: torch.Tensor, seeds: Sequence[int]) -> list[Any]:
         """Return a Pillow image for each embedding (n, tokens, width) and its seed (guidance 3)."""
-        from diffusers import StableDiffusionPipeline
-
         make: Any = StableDiffusionPipeline  # diffusers has no types
         pipeline = make(self.vae, None, None, self.unet, self.schedule, None, None, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
@@ -44,8 +44,6 @@ def sample_grid(sampler: Sampler, embeddings: torch.Tensor, texts: Sequence[str]
 
     embeddings (n, tokens, width) are the double-fused embeddings of the texts.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     rows = [sampler(embedding.expand(len(seeds), -1, -1), seeds) for embedding in embeddings]
     side = sampler.resolution
     cell, gap = max(side, 192), 8  # samples of mini models have 64 pixels: too small to look at

@@ -1,4 +1,4 @@
-"""Curves as SVG and pictures as data URLs, so that a page needs no other file."""
+"""Curves as SVG and pictures as data URLs, so that a page refers to no other file."""
 
 import base64
 import io
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from handtrain.evaluation.table import LOWER_IS_BETTER
 from handtrain.reporting.runs import Points
@@ -86,9 +87,7 @@ def sweep_curves(name: str, points: Points) -> str:
 
 
 def picture(file: Path, longest: int) -> str:
-    """Return an image file as a data URL, `longest` pixels at most; a much smaller one is enlarged, unsmoothed."""
-    from PIL import Image
-
+    """Return an image file as a data URL, `longest` pixels at most; a much smaller image is enlarged unsmoothed."""
     with Image.open(file) as opened:
         image = opened.convert("RGB")
     side = max(image.size)

@@ -1,4 +1,4 @@
-"""The report as one HTML page with everything in it."""
+"""The report as one HTML page that contains its pictures and curves."""
 
 import html
 from collections import Counter
@@ -59,7 +59,7 @@ def _evaluation(evaluation: Evaluation, pictures: int) -> Iterator[str]:
         yield f"<h3>Same prompts, same seeds</h3>{grid}"
     else:
         places = ", ".join(map(str, folders.values()))
-        yield _note(f"No pictures: {html.escape(places)} holds no images with their prompts.")
+        yield _note(f"No pictures: {html.escape(places)} has no images with prompts.")
 
 
 def _note(text: str) -> str:

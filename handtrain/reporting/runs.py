@@ -41,7 +41,7 @@ def read_run(folder: Path) -> RunRecord:
     try:
         record = read_json(folder / "run.json")
         if record is None:
-            raise UserError(f"{folder} is not a run folder (no run.json): name one that `handtrain train` made")
+            raise UserError(f"{folder} is not a run folder (no run.json): name a folder of `handtrain train`")
         evaluations = [read_json(file) for file in sorted(folder.glob("evaluation*.json"))]
         return RunRecord(folder, record, read_jsonl(folder / "log.jsonl"), evaluations)
     except json.JSONDecodeError as error:
@@ -49,13 +49,12 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def sweeps(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str, Points]]:
-    """Yield (name, gesture, points) for lam and mu of each gesture wherever evaluations differ in it."""
+    """Yield (name, gesture, points) for lam and mu of each gesture if its evaluations differ in the value."""
     for gesture in dict.fromkeys(run.gesture for run in runs):
         evaluations = [evaluation for run in runs if run.gesture == gesture for evaluation in run.evaluations]
         for name in ("lam", "mu"):
-            values = [
-                (evaluation.get("settings", {}).get("fake", {}).get(name), evaluation) for evaluation in evaluations
-            ]
-            points = sorted(((float(v), one) for v, one in values if v is not None), key=lambda point: point[0])
+            values = [evaluation.get("settings", {}).get("fake", {}).get(name) for evaluation in evaluations]
+            points = [(float(x), each) for x, each in zip(values, evaluations, strict=True) if x is not None]
+            points.sort(key=lambda point: point[0])
             if len({value for value, _ in points}) > 1:
                 yield name, gesture, points

@@ -14,8 +14,8 @@ PAPER = {"FID": -28.599, "KID": -0.017, "FID-H": -30.208, "KID-H": -0.041, "HAND
 PAPER_GESTURE = "call"
 
 _NOTES = (
-    "FID falls with the number of images alone: compare sets of one size, and mind its own bias, in its column.",
-    "HAND-CONF does not see images without a hand: read it together with the hand-found rate.",
+    "FID depends on the number of images: compare sets of equal size; the column 'own bias' estimates the effect.",
+    "HAND-CONF ignores images without a hand: read it together with the hand-found rate.",
     "Intervals are 95 %. The difference is tuned minus base on the same prompts and seeds, with its own interval.",
 )
 
@@ -26,7 +26,7 @@ class Table:
 
     head: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
-    marks: dict[int, str] = field(default_factory=dict)  # better, worse or missing, by the number of the row
+    marks: dict[int, str] = field(default_factory=dict)  # better, worse or missing, by index of the row
 
     def markdown(self) -> str:
         """Return the table in Markdown, without the marks."""
@@ -45,7 +45,7 @@ def evaluation_heading(evaluation: Evaluation) -> str:
 
 
 def metric_table(evaluation: Evaluation) -> Table:
-    """Return every metric in its variants, with the paper's difference next to ours where it has one."""
+    """Return every metric in its variants, with the paper's difference next to ours if it has one."""
     head = ("metric", "variant", "real", "base", "generated", "difference", "paper", "own bias", "n real, generated")
     rows: list[tuple[str, ...]] = []
     marks = {}
@@ -93,7 +93,7 @@ def sweep_table(name: str, points: Points) -> Table:
 
 
 def remarks(evaluation: Evaluation) -> list[str]:
-    """Return the sentences that a reader needs to judge an evaluation: preparation, images left out, black ones."""
+    """Return the sentences that a reader needs to judge an evaluation: preparation, excluded images, notes."""
     sentences = [f"Preparation of both sides: {evaluation['preparation']}."]
     for side in ("real", "fake", "base"):
         images = evaluation.get(side, {"excluded": {}, "black": 0})
@@ -125,7 +125,7 @@ def _estimate(entry: dict[str, Any] | None, spec: str = ".4g") -> str:
 
 
 def _mark(entry: dict[str, Any], lower_is_better: bool) -> str:
-    """Return better or worse where the interval of the difference does not contain 0, missing without a value."""
+    """Return better or worse if the interval of the difference excludes 0, missing for a metric without a value."""
     if "not_computed" in entry:
         return "missing"
     difference = Estimate.of(entry.get("difference"))

@@ -75,7 +75,7 @@ def test_a_killed_run_continues_with_what_is_missing_to_the_same_images(model, t
     assert (out / "generation.jsonl").read_text() == lines
     kept = ("00000-s0.png", "00002-s0.png")
     assert all((out / name).stat().st_mtime_ns == times[name] for name in kept)
-    monkeypatch.setattr(generating, "_make", lambda *_: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(generating, "_generate", lambda *_: pytest.fail("nothing is missing"))
     assert make(model, out, prompts=prompts) == out
 
 
