@@ -12,7 +12,7 @@ import torch
 
 from handdata.errors import UserError
 from handdata.files import read_jsonl, write_jsonl
-from handtrain.mini import autoencoder, captioner, diffusion
+from handtrain.mini import autoencoder, captioner, diffusion, run_command
 from handtrain.mini.loop import Schedule
 from handtrain.mini.pictures import World, draw_world
 from handtrain.mini.tokenizers import write_clip_tokenizer
@@ -31,7 +31,7 @@ class Options:
     malformed: int = 300  # pictures of wrong hands per gesture
     seed: int = 1000  # random seed for the pictures; no shipped recipe uses 1000
     threads: int = 0  # number of torch threads; 0: one per core
-    shorter: float = 1.0  # factor on the steps of every schedule, for trying the scripts out
+    shorter: float = 1.0  # factor on the steps of every schedule, above 0 up to 1, for quick trials
     begin: Path | None = None  # mini-stable-diffusion folder to start from, with --courses
     courses: tuple[str, ...] = ()  # names of the training schedules of the mini Stable Diffusion to run; empty: all
 
@@ -103,8 +103,4 @@ def _shortened(options: Options, schedules: tuple[Schedule, ...]) -> tuple[Sched
 if __name__ == "__main__":
     import tyro
 
-    try:
-        sys.exit(main(tyro.cli(Options)))
-    except UserError as error:
-        print(f"mini: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command("mini", lambda: main(tyro.cli(Options)))

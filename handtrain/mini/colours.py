@@ -1,11 +1,10 @@
-"""The share of generated pictures with the colours that their prompts name, judged by the mini BLIP.
+"""Share of generated pictures with the colours that their prompts name, judged by the mini BLIP.
 
 `python -m handtrain.mini.colours FOLDER ...` reads folders that `handtrain generate` wrote; two folders are compared
 picture by picture.
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from handdata.texts.captioner import Captioner
 from handdata.world.backdrop import COLOURS, DETAILS
 from handdata.world.scene import SLEEVES
 from handtrain.data.image_folder import read_records
+from handtrain.mini import run_command
 
 _SLEEVE = re.compile(rf"\b({'|'.join(SLEEVES)}) sleeve|\b(bare) arm")
 _WALL = re.compile(rf"\b({'|'.join(COLOURS)}) (?:(?:{'|'.join(DETAILS['pattern'])}) )?wall")
@@ -30,13 +30,13 @@ _DRAWS = 2000  # replicates of the bootstrap
 
 
 def colours(text: str) -> dict[str, str]:
-    """Return the colours that a text of the mini world names: of `sleeve` (`bare` for a bare arm) and `background`."""
+    """Return the colours that a text of the mini world names for `sleeve` (`bare` for a bare arm) and `background`."""
     matches = {"sleeve": _SLEEVE.search(text), "background": _WALL.search(text)}
     return {name: next(filter(None, match.groups())) for name, match in matches.items() if match}
 
 
 def agreement(prompt: str, description: str) -> dict[str, bool]:
-    """Return for each colour in a prompt whether the description of the picture has it."""
+    """Return for each colour in a prompt whether the description of the picture names it too."""
     described = colours(description)
     return {name: described.get(name) == colour for name, colour in colours(prompt).items()}
 
@@ -104,8 +104,4 @@ def main(folders: Annotated[list[Path], tyro.conf.Positional], json_file: Path |
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(tyro.cli(main))
-    except UserError as error:
-        print(f"handtrain.mini.colours: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command("handtrain.mini.colours", lambda: tyro.cli(main))

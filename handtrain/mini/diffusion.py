@@ -17,15 +17,15 @@ from handtrain.model.base import open_base
 SCHEDULE = Schedule("diffusion", steps=4500, batch=32, lr=8e-4, warmup=200, average=0.999)
 # A second schedule with meaningless words in the captions: prompts contain the gesture's phrase, captions do not.
 SECOND = Schedule("diffusion-words", steps=1600, batch=32, lr=6e-4, warmup=100, average=0.999)
-# A third one of the same kind.
+# A third schedule, like the second.
 THIRD = Schedule("diffusion-last", steps=1900, batch=32, lr=6e-4, warmup=100, average=0.999)
 SCHEDULES = (SCHEDULE, SECOND, THIRD)
 WIDTH = 96  # of a text embedding
 _STRANGE = 0.5  # share of captions with strange words in the later schedules
 _MOST_STRANGE = 6  # tokens
 _DROPPED = 0.1  # share of pictures trained without their caption, for classifier-free guidance
-# Deviation of the noise's mean. Without it the image's mean remains visible at the last timestep, and the network takes
-# a wall's colour from it and not from the caption; sampling, however, starts from a mean without that information.
+# Deviation of the noise's mean. Without it the image's mean remains visible at the last timestep, and the network reads
+# a wall's colour from it and not from the caption; but sampling starts from a mean without that information.
 _OFFSET = 0.1
 
 
@@ -39,6 +39,7 @@ class Parts:
     schedule: Any
 
     def module(self) -> torch.nn.Module:
+        """Return the trained networks as one module."""
         return torch.nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder})
 
 

@@ -17,7 +17,7 @@ from handdata.files import read_jsonl, remove_partial, write_jsonl
 from handtrain.method.batches import batch_of
 from handtrain.run import checkpoint
 
-Loss = Callable[[list[int], list[bool], torch.Generator], torch.Tensor]  # rows, which are mirrored -> the mean loss
+Loss = Callable[[list[int], list[bool], torch.Generator], torch.Tensor]  # rows, mirrored, generator -> mean loss
 
 _CHECKPOINT_SECONDS = 120
 _LOG_EVERY = 50  # steps

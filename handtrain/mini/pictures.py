@@ -20,7 +20,7 @@ _SECOND_HAND = 0.1  # share of pictures with a second hand, as in the recipe `mi
 
 @dataclass(frozen=True)
 class World:
-    """Pictures (n, 3, 64, 64) in bytes with the truth about each, `caption` included; captions name no gesture."""
+    """Pictures (n, 3, 64, 64) in bytes, and the truth about each with its `caption`, which names no gesture."""
 
     pixels: torch.Tensor
     truths: list[dict[str, Any]]
@@ -29,12 +29,12 @@ class World:
         return len(self.truths)
 
     def images(self, rows: list[int], mirrored: list[bool]) -> torch.Tensor:
-        """Return pictures (b, 3, 64, 64) in [-1, 1], mirrored where `mirrored` says so."""
+        """Return pictures (b, 3, 64, 64) in [-1, 1], each mirrored if its entry in `mirrored` is True."""
         chosen = self.pixels[rows].float() / 127.5 - 1
         return torch.where(torch.tensor(mirrored)[:, None, None, None], chosen.flip(3), chosen)
 
     def captions(self, rows: list[int], mirrored: list[bool]) -> list[str]:
-        """Return the captions of the same pictures, with left and right exchanged in mirrored ones."""
+        """Return the captions of the same pictures, with left and right exchanged for mirrored ones."""
         pairs = zip((self.truths[row]["caption"] for row in rows), mirrored, strict=True)
         return [exchanged(caption) if turned else caption for caption, turned in pairs]
 

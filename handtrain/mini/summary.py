@@ -4,7 +4,6 @@
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from handdata.errors import UserError
+from handtrain.mini import run_command
 
 METRICS = ("gesture accuracy", "hand-found rate", "landmark distance", "HAND-CONF")
 _NO_SHARES = ("landmark distance", "HAND-CONF")
@@ -37,9 +37,7 @@ def _line(name: str, sides: list[float | None], difference: dict[str, float | No
     cells = ["-" if side is None else f"{scale * side:.{places}f}{unit}" for side in sides]
     shown = " ".join(cell.rjust(9) for cell in cells)
     change = {key: f"{scale * value:+.{places}f}" for key, value in (difference or {}).items() if value is not None}
-    interval = (
-        f" ({change['low']} to {change['high']})" if "low" in change else ""
-    )  # absent where there are too few hands
+    interval = f" ({change['low']} to {change['high']})" if "low" in change else ""  # absent for too few hands
     return f"{name:20} {shown}   {change.get('value', '')}{interval}".rstrip()
 
 
@@ -50,15 +48,11 @@ def main(run: Annotated[Path, tyro.conf.Positional]) -> int:
         evaluation, colours = (json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in names)
     except FileNotFoundError as error:
         raise UserError(
-            f"{error.filename} is missing: `handtrain evaluate` and `python -m handtrain.mini.colours` write both"
+            f"{error.filename} is missing: `handtrain evaluate` and `python -m handtrain.mini.colours` write both files"
         ) from None
     print("\n".join(lines(evaluation, colours)))
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(tyro.cli(main))
-    except UserError as error:
-        print(f"handtrain.mini.summary: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command("handtrain.mini.summary", lambda: tyro.cli(main))

@@ -1,4 +1,4 @@
-"""Tokenizers of the mini models: the words of the mini world and of gesture phrases are one token, others letters."""
+"""Tokenizers of the mini models: a word of the mini world or a gesture phrase is one token, other words are letters."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def texts(world: World) -> list[str]:
 
 
 def write_clip_tokenizer(world: World, folder: Path) -> Any:
-    """Write a CLIP tokenizer (byte pairs) in which each of these words is one token; return it."""
+    """Write a CLIP tokenizer (byte pairs) in which each word of `texts` is one token; return it."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -42,7 +42,7 @@ def write_clip_tokenizer(world: World, folder: Path) -> Any:
 
 
 def write_bert_vocabulary(world: World, file: Path) -> None:
-    """Write the vocabulary of a BERT tokenizer (word pieces) in which each of these words is one token."""
+    """Write the vocabulary of a BERT tokenizer (word pieces) in which each word of `texts` is one token."""
     words = sorted({word for text in texts(world) for word in re.findall(r"\w+|[^\w\s]", text.lower())})
     letters = string.ascii_lowercase + string.digits
     pieces = [*letters, *("##" + letter for letter in letters), *string.punctuation]

@@ -69,9 +69,9 @@ def test_colours_are_read_from_a_text():
 
 
 def test_the_interval_of_a_share_holds_it():
-    found = share(np.array([1.0] * 70 + [0.0] * 30))
-    assert found.value == 0.7
-    assert 0.58 < found.low < 0.65 < 0.75 < found.high < 0.82
+    right_share = share(np.array([1.0] * 70 + [0.0] * 30))
+    assert right_share.value == 0.7
+    assert 0.58 < right_share.low < 0.65 < 0.75 < right_share.high < 0.82
 
 
 def test_training_resumes_where_it_stopped(tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ def test_training_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "a" / "line.jsonl").read_text().splitlines()[-1])["step"] == 12
 
 
-def test_a_finished_model_is_where_training_can_begin(world, tmp_path):
+def test_training_can_begin_with_a_finished_model(world, tmp_path):
     tokenizer = write_clip_tokenizer(world, tmp_path / "words")
     first, vae = diffusion.make(tokenizer), autoencoder.make()
     with torch.no_grad():

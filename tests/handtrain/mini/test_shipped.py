@@ -24,7 +24,7 @@ def test_all_models_together_are_small():
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jsonl", ".txt", ".md"}
 
 
-def test_a_shipped_model_goes_by_its_name_unless_a_folder_has_it(tmp_path, monkeypatch):
+def test_a_shipped_model_is_opened_by_its_name_unless_a_folder_has_that_name(tmp_path, monkeypatch):
     assert parse_model("mini-stable-diffusion", "--base") == shipped_model("mini-stable-diffusion")
     with pytest.raises(UserError, match=r"--base big-one is not a folder"):
         parse_model("big-one", "--base")
@@ -49,7 +49,7 @@ def test_the_captioner_names_the_colours_of_new_pictures(tmp_path):
     draw(options, tmp_path, progress=False)
     world = load_world(tmp_path)
     captioner = Captioner(CaptionOptions(model="mini-blip", device="cpu"))
-    seen = captioner.describe([np.asarray(one) for one in world.pixels.permute(0, 2, 3, 1)])
+    seen = captioner.describe([np.asarray(picture) for picture in world.pixels.permute(0, 2, 3, 1)])
     captioner.close()
     right = [value for truth, text in zip(world.truths, seen, strict=True)
              for value in agreement(truth["caption"], text).values()]  # fmt: skip

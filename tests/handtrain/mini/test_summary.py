@@ -11,8 +11,8 @@ def entry(base: float, tuned: float, low: float, high: float) -> dict:
     return {"standard": {"base": {"value": base}, "fake": {"value": tuned}, "difference": difference}}
 
 
-def with_real(found: dict, real: float) -> dict:
-    return {"standard": {**found["standard"], "real": {"value": real}}}
+def with_real(metric: dict, real: float) -> dict:
+    return {"standard": {**metric["standard"], "real": {"value": real}}}
 
 
 def test_the_table_has_base_tuned_and_difference_in_this_order():
@@ -24,9 +24,9 @@ def test_the_table_has_base_tuned_and_difference_in_this_order():
     }
     difference = {"value": 0.002, "low": -0.017, "high": 0.019}
     colours = {"sleeve": {"a/base": {"value": 0.957}, "a/tuned": {"value": 0.96}, "difference": difference}}
-    _, accuracy, found, distance, _, sleeve = lines({"metrics": metrics}, colours)
+    _, accuracy, rate, distance, _, sleeve = lines({"metrics": metrics}, colours)
     assert accuracy.split()[2:] == "3.0 % 62.0 % 95.0 % +59.0 (+54.0 to +63.0)".split()
-    assert found.endswith("not computed: no hands")
+    assert rate.endswith("not computed: no hands")
     assert distance.split()[2:] == ["6.000", "0.100", "-", "-5.900", "(-7.000", "to", "-5.000)"]
     assert sleeve.split()[2:] == ["95.7", "%", "96.0", "%", "-", "+0.2", "(-1.7", "to", "+1.9)"]
 

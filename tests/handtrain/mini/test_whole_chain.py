@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def answer(request: dict[str, Any]) -> tuple[int, Any]:
-    """Answer like a bad model: the template splices the phrase into the mini BLIP's caption."""
+    """Answer like a bad model, so that the template inserts the phrase into the mini BLIP's caption."""
     return 200, {"choices": [{"message": {"content": "no"}, "finish_reason": "stop"}]}
 
 
@@ -43,27 +43,19 @@ def dataset(tmp_path_factory) -> Path:
 
 def test_the_papers_table_is_made_by_one_command_that_resumes(dataset, tmp_path):
     out = tmp_path / "paper"
-    command = [
-        "handtrain",
-        "reproduce",
-        "--dataset",
-        str(dataset),
-        "--base",
-        "mini-stable-diffusion",
-        "--out",
-        str(out),
-    ]
-    command += ["--gestures", "call", "ok", "--preset", "mini", "--device", "cpu", "--generate.steps", "4"]
+    command = ["handtrain", "reproduce", "--dataset", str(dataset), "--base", "mini-stable-diffusion"]
+    command += ["--out", str(out), "--gestures", "call", "ok", "--preset", "mini", "--device", "cpu"]
+    command += ["--generate.steps", "4"]
     command += ["--evaluate.clip", "none", "--evaluate.variants", "standard"]
     assert "passes of the UNet" in run(*command, "--dry-run")
     assert not out.exists()
     run(*command)
     page = (out / "report.html").read_text()
     for gesture in ("call", "ok"):
-        found = json.loads((out / gesture / "evaluation.json").read_text())["metrics"]
-        assert found["hand-found rate"]["standard"]["n"] == {"real": 4, "fake": 4, "base": 4}
-        assert 0 <= found["gesture accuracy"]["standard"]["fake"]["value"] <= 1
-        assert "not_computed" in found["landmark distance"]["standard"]  # 4 images are fewer than 200 hands
+        metrics = json.loads((out / gesture / "evaluation.json").read_text())["metrics"]
+        assert metrics["hand-found rate"]["standard"]["n"] == {"real": 4, "fake": 4, "base": 4}
+        assert 0 <= metrics["gesture accuracy"]["standard"]["fake"]["value"] <= 1
+        assert "not_computed" in metrics["landmark distance"]["standard"]  # 4 images are fewer than 200 hands
         assert f"{gesture}: {gesture}" in page
         assert len(list((out / gesture / "images" / "tuned").glob("*.png"))) == 4
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
@@ -77,6 +69,6 @@ def test_the_shipped_captioner_and_base_see_and_draw_alike(dataset, tmp_path):
     flags = ["--gesture", "call", "--seeds", "0", "1", "2", "--steps", "20", "--batch", "12", "--device", "cpu"]
     run(*command, "--out", str(tmp_path / "base"), *flags)
     run("handtrain.mini.colours", str(tmp_path / "base"), "--json-file", str(tmp_path / "colours.json"))
-    found = json.loads((tmp_path / "colours.json").read_text())["background"][str(tmp_path / "base")]
-    assert found["n"] == 12
-    assert found["value"] >= 0.7
+    share = json.loads((tmp_path / "colours.json").read_text())["background"][str(tmp_path / "base")]
+    assert share["n"] == 12
+    assert share["value"] >= 0.7
