@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from handdata.builds.build import open_recipe
+from handdata.builds.build import Build
 from handdata.gestures import PAPER_GESTURES
 from handdata.rows import decisions
 from handdata.rows.publication import choose
@@ -30,8 +30,8 @@ def main() -> None:
     rows = assemble.read_rows(build, decisions.replay(build))
     for label, action in (
         ("choose", lambda: choose(rows, PAPER_GESTURES, counts, 4)),
-        ("assemble", lambda: assemble.run(build, open_recipe(build), QUIET)),
-        ("again, nothing changed", lambda: assemble.run(build, open_recipe(build), QUIET)),
+        ("assemble", lambda: assemble.run(build, Build.open(build).recipe, QUIET)),
+        ("again, nothing changed", lambda: assemble.run(build, Build.open(build).recipe, QUIET)),
     ):
         clock, processor = time.perf_counter(), time.process_time()
         action()

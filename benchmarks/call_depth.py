@@ -1,4 +1,4 @@
-"""Print how many of our own frames stand between a command and its equation, network, captioner, request or pipeline.
+"""Print the number of our frames between a command and its equation, network, captioner, request or pipeline.
 
     python -m benchmarks.call_depth
 
@@ -52,7 +52,7 @@ def recorded(owner: Any, name: str, after: str = "") -> Iterator[dict[tuple[str,
         if threading.current_thread() is not threading.main_thread():
             waiting = our_frames(sys._current_frames()[threading.main_thread().ident])  # type: ignore[index]
         stack = (*waiting, *our_frames(sys._getframe(1)))
-        if any(after in one for one in stack):
+        if any(after in frame for frame in stack):
             stacks[stack] = None
         return real(*args, **kwargs)
 
@@ -62,14 +62,14 @@ def recorded(owner: Any, name: str, after: str = "") -> Iterator[dict[tuple[str,
 
 def run(*argv: str) -> None:
     """Run one command line in this process, its output on stderr."""
-    name = {"handdata": handdata.cli, "handtrain": handtrain.cli}
+    programs = {"handdata": handdata.cli, "handtrain": handtrain.cli}
     with contextlib.redirect_stdout(sys.stderr):
-        code = program.main(argv[0], "", name[argv[0]].COMMANDS, list(argv[1:]))
+        code = program.main(argv[0], "", programs[argv[0]].COMMANDS, list(argv[1:]))
     assert code == 0, f"{' '.join(argv)} ended with {code}"
 
 
 def stacks_of(folder: Path) -> Iterator[tuple[str, int, dict[tuple[str, ...], None]]]:
-    """Yield what is measured, the limit and the stacks."""
+    """Yield the name of a measurement, the limit and the stacks."""
     import httpx2
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -99,9 +99,9 @@ def stacks_of(folder: Path) -> Iterator[tuple[str, int, dict[tuple[str, ...], No
     yield "build to the captioner's generate", 5, stacks
     with served(folder) as recipe, recorded(httpx2.Client, "send") as stacks:
         run("handdata", "build", recipe, "--out", str(folder / "fetched"), "--until", "fetch")
-    of_members = {stack: None for stack in stacks if any("fetch" in one for one in stack)}
+    of_members = {stack: None for stack in stacks if any("fetch" in frame for frame in stack)}
     yield "build to the HTTP request for members", 6, of_members
-    yield "build to the HTTP request for an index", 6, {one: None for one in stacks if one not in of_members}
+    yield "build to the HTTP request for an index", 6, {stack: None for stack in stacks if stack not in of_members}
 
 
 @contextlib.contextmanager
@@ -121,11 +121,11 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     too_deep = False
     with tempfile.TemporaryDirectory() as folder:
-        for what, most, stacks in stacks_of(Path(folder)):
-            assert stacks, f"{what}: the call was not reached"
+        for name, limit, stacks in stacks_of(Path(folder)):
+            assert stacks, f"{name}: the call was not reached"
             deepest = max(stacks, key=len)
-            too_deep |= len(deepest) > most
-            print(f"{what}: {len(deepest)} frames, at most {most}", *deepest, sep="\n    ", flush=True)
+            too_deep |= len(deepest) > limit
+            print(f"{name}: {len(deepest)} frames, at most {limit}", *deepest, sep="\n    ", flush=True)
     sys.exit(too_deep)
 
 

@@ -130,7 +130,7 @@ def _ours(folder: Path, annotations: Path, url: str, wanted: int) -> dict[str, A
         make(client, *arguments)
         clients.append(client)
 
-    Client.__init__ = remembered  # type: ignore[method-assign]
+    Client.__init__ = remembered  # type: ignore[method-assign, assignment]
     out = folder / "build"
     out.mkdir()
     recipe, times = load(folder / "recipe.toml"), [time.perf_counter()]

@@ -30,9 +30,7 @@ def main() -> None:
     stages = {count: HandLandmarks(LandmarkOptions(threads=count)) for count in (1, cores())}
     seconds: dict[int, list[float]] = {count: [] for count in stages}
     for stage in stages.values():
-        stage(
-            {name: values[:4] for name, values in columns.items()}
-        )  # the first images wait until MediaPipe's graph is built
+        stage({name: values[:4] for name, values in columns.items()})  # builds MediaPipe's graph
     for _ in range(given.runs):
         for count, stage in stages.items():
             start, cpu = time.perf_counter(), time.process_time()

@@ -13,8 +13,7 @@ import numpy as np
 
 from handdata.files import read_json, read_jsonl
 from handdata.markdown import markdown_table
-from handtrain.evaluation import bootstrap as intervals
-from handtrain.evaluation import metrics
+from handtrain.evaluation import bootstrap, metrics
 from handtrain.evaluation.features import Rows
 
 DISTANCE_DRAWS = 200  # bootstrap replicates of a distance
@@ -83,8 +82,8 @@ def mean_change(column: Callable[[Hands], np.ndarray]) -> Measure:
 
     def measure(before: Sequence[Hands], after: Sequence[Hands], real: Hands) -> Change:
         old, new = (np.array([column(hands) for hands in side]) for side in (before, after))  # (trainings, n)
-        draws = intervals.draws(new.shape[1], intervals.MEAN_DRAWS, 2)
-        low, high = intervals.percentiles(draws @ (new - old).mean(axis=0) / new.shape[1])
+        draws = bootstrap.draws(new.shape[1], bootstrap.MEAN_DRAWS, 2)
+        low, high = bootstrap.percentiles(draws @ (new - old).mean(axis=0) / new.shape[1])
         return Change(old.mean(), new.mean(), low, high, tuple((new - old).mean(axis=1)))
 
     return measure
@@ -92,7 +91,7 @@ def mean_change(column: Callable[[Hands], np.ndarray]) -> Measure:
 
 def distance_change(before: Sequence[Hands], after: Sequence[Hands], real: Hands) -> Change:
     """Compare landmark distances, each between the images of one training and the real ones."""
-    draws = [intervals.draws(len(side.names), DISTANCE_DRAWS, seed) for seed, side in ((0, real), (1, after[0]))]
+    draws = [bootstrap.draws(len(side.names), DISTANCE_DRAWS, seed) for seed, side in ((0, real), (1, after[0]))]
 
     def of(hands: Hands) -> np.ndarray:
         pairs = [(real.angles.values, hands.angles.values, None, None)]
@@ -102,7 +101,7 @@ def distance_change(before: Sequence[Hands], after: Sequence[Hands], real: Hands
     of_one = {id(hands): of(hands) for hands in (*before, *after)}  # the base is the same for every training
     old, new = (np.array([of_one[id(hands)] for hands in side]) for side in (before, after))
     change = (new - old).mean(axis=0)
-    low, high = intervals.around(float(change[0]), change[1:])
+    low, high = bootstrap.around(float(change[0]), change[1:])
     return Change(old[:, 0].mean(), new[:, 0].mean(), low, high, tuple((new - old)[:, 0]))
 
 
@@ -153,7 +152,7 @@ def tables(runs: dict[tuple[str, str], list[Path]], plain: str) -> Iterator[str]
 
 
 def _colour(folders: list[Path], name: str) -> str:
-    """Return the difference in a share of colours: its mean over trainings, and the span of all their intervals."""
+    """Return the difference in a share of colours: its mean over trainings, and the span of all their bootstrap."""
     changes = [read_json(folder / "colours.json")[name]["difference"] for folder in folders]
     low, high = min(change["low"] for change in changes), max(change["high"] for change in changes)
     return f"{100 * np.mean([change['value'] for change in changes]):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"

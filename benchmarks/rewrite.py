@@ -122,7 +122,7 @@ def one_call_per_row(asks: list[Ask], options: RewriteOptions) -> dict[str, Any]
 
     threads = options.threads or cores()
     path = str(model_file(options.model))
-    plain = llama_cpp.Llama(path, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
+    plain: Any = llama_cpp.Llama(path, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
     start, cpu = time.perf_counter(), time.process_time()
     answers = []
     for ask in asks:
