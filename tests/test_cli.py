@@ -1,4 +1,4 @@
-"""Both programs as a person meets them: help in time, one clear sentence for a mistake, pages that are true."""
+"""Both command lines: help in time, one clear sentence for a mistake, docs/cli.md as printed."""
 
 import importlib.util
 import os
@@ -24,7 +24,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def help_of(*words: str, limit: float) -> str:
-    """Return what `--help` prints; fail if it needs more than `limit` seconds of processor time in all of five runs.
+    """Return the output of `--help`; fail if it needs more than `limit` seconds of processor time in all of five runs.
 
     A busy machine lengthens the processor's time less than the clock's, and the shortest of some runs least.
     """
@@ -47,10 +47,10 @@ def test_help_of_the_program_lists_its_commands_within_300_ms(program):
 
 
 @pytest.mark.parametrize(("program", "name"), EVERY_COMMAND)
-def test_every_command_has_help_within_a_second_that_says_what_every_flag_does(program, name):
+def test_every_command_has_help_within_a_second_that_describes_every_flag(program, name):
     output = help_of(program, name, limit=1.0)
     assert f"usage: {program} {name}" in output
-    # a flag whose help begins with its default has no words of its own
+    # the help of a flag without a description begins with its default
     lines = [line.replace("│", " ").strip() for line in output.splitlines()]
     text = " ".join("¶" + line if line.startswith("--") else line for line in lines)
     metavar = r"(?: (?:\[?[A-Z]+[^a-z]*|\{[^}]*\}))?"
@@ -76,7 +76,7 @@ def test_no_command_shows_the_help_and_is_a_wrong_use():
     assert answer.returncode == 2 and "usage: handdata COMMAND" in answer.stdout
 
 
-def test_the_page_of_all_commands_is_what_the_commands_print():
+def test_the_page_of_all_commands_is_current():
     specification = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)

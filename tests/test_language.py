@@ -72,8 +72,8 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in kinds and " " in token.string:
-            prose = functools.reduce(lambda text, part: text.replace(part, ""), DATA, token.string)
-            yield from enumerate(re.sub(r"\{[^{}]*\}", "{}", prose).splitlines(), token.start[0])
+            rest = functools.reduce(lambda text, part: text.replace(part, ""), DATA, token.string)
+            yield from enumerate(re.sub(r"\{[^{}]*\}", "{}", rest).splitlines(), token.start[0])
 
 
 @functools.cache

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from handdata.errors import UserError
 from handtrain.bench.bench import Turn, bench, summary
@@ -14,15 +13,15 @@ from handtrain.run.flops import Work
 def test_bench_compares_presets_with_the_plain_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = Bench(model="tiny", presets=("fast",), steps=20, warmup=1, device="cpu", json=tmp_path / "bench.json")
     assert command() == 0
-    printed, found = capsys.readouterr().out, json.loads((tmp_path / "bench.json").read_text())
+    printed, figures = capsys.readouterr().out, json.loads((tmp_path / "bench.json").read_text())
     assert printed.startswith("|  | Stage II images/s | MFU | peak MiB | Stage III images/s |")
     assert "| preset fast |" in printed and "extrapolated" in printed
-    assert list(found["contenders"]) == [
+    assert list(figures["contenders"]) == [
         "plain loop, without checkpointing", "plain loop, with checkpointing", "preset fast",
     ]  # fmt: skip
-    fast = found["contenders"]["preset fast"]
+    fast = figures["contenders"]["preset fast"]
     assert (fast["stage2"]["timed_images"], fast["stage3"]["timed_images"]) == (320, 320)
-    assert found["contenders"]["plain loop, with checkpointing"]["stage3"]["timed_images"] == 20
+    assert figures["contenders"]["plain loop, with checkpointing"]["stage3"]["timed_images"] == 20
 
 
 def test_steps_that_do_not_fill_turns_are_one_sentence() -> None:
@@ -35,8 +34,7 @@ def test_one_gesture_is_ten_steps_of_stage_2_and_twenty_of_stage_3() -> None:
         "plain": {2: [Turn(1, 1.0, 0)], 3: [Turn(1, 2.0, 0)]},
         "ours": {2: [Turn(4, 1.0, 0)], 3: [Turn(2, 2.0, 0)]},
     }
-    found = summary(turns, Work(10, 20, 0), peak=100.0, images=100)
-    assert found["plain"]["gesture_seconds"] == 100 * (10 * 1.0 + 20 * 2.0)
-    assert found["ours"]["ratio"] == pytest.approx(5000 / (1000 / 4 + 2000))
-    assert found["ours"]["stage3"]["mfu"] == pytest.approx(1.0 * 20 / 100)
-    assert torch.isfinite(torch.tensor(found["ours"]["ratio"]))
+    figures = summary(turns, Work(10, 20, 0), peak=100.0, images=100)
+    assert figures["plain"]["gesture_seconds"] == 100 * (10 * 1.0 + 20 * 2.0)
+    assert figures["ours"]["ratio"] == pytest.approx(5000 / (1000 / 4 + 2000))
+    assert figures["ours"]["stage3"]["mfu"] == pytest.approx(1.0 * 20 / 100)

@@ -6,8 +6,8 @@ from handtrain.evaluation import bootstrap, metrics
 TRIALS, DRAWS = 120, 60
 
 
-def coverage(found: list[tuple[float, float]], truth: float) -> float:
-    return float(np.mean([low <= truth <= high for low, high in found]))
+def coverage(intervals: list[tuple[float, float]], truth: float) -> float:
+    return float(np.mean([low <= truth <= high for low, high in intervals]))
 
 
 def samples(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -16,36 +16,36 @@ def samples(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(n, 3)), rng.normal(size=(n, 3)) * 1.5 + 0.5
 
 
-def test_the_interval_of_a_frechet_distance_covers_the_truth_about_as_often_as_it_says():
-    found = []
+def test_the_interval_of_a_frechet_distance_covers_the_truth_in_about_95_percent():
+    intervals = []
     for trial in range(TRIALS):
         x, y = samples(300, trial)
         draws = [bootstrap.draws(300, DRAWS, 2 * trial + side) for side in (0, 1)]
         replicates = np.array([metrics.frechet_distance(x, y, *pair) for pair in zip(*draws, strict=True)])
-        found.append(bootstrap.around(metrics.frechet_distance(x, y), replicates))
-    assert 0.88 <= coverage(found, 1.5) <= 1.0  # 95 % of 120 trials, give or take 3 standard errors
+        intervals.append(bootstrap.around(metrics.frechet_distance(x, y), replicates))
+    assert 0.88 <= coverage(intervals, 1.5) <= 1.0  # 95 % of 120 trials, give or take 3 standard errors
 
 
-def test_the_interval_of_a_kid_covers_the_truth_about_as_often_as_it_says():
+def test_the_interval_of_a_kid_covers_the_truth_in_about_95_percent():
     rng = np.random.default_rng(0)
     big = [np.concatenate([samples(1000, 10_000 + seed)[side] for seed in range(4)]) for side in (0, 1)]
     truth = metrics.mmd(big[0], big[1], biased=False)
-    found = []
+    intervals = []
     for trial in range(TRIALS):
         x, y = samples(150, trial)
         draws = [bootstrap.draws(150, DRAWS, int(rng.integers(1 << 30))) for _ in (0, 1)]
         replicates = metrics.mmd_draws(x, y, *draws, biased=False)
-        found.append(bootstrap.around(metrics.mmd(x, y, biased=False), replicates))
-    assert 0.87 <= coverage(found, truth) <= 1.0
+        intervals.append(bootstrap.around(metrics.mmd(x, y, biased=False), replicates))
+    assert 0.87 <= coverage(intervals, truth) <= 1.0
 
 
-def test_the_interval_of_a_share_covers_the_truth_about_as_often_as_it_says():
-    found = []
+def test_the_interval_of_a_share_covers_the_truth_in_about_95_percent():
+    intervals = []
     for trial in range(TRIALS):
         hits = np.random.default_rng(trial).random(200) < 0.7
         weights = bootstrap.draws(200, 400, trial)
-        found.append(bootstrap.percentiles(bootstrap.ratio_draws(hits, np.ones(200), weights)))
-    assert 0.88 <= coverage(found, 0.7) <= 1.0
+        intervals.append(bootstrap.percentiles(bootstrap.ratio_draws(hits, np.ones(200), weights)))
+    assert 0.88 <= coverage(intervals, 0.7) <= 1.0
 
 
 def test_a_paired_interval_is_narrower_than_two_independent_ones():
@@ -66,13 +66,13 @@ def test_a_paired_interval_is_narrower_than_two_independent_ones():
 
 
 def test_a_draw_holds_as_many_images_as_there_are_and_is_a_function_of_its_seed():
-    one = bootstrap.draws(50, 20, seed=1)
-    assert (one.sum(axis=1) == 50).all()
-    assert np.array_equal(one, bootstrap.draws(50, 20, seed=1))
-    assert not np.array_equal(one, bootstrap.draws(50, 20, seed=2))
+    draws = bootstrap.draws(50, 20, seed=1)
+    assert (draws.sum(axis=1) == 50).all()
+    assert np.array_equal(draws, bootstrap.draws(50, 20, seed=1))
+    assert not np.array_equal(draws, bootstrap.draws(50, 20, seed=2))
 
 
-def test_the_estimate_lies_inside_its_interval_although_the_bootstrap_mean_lies_above():
+def test_an_interval_holds_the_estimate_although_the_bootstrap_mean_is_above_it():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 40)), rng.normal(size=(60, 40))
     value = metrics.frechet_distance(x, y)
@@ -83,8 +83,8 @@ def test_the_estimate_lies_inside_its_interval_although_the_bootstrap_mean_lies_
     assert low < value < high
 
 
-def test_a_draw_without_any_hand_counts_for_nothing():
+def test_a_draw_without_any_hand_is_ignored():
     weights = np.array([[2, 0], [0, 2], [1, 1]])
-    found = bootstrap.ratio_draws(np.array([0.9, 0.0]), np.array([1, 0]), weights)
-    assert np.isnan(found[1]) and found[[0, 2]] == pytest.approx([0.9, 0.9])
-    assert bootstrap.percentiles(found) == pytest.approx((0.9, 0.9))
+    means = bootstrap.ratio_draws(np.array([0.9, 0.0]), np.array([1, 0]), weights)
+    assert np.isnan(means[1]) and means[[0, 2]] == pytest.approx([0.9, 0.9])
+    assert bootstrap.percentiles(means) == pytest.approx((0.9, 0.9))

@@ -47,7 +47,7 @@ def squares(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def blurred(squares, tmp_path_factory) -> Path:
-    """The same with every hand blurred out, so far that two of nine are still found."""
+    """The same with blurred hands, of which two of nine are still detected."""
     landmarker()
     folder = tmp_path_factory.mktemp("blurred")
     with hands.hand_finder(hands.DETECTION) as finder:
@@ -69,7 +69,7 @@ def scores_of(real: Path, fake: Path, tmp_path: Path, **changes: Any) -> Scores:
 
 def test_blurred_hands_score_worse_on_every_hand_metric(fid_weights, squares, blurred, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating.metrics, "LEAST_HANDS", 2)
-    points = [hand for file in [squares] for hand in _normalised(file)]
+    points = _normalised(squares)
     judge = evaluating.metrics.GestureJudge(np.array(points), np.array(["palm"] * len(points)), 10.0)
     monkeypatch.setattr(evaluating, "_judge", lambda *_: judge)
     scores = scores_of(squares, squares, tmp_path, base=blurred, inception_fid=fid_weights, bootstrap=3)
@@ -82,8 +82,8 @@ def test_blurred_hands_score_worse_on_every_hand_metric(fid_weights, squares, bl
 
 def _normalised(folder: Path) -> list[np.ndarray]:
     with hands.hand_finder(hands.DETECTION) as finder:
-        found = [hands.find(finder, np.asarray(Image.open(file))) for file in sorted(folder.iterdir())]
-    return [normalised(hand).ravel() for of_image in found for hand in of_image]
+        detected = [hands.find(finder, np.asarray(Image.open(file))) for file in sorted(folder.iterdir())]
+    return [normalised(hand).ravel() for of_image in detected for hand in of_image]
 
 
 def test_both_variants_are_computed_with_everything_that_explains_them(fid_weights, squares, tmp_path):
@@ -93,22 +93,22 @@ def test_both_variants_are_computed_with_everything_that_explains_them(fid_weigh
         "inception_fid": fid_weights,
         "inception_torchvision": write_inception_torchvision(tmp_path / "torchvision.pth"),
     }
-    found = scores_of(real, fake, tmp_path, variants="both", bootstrap=8, **files).record
-    assert found["metrics"]["FID-H"]["reference"].get("unit", "images with hands") == "images with hands"
+    record = scores_of(real, fake, tmp_path, variants="both", bootstrap=8, **files).record
+    assert record["metrics"]["FID-H"]["reference"].get("unit", "images with hands") == "images with hands"
     for name in ("FID", "KID", "KID-H", "HAND-CONF", "hand-found rate"):
         for variant in ("standard", "reference"):
-            entry = found["metrics"][name][variant]
+            entry = record["metrics"][name][variant]
             assert entry["fake"]["low"] <= entry["fake"]["value"] <= entry["fake"]["high"], (name, variant, entry)
-    assert found["metrics"]["FID"]["standard"]["n"] == {"real": 4, "fake": 3}
-    assert found["metrics"]["FID"]["standard"]["fake"]["bias"] >= 0
-    assert found["metrics"]["KID"]["standard"]["fake"]["subset"] == 3
-    biased, unbiased = (found["metrics"]["KID"][name]["fake"]["value"] for name in ("reference", "standard"))
+    assert record["metrics"]["FID"]["standard"]["n"] == {"real": 4, "fake": 3}
+    assert record["metrics"]["FID"]["standard"]["fake"]["bias"] >= 0
+    assert record["metrics"]["KID"]["standard"]["fake"]["subset"] == 3
+    biased, unbiased = (record["metrics"]["KID"][name]["fake"]["value"] for name in ("reference", "standard"))
     assert biased > unbiased
-    assert found["weights"]["inception-fid"] == features.sha256_of(files["inception_fid"])
-    assert set(found["weights"]) == {"inception-fid", "inception-torchvision", "hand-landmarker"}
-    assert found["preparation"] == "short side to 256 px (bilinear, antialiased), center crop to 256 x 256"
-    assert found["hands"]["detection"] == {"standard": 0.5, "reference": 0.0, "crops": 0.5}
-    assert found["metrics"]["CLIP score"]["standard"] == {"not_computed": "--clip none"}
+    assert record["weights"]["inception-fid"] == features.sha256_of(files["inception_fid"])
+    assert set(record["weights"]) == {"inception-fid", "inception-torchvision", "hand-landmarker"}
+    assert record["preparation"] == "short side to 256 px (bilinear, antialiased), center crop to 256 x 256"
+    assert record["hands"]["detection"] == {"standard": 0.5, "reference": 0.0, "crops": 0.5}
+    assert record["metrics"]["CLIP score"]["standard"] == {"not_computed": "--clip none"}
 
 
 def _subset(folder: Path, target: Path, count: int) -> Path:
@@ -123,31 +123,31 @@ def test_a_metric_without_weights_is_not_computed_and_the_others_are(squares, tm
     empty.mkdir()
     shutil.copy(landmarker(), empty)
     monkeypatch.setenv("HAND1000_CACHE", str(empty))
-    found = scores_of(squares, squares, tmp_path).record["metrics"]
-    assert "handdata assets inception-fid" in found["FID"]["standard"]["not_computed"]
-    assert "handdata assets inception-fid" in found["KID-H"]["standard"]["not_computed"]
-    assert found["HAND-CONF"]["standard"]["fake"]["value"] > 0.9
+    entries = scores_of(squares, squares, tmp_path).record["metrics"]
+    assert "handdata assets inception-fid" in entries["FID"]["standard"]["not_computed"]
+    assert "handdata assets inception-fid" in entries["KID-H"]["standard"]["not_computed"]
+    assert entries["HAND-CONF"]["standard"]["fake"]["value"] > 0.9
     (empty / "hand_landmarker.task").unlink()
-    found = scores_of(squares, squares, tmp_path).record["metrics"]
-    assert "handdata assets hand-landmarker" in found["HAND-CONF"]["standard"]["not_computed"]
-    assert "handdata assets hand-landmarker" in found["gesture accuracy"]["standard"]["not_computed"]
+    entries = scores_of(squares, squares, tmp_path).record["metrics"]
+    assert "handdata assets hand-landmarker" in entries["HAND-CONF"]["standard"]["not_computed"]
+    assert "handdata assets hand-landmarker" in entries["gesture accuracy"]["standard"]["not_computed"]
 
 
 def test_a_set_compared_with_itself_is_at_distance_zero(fid_weights, squares, tmp_path):
     real = _subset(squares, tmp_path / "real", 4)
-    found = scores_of(real, real, tmp_path, inception_fid=fid_weights, bootstrap=2).record["metrics"]
-    assert found["FID"]["standard"]["fake"]["value"] == pytest.approx(0, abs=1e-6)
-    assert found["FID-H"]["standard"]["fake"]["value"] == pytest.approx(0, abs=1e-6)
-    assert found["KID"]["standard"]["fake"]["value"] <= 0  # unbiased: the pairs of an image with itself are left out
+    entries = scores_of(real, real, tmp_path, inception_fid=fid_weights, bootstrap=2).record["metrics"]
+    assert entries["FID"]["standard"]["fake"]["value"] == pytest.approx(0, abs=1e-6)
+    assert entries["FID-H"]["standard"]["fake"]["value"] == pytest.approx(0, abs=1e-6)
+    assert entries["KID"]["standard"]["fake"]["value"] <= 0  # unbiased: the pairs of an image with itself are left out
 
 
 def test_one_image_is_a_reason_and_not_a_number(fid_weights, squares, tmp_path):
     one = _subset(squares, tmp_path / "one", 1)
     real = _subset(squares, tmp_path / "real", 2)
-    found = scores_of(real, one, tmp_path, inception_fid=fid_weights).record["metrics"]
-    assert found["FID"]["standard"] == {"not_computed": "1 images on the fake side: a spread needs two"}
-    assert found["hand-found rate"]["standard"]["n"]["fake"] == 1
-    assert found["landmark distance"]["standard"]["not_computed"].endswith("fewer than 200")
+    entries = scores_of(real, one, tmp_path, inception_fid=fid_weights).record["metrics"]
+    assert entries["FID"]["standard"] == {"not_computed": "1 images on the fake side: a spread needs two"}
+    assert entries["hand-found rate"]["standard"]["n"]["fake"] == 1
+    assert entries["landmark distance"]["standard"]["not_computed"].endswith("fewer than 200")
 
 
 def test_the_command_prints_a_table_and_writes_the_same_as_json(squares, tmp_path, capsys):
@@ -161,13 +161,13 @@ def test_the_command_prints_a_table_and_writes_the_same_as_json(squares, tmp_pat
     lines = [json.loads(line) for line in details.read_text().splitlines()]
     assert [line["image"] for line in lines if line["side"] == "fake"] == ["00.png", "01.png", "02.png"]
     assert sum(line["side"] == "real" for line in lines) == 9
-    found = [hand for line in lines if line["side"] == "fake" for hand in line["hands"]]
-    assert len(found) == written["metrics"]["HAND-CONF"]["standard"]["n"]["fake"]
-    assert np.mean([hand["confidence"] for hand in found]) == pytest.approx(
+    fake_hands = [hand for line in lines if line["side"] == "fake" for hand in line["hands"]]
+    assert len(fake_hands) == written["metrics"]["HAND-CONF"]["standard"]["n"]["fake"]
+    assert np.mean([hand["confidence"] for hand in fake_hands]) == pytest.approx(
         written["metrics"]["HAND-CONF"]["standard"]["fake"]["value"], abs=1e-4
     )
-    assert {hand["gesture"] for hand in found} == {None}  # no training hands were named
-    assert np.shape(found[0]["landmarks"]) == (21, 3)
+    assert {hand["gesture"] for hand in fake_hands} == {None}  # no --landmarks, so no gesture is known
+    assert np.shape(fake_hands[0]["landmarks"]) == (21, 3)
     assert "hand-found rate" in printed and "fake: 1 left out: cannot be decoded (broken.png)" in printed
     assert written["fake"]["excluded"] == {"cannot be decoded": ["broken.png"]}
     assert written["fake"]["sha256"] == folder_set(fake, "--fake").fingerprint()
@@ -202,7 +202,7 @@ def test_an_unknown_option_is_an_error_that_names_the_nearest(squares):
 
 
 def test_the_forward_pass_is_five_of_our_functions_below_evaluate(fid_weights, squares, tmp_path):
-    """evaluate, extract, rows of a shard, Network.__call__, run: the chain that a reader follows."""
+    """The chain is evaluate, extract, the rows of a shard, Network.__call__, run."""
     chains = set()
 
     def forward(*_: Any) -> None:

@@ -84,8 +84,8 @@ def test_torchvisions_features_are_those_of_the_released_code(torchvision_weight
     with torch.no_grad():
         expected = model.eval()(transforms.Compose(steps)(Image.fromarray(pixels))[None])[0].numpy()
     network = features.inception_torchvision(torchvision_weights, CPU)
-    found = network([hands.fitted(pixels)])[0]
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    features_of_image = network([hands.fitted(pixels)])[0]
+    assert np.abs(features_of_image - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_batch_size_changes_features_by_rounding_only(fid_weights, monkeypatch):
@@ -187,6 +187,6 @@ def test_the_clip_score_is_the_models_own_cosine(clip_model, tmp_path):
     assert not len(features.clip_cosines(clip, rows, [members[0], replace(members[1], text=None)]).values)
 
 
-def test_a_clip_model_that_is_not_to_be_had_is_an_error_with_a_name(tmp_path):
+def test_a_missing_clip_model_is_named(tmp_path):
     with pytest.raises(Unfinished, match="nowhere/clip@main is not in the cache and the Hub cannot be reached"):
         Clip("hf:nowhere/clip", "cpu")

@@ -1,4 +1,4 @@
-"""Which hands teach what a gesture is: those in the annotated boxes, as seen in images of the generated ones' size."""
+"""Known hands of a gesture: those in the annotated boxes, detected in images of the size of the generated ones."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +8,7 @@ import pytest
 
 from handdata.huggingface import HubName
 from handtrain.data.dataset import load, row_window
-from handtrain.evaluation import features, metrics
-from handtrain.evaluation import gesture_judge as known
+from handtrain.evaluation import features, gesture_judge, hands, metrics
 from handtrain.evaluation.gesture_judge import named
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import Preparation, dataset_set
@@ -17,7 +16,7 @@ from handtrain.tensor_cache import TensorCache
 
 
 class Finder:
-    """Finds a hand in the left upper corner, and one wherever pixels are bright: where the drawn box is."""
+    """Finds a hand in the left upper corner and another at the bright pixels, where the drawn box is."""
 
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
@@ -42,11 +41,11 @@ class Finder:
 
 @pytest.fixture
 def finder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Finder:
-    one = Finder()
-    monkeypatch.setattr(known.hands, "hand_finder", lambda detection: one)
+    fake = Finder()
+    monkeypatch.setattr(gesture_judge.hands, "hand_finder", lambda detection: fake)
     (tmp_path / "model").write_bytes(b"a landmarker")
-    monkeypatch.setattr(known.assets, "path", lambda name: tmp_path / "model")
-    return one
+    monkeypatch.setattr(gesture_judge.assets, "path", lambda name: tmp_path / "model")
+    return fake
 
 
 @pytest.mark.parametrize("crop", ["center", "hand"])
@@ -54,19 +53,19 @@ def test_the_hand_in_the_annotated_box_is_taken_from_the_prepared_image(
     dataset: Path, finder: Finder, tmp_path: Path, crop: str
 ) -> None:
     cache = TensorCache(tmp_path / "cache")
-    found = known.known_hands(dataset, Preparation(10, crop), cache, "--real")
+    known = gesture_judge.known_hands(dataset, Preparation(10, crop), cache, "--real")
     rows = load(dataset, "call").rows
-    assert list(found) == ["call"]
+    assert list(known) == ["call"]
     assert [image.shape for image in finder.seen] == [(10, 10, 3)] * len(rows)
     inside = [row for row in rows if row.box and _overlaps(row_window(row, 10, crop).box(row.box))]
-    assert len(found["call"]) == len(inside) > 0
-    assert all(hand.landmarks[0, 2] == 0.25 and not hand.left_hand for hand in found["call"])  # never the corner's
-    assert {(hand.width, hand.height) for hand in found["call"]} == {(10, 10)}
-    again = known.known_hands(dataset, Preparation(10, crop), cache, "--real")
-    assert len(finder.seen) == len(rows)  # nothing is looked at twice
-    assert np.array_equal(again["call"][0].landmarks, found["call"][0].landmarks)
-    known.known_hands(dataset, Preparation(12, crop), cache, "--real")
-    assert len(finder.seen) == 2 * len(rows)  # another size is another look
+    assert len(known["call"]) == len(inside) > 0
+    assert all(hand.landmarks[0, 2] == 0.25 and not hand.left_hand for hand in known["call"])  # never the corner's
+    assert {(hand.width, hand.height) for hand in known["call"]} == {(10, 10)}
+    again = gesture_judge.known_hands(dataset, Preparation(10, crop), cache, "--real")
+    assert len(finder.seen) == len(rows)  # no image is searched twice
+    assert np.array_equal(again["call"][0].landmarks, known["call"][0].landmarks)
+    gesture_judge.known_hands(dataset, Preparation(12, crop), cache, "--real")
+    assert len(finder.seen) == 2 * len(rows)  # another size needs another search
 
 
 def _overlaps(box: tuple[float, ...]) -> bool:
@@ -74,9 +73,9 @@ def _overlaps(box: tuple[float, ...]) -> bool:
 
 
 def test_images_as_they_are_keep_their_boxes(dataset: Path, finder: Finder, tmp_path: Path) -> None:
-    found = known.known_hands(dataset, Preparation(0, "center"), TensorCache(tmp_path / "cache"), "--real")
+    known = gesture_judge.known_hands(dataset, Preparation(0, "center"), TensorCache(tmp_path / "cache"), "--real")
     assert {image.shape for image in finder.seen} == {(20, 28, 3)}
-    assert len(found["call"]) == 5
+    assert len(known["call"]) == 5
 
 
 def _hands(count: int, bend: float) -> list[Hand]:
@@ -85,38 +84,38 @@ def _hands(count: int, bend: float) -> list[Hand]:
     return [Hand(points + rng.normal(0, 0.005, (21, 3)), False, 0.9, 64, 64) for _ in range(count)]
 
 
-def test_known_hands_tell_gestures_apart() -> None:
-    judge = known.gesture_judge({"call": _hands(20, 0.0), "ok": _hands(20, 1.0)}, "ok")
+def test_known_hands_distinguish_gestures() -> None:
+    judge = gesture_judge.gesture_judge({"call": _hands(20, 0.0), "ok": _hands(20, 1.0)}, "ok")
     assert isinstance(judge, metrics.GestureJudge)
     assert [named(_hands(2, bend), judge) for bend in (0.0, 1.0, 9.0)] == [["call"] * 2, ["ok"] * 2, ["none"] * 2]
 
 
 @pytest.mark.parametrize(("count", "gesture"), [(20, "palm"), (2, "call")])
 def test_too_few_hands_are_a_reason(count: int, gesture: str) -> None:
-    reason = known.gesture_judge({"call": _hands(count, 0.0)}, gesture)
+    reason = gesture_judge.gesture_judge({"call": _hands(count, 0.0)}, gesture)
     assert isinstance(reason, str)
     assert gesture in reason
 
 
 def test_hands_found_before_serve_an_evaluation_too(dataset: Path, finder: Finder, tmp_path: Path) -> None:
     cache, prepare = TensorCache(tmp_path / "cache"), Preparation(10, "center")
-    known.known_hands(dataset, prepare, cache, "--real")
+    gesture_judge.known_hands(dataset, prepare, cache, "--real")
     sha256 = features.sha256_of(tmp_path / "model")
     real = dataset_set(load(dataset, "call"), "train", "--real")
-    rows = features.extract(real, prepare, features.hand_extractor(finder, known.hands.DETECTION, sha256), cache)
-    assert rows.images == len(finder.seen) == 5  # nothing was looked at twice
+    rows = features.extract(real, prepare, features.hand_extractor(finder, hands.DETECTION, sha256), cache)
+    assert rows.images == len(finder.seen) == 5  # no image was searched twice
     features.extract(real, prepare, features.hand_extractor(finder, 0.0, sha256), cache)
-    assert len(finder.seen) == 10  # another confidence is another look
+    assert len(finder.seen) == 10  # another confidence needs another search
 
 
 def test_a_branch_is_resolved_once_for_all_gestures(dataset: Path, finder: Finder, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    asked: list[HubName] = []
+    resolved: list[HubName] = []
     commit = HubName("someone/hands", "a" * 40)
-    monkeypatch.setattr(known, "at_commit", lambda place, *_: asked.append(place) or commit)
-    monkeypatch.setattr(known, "_gestures", lambda place: ["call"] * (place == commit))
-    monkeypatch.setattr(known, "load", lambda place, *_, **__: load(dataset, "call") if place == commit else None)
+    monkeypatch.setattr(gesture_judge, "at_commit", lambda place, *_: resolved.append(place) or commit)
+    monkeypatch.setattr(gesture_judge, "_gestures", lambda place: ["call"] * (place == commit))
+    monkeypatch.setattr(gesture_judge, "load", lambda place, *_, **__: place == commit and load(dataset, "call"))
     branch = HubName("someone/hands", "main")
-    known.known_hands(branch, Preparation(10, "center"), TensorCache(tmp_path / "cache"), "--real")
-    assert asked == [branch]
+    gesture_judge.known_hands(branch, Preparation(10, "center"), TensorCache(tmp_path / "cache"), "--real")
+    assert resolved == [branch]
     assert len(finder.seen) == 5

@@ -22,7 +22,7 @@ def landmarker() -> Path:
 
 def photographs() -> list[Path]:
     if not PHOTOS.is_dir():
-        pytest.skip("no shared photographs beside this checkout")
+        pytest.skip("no shared photographs next to this checkout")
     return sorted(PHOTOS.rglob("*.jpg"))
 
 
@@ -34,7 +34,7 @@ def hand(left: float, top: float, side: float, width: int = 100, height: int = 8
 
 
 def gradient(width: int = 100, height: int = 80) -> np.ndarray:
-    """Red grows with x, green with y: a crop's colours say where it was cut."""
+    """Red grows with x, green with y: a crop's colours show its place."""
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     return np.stack([x, y, np.zeros_like(x)], axis=2).astype(np.uint8)
 
@@ -57,7 +57,7 @@ def test_a_crop_at_the_border_is_moved_inside_and_keeps_its_side():
 
 
 def test_the_released_crop_is_the_box_around_all_hands_without_margin():
-    both = [hand(10, 20, 10), hand(60, 20, 10)]  # a box of 60 x 10 pixels, of which the centre square is kept
+    both = [hand(10, 20, 10), hand(60, 20, 10)]  # a box of 60 x 10 pixels, of which the central square is kept
     assert place(hands.box_crops(gradient(), [both])[0]) == pytest.approx([35, 20, 45, 30], abs=1.5)
 
 
@@ -69,7 +69,7 @@ def test_a_hand_outside_the_image_gives_no_released_crop():
     "detection", [hands.DETECTION, pytest.param(hands.DETECTION_REFERENCE, marks=pytest.mark.slow)]
 )  # at 0 MediaPipe looks at every candidate: half a second an image
 def test_confidence_and_found_rate_on_photographs_are_mediapipes(detection):
-    """The ten-line loop that anyone would write, at both thresholds."""
+    """A plain loop over MediaPipe returns the same, at both thresholds."""
     import cv2
     import mediapipe as mp
     from mediapipe.tasks import python as tasks
@@ -92,7 +92,7 @@ def test_confidence_and_found_rate_on_photographs_are_mediapipes(detection):
             found += bool(answer.handedness)
     with hands.hand_finder(detection) as finder:
         ours = [hands.find(finder, np.asarray(Image.open(file).convert("RGB"))) for file in files]
-    assert [one.score for of_image in ours for one in of_image] == scores
+    assert [hand.score for of_image in ours for hand in of_image] == scores
     assert sum(map(bool, ours)) == found
 
 
@@ -101,7 +101,7 @@ def test_a_small_photograph_is_searched_enlarged_and_its_landmarks_stay_fraction
     with hands.hand_finder(hands.DETECTION) as finder:
         image = Image.open(next(file for file in photographs() if file.parent.name == "palm")).convert("RGB")
         small = image.resize((image.width // 4, image.height // 4), Image.Resampling.LANCZOS)
-        large_hands, small_hands = (hands.find(finder, np.asarray(one)) for one in (image, small))
+        large_hands, small_hands = (hands.find(finder, np.asarray(photograph)) for photograph in (image, small))
     assert small_hands and (small_hands[0].width, small_hands[0].height) == small.size
     assert np.abs(small_hands[0].landmarks[:, :2] - large_hands[0].landmarks[:, :2]).max() < 0.1
 

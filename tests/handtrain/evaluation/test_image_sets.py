@@ -32,7 +32,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def names(images) -> list[str]:
-    return [one.name for one in images.members]
+    return [member.name for member in images.members]
 
 
 @pytest.mark.parametrize("content", [{}, {"notes.txt": b"no image"}])
@@ -75,15 +75,15 @@ def test_images_without_a_partner_are_left_out_of_both_sets(tmp_path):
         partners(one, folder_set(write(tmp_path / "third", {"x.png": png()}), "--base"))
 
 
-def test_black_images_are_known_and_stay(tmp_path):
+def test_black_images_are_marked_and_kept(tmp_path):
     images = folder_set(write(tmp_path, {"a.png": png(colour="black"), "b.png": png()}), "--fake")
-    assert [one.black for one in images.members] == [True, False]
+    assert [member.black for member in images.members] == [True, False]
 
 
-def test_prompts_come_from_what_generate_wrote(tmp_path):
+def test_prompts_are_read_from_generation_jsonl(tmp_path):
     write(tmp_path, {"a.png": png(), "b.png": png()})
     (tmp_path / "generation.jsonl").write_text(json.dumps({"file": "b.png", "prompt": "a hand"}) + "\n")
-    assert [one.text for one in folder_set(tmp_path, "--fake").members] == [None, "a hand"]
+    assert [member.text for member in folder_set(tmp_path, "--fake").members] == [None, "a hand"]
 
 
 def test_orientation_is_applied(tmp_path):

@@ -72,7 +72,7 @@ def test_frechet_distance_is_symmetric_and_zero_to_itself(n, m, d):
     assert metrics.frechet_distance(x, x[::-1]) == pytest.approx(0, abs=1e-9)
 
 
-def test_a_column_that_never_varies_is_no_obstacle():
+def test_a_column_that_never_varies_changes_nothing():
     x, y = gaussian(50, 5, 1), gaussian(60, 5, 2)
     still = np.ones((60, 1))
     with_column = metrics.frechet_distance(np.hstack([x, still[:50]]), np.hstack([y, still]))
@@ -129,13 +129,13 @@ def test_unbiased_kid_of_one_distribution_is_zero_on_average_and_biased_is_not()
 
 def test_the_spread_is_zero_where_a_subset_is_the_whole_set():
     x, y = gaussian(50, 4, 1), gaussian(50, 4, 2)
-    found = metrics.kid(x, y)
-    assert (found.spread, found.subset) == (0.0, 50)
-    assert found.value == pytest.approx(metrics.mmd(x, y, biased=False))
+    kid = metrics.kid(x, y)
+    assert (kid.spread, kid.subset) == (0.0, 50)
+    assert kid.value == pytest.approx(metrics.mmd(x, y, biased=False))
     assert metrics.kid(x, gaussian(60, 4, 3)).spread > 0
 
 
-def test_the_bias_of_a_small_set_is_what_extrapolation_says():
+def test_the_bias_of_a_small_set_is_its_distance_at_truth_zero():
     """Truth by simulation: the mean distance of two samples of one Gaussian, whose own distance is 0."""
     pairs = [(gaussian(200, 8, seed), gaussian(200, 8, 5000 + seed)) for seed in range(30)]
     distance = np.mean([metrics.frechet_distance(*pair) for pair in pairs])
@@ -143,15 +143,15 @@ def test_the_bias_of_a_small_set_is_what_extrapolation_says():
     assert bias == pytest.approx(distance, rel=0.2)
 
 
-def test_a_real_set_and_a_fake_set_may_not_be_exchanged_unnoticed():
-    """Bias, KID and FID are symmetric; what is reported by side is not: the number of rows."""
+def test_kid_notices_an_exchange_of_real_and_fake():
+    """FID and its bias are symmetric; KID draws its subsets from the real side first."""
     x, y = gaussian(50, 4, 1), gaussian(20, 4, 2)
     assert metrics.kid(x, y).subset == metrics.kid(y, x).subset == 20
     assert metrics.kid(x, y).value != metrics.kid(y, x).value  # the subsets are drawn first from the real side
 
 
 def flat_hand() -> np.ndarray:
-    """A hand with straight fingers, all parallel, above their knuckles; the wrist far below."""
+    """A hand with straight fingers, all parallel, above their knuckles; the wrist 100 units below."""
     points = np.zeros((21, 3))
     for number, finger in enumerate(metrics._FINGERS):
         for joint, index in enumerate(finger):
@@ -180,31 +180,31 @@ def test_joint_angles_do_not_change_when_a_hand_moves_turns_or_grows():
 
 def judge() -> tuple[metrics.GestureJudge, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    centres = {"call": 0.0, "palm": 3.0}
-    hands = np.concatenate([rng.normal(centre, 0.1, size=(300, 63)) for centre in centres.values()])
-    names = np.repeat(list(centres), 300)
+    centers = {"call": 0.0, "palm": 3.0}
+    hands = np.concatenate([rng.normal(center, 0.1, size=(300, 63)) for center in centers.values()])
+    names = np.repeat(list(centers), 300)
     return metrics.GestureJudge.fit(hands, names), hands, names
 
 
 def test_hands_near_a_gesture_get_its_name_and_far_ones_none():
     rng = np.random.default_rng(9)
-    found, _, _ = judge()
+    fitted, _, _ = judge()
     hands = np.concatenate(
         [rng.normal(0, 0.1, (100, 63)), rng.normal(3, 0.1, (100, 63)), rng.normal(1.5, 0.1, (50, 63))]
     )
-    names = found.name(hands)
+    names = fitted.name(hands)
     assert (names[:100] == "call").mean() > 0.85
     assert (names[100:200] == "palm").mean() > 0.85
     assert set(names[200:]) == {metrics.NONE}
-    assert len(found.name(np.empty((0, 63)))) == 0
+    assert len(fitted.name(np.empty((0, 63)))) == 0
 
 
-def test_five_in_a_hundred_of_the_known_hands_lie_beyond_the_threshold():
-    found, hands, _ = judge()
+def test_five_in_a_hundred_of_the_known_hands_are_beyond_the_threshold():
+    fitted, hands, _ = judge()
     distances = np.sqrt(((hands[:, None] - hands[None]) ** 2).sum(axis=2))
     np.fill_diagonal(distances, np.inf)
     own = np.sort(distances, axis=1)[:, :5].mean(axis=1)
-    assert (own > found.threshold).mean() == pytest.approx(0.05, abs=0.002)
+    assert (own > fitted.threshold).mean() == pytest.approx(0.05, abs=0.002)
 
 
 def test_a_tie_of_neighbours_goes_to_the_nearest():

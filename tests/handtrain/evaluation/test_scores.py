@@ -45,7 +45,7 @@ def test_scores_are_a_mapping_of_names_and_another_variant_has_its_own_key():
         scores["gesture accuracy", "reference"]
 
 
-def test_the_table_has_a_line_per_metric_and_says_what_was_left_out(tmp_path):
+def test_the_table_has_a_line_per_metric_and_names_excluded_images(tmp_path):
     lines = str(Scores(RECORD)).splitlines()
     assert lines[1].split() == ["FID", "standard", "not", "computed:", "no", "weights"]
     assert lines[3].startswith("gesture accuracy   standard") and "[0.33, 0.58]   20, 40 images" in lines[3]

@@ -33,7 +33,7 @@ def make(model: Path, out: Path, **changes) -> Path:
     return generate(model, out=out, **{"options": QUICK, "device": "cpu", **changes})
 
 
-def test_an_image_does_not_depend_on_the_batch_it_is_made_in(model, tmp_path):
+def test_an_image_does_not_depend_on_its_batch(model, tmp_path):
     prompts = prompts_file(tmp_path)
     for batch in (1, 4):
         make(model, tmp_path / str(batch), prompts=prompts, seeds=(0, 7), batch=batch)
@@ -62,7 +62,7 @@ def test_two_and_three_processes_make_the_images_of_one(model, tmp_path):
         assert (tmp_path / count / "generation.jsonl").read_text() == record
 
 
-def test_a_killed_run_continues_with_what_is_missing_to_the_same_images(model, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_with_the_missing_images_and_ends_with_the_same_ones(model, tmp_path, monkeypatch):
     prompts, out = prompts_file(tmp_path), tmp_path / "out"
     make(model, out, prompts=prompts)
     before, times = pixels(out), {file.name: file.stat().st_mtime_ns for file in out.glob("*.png")}
@@ -93,7 +93,7 @@ def test_a_folder_with_other_settings_is_refused_naming_the_difference(model, tm
         make(model, tmp_path / "out", prompt="one", guidance=5.0)
 
 
-def test_a_png_and_the_list_say_how_an_image_was_made(model, tmp_path):
+def test_a_png_and_the_list_record_how_an_image_was_generated(model, tmp_path):
     out = tmp_path / "out"
     make(model, out, prompts=prompts_file(tmp_path, 1), negative_prompt="bad")
     info = Image.open(out / "00000-s0.png").info
@@ -183,7 +183,7 @@ def test_a_plain_base_has_no_gesture_to_mix_in(base, dataset, tmp_path):
         make(base, tmp_path / "out", prompts=f"{dataset}:validation")
 
 
-def test_a_dry_run_says_what_it_would_do_and_writes_nothing(model, tmp_path, capsys):
+def test_a_dry_run_prints_its_size_and_writes_nothing(model, tmp_path, capsys):
     flags = {"prompts": prompts_file(tmp_path), "options": QUICK, "device": "cpu", "dry_run": True}
     assert Generate(str(model), tmp_path / "out", **flags)() == 0
     assert capsys.readouterr().out.startswith("3 images of 16 px, 2 steps each")

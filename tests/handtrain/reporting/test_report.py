@@ -85,14 +85,14 @@ def test_the_page_holds_everything_and_refers_to_nothing_outside(tmp_path):
     out = tmp_path / "report.html"
     assert report([write_run(tmp_path / "runs" / "one")], out) == out
     text = out.read_text()
-    assert text.count("data:image/jpeg;base64,") == 2  # base and tuned; what lies outside the folder is passed over
+    assert text.count("data:image/jpeg;base64,") == 2  # base and tuned; a path outside the folder is ignored
     assert "<svg" in text and "stage 3" in text
     assert not re.search(r"(src|href)='(?!data:)", text) and "<script" not in text
     assert "40 steps, 40 images, 20.0 s" in text and "2 images in 90.0 s on cpu" in text
     assert "fake: 1 images were left out because each cannot be decoded." in text
 
 
-def test_the_papers_difference_stands_beside_ours_for_its_gesture_and_ways_alone(tmp_path):
+def test_the_papers_difference_is_next_to_ours_only_for_its_gesture_and_variant(tmp_path):
     rows = metric_table(evaluation(tmp_path)).rows
     assert [row[6] for row in rows[:2]] == ["", "-28.599"]
     assert rows[1][2:6] == ("", "60 [58, 62]", "40 [38, 42]", "-20 [-22, -18]")
@@ -102,22 +102,22 @@ def test_the_papers_difference_stands_beside_ours_for_its_gesture_and_ways_alone
     assert {row[6] for row in metric_table(other).rows} == {""}
 
 
-def test_the_difference_is_what_is_coloured(tmp_path):
+def test_the_difference_is_the_coloured_column(tmp_path):
     text = page([read_run(write_run(tmp_path / "run"))], "x", 6)
     assert set(re.findall(r"tr\.(?:better|worse) td:nth-child\((\d+)\)", text)) == {
         str(metric_table(evaluation(tmp_path)).head.index("difference") + 1)
     }
 
 
-def test_better_and_worse_are_said_only_where_the_interval_leaves_zero_out(tmp_path):
-    found = evaluation(tmp_path)
-    assert metric_table(found).marks == {0: "better", 1: "better", 3: "missing"}
-    found["metrics"]["FID"]["standard"]["difference"] = entry(-20, -41, 1)
-    found["metrics"]["FID"]["reference"]["difference"] = entry(5, 1, 9)
-    assert metric_table(found).marks == {1: "worse", 3: "missing"}
+def test_rows_are_marked_better_or_worse_only_if_the_interval_excludes_zero(tmp_path):
+    record = evaluation(tmp_path)
+    assert metric_table(record).marks == {0: "better", 1: "better", 3: "missing"}
+    record["metrics"]["FID"]["standard"]["difference"] = entry(-20, -41, 1)
+    record["metrics"]["FID"]["reference"]["difference"] = entry(5, 1, 9)
+    assert metric_table(record).marks == {1: "worse", 3: "missing"}
 
 
-def test_what_others_wrote_is_escaped(tmp_path):
+def test_foreign_text_is_escaped(tmp_path):
     evil = "<script>alert(1)</script> | $body"
     run = read_run(write_run(tmp_path / "run", prompt=evil))
     text = page([run], evil, 6)
@@ -149,13 +149,13 @@ def test_few_pictures_show_many_prompts():
     assert spread(prompts) == ["a-s0", "b-s0", "c-s0", "a-s1", "b-s1", "a-s2"]
 
 
-def test_a_run_that_was_not_evaluated_says_how(tmp_path):
+def test_a_run_without_an_evaluation_names_the_command(tmp_path):
     folder = write_run(tmp_path / "run")
     (folder / "evaluation.json").unlink()
     assert "Not evaluated yet" in page([read_run(folder)], "x", 6)
 
 
-def test_pictures_that_are_gone_are_named(tmp_path):
+def test_missing_pictures_are_reported(tmp_path):
     folder = write_run(tmp_path / "run")
     (folder / "tuned" / "0.png").unlink()
     assert "No pictures:" in page([read_run(folder)], "x", 6)
