@@ -48,12 +48,12 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, None where there is no file."""
+    """Return the content of a JSON file, None if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Return the values of a file with one JSON value per line, an empty list where there is no file."""
+    """Return the values of a file with one JSON value per line, an empty list if it does not exist."""
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return [json.loads(line) for line in lines if line.strip()]
 

@@ -144,7 +144,7 @@ class PublishOptions:
 
     title: str = ""  # title of the dataset; empty: the recipe's name
     contact: str = "the dataset's community page on the Hub"  # contact, also for removal of an image or a person
-    notes: str = ""  # one more known limit, as a sentence
+    notes: str = ""  # additional known limit of the dataset, as a sentence
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def find(recipe: str) -> Path:
     """Return the file of a recipe given as a path or as the name of a shipped recipe."""
     if recipe.endswith(".toml") or "/" in recipe:
         if not Path(recipe).is_file():
-            raise UserError(f"there is no recipe file {recipe}")
+            raise UserError(f"recipe file {recipe} does not exist")
         return Path(recipe)
     names = shipped()
     if recipe not in names:

@@ -80,7 +80,7 @@ def apply_decisions(build: Path, exported: Path) -> Applied:
         entries = [json.loads(line) for line in exported.read_text(encoding="utf-8").splitlines() if line.strip()]
         given = [Decision(str(e["what"]), image_id=str(e["image_id"]), text=e.get("text")) for e in entries]  # type: ignore[arg-type]
     except FileNotFoundError:
-        raise UserError(f"there is no file {exported} (--apply)") from None
+        raise UserError(f"--apply {exported} does not exist") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"--apply {exported} is not a file that the review page exported") from None
     for decision in given:

@@ -56,7 +56,7 @@ class Hub:
         from huggingface_hub import HfApi, get_token
 
         if get_token() is None:
-            raise UserError("there is no token for the Hub: run `hf auth login`, or set HF_TOKEN")
+            raise UserError("no Hub token: run `hf auth login` or set HF_TOKEN")
         self.name, self.api = name, HfApi(library_name="hand1000")
         self._repeated(self.api.whoami)
 

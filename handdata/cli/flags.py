@@ -117,7 +117,7 @@ def __getattr__(name: str) -> type:
     for stage in STAGES:
         if stage.help and stage.name.title() == name:
             return _stage_command(stage)
-    raise AttributeError(f"there is no command class '{name}'")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def model_file(model: str) -> Path:
         return assets.path(model)
     if not Path(model).is_file():
         raise UserError(
-            f"there is no model file {model}: set --model to a GGUF file, for instance of Meta-Llama-3-8B-Instruct "
+            f"model file {model} does not exist: set --model to a GGUF file, for instance of Meta-Llama-3-8B-Instruct "
             "(smollm2-135m is a small one for trials)"
         )
     return Path(model)
@@ -184,7 +184,7 @@ def prompt_text(options: RewriteOptions) -> str:
     """Return the text of the prompt file."""
     path = Path(options.prompt) if options.prompt else resource("prompts/rewrite.txt")
     if not path.is_file():
-        raise UserError(f"there is no prompt file {path} (--prompt)")
+        raise UserError(f"--prompt {path} does not exist")
     return path.read_text(encoding="utf-8")
 
 

@@ -93,7 +93,14 @@ def test_a_shipped_recipe_is_found_by_name_and_loads():
         assert recipe.load(recipe.find(name)).name == name
 
 
-@pytest.mark.parametrize("wrong", ["nowhere.toml", "folder/none", "hand100"])
-def test_a_recipe_that_is_not_there_is_said_in_one_sentence(wrong):
-    with pytest.raises(UserError, match=wrong.split(".")[0]):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("nowhere.toml", "recipe file nowhere.toml does not exist"),
+        ("folder/none", "recipe file folder/none does not exist"),
+        ("hand100", "'hand100' is neither a recipe file .* nor a shipped recipe .*hand1000"),
+    ],
+)
+def test_an_unknown_recipe_is_named_in_one_sentence(wrong, message):
+    with pytest.raises(UserError, match=message):
         recipe.find(wrong)

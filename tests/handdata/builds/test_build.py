@@ -172,7 +172,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["build", "nothing.toml", "--out", "x"], "there is no recipe file nothing.toml"),
+        (["build", "nothing.toml", "--out", "x"], "recipe file nothing.toml does not exist"),
         (["select", "nowhere"], "nowhere is not a build folder: start one with"),
         (["fetch"], "give either a build folder, or --manifest FILE and --out BUILD"),
         (["status", "nowhere"], "nowhere is not a build folder"),

@@ -262,7 +262,7 @@ def test_no_token_a_wrong_one_and_one_without_permission(build, server, monkeypa
     with pytest.raises(UserError, match="the token may not write to tester/hands"):
         Build.open(build).publish(f"hf:{NAME}")
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UserError, match="there is no token for the Hub: run `hf auth login`"):
+    with pytest.raises(UserError, match="no Hub token: run `hf auth login`"):
         Build.open(build).publish(f"hf:{NAME}")
     assert not server.repos
 

@@ -313,7 +313,7 @@ def test_a_changed_prompt_model_or_option_makes_the_texts_anew(tmp_path):
 
 def test_a_missing_model_file_is_one_sentence(tmp_path):
     build = captioned(tmp_path, ["a man in a car"])
-    with pytest.raises(UserError, match=r"no model file .*none\.gguf"):
+    with pytest.raises(UserError, match=r"model file .*none\.gguf does not exist"):
         engine.run(stage_named("rewrite"), RewriteOptions(str(tmp_path / "none.gguf")), build, QUIET)
 
 
