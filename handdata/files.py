@@ -1,4 +1,4 @@
-"""Files that are whole or absent: writes that appear by rename, hashes, locks, and room on the disk."""
+"""Files that are whole or absent: writes that appear by rename, hashes, locks, and free disk space."""
 
 import fcntl
 import hashlib
@@ -146,14 +146,14 @@ def require_writable_folder(folder: Path, option: str) -> None:
         raise UserError(f"{option} {folder} cannot be written ({reason}): choose another folder") from None
 
 
-def require_room(folder: Path, size: int, what: str) -> None:
-    """Raise `Unfinished` where a folder's disk has less than `size` bytes free.
+def require_room(folder: Path, size: int, purpose: str) -> None:
+    """Raise `Unfinished` if a folder's disk has less than `size` bytes free.
 
-    `what` is the subject of the message, such as `the archive`.
+    `purpose` is the subject of the message, such as `the archive`.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise Unfinished(f"{what} needs {size / 1e9:,.2f} GB in {folder}, {free / 1e9:,.2f} GB are free: make room")
+        raise Unfinished(f"{purpose} needs {size / 1e9:,.2f} GB in {folder}, {free / 1e9:,.2f} GB are free: make room")
 
 
 def _sync(path: Path) -> None:

@@ -26,10 +26,10 @@ _POINTS = 4  # decimals of a landmark: a ten-thousandth of the image
 
 @dataclass(frozen=True)
 class Applied:
-    """Decisions that were taken from a file of the review page."""
+    """Number of decisions in a file that the review page exported."""
 
     new: int
-    known: int  # decisions that the build had already
+    known: int  # decisions that the build already had
 
 
 def write_page(build: Path) -> Path:
@@ -70,7 +70,7 @@ def read_rows(build: Path) -> list[dict[str, Any]]:
 
 
 def apply_decisions(build: Path, exported: Path) -> Applied:
-    """Add the decisions of an exported file to the build; return their number.
+    """Add the decisions of an exported file to the build; return how many were new and known.
 
     Raises `UserError`, and adds none of them, if the file is not from this build's page or an edited text fails the
     checks.

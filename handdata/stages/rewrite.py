@@ -1,4 +1,4 @@
-"""The stage `rewrite`: captions that name their gesture, by a language model and rules, or else by a template.
+"""The stage `rewrite`: make each caption name its gesture, by a language model with checks, or else by a template.
 
 The prompt file is `prompts/rewrite.txt`. The first attempt is greedy. Later attempts get the failed draft and the
 reason, and are sampled at a temperature, each with its own seed. (Hand1000, section 4, queries LLaMA 3 once and checks
@@ -31,7 +31,7 @@ _NOT_DECIDING = ("key_variable", "threads", "gpu_layers", "timeout", "server")
 
 @dataclass
 class Text:
-    """The text of one caption, and how it was made."""
+    """The text of one caption, and its origin."""
 
     text: str | None = None
     rewrite: Literal["llm", "kept", "template"] | None = None
@@ -102,7 +102,7 @@ def rewrite(pairs: list[tuple[str, str]], model: ChatModel, prompt: Prompt, opti
     The pairs should be distinct. All first attempts are sent together, then all second ones.
     """
     texts = [Text() for _ in pairs]
-    pending: dict[int, tuple[str, str]] = {}  # by place: the rejected draft and its failures in words
+    pending: dict[int, tuple[str, str]] = {}  # by index: the rejected draft, and its failures as a sentence
     for place, (caption, gesture) in enumerate(pairs):
         failed = failures(caption, gesture, caption)
         texts[place].failed += [f"caption:{name}" for name in failed]
