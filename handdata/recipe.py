@@ -45,7 +45,7 @@ class RenderOptions:
 
 @dataclass(frozen=True)
 class SelectOptions:
-    """Choice of images, and number of images per gesture and split."""
+    """Selection of images, and their number per gesture and split."""
 
     gestures: tuple[str, ...] = PAPER_GESTURES  # HaGRID's names of the gestures
     train: int = 1000  # training images per gesture (paper, section 4)
@@ -124,7 +124,7 @@ class RewriteOptions:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Thresholds of the remarks."""
+    """Thresholds for the remarks on rows."""
 
     in_box: float = 0.9  # minimum share of the gesture hand's landmarks inside its box
 
@@ -207,7 +207,7 @@ def load(path: Path) -> Recipe:
 def override(recipe: Recipe, **tables: Any) -> Recipe:
     """Return the recipe with new values: for a table an options object or a dict of some of its keys.
 
-    Relative paths start at the working directory and become absolute. Raises `UserError` as `load` does.
+    Relative paths start at the working directory and become absolute. Raises `UserError` like `load`.
     """
     table = to_table(recipe)
     for name, given in tables.items():

@@ -1,4 +1,4 @@
-"""The main function of `handdata` and `handtrain`: find the command, parse its flags, turn errors into one sentence.
+"""The main function of `handdata` and `handtrain`: find the command, parse its flags, print errors as one sentence.
 
 A command is a frozen dataclass whose fields are its flags and whose call does the work and returns the exit code:
 0 done, 1 could not finish, 2 wrong use. A command whose defaults come from a recipe or a build has a class method

@@ -1,4 +1,4 @@
-"""Choose the rows to publish: the requested counts, spares for failed rows, disjoint splits."""
+"""The choice of rows to publish: the requested counts, spares in place of failed rows, disjoint splits."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ class Choice:
     gestures: tuple[str, ...]
     rows: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     requested: dict[tuple[str, str], int] = field(default_factory=dict)
-    left_out: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)  # by reason, spares too
+    left_out: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)  # counts by reason, spares included
     spares_used: dict[tuple[str, str], int] = field(default_factory=dict)
-    closest: int | None = None  # least distance in bits between the hashes of two published images of different splits
+    closest: int | None = None  # fewest bits in which the hashes of two published images of different splits differ
 
     @property
     def shortfalls(self) -> list[tuple[str, str, int, int]]:
@@ -84,7 +84,7 @@ def _refuse_shared(
 
 
 def _prove_disjoint(choice: Choice, subjects: list[str], hashes: np.ndarray, near: int) -> int | None:
-    """Check the finished choice independently; return the least distance between the splits' hashes."""
+    """Check the finished choice independently; return the smallest distance between the splits' hashes."""
     by_split = {name: [row for key, rows in choice.rows.items() if key[1] == name for row in rows] for name in SPLITS}
     closest = 65
     for index, split in enumerate(SPLITS):

@@ -19,7 +19,7 @@ MANIFEST = pa.schema(
         ("gesture", pa.string()),
         ("split", pa.string()),  # ours: train, validation or test
         ("rank", pa.int32()),  # place in the order of selection within gesture and split
-        ("spare", pa.bool_()),  # True: takes the place of a row that fails
+        ("spare", pa.bool_()),  # True: replaces a row that fails
         ("subject", pa.string()),  # first 16 hex digits of sha256 of user_id
         ("hagrid_split", pa.string()),  # HaGRID's: train, val or test
         ("bboxes", _BOXES),  # [x, y, w, h] in fractions of the image, clipped to it
@@ -34,7 +34,7 @@ MANIFEST = pa.schema(
     ]
 )
 
-# The columns that each stage adds to the manifest's rows, besides `image_id` and `reason`, in the order of the flow.
+# The columns that each stage adds to the manifest's rows, besides `image_id` and `reason`, in the order of the stages.
 STAGE_COLUMNS: dict[str, pa.Schema] = {
     "fetch": pa.schema(
         [
