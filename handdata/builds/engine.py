@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial
@@ -33,8 +34,6 @@ def run(stage: StageSpec, options: Any, build: Path, execution: Execution) -> St
     A finished shard is kept if its inputs are the same and none of its rows failed for a reason that may pass. The rows
     do not depend on the engine or the number of workers. Exceptions of the stage are raised here.
     """
-    from tqdm import tqdm
-
     rows = read_manifest(build, columns=["image_id"]).num_rows
     remove_partial(build / stage.columns)
     worker, shards = ShardWorker(stage, options, build.absolute()), shard_count(rows)

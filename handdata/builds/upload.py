@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from handdata.builds.payload import Payload, Published
 from handdata.dataset.checksums import CHECKSUMS, read_checksums
 from handdata.errors import Unfinished, UserError
@@ -131,7 +133,6 @@ class Hub:
 
     def read_back(self, commit: str, sent: Payload) -> None:
         """Compare every file's hash, and the row count in every Parquet footer, with what was sent."""
-        import pyarrow.parquet as pq
         from huggingface_hub import HfFileSystem
 
         wrong = _differences(self.listing(commit), sent)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from handdata.rows.schema import SPLITS
 
@@ -36,8 +37,6 @@ def choose(rows: pa.Table, gestures: tuple[str, ...], counts: dict[str, int], ne
     `counts` are rows per gesture by split. Test is filled first, then validation, then train: a row that shares its
     subject with a row of an earlier one, or differs from it in at most `near` bits, is replaced by a spare.
     """
-    import pyarrow.compute as pc
-
     choice = Choice(gestures)
     hashes = np.array([int(value or "0", 16) for value in rows["phash"].to_pylist()], dtype=np.uint64)
     why, subjects = rows["why"].to_pylist(), rows["subject"].to_pylist()

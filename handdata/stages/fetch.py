@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
+from tqdm import tqdm
 
 from handdata.errors import UserError
 from handdata.files import remove_partial, require_room
@@ -41,8 +42,6 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
 
     Raises `Unfinished` where it cannot continue, `UserError` for a manifest with unsafe names or without sources.
     """
-    from tqdm import tqdm
-
     table = read_manifest(build)
     jobs = manifest_jobs(table, recipe.image)
     with closing(Journal(build)) as journal:

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import pyarrow.parquet as pq
+
 from handdata import assets
 from handdata.errors import UserError
 from handdata.files import sha256_of
@@ -84,8 +86,6 @@ class Rewriting:
     @staticmethod
     def summary(build: Path, options: RewriteOptions) -> str:
         """Return how a build's texts were made, and the failures of captions and drafts, as lines for people."""
-        import pyarrow.parquet as pq
-
         paths = sorted((build / stage_named("rewrite").columns).glob("*.parquet"))
         rows = [row for path in paths for row in pq.read_table(path, columns=["rewrite", "draft_checks"]).to_pylist()]
         ways = Counter(row["rewrite"] or "without text" for row in rows)
