@@ -62,7 +62,7 @@ def plan(recipe: Recipe, offline: bool) -> Cost:
 
 
 def report(cost: Cost, as_json: bool = False) -> str:
-    """Return the costs for people, or as one JSON object."""
+    """Return the cost as lines for people, or as one JSON object."""
     if as_json:
         return json.dumps(asdict(cost))
     about = "" if cost.exact else "about "

@@ -21,7 +21,7 @@ from handdata.texts.checks import ALLOWED_TO_PEOPLE, DRAFT_FAILURES, FAILURES, R
 
 _TEMPLATE = Path(__file__).with_name("review.html")
 _COLUMNS = ("image_id", "gesture", "split", "subject", "bboxes", "labels")
-_POINTS = 4  # decimals of a landmark: a ten-thousandth of the image
+_DIGITS = 4  # decimals of a landmark: a ten-thousandth of the image
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _require_fit(decision: Decision, row: dict[str, Any]) -> None:
 
 def _row(row: dict[str, Any], output: dict[str, Any], decided: decisions.Decisions) -> dict[str, Any]:
     image_id, gesture = row["image_id"], row["gesture"]
-    hands = [[[round(x, _POINTS), round(y, _POINTS)] for x, y, _ in hand] for hand in output.get("hand_landmarks", ())]
+    hands = [[[round(x, _DIGITS), round(y, _DIGITS)] for x, y, _ in hand] for hand in output.get("hand_landmarks", ())]
     return {
         "image_id": image_id,
         "gesture": gesture,
