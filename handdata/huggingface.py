@@ -94,7 +94,7 @@ def model_folder(model: str, revision: str, option: str = "--model") -> tuple[Pa
     """Return the folder of a transformers model and its commit; for a folder or a shipped model, a hash of its files.
 
     `model` is a folder, a shipped name, or USER/NAME on the Hub, with or without `hf:`. Files that are not in the
-    Hub's cache are fetched, weights as safetensors where the model has them. Raises `UserError` if the model does
+    Hub's cache are fetched, weights as safetensors if the model has them. Raises `UserError` if the model does
     not exist or is gated, `Unfinished` if the Hub cannot be reached.
     """
     folder = local_model(model)
@@ -160,7 +160,7 @@ def hub_errors(name: HubName, option: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its class where it has none."""
+    """Return the first line of an error's message, or the name of its class for an empty message."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

@@ -96,7 +96,7 @@ class CaptionOptions:
 
     model: str = "Salesforce/blip-image-captioning-large"  # name of a model on the Hub, a folder, or mini-blip
     revision: str = "main"  # branch, tag or commit; run.json keeps the commit that it first resolved to
-    batch: int = 16  # images per batch; halved where the GPU runs out of memory
+    batch: int = 16  # images per batch; halved if the GPU runs out of memory
     max_new_tokens: int = 50  # maximum number of tokens per caption
     device: Literal["auto", "cpu", "cuda"] = "auto"  # device of the model; auto: a GPU if torch can use one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: bfloat16 on a GPU, float32 on a CPU

@@ -227,12 +227,12 @@ class Answers(Connection):
 
     def lfs_list(self, kind: str, name: str) -> None:
         repo = self._repo(KINDS[kind], name, write=True)
-        found = {b.sha256: (p, b) for c in repo.commits.values() for p, b in c.files.items() if b.lfs}
+        large = {b.sha256: (p, b) for c in repo.commits.values() for p, b in c.files.items() if b.lfs}
         date = "2026-01-01T00:00:00.000Z"
         row = {"pushedAt": date, "ref": "refs/heads/main"}
         self._answer([
             {**row, "fileOid": sha, "oid": sha, "filename": path, "size": blob.size}
-            for sha, (path, blob) in found.items()
+            for sha, (path, blob) in large.items()
         ])  # fmt: skip
 
     def lfs_delete(self, kind: str, name: str) -> None:

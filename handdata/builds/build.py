@@ -34,7 +34,7 @@ class Build(BuildFolder):
 
         Shards that were finished from the same inputs are kept, so the same call resumes a build that was stopped.
         `engine` is local or ray, `workers` the number of processes per stage; the rows do not depend on them. Raises
-        `UserError` for a mistake, `Unfinished` where a stage cannot continue.
+        `UserError` for a mistake, `Unfinished` if a stage cannot continue.
         """
         if engine not in engines.ENGINES:
             raise UserError(f"unknown engine '{engine}': use {' or '.join(engines.ENGINES)}")

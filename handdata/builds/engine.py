@@ -91,7 +91,7 @@ def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: StageSp
     """Return the columns of a shard's rows, and whether each row failed in an earlier stage.
 
     Columns come from the manifest and the stages that fill them. `image_id` is always among them; `image` is the bytes
-    of the stored file, None where it is missing. Raises `UserError` where a stage that fills an input has not been run.
+    of the stored file, None if it is missing. Raises `UserError` if a stage that fills an input has not been run.
     """
     manifest = read_manifest(build, shard)
     columns: Columns = {"image_id": manifest["image_id"].to_pylist()}

@@ -31,7 +31,7 @@ class Cost:
     bytes: int  # to read, over the network or from local archives
     requests: int
     disk: int  # upper limit, in bytes
-    minutes: float | None  # None where all sources are local
+    minutes: float | None  # None if all sources are local
     latency: float  # seconds to the first byte, for the minutes
     rate: float  # bytes/s of one connection, for the minutes
     measured: bool  # latency and rate were measured while the index was read
@@ -41,7 +41,7 @@ class Cost:
 def plan(recipe: Recipe, offline: bool) -> Cost:
     """Return the cost of a build of this recipe; unless `offline`, its annotations and archive indices are read.
 
-    Raises `UserError` where a source cannot be read, or is unknown to an offline plan.
+    Raises `UserError` if a source cannot be read, or is unknown to an offline plan.
     """
     counts = {split: getattr(recipe.select, split) for split in SPLITS}
     gestures = len(recipe.select.gestures)

@@ -18,7 +18,7 @@ def publish(
 ) -> Published:
     """Publish a build's dataset to `hf:USER/NAME` or a folder.
 
-    Raises `UserError` for a mistake, `Unfinished` where a server or a disk fails; then nothing is half-published, and
+    Raises `UserError` for a mistake, `Unfinished` if a server or a disk fails; then nothing is half-published, and
     the same call resumes.
     """
     if to.startswith("hf:"):

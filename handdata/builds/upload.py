@@ -76,7 +76,7 @@ class Hub:
         return self._repeated(action)
 
     def prepare(self, private: bool, branch: str, purge_history: bool) -> str:
-        """Create the repository and the branch where they are missing; return the branch's commit."""
+        """Create the repository and the branch if they are missing; return the branch's commit."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         try:

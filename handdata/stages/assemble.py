@@ -33,7 +33,7 @@ VERSION = 1  # raised when a change of the code changes the dataset
 def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     """Bring `dataset/` up to date; report its number of rows.
 
-    Raises `UserError` where a stage has not been run, `Unfinished` where an image changed after it was measured.
+    Raises `UserError` if a stage has not been run, `Unfinished` if an image changed after it was measured.
     """
     summary = read_summary(build)
     if summary is None or not is_current(build, recipe):

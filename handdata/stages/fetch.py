@@ -40,7 +40,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     """Fetch the images of a build's manifest that are not finished.
 
-    Raises `Unfinished` where it cannot continue, `UserError` for a manifest with unsafe names or without sources.
+    Raises `Unfinished` if it cannot continue, `UserError` for a manifest with unsafe names or without sources.
     """
     table = read_manifest(build)
     jobs = manifest_jobs(table, recipe.image)

@@ -113,7 +113,7 @@ def _rendered(build: Path, recipe: Recipe, execution: Execution) -> SourceOption
 
 
 class _Members:
-    """The member of each annotated image: number of the archive and position in its index, -1 where it is missing."""
+    """The member of each annotated image: number of the archive and position in its index, -1 if it is missing."""
 
     def __init__(self, rows: int) -> None:
         self.archive = np.full(rows, -1, dtype=np.int16)
