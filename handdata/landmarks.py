@@ -1,7 +1,7 @@
-"""Hands in an image by MediaPipe: 21 landmarks each, handedness, and the hand that makes the gesture.
+"""Detection of hands with MediaPipe: 21 landmarks each, handedness, and the hand that makes the gesture.
 
-The stage `landmarks`, the trainer and the metrics use the same finder, so that numbers from photographs and from
-generated images are comparable.
+The stage `landmarks`, the trainer and the metrics use the same finder, so that results on photographs and on generated
+images are comparable.
 """
 
 import io
@@ -36,6 +36,7 @@ class HandFinder:
     """MediaPipe's HandLandmarker for still images. Close it: its destructor prints a warning at exit."""
 
     def __init__(self, hands: int = 2, detection: float = 0.5, presence: float = 0.5, min_side: int = MIN_SIDE) -> None:
+        """Load MediaPipe's model. Raises `UserError` if the package or the model file is missing."""
         try:
             from mediapipe.tasks.python import BaseOptions, vision
         except ImportError:
@@ -79,7 +80,7 @@ class HandFinder:
 
 
 def decode(data: bytes) -> Image | None:
-    """Return a JPEG as RGB (h, w, 3), None for one that is damaged."""
+    """Decode a JPEG to RGB (h, w, 3); return None for a damaged one."""
     from PIL import Image as Pillow
 
     try:
@@ -90,10 +91,10 @@ def decode(data: bytes) -> Image | None:
 
 
 def gesture_hand(landmarks: Landmarks, bboxes: list[list[float]], labels: list[str], gesture: str) -> tuple[int, float]:
-    """Return the number of the hand that makes the gesture, and the share of its landmarks inside the gesture's box.
+    """Return the index of the hand that makes the gesture, and the share of its landmarks inside the gesture's box.
 
-    It is the hand whose landmarks have the bounding box of the largest overlap (intersection over union) with a box of
-    that label; -1 and 0.0 without any overlap. Boxes are [x, y, w, h] in fractions of the image.
+    It is the hand whose bounding box of the landmarks has the largest intersection over union with a box of that label;
+    -1 and 0.0 without any overlap. Boxes are [x, y, w, h] in fractions of the image.
     """
     best, chosen, inside = 0.0, -1, 0.0
     for box in (box for box, label in zip(bboxes, labels, strict=True) if label == gesture):
@@ -116,7 +117,7 @@ def _overlap(low: NDArray, high: NDArray, other_low: NDArray, other_high: NDArra
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Discard stderr while MediaPipe sets up a graph: its C++ code logs there, without an option against it."""
+    """Discard stderr while MediaPipe sets up a graph: its C++ code logs there, and no option turns that off."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:

@@ -20,7 +20,7 @@ def cores() -> int:
 
 
 def choose_device(name: str) -> "torch.device":
-    """Return the device of a name; `auto` is a GPU where there is one, else the CPU.
+    """Return torch's device of this name; `auto` is a GPU if the machine has one, else the CPU.
 
     Raises `UserError` for a device that torch cannot use, and for `auto` on a machine whose GPU torch cannot use.
     """
@@ -47,14 +47,14 @@ def map_unordered(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     workers: int,
-    what: str,
+    task: str,
     start: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> Iterator[Result]:
     """Yield `work(item)` for every item, in the order in which they finish.
 
     `start(*arguments)` runs once in each process. An exception of a worker is raised here and ends the work. Raises
-    `Unfinished`, naming `what`, if a worker is killed.
+    `Unfinished`, naming `task`, if a worker is killed.
     """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -69,6 +69,6 @@ def map_unordered(
             for future in as_completed([pool.submit(work, item) for item in items]):
                 yield future.result()
         except BrokenProcessPool:
-            raise Unfinished(f"a worker of '{what}' was killed, perhaps for memory: use fewer --workers") from None
+            raise Unfinished(f"a worker of '{task}' was killed, perhaps for memory: use fewer --workers") from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table in GitHub's Markdown, in which cells appear literally: markup of HTML and `|` are escaped.
+    """Return a table in GitHub's Markdown whose cells are shown literally: HTML markup and `|` are escaped.
 
     Integers get thousands separators; a column of numbers alone is right-aligned.
     """
@@ -17,6 +17,6 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str
 
 
 def escaped(cell: object) -> str:
-    """Return a cell's text, which GitHub shows literally."""
+    """Return a cell's text, escaped so that GitHub shows it literally."""
     text = f"{cell:,}" if type(cell) is int else str(cell)
     return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")

@@ -45,7 +45,7 @@ class RenderOptions:
 
 @dataclass(frozen=True)
 class SelectOptions:
-    """Choice of images, and number of images per gesture and split."""
+    """Selection of images, and their number per gesture and split."""
 
     gestures: tuple[str, ...] = PAPER_GESTURES  # HaGRID's names of the gestures
     train: int = 1000  # training images per gesture (paper, section 4)
@@ -96,7 +96,7 @@ class CaptionOptions:
 
     model: str = "Salesforce/blip-image-captioning-large"  # name of a model on the Hub, a folder, or mini-blip
     revision: str = "main"  # branch, tag or commit; run.json keeps the commit that it first resolved to
-    batch: int = 16  # images per batch; halved where the GPU runs out of memory
+    batch: int = 16  # images per batch; halved if the GPU runs out of memory
     max_new_tokens: int = 50  # maximum number of tokens per caption
     device: Literal["auto", "cpu", "cuda"] = "auto"  # device of the model; auto: a GPU if torch can use one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: bfloat16 on a GPU, float32 on a CPU
@@ -124,7 +124,7 @@ class RewriteOptions:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Thresholds of the remarks."""
+    """Thresholds for the remarks on rows."""
 
     in_box: float = 0.9  # minimum share of the gesture hand's landmarks inside its box
 
@@ -144,7 +144,7 @@ class PublishOptions:
 
     title: str = ""  # title of the dataset; empty: the recipe's name
     contact: str = "the dataset's community page on the Hub"  # contact, also for removal of an image or a person
-    notes: str = ""  # one more known limit, as a sentence
+    notes: str = ""  # additional known limit of the dataset, as a sentence
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def find(recipe: str) -> Path:
     """Return the file of a recipe given as a path or as the name of a shipped recipe."""
     if recipe.endswith(".toml") or "/" in recipe:
         if not Path(recipe).is_file():
-            raise UserError(f"there is no recipe file {recipe}")
+            raise UserError(f"recipe file {recipe} does not exist")
         return Path(recipe)
     names = shipped()
     if recipe not in names:
@@ -207,7 +207,7 @@ def load(path: Path) -> Recipe:
 def override(recipe: Recipe, **tables: Any) -> Recipe:
     """Return the recipe with new values: for a table an options object or a dict of some of its keys.
 
-    Relative paths start at the working directory and become absolute. Raises `UserError` as `load` does.
+    Relative paths start at the working directory and become absolute. Raises `UserError` like `load`.
     """
     table = to_table(recipe)
     for name, given in tables.items():

@@ -1,4 +1,4 @@
-"""Data files that the package ships, in a wheel or in a checkout: prompts, manifests, mini models; and its version."""
+"""Data files that the package ships (prompts, manifests, mini models), in a wheel or a checkout, and its version."""
 
 import tomllib
 from functools import cache

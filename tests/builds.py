@@ -1,4 +1,4 @@
-"""Small build folders for the tests: a manifest and drawn images, one of them corrupt where asked for."""
+"""Small build folders for the tests: a manifest and drawn images, some of them corrupt on request."""
 
 import io
 import random

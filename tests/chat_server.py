@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-# What a model does with a request: (status, headers, body as an object or text). The first argument is the request.
+# The answer of a model to a request: (status, body as an object or text).
 Script = Callable[[dict[str, Any]], tuple[int, Any]]
 
 
 class ChatServer:
-    """The server's address and what it has seen."""
+    """The server's address, and the requests that it has received."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -44,7 +44,7 @@ def chat_server(script: Script) -> Iterator[ChatServer]:
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
-            except BrokenPipeError:  # the client has lost its patience
+            except BrokenPipeError:  # the client's timeout has passed
                 pass
 
         def log_message(self, *_: object) -> None:
@@ -63,5 +63,5 @@ def chat_server(script: Script) -> Iterator[ChatServer]:
 
 
 def says(text: str, finish: str = "stop") -> tuple[int, Any]:
-    """Return the answer of a model that says this."""
+    """Return a model's answer with this text."""
     return 200, {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish}]}

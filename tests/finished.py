@@ -1,4 +1,4 @@
-"""Build folders whose stages are done, written by hand: all that `assemble` and what follows it read."""
+"""Build folders whose stages are done, written by hand: all files that `assemble` and later steps read."""
 
 import hashlib
 import io
@@ -119,13 +119,13 @@ def _image_values(folder: Path, number: int, row: dict[str, Any]) -> dict[str, A
 
 def _hand_values(folder: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
     points = np.random.default_rng(number).uniform(0.25, 0.6, (21, 3)).astype(np.float32)
-    found = number % 7 != 3  # in some no hand is found
+    detected = number % 7 != 3  # some images have no detected hand
     return {
-        "hand_landmarks": [points.tolist()] if found else [],
-        "handedness": ["Left"] if found else [],
-        "handedness_score": [0.875] if found else [],
-        "gesture_hand": 0 if found else -1,
-        "landmarks_in_box": (number % 5 + 16) / 21 if found else None,
+        "hand_landmarks": [points.tolist()] if detected else [],
+        "handedness": ["Left"] if detected else [],
+        "handedness_score": [0.875] if detected else [],
+        "gesture_hand": 0 if detected else -1,
+        "landmarks_in_box": (number % 5 + 16) / 21 if detected else None,
     }
 
 

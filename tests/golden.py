@@ -1,10 +1,11 @@
-"""Print hashes of a small dataset build and of the weights that each preset trains: the 'as before' of later changes.
+"""Print hashes of a small dataset build and of the weights that each preset trains.
 
     python tests/golden.py [--out FOLDER]
 
 It runs the commands `handdata build` and `handtrain train` of this checkout on the CPU with one thread, so two versions
-of the code can be compared on one machine: equal lines mean equal bytes. FOLDER (default: a temporary one) keeps the
-files. Texts of cards are not hashed. It takes about three minutes on two cores.
+of the code can be compared on one machine: equal lines mean equal results. A change that promises 'as before' promises
+equal lines. FOLDER (default: a temporary one) keeps the files. Texts of cards are not hashed. The run takes about three
+minutes on two cores.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Small archives and folders in HaGRID's layout, made in a moment: for tests of what reads them."""
+"""Small archives and folders in HaGRID's layout, written in milliseconds: for tests of the code that reads them."""
 
 import hashlib
 import io
@@ -64,7 +64,7 @@ class World:
     def write_images(
         self, path: Path, prefix: str = "HaGRIDv2_dataset_512/", method: int = zipfile.ZIP_STORED, gap: int = 0
     ) -> Path:
-        """Write all images; with `gap`, a member of so many bytes that nobody wants stands between each two."""
+        """Write all images; with `gap`, an unwanted member of that many bytes is written after each."""
         with zipfile.ZipFile(path, "w", method) as file:
             for (gesture, name), data in self.images.items():
                 file.writestr(f"{prefix}{gesture}/{name}.jpg", data)

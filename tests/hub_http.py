@@ -88,7 +88,7 @@ class Connection(BaseHTTPRequestHandler):
     def _json(self) -> Any:
         return json.loads(self.body or b"{}")
 
-    # who asks, and what for
+    # the user, the repository and the file of a request
 
     def _user(self) -> User | None:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -127,13 +127,13 @@ class Connection(BaseHTTPRequestHandler):
 
     def _send_file(self, blob: Blob, headers: dict[str, str]) -> None:
         data = (self.hub.blobs / blob.sha256).read_bytes()
-        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        if not asked or not any(asked.groups()):
+        span = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        if not span or not any(span.groups()):
             return self._answer(data, headers={**headers, "Accept-Ranges": "bytes"})
-        first, last = asked.groups()
+        first, last = span.groups()
         start = int(first) if first else max(0, len(data) - int(last))
         end = min(int(last), len(data) - 1) if first and last else len(data) - 1
         if start >= len(data):
             raise Refusal(416, "Range Not Satisfiable")
-        span = f"bytes {start}-{end}/{len(data)}"
-        return self._answer(data[start : end + 1], 206, {**headers, "Content-Range": span, "Accept-Ranges": "bytes"})
+        headers = {**headers, "Content-Range": f"bytes {start}-{end}/{len(data)}", "Accept-Ranges": "bytes"}
+        return self._answer(data[start : end + 1], 206, headers)

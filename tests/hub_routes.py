@@ -1,4 +1,4 @@
-"""What the tests' Hub answers on each of the Hub's routes."""
+"""The answers of the tests' Hub on each of the Hub's routes."""
 
 import base64
 import dataclasses
@@ -31,26 +31,26 @@ class Answers(Connection):
         self._answer({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def create(self) -> None:
-        asked, user = self._json(), self._user()
+        request, user = self._json(), self._user()
         if user is None:
             raise Refusal(401, "Invalid username or password.")
-        owner, kind = asked.get("organization") or user.name, asked.get("type", "model")
+        owner, kind = request.get("organization") or user.name, request.get("type", "model")
         self._require_writer(owner)
-        name = f"{owner}/{asked['name']}"
+        name = f"{owner}/{request['name']}"
         url = f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
         with self.hub.lock:
             if (kind, name) in self.hub.repos:
                 return self._answer({"error": "You already created this repo", "url": url}, 409)
-            repo = Repo(kind, name, asked.get("visibility") == "private" or bool(asked.get("private")))
+            repo = Repo(kind, name, request.get("visibility") == "private" or bool(request.get("private")))
             repo.commit("main", "initial commit", {".gitattributes": self.hub.store(ATTRIBUTES, lfs=False)}, None)
             self.hub.repos[kind, name] = repo
         return self._answer({"url": url, "name": name, "id": name})
 
     def delete(self) -> None:
-        asked = self._json()
-        name = f"{asked.get('organization') or self._user().name}/{asked['name']}"
-        self._repo(asked.get("type", "model"), name, write=True)
-        del self.hub.repos[asked.get("type", "model"), name]
+        request = self._json()
+        name = f"{request.get('organization') or self._user().name}/{request['name']}"
+        self._repo(request.get("type", "model"), name, write=True)
+        del self.hub.repos[request.get("type", "model"), name]
         self._answer({})
 
     def settings(self, kind: str, name: str) -> None:
@@ -227,12 +227,12 @@ class Answers(Connection):
 
     def lfs_list(self, kind: str, name: str) -> None:
         repo = self._repo(KINDS[kind], name, write=True)
-        found = {b.sha256: (p, b) for c in repo.commits.values() for p, b in c.files.items() if b.lfs}
+        large = {b.sha256: (p, b) for c in repo.commits.values() for p, b in c.files.items() if b.lfs}
         date = "2026-01-01T00:00:00.000Z"
         row = {"pushedAt": date, "ref": "refs/heads/main"}
         self._answer([
             {**row, "fileOid": sha, "oid": sha, "filename": path, "size": blob.size}
-            for sha, (path, blob) in found.items()
+            for sha, (path, blob) in large.items()
         ])  # fmt: skip
 
     def lfs_delete(self, kind: str, name: str) -> None:

@@ -25,7 +25,7 @@ from tests.hub_store import Blob, Commit, Repo, User, make_blob
 
 
 class HubServer:
-    """The Hub: start it as a context; `url` is what HF_ENDPOINT must be.
+    """The Hub: start it as a context; `url` is the value for HF_ENDPOINT.
 
     `tokens` maps tokens to users; `hf_tester` may write to `tester/...`, `hf_reader` may only read. `log` holds
     "METHOD path status" of all requests. `part_size`: larger LFS files are uploaded in parts of that many bytes.
@@ -92,12 +92,12 @@ class HubServer:
 
     def history(self, name: str, revision: str = "main", kind: str = "dataset") -> list[Commit]:
         """Return the commits of a branch, newest first."""
-        repo, found = self.repos[kind, name], []
+        repo, commits = self.repos[kind, name], []
         sha: str | None = repo.branches.get(revision)
         while sha:
-            found.append(repo.commits[sha])
-            sha = found[-1].parent
-        return found
+            commits.append(repo.commits[sha])
+            sha = commits[-1].parent
+        return commits
 
     def store(self, data: bytes, lfs: bool) -> Blob:
         sha = hashlib.sha256(data).hexdigest()
@@ -116,12 +116,12 @@ class HubServer:
         return None
 
 
-# stands for the module `time` in the client: its pauses between tries take no time
+# replaces the module `time` in the client, whose pauses between tries then take no time
 _NO_PAUSES = types.SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda seconds: None)
 
 
 def main() -> None:
-    """Run the server until interrupted, and say how to use it."""
+    """Run the server until interrupted; print the variables with which a client uses it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     with HubServer(parser.parse_args().port) as hub:

@@ -1,4 +1,4 @@
-"""What the tests' Hub keeps: files, commits, repositories and users."""
+"""The state of the tests' Hub: files, commits, repositories and users."""
 
 import dataclasses
 import hashlib

@@ -1,9 +1,9 @@
-"""A real HTTP server on 127.0.0.1 that serves files in parts, slowly and badly if asked: for tests and trials by hand.
+"""A real HTTP server on 127.0.0.1 that serves files in parts, slow and faulty on request: for tests and trials by hand.
 
     python -m tests.range_server FOLDER --port 8000 --latency 0.05 --faults 0.2
 
 Every answer waits `latency` seconds; a share of them (`faults`) goes wrong in one of the ways of `FAULTS`, chosen by a
-seeded generator. `log` says what was asked and answered.
+seeded generator. `log` holds all requests and how they were answered.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Answered:
-    """One request: the bytes [start, end) that were asked for, or (0, -1) for the whole file."""
+    """One request: the requested bytes [start, end), or (0, -1) for the whole file."""
 
     path: str
     start: int
@@ -73,9 +73,9 @@ class RangeServer:
         assert self._server is not None
         return f"http://127.0.0.1:{self._server.server_address[1]}/{path}"
 
-    def asked(self, path: str) -> list[tuple[int, int]]:
+    def parts_of(self, path: str) -> list[tuple[int, int]]:
         """Return the parts of a file that were answered well."""
-        return [(one.start, one.end) for one in self.log if one.path == path and one.status == 206 and not one.fault]
+        return [(r.start, r.end) for r in self.log if r.path == path and r.status == 206 and not r.fault]
 
     def next_fault(self) -> str | None:
         with self._lock:
@@ -101,7 +101,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no error here."""
+        """Ignore clients that closed the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         return int(first), min(length, int(last) + 1) if last else length
 
     def _wrong(self, fault: str, path: Path, length: int, etag: str, start: int, end: int) -> bool:
-        """Answer in one of the ways of FAULTS; False where the fault is only a delay."""
+        """Answer in one of the ways of FAULTS; return False if the fault is only a delay."""
         part = {"ETag": etag, "Content-Type": "application/zip", "Content-Range": f"bytes {start}-{end - 1}/{length}"}
         if fault in ("429", "503", "500"):
             self._page(int(fault), {"Retry-After": self.options.retry_after} if self.options.retry_after else {})
@@ -179,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._page(200)
         elif fault == "drop":
             self.close_connection = True
-        elif fault == "shifted":  # another part than the one asked for
+        elif fault == "shifted":  # another part than the requested one
             shifted = f"bytes {start + 1}-{end}/{length}"
             self._head(206, end - start, {**part, "Content-Range": shifted})
             self._send(path, start, end)

@@ -1,6 +1,6 @@
 """The house: which folder may import which, and how large its parts may be.
 
-Imports point one way: a reader of a module needs to know only what stands before it in these lists, and a change of
+Imports point one way: a reader of a module needs to know only the modules before it in these lists, and a change of
 a later folder cannot break an earlier one. `handdata` makes a dataset; `handtrain` knows the published dataset and of
 `handdata` only the modules in SHARED. Ray is imported by the engine alone.
 """
@@ -55,13 +55,13 @@ def imports(name: str, deferred: bool = True) -> Iterator[str]:
     nodes = ast.walk(tree) if deferred else _executed(tree.body)
     for node in nodes:
         if isinstance(node, ast.Import):
-            found = [alias.name for alias in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found = [f"{node.module}.{alias.name}" for alias in node.names]
-            found = [one if one in MODULES else node.module for one in found]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [imported if imported in MODULES else node.module for imported in names]
         else:
             continue
-        yield from (one for one in found if one in MODULES and one != name)
+        yield from (imported for imported in names if imported in MODULES and imported != name)
 
 
 def _executed(body: list[ast.stmt]) -> Iterator[ast.AST]:
@@ -79,22 +79,22 @@ def floor(name: str) -> int:
     package, *rest = name.split(".")
     if not rest or rest == ["__main__"]:
         return len(ORDER[package])
-    found = [place for place, line in enumerate(ORDER[package]) if rest[0] in line.split()]
-    assert found, f"{name} has no place in tests/test_structure.py's ORDER: say which folders it may import"
-    return found[0]
+    places = [place for place, line in enumerate(ORDER[package]) if rest[0] in line.split()]
+    assert places, f"{name} is missing in ORDER of tests/test_structure.py, which states the folders it may import"
+    return places[0]
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_imports_only_what_stands_before_it(name):
+def test_a_module_imports_only_modules_before_it_in_the_order(name):
     for other in set(imports(name)):
         same_room = name.split(".")[1:2] == other.split(".")[1:2]
         if name.split(".")[0] == other.split(".")[0]:
-            assert same_room or floor(other) < floor(name), f"{name} imports {other}, which stands above or beside it"
+            assert same_room or floor(other) < floor(name), f"{name} imports {other}, which is not before it in ORDER"
         else:
             allowed = chain(SHARED, *(more for room, more in ALSO_SHARED.items() if name.startswith(room)))
             part = other.partition(".")[2]
             assert other.startswith("handdata."), f"{name} imports {other}: handdata does not know handtrain"
-            assert any(part == one or part.startswith(f"{one}.") for one in allowed), f"{name} imports {other}"
+            assert any(part == shared or part.startswith(f"{shared}.") for shared in allowed), f"{name} imports {other}"
 
 
 def test_no_import_goes_in_a_circle():
@@ -103,17 +103,17 @@ def test_no_import_goes_in_a_circle():
     for start in graph:
         reached, waiting = set(), list(graph[start])
         while waiting:
-            one = waiting.pop()
-            if one not in reached:
-                reached.add(one)
-                waiting += graph.get(one, ())
+            imported = waiting.pop()
+            if imported not in reached:
+                reached.add(imported)
+                waiting += graph.get(imported, ())
         assert start not in reached, f"{start} imports itself, by way of {sorted(reached & set(graph))[:5]}"
 
 
 @pytest.mark.parametrize(
     "folder", sorted({path.parent for path in PATHS}), ids=lambda path: str(path.relative_to(ROOT))
 )
-def test_a_folder_holds_a_dozen_modules_and_says_what_lives_there(folder):
+def test_a_folder_holds_at_most_a_dozen_modules_and_describes_itself(folder):
     modules = [path.name for path in folder.glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
     assert len(modules) <= MODULES_IN_A_FOLDER, modules
     assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))

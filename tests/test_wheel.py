@@ -35,7 +35,7 @@ def test_prompts_and_manifests_are_read_from_the_installed_wheel(installed, tmp_
     assert counts.split()[0] == "33"
 
 
-def test_the_wheel_holds_the_two_packages_and_nothing_of_the_checkout_beside_them(installed):
+def test_the_wheel_holds_the_two_packages_and_nothing_else_of_the_checkout(installed):
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"handdata", "handtrain", "bin"}
     shipped = {

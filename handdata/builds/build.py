@@ -1,4 +1,8 @@
-"""A build: its stages in order, resumable, and everything that is done with the rows afterwards."""
+"""The class `Build`: run the stages of a build in order, then review, drop and publish its rows.
+
+`run` is the way into the code: it takes the stages from the table in `handdata/stages`. A stage that works on shards is
+run by `builds/engine`; the others are called here.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +20,7 @@ from handdata.stages import Execution, StageReport, StageSpec, stage_named, stag
 
 
 class Build(BuildFolder):
-    """A build folder and the work on it: `Build.start(...)` or `Build.open(...)`, then `run()` and `publish(...)`."""
+    """A build folder and all operations on it: `Build.start(...)` or `Build.open(...)`, `run()`, `publish(...)`."""
 
     def run(
         self,
@@ -26,11 +30,11 @@ class Build(BuildFolder):
         progress: bool = True,
         only: str | None = None,
     ) -> dict[str, StageReport]:
-        """Run the stages in order, up to `until`, or `only` one of them; return their reports by name.
+        """Run all stages in order, those up to `until`, or the stage `only`; return their reports by name.
 
-        Finished rows that were made from the same inputs are kept, so the same call resumes a build that was stopped.
+        Shards that were finished from the same inputs are kept, so the same call resumes a build that was stopped.
         `engine` is local or ray, `workers` the number of processes per stage; the rows do not depend on them. Raises
-        `UserError` for a mistake, `Unfinished` where a stage cannot go on.
+        `UserError` for a mistake, `Unfinished` if a stage cannot continue.
         """
         if engine not in engines.ENGINES:
             raise UserError(f"unknown engine '{engine}': use {' or '.join(engines.ENGINES)}")
@@ -38,18 +42,18 @@ class Build(BuildFolder):
         stages = stages_until(until) if only is None else (stage_named(only),)
         with self.lock():
             for stage in stages:
-                work = stage.load()
-                if isinstance(work, type):
-                    report = engines.run(stage, self._options(stage, work), self.path, execution)
-                else:
-                    report = work(self.path, self.recipe, execution)
+                implementation = stage.load()
+                if isinstance(implementation, type):  # a `Stage`, which works on shards
+                    report = engines.run(stage, self._options(stage, implementation), self.path, execution)
+                else:  # a function, which works on the whole build
+                    report = implementation(self.path, self.recipe, execution)
                 outcome = {"rows": report.rows, "failed": dict(sorted(report.failed.items()))}
-                self.note({stage.name: outcome}, **report.notes)
+                self.update_record({stage.name: outcome}, **report.notes)
                 reports[stage.name] = report
         return reports
 
     def status(self) -> dict[str, Any]:
-        """Return the state of the build as plain data: rows done, failed and left by stage; decisions; dataset."""
+        """Return the state of the build as plain data: rows done, failed and left by stage, decisions, dataset."""
         return status(self)
 
     def review(self) -> Path:
@@ -57,33 +61,33 @@ class Build(BuildFolder):
         return write_page(self.path)
 
     def apply_review(self, exported: str | Path) -> Applied:
-        """Add the decisions of a file that the review page exported; every later run follows them."""
+        """Add the decisions of a file that the review page exported; all later runs follow them."""
         return apply_decisions(self.path, Path(exported))
 
     def drop(
         self, image_id: str | None = None, subject: str | None = None, note: str | None = None, progress: bool = True
     ) -> Dropped:
-        """Remove an image, or all images of a person, from the build and the dataset."""
+        """Remove an image, or all images of a person, from the build and the dataset; `note` is the reason."""
         return drop(self, image_id, subject, note, progress)
 
     def publish(
         self, to: str | Path, private: bool = False, revision: str | None = None, purge_history: bool = False
     ) -> Published:
-        """Publish the dataset to `hf:USER/NAME` or a folder, and read it back; `place` of the result is where it is."""
+        """Publish the dataset to `hf:USER/NAME` or a folder, and read it back; the result's `place` is its address."""
         return publish(self, str(to), private, revision, purge_history)
 
-    def _options(self, stage: StageSpec, work: Any) -> Any:
-        """Return a stage's options, with a branch of a model replaced by the commit that it first resolved to.
+    def _options(self, stage: StageSpec, implementation: Any) -> Any:
+        """Return a stage's options, with a model's branch replaced by the commit that it first resolved to.
 
-        The branch may move between two runs; all rows of a build come from one model.
+        The branch may move between two runs, but all rows of a build come from one model.
         """
         options: Any = getattr(self.recipe, stage.table) if stage.table else None
-        if not hasattr(work, "at_commit"):
+        if not hasattr(implementation, "at_commit"):
             return options
         requested, pins = {"model": options.model, "revision": options.revision}, self.record().get("pins", {})
         if pins.get(stage.name, {}).get("asked") == requested:
             return replace(options, revision=pins[stage.name]["commit"])
-        pinned = work.at_commit(options)
+        pinned = implementation.at_commit(options)
         if pinned != options:
-            self.note({}, pins={**pins, stage.name: {"asked": requested, "commit": pinned.revision}})
+            self.update_record({}, pins={**pins, stage.name: {"asked": requested, "commit": pinned.revision}})
         return pinned

@@ -1,4 +1,4 @@
-"""Removal of an image or a person from a build; the dataset is assembled again, ready to publish."""
+"""Removal of an image or a person from a build; the dataset is assembled again, ready to be published."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,24 +35,22 @@ def drop(
     with build.lock():
         rows = _rows(build.path, image_id, subject)
         decisions.append(build.path, [decisions.Decision("dropped", image_id, subject, note=note)])
-        for number, gesture, name in rows:
-            image_path(build.path, gesture, name).unlink(missing_ok=True)
+        for number, row in rows.items():
+            image_path(build.path, row["gesture"], row["image_id"]).unlink(missing_ok=True)
             _blank(build.path, number)
-        (build.path / "review.html").unlink(missing_ok=True)  # it shows pictures; `handdata review` makes a new one
+        (build.path / "review.html").unlink(missing_ok=True)  # it shows the texts; `handdata review` writes a new page
         if assemble.read_summary(build.path) is None:
             return Dropped(len(rows), None)
         return Dropped(len(rows), assemble.run(build.path, build.recipe, Execution(progress=progress)).rows)
 
 
-def _rows(build: Path, image_id: str | None, subject: str | None) -> list[tuple[int, str, str]]:
-    """Return number, gesture and image id of the rows with that image id or subject."""
-    table = read_manifest(build, columns=["image_id", "gesture", "subject"])
+def _rows(build: Path, image_id: str | None, subject: str | None) -> dict[int, dict[str, str]]:
+    """Return the rows with that image id or subject by number, with their gesture and image id."""
     column, value = ("image_id", image_id) if image_id is not None else ("subject", subject)
-    columns = (table[name].to_pylist() for name in (column, "gesture", "image_id"))
-    table_rows = enumerate(zip(*columns, strict=True))
-    rows = [(number, gesture, name) for number, (own, gesture, name) in table_rows if own == value]
+    table = read_manifest(build, columns=["image_id", "gesture", "subject"]).to_pylist()
+    rows = {number: row for number, row in enumerate(table) if row[column] == value}
     if not rows:
-        option = "--image-id" if image_id is not None else "--subject"
+        option = f"--{column.replace('_', '-')}"
         raise UserError(f"{option} {value}: no row of {build} has that {column}; its manifest.parquet lists them")
     return rows
 

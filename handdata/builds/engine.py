@@ -1,6 +1,6 @@
 """Engines that run a stage over all shards of a build: a plain loop, several processes, or a Ray cluster.
 
-No other module knows that there are engines, and no other imports Ray.
+Stages do not know which engine runs them, and no other module imports Ray.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial
@@ -30,11 +31,9 @@ Outcome = dict[str, Any]  # of a shard: `rows`, `made` (bool), `failed` (number 
 def run(stage: StageSpec, options: Any, build: Path, execution: Execution) -> StageReport:
     """Bring the shards of one stage up to date; return the outcome of its rows.
 
-    Shards are kept that are finished, made from the same inputs and free of failures that a second try could fix. The
-    rows do not depend on the engine or the number of workers. Exceptions of the stage are raised here.
+    A finished shard is kept if its inputs are the same and none of its rows failed for a reason that may pass. The rows
+    do not depend on the engine or the number of workers. Exceptions of the stage are raised here.
     """
-    from tqdm import tqdm
-
     rows = read_manifest(build, columns=["image_id"]).num_rows
     remove_partial(build / stage.columns)
     worker, shards = ShardWorker(stage, options, build.absolute()), shard_count(rows)
@@ -54,7 +53,7 @@ def run(stage: StageSpec, options: Any, build: Path, execution: Execution) -> St
 
 
 class ShardWorker:
-    """Bring one shard of a stage up to date: the callable to which every engine passes the numbers of the shards."""
+    """Bring one shard of a stage up to date: the callable that every engine calls with the number of each shard."""
 
     def __init__(self, stage: StageSpec, options: Any, build: Path) -> None:
         self.stage, self.options, self.build = stage, options, build
@@ -92,7 +91,7 @@ def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: StageSp
     """Return the columns of a shard's rows, and whether each row failed in an earlier stage.
 
     Columns come from the manifest and the stages that fill them. `image_id` is always among them; `image` is the bytes
-    of the stored file, None where it is missing. Raises `UserError` where a stage that fills an input has not been run.
+    of the stored file, None if it is missing. Raises `UserError` if a stage that fills an input has not been run.
     """
     manifest = read_manifest(build, shard)
     columns: Columns = {"image_id": manifest["image_id"].to_pylist()}
@@ -113,8 +112,8 @@ def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: StageSp
         columns.update({name: table[name].to_pylist() for name in inputs if name in table.column_names})
     for name in inputs:
         if name == "image":
-            places = zip(manifest["gesture"].to_pylist(), columns["image_id"], strict=True)
-            columns["image"] = [_read_bytes(image_path(build, *place)) for place in places]
+            pairs = zip(manifest["gesture"].to_pylist(), columns["image_id"], strict=True)
+            columns["image"] = [_read_bytes(image_path(build, *pair)) for pair in pairs]
         elif name not in columns:
             columns[name] = manifest[name].to_pylist()
     return columns, failed
@@ -135,7 +134,7 @@ def input_key(stage: StageSpec, options: Any, columns: Columns, failed_earlier: 
 
 
 def _shard_table(stage: StageSpec, image_ids: list[str], todo: list[int], results: Columns) -> pa.Table:
-    """Return the shard's rows: `results` in the places `todo`, and between them the rows that failed earlier."""
+    """Return the shard's rows: `results` at the indices `todo`, and the rows that failed earlier at the others."""
     schema, rows = STAGE_COLUMNS[stage.columns], len(image_ids)
     table: Columns = {name: [None] * rows for name in schema.names}
     table |= {"image_id": image_ids, "reason": ["failed-earlier"] * rows}
@@ -144,7 +143,7 @@ def _shard_table(stage: StageSpec, image_ids: list[str], todo: list[int], result
         for index, value in zip(todo, results[name], strict=True):
             table[name][index] = value
     unknown = set(filter(None, table["reason"])) - set(REASONS)
-    assert not unknown, f"{stage.name} gave reasons that schema.REASONS does not explain: {unknown}"
+    assert not unknown, f"{stage.name} returned reasons that schema.REASONS does not explain: {unknown}"
     return pa.table(table, schema=pa.schema([("image_id", pa.string()), *schema, ("reason", pa.string())]))
 
 
@@ -153,8 +152,8 @@ def _finished_reasons(path: Path, key: str, final: frozenset[str]) -> list[str |
     if stored_key(path) != key:
         return None
     reasons: list[str | None] = pq.read_table(path, columns=["reason"])["reason"].to_pylist()
-    again = set(filter(None, reasons)) - final - {"failed-earlier"}
-    return None if again else reasons
+    transient = set(filter(None, reasons)) - final - {"failed-earlier"}
+    return None if transient else reasons
 
 
 def _read_bytes(path: Path) -> bytes | None:
@@ -164,7 +163,7 @@ def _read_bytes(path: Path) -> bytes | None:
         return None
 
 
-# An engine is a context: its outcomes can be read inside the block, models are released when it ends.
+# An engine is a context: outcomes are read inside the block, models are released when it ends.
 
 
 @contextmanager
@@ -200,7 +199,7 @@ def _ray(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Ou
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    # from_items and not range: reading a range needs a CPU of its own, and waits for ever if the workers hold them all
+    # from_items and not range: reading a range needs a CPU of its own, and waits forever if the workers hold them all
     numbers = ray.data.from_items([{"shard": shard} for shard in range(shards)], override_num_blocks=shards)
     pool = ray.data.ActorPoolStrategy(size=workers)
     arguments = {"worker": worker}
@@ -209,7 +208,7 @@ def _ray(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Ou
 
 
 class _RayWorker:
-    """Ray Data's batches are dicts of arrays: one array with the number of a shard in, one with its outcome out."""
+    """Adapter of a worker to Ray Data, whose batches are dicts of arrays: a shard's number in, its outcome out."""
 
     def __init__(self, worker: ShardWorker) -> None:
         self._worker = worker
@@ -217,7 +216,7 @@ class _RayWorker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:
             outcome = self._worker(int(batch["shard"][0]))
-        except (UserError, Unfinished) as error:  # sent as data: Ray would wrap it in a page of its own
+        except (UserError, Unfinished) as error:  # sent as data: Ray would wrap it in a long traceback
             outcome = {type(error).__name__: str(error)}
         return {"outcome": [json.dumps(outcome)]}
 

@@ -15,14 +15,14 @@ from handdata.shipped import version
 
 
 class BuildFolder:
-    """A folder that holds one build."""
+    """A folder with one build: its path, and the recipe in it."""
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
         self.path, self.recipe = path, recipe
 
     @classmethod
     def start(cls, recipe: str | Path | Recipe, out: str | Path, **tables: Any) -> Self:
-        """Make a build folder, or give an existing one a new recipe; what is finished is kept.
+        """Create a build folder, or give an existing one a new recipe; finished rows are kept.
 
         `recipe` is a file, the name of a shipped recipe, or a `Recipe`. `tables` change its tables, for instance
         `select={"train": 80}`. Raises `UserError` for an unknown recipe or key and a folder that cannot be written.
@@ -36,7 +36,7 @@ class BuildFolder:
 
     @classmethod
     def from_manifest(cls, manifest: Path, out: Path, **tables: Any) -> Self:
-        """Make a build folder from a manifest alone; its images are stored in the format that the manifest names.
+        """Create a build folder from a manifest alone; its images are stored in the format that the manifest names.
 
         Raises `UserError` for a file that is not a manifest.
         """
@@ -70,7 +70,7 @@ class BuildFolder:
         return cls(path, load(path / "recipe.toml"))
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the folder for this process. Raises `UserError` while another process works on it."""
+        """Return a context that locks the folder. Raises `UserError` while another process works on it."""
         busy = f"process {{process}} is working on {self.path}: wait for it or end it"
         return locked(self.path / ".lock", busy)
 
@@ -78,7 +78,7 @@ class BuildFolder:
         """Return the content of `run.json`, empty before the first stage."""
         return read_json(self.path / "run.json") or {}
 
-    def note(self, stages: dict[str, Any], **more: Any) -> None:
+    def update_record(self, stages: dict[str, Any], **more: Any) -> None:
         """Update `run.json`: versions, seed, hashes of the inputs, and the outcome of stages by name."""
         record = self.record()
         inputs = {"recipe": hashlib.sha256(dump(self.recipe).encode()).hexdigest()}

@@ -16,9 +16,9 @@ _PLACEHOLDER = "USER/NAME"  # in the card's example
 
 @dataclass(frozen=True)
 class Payload:
-    """Files to publish and what must arrive."""
+    """The files to publish, and the sizes and hashes that they must have at the destination."""
 
-    files: dict[str, Path | bytes]  # by path: a file of the build, or bytes made for this place
+    files: dict[str, Path | bytes]  # by path: a file of the build, or bytes written for this place
     checksums: dict[str, dict[str, Any]]  # by path: bytes, sha256 and, of a Parquet file in data/, rows
 
     @property

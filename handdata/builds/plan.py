@@ -16,8 +16,8 @@ from handdata.sources.places import Sources, is_remote, resolve
 from handdata.stages import select
 from handdata.stages.fetch import manifest_jobs
 
-# Assumed of a host that was not measured, per connection.
-_LATENCY, _RATE = 0.1, 1e6  # seconds to the first byte, bytes/s
+# Assumptions for a host that was not measured, per connection: seconds to the first byte, bytes/s.
+_LATENCY, _RATE = 0.1, 1e6
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Cost:
     spares: int
     bytes: int  # to read, over the network or from local archives
     requests: int
-    disk: int  # bytes, at most
-    minutes: float | None  # None where all sources are local
+    disk: int  # upper limit, in bytes
+    minutes: float | None  # None if all sources are local
     latency: float  # seconds to the first byte, for the minutes
     rate: float  # bytes/s of one connection, for the minutes
     measured: bool  # latency and rate were measured while the index was read
@@ -41,7 +41,7 @@ class Cost:
 def plan(recipe: Recipe, offline: bool) -> Cost:
     """Return the cost of a build of this recipe; unless `offline`, its annotations and archive indices are read.
 
-    Raises `UserError` where a source cannot be read, or is unknown to an offline plan.
+    Raises `UserError` if a source cannot be read, or is unknown to an offline plan.
     """
     counts = {split: getattr(recipe.select, split) for split in SPLITS}
     gestures = len(recipe.select.gestures)
@@ -62,7 +62,7 @@ def plan(recipe: Recipe, offline: bool) -> Cost:
 
 
 def report(cost: Cost, as_json: bool = False) -> str:
-    """Return the costs for people, or as one JSON object."""
+    """Return the cost as lines for people, or as one JSON object."""
     if as_json:
         return json.dumps(asdict(cost))
     about = "" if cost.exact else "about "
@@ -90,7 +90,7 @@ def _exact(recipe: Recipe, sources: Sources, cost: Cost) -> Cost:
                 f"to plan, the annotations of the recipe's gestures and the index of {len(sources.images)} archive(s)"
                 " are read and kept in the cache; --offline estimates without them"
             )
-        table = select.make(sources, recipe, Decisions(), client).table
+        table = select.make_manifest(sources, recipe, Decisions(), client).table
     splits = table["split"].to_pylist()
     jobs = manifest_jobs(table, recipe.image)
     runs, requests, size = Runs(jobs, recipe.fetch.connections), 0, 0

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from handdata.builds import upload
 from handdata.builds.folder import BuildFolder
 from handdata.builds.payload import Payload, Published, payload
@@ -16,7 +18,7 @@ def publish(
 ) -> Published:
     """Publish a build's dataset to `hf:USER/NAME` or a folder.
 
-    Raises `UserError` for a mistake, `Unfinished` where a server or a disk fails; then nothing is half-published, and
+    Raises `UserError` for a mistake, `Unfinished` if a server or a disk fails; then nothing is half-published, and
     the same call resumes.
     """
     if to.startswith("hf:"):
@@ -58,8 +60,6 @@ def _require_ours(folder: Path) -> None:
 
 
 def _read_back(folder: Path, sent: Payload) -> None:
-    import pyarrow.parquet as pq
-
     for path, entry in sent.checksums.items():
         if sha256_of(folder / path) != entry["sha256"]:
             raise Unfinished(f"{path} does not read back as it was written: the disk is failing")

@@ -21,15 +21,15 @@ from handdata.texts.checks import ALLOWED_TO_PEOPLE, DRAFT_FAILURES, FAILURES, R
 
 _TEMPLATE = Path(__file__).with_name("review.html")
 _COLUMNS = ("image_id", "gesture", "split", "subject", "bboxes", "labels")
-_POINTS = 4  # decimals of a landmark: a ten-thousandth of the image
+_DIGITS = 4  # decimals of a landmark: a ten-thousandth of the image
 
 
 @dataclass(frozen=True)
 class Applied:
-    """Decisions that were taken from a file of the review page."""
+    """Number of decisions in a file that the review page exported."""
 
     new: int
-    known: int  # decisions that the build had already
+    known: int  # decisions that the build already had
 
 
 def write_page(build: Path) -> Path:
@@ -70,7 +70,7 @@ def read_rows(build: Path) -> list[dict[str, Any]]:
 
 
 def apply_decisions(build: Path, exported: Path) -> Applied:
-    """Add the decisions of an exported file to the build; return their number.
+    """Add the decisions of an exported file to the build; return how many were new and known.
 
     Raises `UserError`, and adds none of them, if the file is not from this build's page or an edited text fails the
     checks.
@@ -80,7 +80,7 @@ def apply_decisions(build: Path, exported: Path) -> Applied:
         entries = [json.loads(line) for line in exported.read_text(encoding="utf-8").splitlines() if line.strip()]
         given = [Decision(str(e["what"]), image_id=str(e["image_id"]), text=e.get("text")) for e in entries]  # type: ignore[arg-type]
     except FileNotFoundError:
-        raise UserError(f"there is no file {exported} (--apply)") from None
+        raise UserError(f"--apply {exported} does not exist") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"--apply {exported} is not a file that the review page exported") from None
     for decision in given:
@@ -103,7 +103,7 @@ def _require_fit(decision: Decision, row: dict[str, Any]) -> None:
 
 def _row(row: dict[str, Any], output: dict[str, Any], decided: decisions.Decisions) -> dict[str, Any]:
     image_id, gesture = row["image_id"], row["gesture"]
-    hands = [[[round(x, _POINTS), round(y, _POINTS)] for x, y, _ in hand] for hand in output.get("hand_landmarks", ())]
+    hands = [[[round(x, _DIGITS), round(y, _DIGITS)] for x, y, _ in hand] for hand in output.get("hand_landmarks", ())]
     return {
         "image_id": image_id,
         "gesture": gesture,

@@ -73,7 +73,7 @@ def _dataset(dataset: dict[str, Any] | None) -> list[str]:
     if dataset is None:
         return ["dataset: not assembled yet"]
     count = sum(sum(splits.values()) for splits in dataset["rows"].values())
-    state = "up to date" if dataset["current"] else "older than the build: `handdata build` renews it"
+    state = "up to date" if dataset["current"] else "older than the build: `handdata build` rebuilds it"
     lines = [f"dataset: {count:,} rows, {state}"]
     for gesture, splits in dataset["rows"].items():
         counts = [f"{splits[split]:,} {split}" for split in SPLITS if split in splits]

@@ -11,14 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from handdata.builds.payload import Payload, Published
 from handdata.dataset.checksums import CHECKSUMS, read_checksums
 from handdata.errors import Unfinished, UserError
 from handdata.huggingface import HubName, hub_errors
 
-_PAUSES = (1.0, 4.0, 15.0)  # seconds between attempts; the library repeats uploads by itself in addition
+_PAUSES = (1.0, 4.0, 15.0)  # seconds between attempts, in addition to the library's own attempts
 _BUSY = (408, 425, 429)
-_UNTOUCHED = (".gitattributes",)  # the Hub's own
+_UNTOUCHED = (".gitattributes",)  # written by the Hub
 _AGAIN = "nothing was half-published; run the same command again"
 
 
@@ -56,7 +58,7 @@ class Hub:
         from huggingface_hub import HfApi, get_token
 
         if get_token() is None:
-            raise UserError("there is no token for the Hub: run `hf auth login`, or set HF_TOKEN")
+            raise UserError("no Hub token: run `hf auth login` or set HF_TOKEN")
         self.name, self.api = name, HfApi(library_name="hand1000")
         self._repeated(self.api.whoami)
 
@@ -74,7 +76,7 @@ class Hub:
         return self._repeated(action)
 
     def prepare(self, private: bool, branch: str, purge_history: bool) -> str:
-        """Create the repository and the branch where they are missing; return the branch's commit."""
+        """Create the repository and the branch if they are missing; return the branch's commit."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         try:
@@ -114,7 +116,7 @@ class Hub:
         return {path for path in present if path in listed or path.startswith("data/")}
 
     def commit(self, branch: str, head: str, sent: Payload, stale: set[str]) -> str:
-        """Make the one commit; return its hash. A commit whose answer was lost is recognised and not repeated."""
+        """Make the commit; return its hash. A commit whose response was lost is recognised and not repeated."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         def attempt() -> str:
@@ -131,7 +133,6 @@ class Hub:
 
     def read_back(self, commit: str, sent: Payload) -> None:
         """Compare every file's hash, and the row count in every Parquet footer, with what was sent."""
-        import pyarrow.parquet as pq
         from huggingface_hub import HfFileSystem
 
         wrong = _differences(self.listing(commit), sent)
@@ -155,7 +156,7 @@ class Hub:
         kept = {entry.lfs.sha256 for entry in self.listing(branch).values() if entry.lfs}
         old = [file for file in stored if file.oid not in kept]
         self.call("permanently_delete_lfs_files", lfs_files=old)
-        return f"the history is cleared; {len(old)} files of earlier versions were deleted for good"
+        return f"the history is cleared; {len(old)} files of earlier versions were deleted permanently"
 
     def _require_single_branch(self, branch: str) -> None:
         refs = self.call("list_repo_refs")
@@ -177,14 +178,13 @@ class Hub:
             except missing:
                 raise
             except (errors.HfHubHTTPError, httpx2.TransportError, RuntimeError) as error:
-                cause = (
-                    error.__cause__ if isinstance(error, RuntimeError) else error
-                )  # the library wraps uploads' errors
+                # the library wraps errors of uploads in a RuntimeError
+                cause = error.__cause__ if isinstance(error, RuntimeError) else error
                 if not isinstance(cause, errors.HfHubHTTPError | httpx2.TransportError):
                     raise
                 status = _status(cause)
-                passing = status == 0 or status in _BUSY or status >= 500 or (cause is not error and status == 400)
-                if pause is None or not passing:
+                transient = status == 0 or status in _BUSY or status >= 500 or (cause is not error and status == 400)
+                if pause is None or not transient:
                     self._refuse(cause, status)
                 time.sleep(pause or 0)
         raise AssertionError("unreachable")
@@ -192,9 +192,7 @@ class Hub:
     def _refuse(self, cause: Exception, status: int) -> None:
         """Raise an error of the Hub as one sentence."""
         if status == 412:
-            raise Unfinished(
-                f"somebody else changed {self.name} meanwhile: look there, then run the same command again"
-            )
+            raise Unfinished(f"somebody else changed {self.name} meanwhile: check it, then run the same command again")
         if status == 403:
             raise UserError(f"the token may not write to {self.name}: use one with write access, or another USER")
         if not status:
@@ -223,9 +221,8 @@ def _differences(present: dict[str, Any], sent: Payload) -> list[str]:
 def _about_history(before: dict[str, Any], sent: Payload) -> str:
     hashes = {entry["sha256"] for entry in sent.checksums.values()}
     old = [path for path, entry in before.items() if entry.lfs and entry.lfs.sha256 not in hashes]
-    return (
-        f"the history still holds {len(old)} files of the version before: --purge-history deletes them" if old else ""
-    )
+    remark = f"the history still holds {len(old)} files of the previous version: --purge-history deletes them"
+    return remark if old else ""
 
 
 def _status(error: Any) -> int:

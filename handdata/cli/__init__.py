@@ -8,11 +8,11 @@ from handdata.stages import STAGES
 ABOUT = "Make a dataset of hand gesture photographs, with texts that name the gesture, from HaGRID's archives."
 
 COMMANDS: program.Table = {
-    "plan": "print what a build will cost, before large files are read",
+    "plan": "print the cost of a build before large files are read",
     "build": "run the stages of a build, or resume one",
     **{stage.name: stage.help for stage in STAGES if stage.help},
-    "review": "make a page on which a person accepts, rejects and corrects rows",
-    "status": "print what is done, what failed and why",
+    "review": "write a page where a person accepts, rejects and corrects rows",
+    "status": "print the number of rows done, failed and left, with reasons",
     "drop": "remove an image or a person, ready to publish again",
     "publish": "publish the dataset to the Hub or to a folder",
     "evaluate": "measure a published dataset",

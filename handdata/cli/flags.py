@@ -21,8 +21,8 @@ from handdata.stages import STAGES, StageSpec, stage_named, stages_until
 class Assets:
     """Fetch the model files that are not loaded through a hub library, and verify their sha256.
 
-    Without a name: all that handdata and the tests of its stages need. Files are kept in ~/.cache/hand1000
-    (XDG_CACHE_HOME and HAND1000_CACHE change that).
+    Without a name, all files that handdata and the tests of its stages need are fetched. They are kept in
+    ~/.cache/hand1000 (XDG_CACHE_HOME and HAND1000_CACHE change that).
     """
 
     names: Positional[tuple[str, ...]] = ()  # names of model files, as --list shows them
@@ -38,10 +38,10 @@ class Assets:
 
 @dataclass(frozen=True)
 class Plan:
-    """Print what a build will cost: images, bytes, requests, disk and minutes, before large files are read.
+    """Print the cost of a build (images, bytes, requests, disk and minutes) before large files are read.
 
-    For exact figures the annotations of the recipe's gestures and the archive's index are read (and cached, so that
-    the build need not read them again). With --offline the sizes in sources.toml are used instead.
+    For exact figures, the annotations of the recipe's gestures and the archive's index are read and cached for the
+    build. With --offline, the sizes in sources.toml are used instead.
     """
 
     recipe: Positional[str]  # a recipe file, or the name of a shipped one
@@ -117,7 +117,7 @@ def __getattr__(name: str) -> type:
     for stage in STAGES:
         if stage.help and stage.name.title() == name:
             return _stage_command(stage)
-    raise AttributeError(f"there is no command class '{name}'")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,14 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Review:
-    """Make BUILD/review.html, on which a person accepts, rejects and corrects rows, or apply the decisions.
+    """Write BUILD/review.html, where a person accepts, rejects and corrects rows, or apply these decisions.
 
     The page works from disk, without a server. Its button `Export` saves a file; --apply FILE adds the decisions in it
     to the build's decisions.jsonl, which every later run follows.
     """
 
     build: Positional[Path]  # the build folder
-    apply: Path | None = None  # file that the page exported
+    apply: Path | None = None  # file of decisions that the page exported
 
     def __call__(self) -> int:
         from handdata.builds import review
@@ -191,7 +191,7 @@ class Status:
 class Render:
     """Draw the mini world, a small HaGRID: archives, annotations and the ground truth of every picture.
 
-    No network and no model is needed. The same options and seed give the same bytes. The same command resumes after an
+    Needs neither network nor models. The same options and seed give the same bytes. The same command resumes after an
     interruption.
     """
 
@@ -216,7 +216,7 @@ class Render:
 class Drop:
     """Remove an image or a person from a build: the pictures, all columns computed from them, and the dataset's rows.
 
-    A spare takes the place where there is one. A published dataset changes when it is published again.
+    Spares replace the removed rows while any are left. A published dataset changes when it is published again.
     """
 
     build: Positional[Path]  # the build folder
@@ -241,7 +241,7 @@ class Drop:
 class Publish:
     """Publish the dataset of a build to the Hub or to a folder, and read it back.
 
-    On the Hub it is one commit that replaces all of data/. The token is the one of `hf auth login` or HF_TOKEN. The
+    On the Hub, one commit replaces all of data/. The token is that of `hf auth login` or HF_TOKEN. The
     same command resumes after an interruption: uploaded files are not uploaded again.
     """
 
@@ -249,7 +249,7 @@ class Publish:
     to: str  # hf:USER/NAME, or a folder
     private: bool = False  # make the repository private
     revision: str | None = None  # branch of the repository; created if it does not exist
-    purge_history: bool = False  # delete all earlier commits, and for good the files that only they hold
+    purge_history: bool = False  # permanently delete all earlier commits and the files that only they hold
 
     def __call__(self) -> int:
         from handdata.builds.publish import publish

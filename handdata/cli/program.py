@@ -1,8 +1,8 @@
-"""The main function of `handdata` and `handtrain`: find the command, parse its flags, turn errors into one sentence.
+"""The main function of `handdata` and `handtrain`: find the command, parse its flags, print errors as one sentence.
 
 A command is a frozen dataclass whose fields are its flags and whose call does the work and returns the exit code:
 0 done, 1 could not finish, 2 wrong use. A command whose defaults come from a recipe or a build has a class method
-`defaults(argv)`. No heavy module is imported before a command is chosen, so that `--help` answers at once.
+`defaults(argv)`. No heavy module is imported before a command is chosen, so that `--help` prints at once.
 """
 
 import errno
@@ -25,7 +25,7 @@ def main(program: str, about: str, table: Table, argv: list[str]) -> int:
 
     The command `some-name` is the class `SomeName` of the module `<program>.cli.flags`.
     """
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # huggingface_hub and datasets report usage unless told not to
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # huggingface_hub and datasets report usage by default
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(overview(program, about, table))

@@ -1,4 +1,4 @@
-"""Decisions of people about rows: `decisions.jsonl`, appended to, never rewritten, replayed by every run."""
+"""Decisions of people about rows: every run replays the file `decisions.jsonl`, which is only appended to."""
 
 import json
 import os
@@ -17,9 +17,9 @@ class Decision:
     """One decision about one image or about all images of a person."""
 
     what: What
-    image_id: str | None = None  # the image, or
+    image_id: str | None = None  # the image; either this or `subject` is set
     subject: str | None = None  # the person
-    text: str | None = None  # new text, of the decision `edited`
+    text: str | None = None  # the new text, for the decision `edited`
     note: str | None = None  # the reason, in a person's words
 
 

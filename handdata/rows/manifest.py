@@ -1,4 +1,4 @@
-"""The manifest: one row per selected image, spares too, with everything that is needed to fetch it anywhere."""
+"""The manifest: one row per selected image, including spares, with all that is needed to fetch it on any machine."""
 
 import json
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ def read_manifest(build: Path, shard: int | None = None, columns: list[str] | No
 def source_facts(schema: pa.Schema) -> dict[str, SourceFacts]:
     """Return the facts on a manifest's sources, by their names in the column `source`.
 
-    Raises `UserError` where the metadata of the manifest's file lacks them.
+    Raises `UserError` if the metadata of the manifest's file lacks them.
     """
     stored = (schema.metadata or {}).get(b"hand1000:sources")
     if stored is None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-# Every kind of irregularity, with its sentence in the report.
+# Every kind of irregularity, with its description in the report.
 ODDITIES = {
     "not-a-record": "not a table with boxes and labels: left out",
     "bad-image-id": "the image id has characters other than letters, digits, - and _: left out",

@@ -1,10 +1,11 @@
-"""Choose the rows to publish: the requested counts, spares for failed rows, disjoint splits."""
+"""The choice of rows to publish: the requested counts, spares in place of failed rows, disjoint splits."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from handdata.rows.schema import SPLITS
 
@@ -18,9 +19,9 @@ class Choice:
     gestures: tuple[str, ...]
     rows: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     requested: dict[tuple[str, str], int] = field(default_factory=dict)
-    left_out: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)  # by reason, spares too
+    left_out: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)  # counts by reason, spares included
     spares_used: dict[tuple[str, str], int] = field(default_factory=dict)
-    closest: int | None = None  # least distance in bits between the hashes of two published images of different splits
+    closest: int | None = None  # fewest bits in which the hashes of two published images of different splits differ
 
     @property
     def shortfalls(self) -> list[tuple[str, str, int, int]]:
@@ -36,8 +37,6 @@ def choose(rows: pa.Table, gestures: tuple[str, ...], counts: dict[str, int], ne
     `counts` are rows per gesture by split. Test is filled first, then validation, then train: a row that shares its
     subject with a row of an earlier one, or differs from it in at most `near` bits, is replaced by a spare.
     """
-    import pyarrow.compute as pc
-
     choice = Choice(gestures)
     hashes = np.array([int(value or "0", 16) for value in rows["phash"].to_pylist()], dtype=np.uint64)
     why, subjects = rows["why"].to_pylist(), rows["subject"].to_pylist()
@@ -84,7 +83,7 @@ def _refuse_shared(
 
 
 def _prove_disjoint(choice: Choice, subjects: list[str], hashes: np.ndarray, near: int) -> int | None:
-    """Check the finished choice independently; return the least distance between the splits' hashes."""
+    """Check the finished choice independently; return the smallest distance between the splits' hashes."""
     by_split = {name: [row for key, rows in choice.rows.items() if key[1] == name for row in rows] for name in SPLITS}
     closest = 65
     for index, split in enumerate(SPLITS):

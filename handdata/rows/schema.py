@@ -19,7 +19,7 @@ MANIFEST = pa.schema(
         ("gesture", pa.string()),
         ("split", pa.string()),  # ours: train, validation or test
         ("rank", pa.int32()),  # place in the order of selection within gesture and split
-        ("spare", pa.bool_()),  # True: takes the place of a row that fails
+        ("spare", pa.bool_()),  # True: replaces a row that fails
         ("subject", pa.string()),  # first 16 hex digits of sha256 of user_id
         ("hagrid_split", pa.string()),  # HaGRID's: train, val or test
         ("bboxes", _BOXES),  # [x, y, w, h] in fractions of the image, clipped to it
@@ -34,7 +34,7 @@ MANIFEST = pa.schema(
     ]
 )
 
-# The columns that each stage adds to the manifest's rows, besides `image_id` and `reason`, in the order of the flow.
+# The columns that each stage adds to the manifest's rows, besides `image_id` and `reason`, in the order of the stages.
 STAGE_COLUMNS: dict[str, pa.Schema] = {
     "fetch": pa.schema(
         [
@@ -66,7 +66,7 @@ STAGE_COLUMNS: dict[str, pa.Schema] = {
     "checks": pa.schema([("checks", pa.list_(pa.string()))]),
 }
 
-# Every reason for which a row can fail, with the sentence that `handdata status` prints for it.
+# Every reason for which a row can fail, with the explanation that `handdata status` prints for it.
 REASONS: dict[str, str] = {
     "failed-earlier": "an earlier stage failed on this row",
     "rejected": "rejected by a person in the review",
@@ -81,7 +81,7 @@ REASONS: dict[str, str] = {
     "too-large": "larger than the limit: raise fetch.largest",
     "too-many-pixels": "more than 100 million pixels",
     "unsupported-member": "the member is encrypted or compressed by a method other than deflate",
-    "wrong-header": "the archive holds something else where its directory says the member is",
+    "wrong-header": "the archive does not hold the member at the offset in its directory",
     "wrong-crc": "the member's content does not have the CRC-32 that the archive states",
     "wrong-size": "the member's content does not have the size that the archive states",
     "hand-not-found": "MediaPipe finds no hand in the image",

@@ -1,6 +1,13 @@
-"""The stages of a build, a module each, and the table of all of them. Stages may import all but `builds` and `cli`.
+"""The stages of a build: the protocol that they follow, and the table of all of them.
 
-A new stage is one row of STAGES, one module, and its columns in `rows/schema`.
+A build has one row per selected image, in the order of its manifest. Most stages are a class that follows `Stage`: it
+maps the columns of a shard (256 rows) to new columns and knows nothing of files, processes or earlier runs. The engine
+(`builds/engine`) calls it on every shard that is not finished yet, reads its inputs and stores its outputs. `facts` is
+the smallest example. The stages `select`, `fetch` and `assemble` work on the whole build: each is a function
+`run(build, recipe, execution)`.
+
+A new stage is one module here, one row of STAGES, and its columns and reasons in `rows/schema`. Stages may import
+everything but `builds` and `cli`.
 """
 
 import importlib
@@ -10,26 +17,30 @@ from typing import Any, ClassVar, Protocol
 
 from handdata.errors import require_known
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, list[Any]]  # values by column name; all lists have one value per row
 
 
 class Stage(Protocol):
-    """A stage that works on shards: the constructor loads the model, the call takes columns and returns new columns.
+    """A stage that works on shards: the constructor loads the model, the call computes columns from columns.
 
-    Columns are a dict of equal-length lists. The call adds `reason`: why a row failed, None for a good row. `options`
-    is the stage's frozen dataclass. Optional methods: `close()`, called after the last shard, and the static methods
-    `at_commit(options)`, which resolves a model's branch, and `summary(build, options)`, a text that the stage's
-    command prints.
+    `options` is the frozen dataclass of the stage's table in the recipe. Optional are a method `close()`, called after
+    the last shard, and two static methods: `at_commit(options)` returns the options with a model's branch resolved to
+    its commit, and `summary(build, options)` returns a text that the stage's command prints.
     """
 
-    version: ClassVar[int]  # raised when a change of the code changes the output
-    inputs: ClassVar[tuple[str, ...]]  # columns it reads; `image` is the bytes of the stored file
-    final_reasons: ClassVar[frozenset[str]]  # reasons that the same input always gives: not tried again
+    version: ClassVar[int]  # increased when a change of the code changes the output
+    inputs: ClassVar[tuple[str, ...]]  # names of the columns it reads; `image` is the bytes of the stored file
+    final_reasons: ClassVar[frozenset[str]]  # reasons that the same input always gives: such rows are not tried again
 
     @staticmethod
-    def fingerprint(options: Any) -> Any: ...  # as JSON: everything else that decides the output (prompt, model)
-    def __init__(self, options: Any) -> None: ...
-    def __call__(self, columns: Columns) -> Columns: ...
+    def fingerprint(options: Any) -> Any:
+        """Return as JSON what decides the output besides `version` and the inputs: options, prompt, model hash."""
+
+    def __init__(self, options: Any) -> None:
+        """Load the model, once per process."""
+
+    def __call__(self, columns: Columns) -> Columns:
+        """Return the new columns, and `reason`: why a row failed, None for a good row."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +56,9 @@ class Execution:
 class StageReport:
     """The outcome of one stage."""
 
-    rows: int = 0
-    kept_shards: int = 0  # shards that were finished and made from the same inputs
-    made_shards: int = 0
+    rows: int = 0  # number of rows of the build
+    kept_shards: int = 0  # shards that an earlier run finished from the same inputs
+    made_shards: int = 0  # shards that this run computed
     failed: Counter[str] = field(default_factory=Counter)  # number of rows by reason
     notes: dict[str, Any] = field(default_factory=dict)  # keys to store in run.json
 
@@ -60,7 +71,7 @@ class StageSpec:
     implementation: str  # "module:attribute": a `Stage`, or a function (build, recipe, execution) -> StageReport
     table: str | None  # the recipe's table with the stage's options
     columns: str = ""  # folder of its shards and key of its columns in STAGE_COLUMNS; empty: it writes no shards
-    help: str = ""  # one line on its command; empty: the stage has no command of its own
+    help: str = ""  # one line on its command; empty: a stage without a command of its own
     more_tables: tuple[str, ...] = ()  # further tables of the recipe that its command takes as flags
 
     def load(self) -> Any:

@@ -1,6 +1,6 @@
 """Assemble the dataset of a build: chosen rows, Parquet files, card, Croissant description, pictures.
 
-The folder `dataset/` appears by rename when it is complete; `publish` sends it. The same build gives the same bytes.
+The folder `dataset/` appears by rename when it is complete; `publish` uploads it. The same build gives the same bytes.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ VERSION = 1  # raised when a change of the code changes the dataset
 def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     """Bring `dataset/` up to date; report its number of rows.
 
-    Raises `UserError` where a stage has not been run, `Unfinished` where an image changed after it was measured.
+    Raises `UserError` if a stage has not been run, `Unfinished` if an image changed after it was measured.
     """
     summary = read_summary(build)
     if summary is None or not is_current(build, recipe):
@@ -60,8 +60,8 @@ def read_rows(build: Path, decided: decisions.Decisions) -> pa.Table:
     table = read_manifest(build)
     shards = range(shard_count(table.num_rows))
     pairs = zip(table["image_id"].to_pylist(), table["subject"].to_pylist(), strict=True)
-    words = [decided.about(*pair) for pair in pairs]
-    why: list[str | None] = [word if word in ("dropped", "rejected") else None for word in words]
+    verdicts = [decided.about(*pair) for pair in pairs]
+    why: list[str | None] = [verdict if verdict in ("dropped", "rejected") else None for verdict in verdicts]
     for stage, schema in STAGE_COLUMNS.items():
         paths = [shard_path(build, stage, shard) for shard in shards]
         missing = next((path for path in paths if not path.is_file()), None)
@@ -96,7 +96,7 @@ def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
 
 def _published(rows: pa.Table, decided: decisions.Decisions, names: tuple[str, ...]) -> pa.Table:
     """Return the rows with the published columns except `image`, and with `bytes`."""
-    words = gestures.gestures()
+    by_name = gestures.gestures()
     row_gestures = rows["gesture"].to_pylist()
     edited = [decided.text(image_id) for image_id in rows["image_id"].to_pylist()]
     columns = {name: rows[name] for name in rows.column_names}
@@ -104,7 +104,7 @@ def _published(rows: pa.Table, decided: decisions.Decisions, names: tuple[str, .
         "text": [new or old for new, old in zip(edited, rows["text"].to_pylist(), strict=True)],
         "rewrite": ["edited" if new else old for new, old in zip(edited, rows["rewrite"].to_pylist(), strict=True)],
         "gesture": [names.index(gesture) if gesture in names else None for gesture in row_gestures],
-        "gesture_phrase": [words[gesture].phrase for gesture in row_gestures],
+        "gesture_phrase": [by_name[gesture].phrase for gesture in row_gestures],
         "sha256": rows["digest"],
     }
     schema = pa.schema([f for f in features(list(names)).arrow_schema if f.name != "image"])
@@ -116,7 +116,7 @@ def _cast(column: Any, kind: pa.DataType) -> Any:
 
 
 def _manifest(build: Path, choice: Choice) -> pa.Table:
-    """Return the manifest of the published rows alone, from which `fetch --manifest` gets the same images anywhere."""
+    """Return the manifest of the published rows, from which `fetch --manifest` gets the same images on any machine."""
     numbers = sorted(number for rows in choice.rows.values() for number in rows)
     table = read_manifest(build)
     public = {k: v for k, v in (table.schema.metadata or {}).items() if k == b"hand1000:image"}

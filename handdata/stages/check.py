@@ -1,4 +1,4 @@
-"""The stage `check`: the final texts are checked once more; rows that are worth a look get remarks."""
+"""The stage `check`: a last check of the final texts, and remarks on rows that deserve a look."""
 
 from dataclasses import asdict
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from handdata.texts.checks import REMARKS, failures
 
 
 class FinalChecks:
-    """Check the final texts, and remark on rows that are kept but worth a look."""
+    """Check the final texts; add remarks to rows that are kept but deserve a look."""
 
     version: ClassVar = 1
     inputs: ClassVar = (

@@ -4,6 +4,9 @@ import hashlib
 import io
 from typing import Any, ClassVar
 
+import numpy as np
+from PIL import Image
+
 from handdata.stages import Columns
 
 
@@ -28,14 +31,12 @@ class ImageFacts:
         return {name: [row.get(name) for row in rows] for name in names}
 
 
-def perceptual_hash(image: Any) -> str:
+def perceptual_hash(image: Image.Image) -> str:
     """Return 16 hex digits for a PIL image: the signs of its 8 x 8 lowest frequencies against their median.
 
     Scaling and recompression flip few of the 64 bits. (DCT variant of C. Zauner, 2010, "Implementation and Benchmarking
     of Perceptual Image Hash Functions", section 3.2.1)
     """
-    import numpy as np
-
     size, keep = 32, 8
     pixels = np.asarray(image.convert("L").resize((size, size)), dtype=np.float64)  # (32, 32)
     frequency, place = np.arange(1, keep + 1)[:, None], np.arange(size)[None, :]  # 1 to 8: without the mean
@@ -46,8 +47,6 @@ def perceptual_hash(image: Any) -> str:
 
 
 def _facts(data: bytes | None) -> dict[str, Any]:
-    from PIL import Image
-
     if data is None:
         return {"reason": "image-missing"}
     try:

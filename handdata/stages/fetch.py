@@ -1,7 +1,7 @@
-"""The stage `fetch`: the manifest's images, read out of their archives, each stored or with a reason.
+"""The stage `fetch`: read the manifest's images from their archives; each is stored or gets a reason.
 
-Each image appears by rename, after its receipt. Where the stage cannot continue (a replaced archive, a full disk) it
-ends with a sentence, and the same command resumes.
+Each image appears by rename, after its receipt. A stage that cannot continue (a replaced archive, a full disk) ends
+with one sentence, and the same command resumes.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
+from tqdm import tqdm
 
 from handdata.errors import UserError
 from handdata.files import remove_partial, require_room
@@ -39,10 +40,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     """Fetch the images of a build's manifest that are not finished.
 
-    Raises `Unfinished` where it cannot continue, `UserError` for a manifest with unsafe names or without sources.
+    Raises `Unfinished` if it cannot continue, `UserError` for a manifest with unsafe names or without sources.
     """
-    from tqdm import tqdm
-
     table = read_manifest(build)
     jobs = manifest_jobs(table, recipe.image)
     with closing(Journal(build)) as journal:
@@ -110,7 +109,7 @@ def _finished(build: Path, job: Job, journal: Journal) -> bool:
 
 
 def _settle_dropped(build: Path, table: pa.Table, jobs: list[Job], journal: Journal) -> None:
-    """Give dropped rows their reason and remove their images; rows that are no longer dropped are fetched again."""
+    """Give dropped rows their reason and remove their images; fetch rows again whose decision was removed."""
     decisions = replay(build)
     for job, subject in zip(jobs, table["subject"].to_pylist(), strict=True):
         receipt = journal.receipts.get(job.image_id)

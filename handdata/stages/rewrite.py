@@ -1,4 +1,4 @@
-"""The stage `rewrite`: captions that name their gesture, by a language model and rules, or else by a template.
+"""The stage `rewrite`: make each caption name its gesture, by a language model with checks, or else by a template.
 
 The prompt file is `prompts/rewrite.txt`. The first attempt is greedy. Later attempts get the failed draft and the
 reason, and are sampled at a temperature, each with its own seed. (Hand1000, section 4, queries LLaMA 3 once and checks
@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+import pyarrow.parquet as pq
 
 from handdata import assets
 from handdata.errors import UserError
@@ -31,7 +33,7 @@ _NOT_DECIDING = ("key_variable", "threads", "gpu_layers", "timeout", "server")
 
 @dataclass
 class Text:
-    """The text of one caption, and how it was made."""
+    """The text of one caption, and its origin."""
 
     text: str | None = None
     rewrite: Literal["llm", "kept", "template"] | None = None
@@ -84,8 +86,6 @@ class Rewriting:
     @staticmethod
     def summary(build: Path, options: RewriteOptions) -> str:
         """Return how a build's texts were made, and the failures of captions and drafts, as lines for people."""
-        import pyarrow.parquet as pq
-
         paths = sorted((build / stage_named("rewrite").columns).glob("*.parquet"))
         rows = [row for path in paths for row in pq.read_table(path, columns=["rewrite", "draft_checks"]).to_pylist()]
         ways = Counter(row["rewrite"] or "without text" for row in rows)
@@ -102,7 +102,7 @@ def rewrite(pairs: list[tuple[str, str]], model: ChatModel, prompt: Prompt, opti
     The pairs should be distinct. All first attempts are sent together, then all second ones.
     """
     texts = [Text() for _ in pairs]
-    pending: dict[int, tuple[str, str]] = {}  # by place: the rejected draft and its failures in words
+    pending: dict[int, tuple[str, str]] = {}  # by index: the rejected draft, and its failures as a sentence
     for place, (caption, gesture) in enumerate(pairs):
         failed = failures(caption, gesture, caption)
         texts[place].failed += [f"caption:{name}" for name in failed]
@@ -162,7 +162,7 @@ def model_file(model: str) -> Path:
         return assets.path(model)
     if not Path(model).is_file():
         raise UserError(
-            f"there is no model file {model}: set --model to a GGUF file, for instance of Meta-Llama-3-8B-Instruct "
+            f"model file {model} does not exist: set --model to a GGUF file, for instance of Meta-Llama-3-8B-Instruct "
             "(smollm2-135m is a small one for trials)"
         )
     return Path(model)
@@ -184,7 +184,7 @@ def prompt_text(options: RewriteOptions) -> str:
     """Return the text of the prompt file."""
     path = Path(options.prompt) if options.prompt else resource("prompts/rewrite.txt")
     if not path.is_file():
-        raise UserError(f"there is no prompt file {path} (--prompt)")
+        raise UserError(f"--prompt {path} does not exist")
     return path.read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The stage `select`: the manifest, made from annotations and archive indices, with all that is needed to fetch it."""
+"""The stage `select`: choose images from annotations and archive indices, and write them to the manifest."""
 
 import dataclasses
 import hashlib
@@ -30,9 +30,9 @@ VERSION = 1  # increased when a change of the code changes the choice
 
 
 def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
-    """Make a build's manifest, unless the existing one was made from the same recipe and files.
+    """Write a build's manifest, unless the existing one was made from the same recipe and files.
 
-    A manifest that the build was started from is kept. Raises `UserError` where nothing can be read or chosen.
+    The manifest of a build that was started from a manifest is kept. Raises `UserError` like `make_manifest`.
     """
     path = build / "manifest.parquet"
     report = StageReport()
@@ -44,7 +44,7 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
             with closing(Client(recipe.fetch, execution.progress)) as client:
                 if source.whole:
                     sources = download_all(sources, build / "source", client)
-                manifest = make(sources, recipe, replay(build), client)
+                manifest = make_manifest(sources, recipe, replay(build), client)
                 if manifest.shortfalls:
                     lacking = sum(manifest.shortfalls.values())
                     client.announce(f"{lacking:,} images fewer than requested: `handdata status` lists them")
@@ -55,8 +55,8 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     return report
 
 
-def make(sources: Sources, recipe: Recipe, decisions: Decisions, client: Client) -> Manifest:
-    """Read annotations and indices and choose images. Raises `UserError` where nothing can be read or chosen."""
+def make_manifest(sources: Sources, recipe: Recipe, decisions: Decisions, client: Client) -> Manifest:
+    """Read annotations and indices and choose images. Raises `UserError` if a file cannot be read or no image fits."""
     index = read_index(open_place(sources.annotations, client))
     files = annotations.files(index.json_files(), recipe.select.gestures, sources.annotations.name)
     size = sum(file.entry.compressed_size for file in files) / 1e6
@@ -70,7 +70,7 @@ def make(sources: Sources, recipe: Recipe, decisions: Decisions, client: Client)
     indices = [read_index(open_place(source, client)) for source in sources.images]
     members = _Members(table.num_rows)
     for number, (source, source_index) in enumerate(zip(sources.images, indices, strict=True)):
-        _find(members, number, source, source_index, table, odd)
+        _enter_members(members, number, source, source_index, table, odd)
     available = members.position >= 0
     _report_missing(table, available, odd)
     available &= ~_dropped(table, decisions)
@@ -113,17 +113,17 @@ def _rendered(build: Path, recipe: Recipe, execution: Execution) -> SourceOption
 
 
 class _Members:
-    """The member of each annotated image: number of the archive and position in its index, -1 where it is missing."""
+    """The member of each annotated image: number of the archive and position in its index, -1 if it is missing."""
 
     def __init__(self, rows: int) -> None:
         self.archive = np.full(rows, -1, dtype=np.int16)
         self.position = np.full(rows, -1, dtype=np.int64)
 
 
-def _find(
+def _enter_members(
     members: _Members, number: int, source: Archive, index: ZipIndex | FolderIndex, table: pa.Table, odd: Oddities
 ) -> None:
-    """Find the annotated images in one archive."""
+    """Enter the members of one archive that are annotated images."""
     gestures = table["gesture"].to_pylist()
     wanted: dict[bytes, int] = {}
     more: dict[int, list[int]] = {}  # further rows of an image id that is annotated more than once

@@ -109,7 +109,7 @@ def test_path_refuses_what_is_missing_or_damaged(cache):
         assets.path("hand-landmarker")
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_one():
+def test_an_unknown_name_is_reported_with_the_nearest_one():
     with pytest.raises(UserError, match="did you mean 'hand-landmarker'"):
         assets.path("hand-landmark")
 

@@ -13,7 +13,7 @@ HAGRID = (
 ).split()
 
 
-def test_all_33_gestures_of_hagrid_are_there_and_no_other():
+def test_the_gestures_are_hagrids_33_in_alphabetical_order():
     assert list(gestures()) == HAGRID
     assert set(PAPER_GESTURES) < set(HAGRID)
 
@@ -33,7 +33,7 @@ def test_two_handed_gestures_are_marked():
     assert all(gesture.facing in ("palm", "back", "side", "any") for gesture in gestures().values())
 
 
-def test_an_unknown_gesture_is_answered_with_the_nearest_one():
+def test_an_unknown_gesture_is_reported_with_the_nearest_one():
     require(("call", "ok"))
     with pytest.raises(UserError, match=r"unknown gesture 'plam': did you mean 'palm'"):
         require(("call", "plam"))

@@ -20,7 +20,7 @@ def hub(monkeypatch, tmp_path):
     from huggingface_hub.utils import _http
 
     def wait(seconds):
-        raise AssertionError(f"waited {seconds} s to ask the Hub again")
+        raise AssertionError(f"waited {seconds} s before another request")
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(_http.time, "sleep", wait)
@@ -43,7 +43,7 @@ def hub(monkeypatch, tmp_path):
         (None, None, Unfinished, "cannot be reached"),
     ],
 )
-def test_what_the_hub_refuses_is_one_sentence(hub, status, code, error, words):
+def test_a_refusal_of_the_hub_is_one_sentence(hub, status, code, error, words):
     def answer(request):
         if status is None:
             raise httpx2.ConnectError("no route", request=request)
@@ -54,7 +54,7 @@ def test_what_the_hub_refuses_is_one_sentence(hub, status, code, error, words):
         model_folder(f"google/some-model-{status}-{code}", "main")
 
 
-def test_without_a_network_a_model_in_the_cache_is_taken_at_once(hub):
+def test_without_a_network_a_model_in_the_cache_is_used_at_once(hub):
     def answer(request):
         raise httpx2.ConnectError("no route", request=request)
 
@@ -67,20 +67,17 @@ def test_without_a_network_a_model_in_the_cache_is_taken_at_once(hub):
     assert (folder / "config.json").read_text() == "{}"
 
 
-def test_a_name_that_can_be_no_model_is_one_sentence():
+def test_a_malformed_model_name_is_one_sentence():
     with pytest.raises(UserError, match="--clip a/b/c/d is neither a folder nor a name"):
         model_folder("a/b/c/d", "main", "--clip")
 
 
 def _http(kind: type[Exception], status: int) -> Exception:
-    import httpx2
-
     response = httpx2.Response(status, request=httpx2.Request("GET", "http://127.0.0.1/"))
     return kind("the hub's words", response=response)  # type: ignore[call-arg]
 
 
 def _errors() -> list[Any]:
-    import httpx2
     from huggingface_hub import errors
 
     return [
@@ -97,7 +94,7 @@ def _errors() -> list[Any]:
 
 
 @pytest.mark.parametrize(("error", "kind", "sentence"), _errors())
-def test_what_the_hub_answers_is_one_sentence(error: Exception, kind: type[Exception], sentence: str) -> None:
+def test_every_error_of_the_hub_is_one_sentence(error: Exception, kind: type[Exception], sentence: str) -> None:
     with pytest.raises(kind, match=sentence) as caught, hub_errors(HubName("me/model", "v2"), "--base"):
         raise error
     assert str(caught.value).startswith("--base hf:me/model@v2")

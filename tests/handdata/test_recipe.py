@@ -1,8 +1,11 @@
 """Recipes: strict keys and types, and a text form that reads back to the same recipe."""
 
 import dataclasses
+import inspect
+import re
 
 import pytest
+import tyro
 
 from handdata import recipe
 from handdata.errors import UserError
@@ -78,14 +81,15 @@ def test_overriding_is_as_strict_as_a_file_and_keeps_the_other_keys():
         recipe.override(mini, selct={"train": 3})
 
 
-def test_every_field_of_every_table_has_a_comment_that_becomes_its_help():
-    import tyro
-
-    text = tyro.extras.get_parser(recipe.Recipe).format_help()
+def test_every_field_of_every_table_is_a_flag_whose_help_is_its_comment():
+    text = " ".join(tyro.extras.get_parser(recipe.Recipe).format_help().replace("│", " ").split())
     for table in dataclasses.fields(recipe.Recipe):
         if dataclasses.is_dataclass(table.default_factory):
+            source = inspect.getsource(table.default_factory)
             for field in dataclasses.fields(table.default_factory):
-                assert f"--{table.name}.{field.name.replace('_', '-')}" in text
+                comment = re.search(rf"^    # (.*)\n    {field.name}: |^    {field.name}: .*  # (.*)$", source, re.M)
+                flag, help_text = f"--{table.name}.{field.name.replace('_', '-')}", comment[1] or comment[2]
+                assert re.search(rf"{re.escape(flag)}\b.{{0,120}}? {re.escape(help_text[:30])}", text), flag
 
 
 def test_a_shipped_recipe_is_found_by_name_and_loads():
@@ -93,7 +97,14 @@ def test_a_shipped_recipe_is_found_by_name_and_loads():
         assert recipe.load(recipe.find(name)).name == name
 
 
-@pytest.mark.parametrize("wrong", ["nowhere.toml", "folder/none", "hand100"])
-def test_a_recipe_that_is_not_there_is_said_in_one_sentence(wrong):
-    with pytest.raises(UserError, match=wrong.split(".")[0]):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("nowhere.toml", "recipe file nowhere.toml does not exist"),
+        ("folder/none", "recipe file folder/none does not exist"),
+        ("hand100", "'hand100' is neither a recipe file .* nor a shipped recipe .*hand1000"),
+    ],
+)
+def test_an_unknown_recipe_is_named_in_one_sentence(wrong, message):
+    with pytest.raises(UserError, match=message):
         recipe.find(wrong)

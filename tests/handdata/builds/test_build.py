@@ -1,4 +1,4 @@
-"""From a recipe to stored images through the command line, for folders and local archives."""
+"""Builds from a recipe to stored images, from the command line and from Python, of folders and local archives."""
 
 import json
 import subprocess
@@ -23,9 +23,8 @@ from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import STAGE_COLUMNS
 from handdata.rows.shards import shard_path, write_table
 from handdata.stages import STAGES, StageReport, StageSpec, stages_until
-from tests import ROOT, SHARED, hagrid
-
-PHOTOS = SHARED / "photos"
+from tests import ROOT, hagrid
+from tests.photos import PHOTOS, needs_photos
 
 
 def handdata(*arguments: object) -> int:
@@ -71,10 +70,10 @@ def test_archives_and_folders_in_every_layout_give_the_same_images(tmp_path):
     ]
     first = stored(builds[0])
     assert len(first) == 20
-    assert all(stored(one) == first for one in builds)
+    assert all(stored(build) == first for build in builds)
 
 
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the reference photographs are not beside this checkout")
+@needs_photos
 def test_all_reference_photographs_go_through_as_a_folder(tmp_path):
     gestures = sorted(path.name for path in (PHOTOS / "images").iterdir())
     out = build_of(tmp_path, {"kind": "folder", "images": str(PHOTOS)}, gestures=gestures, max_per_subject=0, train=30)
@@ -115,8 +114,8 @@ def test_flags_of_a_stage_are_written_back_into_the_builds_recipe(tmp_path, caps
     assert len(stored(out)) == 2 * (7 + 2 + 3)
     capsys.readouterr()
     assert handdata("status", out, "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["stages"]["fetch"] == {"done": 24, "failed": {}, "left": 0, "examples": []}
+    state = json.loads(capsys.readouterr().out)
+    assert state["stages"]["fetch"] == {"done": 24, "failed": {}, "left": 0, "examples": []}
 
 
 def test_run_json_holds_versions_seed_hashes_and_counts_per_reason(tmp_path):
@@ -172,7 +171,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["build", "nothing.toml", "--out", "x"], "there is no recipe file nothing.toml"),
+        (["build", "nothing.toml", "--out", "x"], "recipe file nothing.toml does not exist"),
         (["select", "nowhere"], "nowhere is not a build folder: start one with"),
         (["fetch"], "give either a build folder, or --manifest FILE and --out BUILD"),
         (["status", "nowhere"], "nowhere is not a build folder"),
@@ -196,7 +195,7 @@ def test_a_manifest_that_leads_out_of_the_build_folder_is_refused(tmp_path):
     assert not (tmp_path / "evil").exists()
 
 
-def test_a_build_stays_with_the_commit_that_a_branch_was_at_when_it_began(tmp_path, monkeypatch):
+def test_a_build_keeps_the_commit_that_a_branch_first_resolved_to(tmp_path, monkeypatch):
     branch = {"main": "a" * 40, "v2": "c" * 40}
 
     class Captioning:
@@ -222,13 +221,13 @@ def test_a_build_stays_with_the_commit_that_a_branch_was_at_when_it_began(tmp_pa
     assert captioned("main") == "a" * 40
     branch["main"] = "b" * 40
     assert captioned("main") == "a" * 40, "the branch moved, the build does not"
-    assert captioned("v2") == "c" * 40, "another branch was asked for"
+    assert captioned("v2") == "c" * 40, "another branch was requested"
     (tmp_path / "later").mkdir()
-    assert captioned("main", tmp_path / "later") == "b" * 40, "a new build begins where the branch is now"
+    assert captioned("main", tmp_path / "later") == "b" * 40, "a new build uses the branch's commit of today"
     assert json.loads((tmp_path / "later" / "run.json").read_text())["pins"]["caption"]["commit"] == "b" * 40
 
 
-def test_until_and_only_take_the_names_of_the_table(tmp_path):
+def test_until_and_only_accept_the_names_of_the_table_of_stages(tmp_path):
     assert [stage.name for stage in stages_until("fetch")] == ["select", "fetch"]
     assert stages_until(None) == STAGES
     build = Build.start("mini", tmp_path / "build")
@@ -239,7 +238,7 @@ def test_until_and_only_take_the_names_of_the_table(tmp_path):
         build.run(engine="spark")
 
 
-def test_every_stage_of_the_table_is_there_and_has_its_columns_and_options():
+def test_every_stage_of_the_table_can_be_loaded_and_has_its_columns_and_options():
     for stage in STAGES:
         assert callable(stage.load()), stage.name
         assert stage.table is None or hasattr(load(find("mini")), stage.table)
@@ -263,7 +262,7 @@ def test_a_notebook_starts_runs_and_opens_a_build(tmp_path, capsys):
     assert output.out == output.err == ""
 
 
-def test_a_version_is_known_without_an_installed_package(tmp_path):
+def test_a_version_is_known_without_an_installed_package():
     code = (
         "import importlib.metadata as metadata, sys\n"
         "def missing(name): raise metadata.PackageNotFoundError(name)\n"

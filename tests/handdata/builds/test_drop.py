@@ -1,4 +1,4 @@
-"""Taking an image or a person out: of the pictures, of what was found on them, and of the dataset."""
+"""Removal of an image or a person: of the pictures, of all columns computed from them, and of the dataset."""
 
 from pathlib import Path
 
@@ -23,13 +23,13 @@ def build(tmp_path) -> Path:
 
 
 def traces(build: Path, word: str) -> list[Path]:
-    """Return the files below a build that hold a word, but for the manifest and the decision itself."""
+    """Return the files below a build that contain a word, except the manifest and the decision itself."""
     files = (path for path in build.rglob("*") if path.is_file())
     kept = {build / "manifest.parquet", build / "decisions.jsonl"}
     return [path for path in files if path not in kept and word.encode() in path.read_bytes()]
 
 
-def test_a_person_leaves_every_picture_and_column_and_a_spare_comes_in(build):
+def test_a_person_is_removed_from_every_picture_and_column_and_a_spare_comes_in(build):
     row = pq.read_table(build / "dataset/data/call/train-00000-of-00001.parquet").to_pylist()[0]
     caption, picture = row["caption"], row["image"]["bytes"]
     done = Build.open(build).drop(subject=row["subject"], note="request by mail", progress=False)
@@ -45,7 +45,7 @@ def test_a_person_leaves_every_picture_and_column_and_a_spare_comes_in(build):
     assert decisions.replay(build).dropped_subjects == {row["subject"]}
 
 
-def test_what_a_stage_noted_of_its_inputs_stays_with_the_shard(build):
+def test_a_shard_keeps_its_key_and_its_other_rows(build):
     path = shard_path(build, "captions", 0)
     table = pq.read_table(path).replace_schema_metadata({"hand1000:key": "k"})
     write_table(table, path)

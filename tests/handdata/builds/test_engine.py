@@ -74,7 +74,7 @@ def test_every_engine_survives_a_kill_and_ends_in_the_same_bytes(tmp_path, undis
     assert shard_bytes(build) == undisturbed
 
 
-def test_rows_hold_what_the_files_hold_and_a_failing_row_its_reason(tmp_path):
+def test_rows_hold_the_facts_of_their_files_and_a_failed_row_its_reason(tmp_path):
     build = make_build(tmp_path, 300, corrupt=(7,))
     missing = read_manifest(build)["image_id"][9].as_py()
     image_path(build, "ok", missing).unlink()
@@ -121,7 +121,7 @@ def test_a_new_version_of_the_stage_makes_everything_again(tmp_path, monkeypatch
     assert engine.run(FACTS, None, build, QUIET).made_shards == 2
 
 
-def test_a_row_that_failed_earlier_is_skipped_and_said_so(tmp_path):
+def test_a_row_that_failed_earlier_is_skipped_with_that_reason(tmp_path):
     build = make_build(tmp_path, 5)
     ids = read_manifest(build)["image_id"].to_pylist()
     reasons = [None, "image-corrupt", None, None, None]
@@ -134,7 +134,7 @@ def test_a_row_that_failed_earlier_is_skipped_and_said_so(tmp_path):
     assert pq.read_table(build / "facts")["reason"].to_pylist()[1] == "failed-earlier"
 
 
-def test_a_stage_without_its_input_names_what_to_run_first(tmp_path):
+def test_a_stage_without_its_input_names_the_stage_to_run_first(tmp_path):
     build = make_build(tmp_path, 5)
     with pytest.raises(UserError, match="'check' needs the output of 'caption'"):
         engine.read_inputs(build, ("caption",), 0, stage_named("check"))
@@ -149,7 +149,7 @@ def test_a_clear_sentence_from_a_stage_reaches_the_user_under_every_engine(tmp_p
 
 
 class NeedsModel(ImageFacts):
-    """A stage whose model is not there."""
+    """A stage whose model is missing."""
 
     def __init__(self, options: None = None) -> None:
         raise UserError("the model is missing: run `handdata assets`")

@@ -1,5 +1,6 @@
-"""What was published loads everywhere alike: datasets (whole and streamed), pyarrow and DuckDB, folder and Hub."""
+"""A published dataset loads alike with datasets (whole and streamed), pyarrow and DuckDB, from folder and Hub."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -27,7 +28,7 @@ def row_digest(row):
     return hashlib.sha256((json.dumps(row, sort_keys=True) + hashlib.sha256(data).hexdigest()).encode()).hexdigest()
 
 place, configurations = sys.argv[1], json.loads(sys.argv[2])
-found = {}
+digests = {}
 for name in configurations:
     for streaming in (False, True):
         splits = datasets.load_dataset(place, name, streaming=streaming) if name else datasets.load_dataset(place, streaming=streaming)
@@ -36,9 +37,9 @@ for name in configurations:
             assert decoded["image"].size == (decoded["width"], decoded["height"]), decoded["image"]
             assert rows.features["gesture"].int2str(decoded["gesture"]) in ("call", "ok")
             raw = rows.cast_column("image", datasets.Image(decode=False))
-            found[f"{name} {split} {streaming}"] = [row_digest(row) for row in raw]
-print(json.dumps(found), flush=True)
-os._exit(0)  # a reader that was left after its first row has threads that now and then abort the interpreter's end
+            digests[f"{name} {split} {streaming}"] = [row_digest(row) for row in raw]
+print(json.dumps(digests), flush=True)
+os._exit(0)  # a reader that stopped after its first row has threads that sometimes abort the interpreter at exit
 """  # noqa: E501
 
 
@@ -58,15 +59,13 @@ def load(place: str, configurations: list[str | None], **environment: str) -> di
 
 def digests(folder: Path, gesture: str, split: str, engine: str) -> list[str]:
     """Return the same digests as LOAD's, read by pyarrow or DuckDB from the files alone."""
-    import hashlib
-
-    found = []
+    digests = []
     for path in sorted(folder.glob(f"data/{gesture}/{split}-*.parquet")):
         for row in _READERS[engine](path):
             data = row.pop("image")["bytes"]
             words = json.dumps(row, sort_keys=True) + hashlib.sha256(data).hexdigest()
-            found.append(hashlib.sha256(words.encode()).hexdigest())
-    return found
+            digests.append(hashlib.sha256(words.encode()).hexdigest())
+    return digests
 
 
 def _by_pyarrow(path: Path) -> list[dict]:
@@ -87,32 +86,32 @@ _READERS = {"pyarrow": _by_pyarrow, "duckdb": _by_duckdb}
 
 
 def expected(folder: Path, configurations: list[str | None]) -> dict[str, list[str]]:
-    """Return what `load` should find, from pyarrow; DuckDB must agree."""
-    found = {}
+    """Return the digests that `load` should return, read by pyarrow; those of DuckDB must be equal."""
+    by_split = {}
     for name in configurations:
         for split in COUNTS:
             gestures = [name] if name in ("call", "ok") else ["call", "ok"]
             rows = [digest for gesture in gestures for digest in digests(folder, gesture, split, "pyarrow")]
             assert rows == [digest for gesture in gestures for digest in digests(folder, gesture, split, "duckdb")]
-            found |= {f"{name} {split} {streaming}": rows for streaming in (False, True)}
-    return found
+            by_split |= {f"{name} {split} {streaming}": rows for streaming in (False, True)}
+    return by_split
 
 
-def test_a_folder_loads_alike_everywhere(build, tmp_path):
+def test_a_folder_loads_the_same_way_everywhere(build, tmp_path):
     Build.open(build).publish(tmp_path / "hands")
     names = ["call", "ok", None]
-    found = load(str(tmp_path / "hands"), names, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "home"))
-    assert found == expected(tmp_path / "hands", names)
+    loaded = load(str(tmp_path / "hands"), names, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "home"))
+    assert loaded == expected(tmp_path / "hands", names)
 
 
-def test_the_hub_loads_alike_everywhere(build, tmp_path, monkeypatch):
+def test_the_hub_loads_the_same_way_everywhere(build, tmp_path, monkeypatch):
     with HubServer() as server:
         with monkeypatch.context() as patch:
             server.adopt(patch, tmp_path / "here")
             Build.open(build).publish("hf:tester/hands")
         names = ["call", "all"]
-        found = load("tester/hands", names, **server.environment(tmp_path / "there", token=None))
-    assert found == expected(build / "dataset", names)
+        loaded = load("tester/hands", names, **server.environment(tmp_path / "there", token=None))
+    assert loaded == expected(build / "dataset", names)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
-"""The plan: what a build costs, known before it is begun, and true."""
+"""The plan: the cost of a build is known before it starts, and it is true."""
 
+import dataclasses
 import json
 
 import pytest
@@ -26,7 +27,7 @@ def test_the_papers_recipe_costs_1_6_gb_offline():
     assert "about 1.59 GB" in text and "assumed, not measured" in text and "not a Creative Commons licence" in text
 
 
-def test_a_plan_tells_the_very_requests_and_bytes_that_fetching_takes(tmp_path, capsys):
+def test_a_plan_has_the_exact_requests_and_bytes_of_fetching(tmp_path, capsys):
     world = hagrid.world(train=18, val=2, test=4)
     (tmp_path / "served").mkdir()
     world.write_annotations(tmp_path / "served" / "annotations.zip")
@@ -35,12 +36,12 @@ def test_a_plan_tells_the_very_requests_and_bytes_that_fetching_takes(tmp_path, 
         source = {"annotations": server.url("annotations.zip"), "images": server.url("images.zip")}
         recipe = hagrid.write_recipe(tmp_path, source, train=10)
         assert handdata("plan", recipe, "--json") == 0
-        told = capsys.readouterr()
-        cost = json.loads(told.out)
-        assert "to plan, the annotations" in told.err, "what is read for the plan is said first"
+        printed = capsys.readouterr()
+        cost = json.loads(printed.out)
+        assert "to plan, the annotations" in printed.err, "it announces the files that it reads"
         planned = len(server.log)
         assert handdata("build", recipe, "--out", tmp_path / "build", "--until", "fetch") == 0
-        parts = [(one.start, one.end) for one in server.log[planned:] if one.path == "images.zip"][1:]
+        parts = [(request.start, request.end) for request in server.log[planned:] if request.path == "images.zip"][1:]
     rows = read_manifest(tmp_path / "build").to_pylist()
     assert cost["requests"] == len(parts) == len(rows) == sum(cost["images"].values())
     assert cost["bytes"] == sum(end - start for start, end in parts)
@@ -48,20 +49,21 @@ def test_a_plan_tells_the_very_requests_and_bytes_that_fetching_takes(tmp_path, 
     assert cost["exact"] and cost["measured"] and cost["minutes"] > 0
 
 
-def test_a_plan_offline_asks_nobody(tmp_path, capsys):
+def test_an_offline_plan_sends_no_request(tmp_path, capsys):
     recipe = hagrid.write_recipe(tmp_path, {"annotations": "https://host/a.zip", "images": "https://host/b.zip"})
     assert handdata("plan", recipe, "--offline") == 0
     assert "time" in capsys.readouterr().out
 
 
-def test_a_drawn_world_is_planned_without_drawing_it(tmp_path, capsys):
-    assert handdata("plan", "mini") == 0
-    assert "mini" in capsys.readouterr().out
+def test_a_drawn_world_is_planned_without_drawing_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert handdata("plan", "mini", "--select.gestures", "ok", "--select.train", "20", "--select.spare", "0") == 0
+    printed = capsys.readouterr().out
+    assert "20 train" in printed and "0 of them spare" in printed and "minutes" not in printed
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_bigger_count_of_known_gestures_costs_in_proportion():
     recipe = load(find("hand1000"))
-    import dataclasses
-
     double = dataclasses.replace(recipe, select=dataclasses.replace(recipe.select, train=2000, test=2000))
     assert plan.plan(double, True).bytes == pytest.approx(2 * plan.plan(recipe, True).bytes, rel=0.06)

@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_the_old_version_whole(build, tmp_path, monkeypatch):
         raise OSError(28, os.strerror(28), str(target))
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(OSError, match="No space left"):  # `program.main` makes the sentence of it
+    with pytest.raises(OSError, match="No space left"):  # `program.main` turns it into a sentence
         Build.open(build).publish(str(tmp_path / "hands"))
     assert local_files(tmp_path / "hands") == before and not list(tmp_path.glob(".hands.*"))
 
@@ -144,7 +144,7 @@ def test_publishing_the_same_again_makes_no_commit(build, server):
     assert len(server.history(NAME)) == 2
 
 
-def test_old_data_goes_in_the_same_commit_and_the_history_is_spoken_of(build, server):
+def test_old_data_is_removed_in_the_same_commit_and_the_history_is_mentioned(build, server):
     Build.open(build).publish(f"hf:{NAME}")
     repo = server.repos["dataset", NAME]
     stale = repo.commits[repo.branches["main"]].files
@@ -176,7 +176,7 @@ def test_other_branches_are_named_before_a_purge(build, server):
         Build.open(build).publish(f"hf:{NAME}", purge_history=True)
 
 
-def test_private_and_revision_are_what_was_asked_for(build, server):
+def test_private_and_revision_are_as_requested(build, server):
     done = Build.open(build).publish(f"hf:{NAME}", private=True, revision="v2")
     repo = server.repos["dataset", NAME]
     assert repo.private and set(repo.branches) == {"main", "v2"} and done.place.endswith("/tree/v2")
@@ -194,7 +194,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("request_", "fault"), FAULTS)
-def test_one_fault_of_the_server_does_not_hinder(build, server, monkeypatch, request_, fault):
+def test_a_single_fault_of_the_server_does_not_matter(build, server, monkeypatch, request_, fault):
     monkeypatch.setattr(hub, "_PAUSES", (0.0, 0.0, 0.0))
     server.fail(request_, fault)
     Build.open(build).publish(f"hf:{NAME}")
@@ -229,7 +229,7 @@ def test_a_lasting_fault_is_one_sentence_and_the_old_version_stays(
     assert data_files(server.files(NAME)) == data_files(local_files(build / "dataset"))
 
 
-def test_what_was_uploaded_is_not_uploaded_again(build, server, monkeypatch):
+def test_uploaded_files_are_not_uploaded_again(build, server, monkeypatch):
     monkeypatch.setattr(hub, "_PAUSES", ())
     server.fail("POST .*/commit/", 500)
     with pytest.raises(Unfinished):
@@ -247,13 +247,13 @@ def test_a_token_that_expires_on_the_way_leaves_nothing_half_published(build, se
 
 
 @pytest.mark.parametrize("name", ["hands", "a/b/c", "tester/ha nds", "tester/hands--x", "/hands", "tester/.x", "é/x"])
-def test_a_malformed_name_is_told_before_anything_is_sent(build, server, name):
+def test_a_malformed_name_is_reported_before_any_request(build, server, name):
     with pytest.raises(UserError, match="is not a name on the Hub; write hf:USER/NAME"):
         Build.open(build).publish(f"hf:{name}")
     assert not server.log
 
 
-def test_no_token_a_wrong_one_and_one_without_permission(build, server, monkeypatch):
+def test_a_missing_a_wrong_and_a_read_only_token_are_one_sentence_each(build, server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret_nobody")
     with pytest.raises(UserError, match="the Hub refuses this token") as caught:
         Build.open(build).publish(f"hf:{NAME}")
@@ -262,7 +262,7 @@ def test_no_token_a_wrong_one_and_one_without_permission(build, server, monkeypa
     with pytest.raises(UserError, match="the token may not write to tester/hands"):
         Build.open(build).publish(f"hf:{NAME}")
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UserError, match="there is no token for the Hub: run `hf auth login`"):
+    with pytest.raises(UserError, match="no Hub token: run `hf auth login`"):
         Build.open(build).publish(f"hf:{NAME}")
     assert not server.repos
 

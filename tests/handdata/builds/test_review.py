@@ -1,3 +1,5 @@
+"""The review page: escaped rows, decisions that are applied once, and a person at work in a real browser."""
+
 import json
 import shutil
 import tempfile
@@ -20,7 +22,7 @@ EVIL = "<script>document.title='broken'</script><img src=x onerror=\"document.ti
 
 
 def reviewed(folder: Path, rows: int) -> Path:
-    """Write a build that has come as far as its texts, with markup in a caption."""
+    """Write a build whose stages up to `rewrite` are done, with markup in a caption."""
     build = make_build(folder / "build", rows, size=64)
     Build.start(Recipe("drawn"), build)
     manifest = pq.read_table(build / "manifest.parquet").to_pylist()
@@ -48,10 +50,9 @@ def ids_of(build):
     return pq.read_table(build / "manifest.parquet")["image_id"].to_pylist()
 
 
-def test_a_row_can_become_no_markup(tmp_path):
+def test_markup_in_a_row_is_escaped(tmp_path):
     build = reviewed(tmp_path, 3)
-    review.write_page(build)
-    page = (build / "review.html").read_text(encoding="utf-8")
+    page = Build.open(build).review().read_text(encoding="utf-8")
     assert "<script>document" not in page and "<img src=x" not in page
     data = page.split('id="data">')[1].split("</script>")[0]
     assert json.loads(data)["rows"][1]["caption"] == EVIL
@@ -70,7 +71,7 @@ def exported(folder, *entries):
     return path
 
 
-def test_decisions_are_taken_over_once(tmp_path):
+def test_decisions_are_added_once(tmp_path):
     build = reviewed(tmp_path, 4)
     first, second, third, _ = ids_of(build)
     text = "a very tall man making phone call hand gesture"
@@ -80,10 +81,10 @@ def test_decisions_are_taken_over_once(tmp_path):
         {"what": "rejected", "image_id": second},
         {"what": "edited", "image_id": third, "text": text},
     )
-    assert review.apply_decisions(build, path) == review.Applied(new=3, known=0)
-    assert review.apply_decisions(build, path) == review.Applied(new=0, known=3)
+    assert Build.open(build).apply_review(path) == review.Applied(new=3, known=0)
+    assert Build.open(build).apply_review(path) == review.Applied(new=0, known=3)
     held = decisions.replay(build)
-    assert [held.about(one, "") for one in (first, second, third)] == ["accepted", "rejected", "edited"]
+    assert [held.about(image_id, "") for image_id in (first, second, third)] == ["accepted", "rejected", "edited"]
     assert held.text(third) == text
     assert [row["decision"] for row in review.read_rows(build)][:3] == ["accepted", "rejected", "edited"]
 
@@ -102,13 +103,13 @@ def test_an_unfit_text_or_a_foreign_file_changes_nothing(tmp_path):
         with pytest.raises(UserError, match=words):
             review.apply_decisions(build, exported(tmp_path, good, entry))
     assert decisions.replay(build).images == {}
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match=r"--apply .*none\.jsonl does not exist"):
         review.apply_decisions(build, tmp_path / "none.jsonl")
 
 
 @pytest.fixture
 def browser(tmp_path):
-    """Headless Chromium with a folder for downloads, or a skip that says why."""
+    """Headless Chromium with a folder for downloads, or a skip with its reason."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("chromium and chromedriver are not installed: apt-get install chromium chromium-driver")
     from selenium import webdriver
@@ -168,11 +169,12 @@ def test_a_person_accepts_rejects_edits_and_exports_and_the_build_follows(browse
     find(browser, f"#row-{fourth} button")[1].click()  # a click rejects too
     assert "rejected" in find(browser, f"#row-{fourth}")[0].get_attribute("class")
     keys(browser, "u")
-    classes = {one: find(browser, f"#row-{one}")[0].get_attribute("class") for one in (first, second, third, fourth)}
+    ids = (first, second, third, fourth)
+    classes = {image_id: find(browser, f"#row-{image_id}")[0].get_attribute("class") for image_id in ids}
     assert "accepted" in classes[first] and "rejected" in classes[second] and "edited" in classes[third]
     assert "rejected" not in classes[fourth]
 
-    time.sleep(1)  # Chromium's page hands what it stores to another process, which a busy machine lets wait
+    time.sleep(1)  # Chromium stores the page's data in another process, which may lag on a busy machine
     browser.refresh()
     assert "accepted" in find(browser, f"#row-{first}")[0].get_attribute("class"), "decisions survive a reload"
     assert text in find(browser, f"#row-{third} .text")[0].text
@@ -191,7 +193,7 @@ def test_a_person_accepts_rejects_edits_and_exports_and_the_build_follows(browse
         time.sleep(0.1)
     review.apply_decisions(build, path)
     held = decisions.replay(build)
-    assert [held.about(one, "") for one in (first, second, third, fourth)] == ["accepted", "rejected", "edited", None]
+    assert [held.about(image_id, "") for image_id in ids] == ["accepted", "rejected", "edited", None]
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from tests import ROOT
 from tests.chat_server import chat_server
+from tests.photos import PHOTOS, needs_photos
 
-PHOTOS = ROOT.parent / "shared" / "photos"
 KILLS = 20
 RECIPE = """
 name = "small"
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 def answer(request: dict[str, Any]) -> tuple[int, Any]:
-    """Answer as a model that is no good: rewriting ends in its template."""
+    """Answer as a useless model, so that every text comes from the template."""
     return 200, {"choices": [{"message": {"content": "no"}, "finish_reason": "stop"}]}
 
 
@@ -70,12 +70,12 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def finished_parts(build: Path) -> int:
-    """Return how many of the seven parts are there: one shard of each of six stages, and the dataset."""
+    """Return how many of the seven parts exist: one shard of each of six stages, and the dataset."""
     return len(list(build.glob("*/0*.parquet"))) + (build / "dataset").is_dir()
 
 
 def test_twenty_kills_at_random_moments_end_in_the_same_dataset_in_another_folder(recipe, undisturbed, tmp_path):
-    """Each run goes on where the last was killed; every third kill comes just after another part has ended."""
+    """Each run resumes where the last was killed; every third kill comes just after another part was finished."""
     chance, build, reached = random.Random(0), tmp_path / "elsewhere" / "killed", []
     for kill in range(KILLS):
         awaited = finished_parts(build) + (kill % 3 == 2)
@@ -113,14 +113,14 @@ def test_a_second_run_keeps_everything_and_a_new_prompt_redoes_the_texts_only(re
     assert {"texts", "dataset"} <= redone <= {"texts", "checks", "dataset"}
 
 
-def test_until_and_dry_run_stop_where_they_say(recipe, tmp_path):
+def test_until_stops_after_its_stage_and_a_dry_run_writes_nothing(recipe, tmp_path):
     output = finish(recipe, tmp_path / "build", "--dry-run")
     assert not (tmp_path / "build").exists() and "assemble" in output
     finish(recipe, tmp_path / "build", "--until", "facts")
     assert (tmp_path / "build/facts").is_dir() and not (tmp_path / "build/landmarks").exists()
 
 
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the reference photographs are not here")
+@needs_photos
 def test_the_reference_photographs_build_and_publish(tmp_path):
     gestures = sorted(path.stem for path in (PHOTOS / "annotations/train").glob("*.json"))
     counted = {name: len(json.loads((PHOTOS / f"annotations/train/{name}.json").read_text())) for name in gestures}
@@ -132,6 +132,6 @@ def test_the_reference_photographs_build_and_publish(tmp_path):
         path.write_text(text + f'rewrite = {{model = "any", server = "{server.url}", retries = 0}}\n')
         output = finish(path, tmp_path / "build")
     publish = [sys.executable, "-m", "handdata", "publish", tmp_path / "build", "--to", tmp_path / "hands"]
-    said = subprocess.run(publish, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
-    assert list((tmp_path / "hands").rglob("train-*.parquet")) and "rows" in said.stdout, output
+    published = subprocess.run(publish, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert published.returncode == 0, published.stderr
+    assert list((tmp_path / "hands").rglob("train-*.parquet")) and "rows" in published.stdout, output

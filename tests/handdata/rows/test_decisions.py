@@ -1,4 +1,4 @@
-"""Decisions: appended, replayed in order, safe against a line that was broken off."""
+"""Decisions: appended, replayed in order, safe against an incomplete last line."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_the_last_decision_about_an_image_counts(tmp_path):
     )
 
 
-def test_what_is_dropped_stays_dropped(tmp_path):
+def test_a_dropped_image_or_person_stays_dropped(tmp_path):
     append(tmp_path, [Decision("dropped", image_id="a"), Decision("dropped", subject="s")])
     append(
         tmp_path,
@@ -36,14 +36,14 @@ def test_a_rejected_person_may_have_an_accepted_image(tmp_path):
     assert replay(tmp_path).about("b", "s") is None
 
 
-def test_an_edited_text_holds_until_the_next_decision(tmp_path):
+def test_an_edited_text_is_valid_until_the_next_decision(tmp_path):
     append(tmp_path, [Decision("edited", image_id="a", text="a person making ok hand gesture – naïve")])
     assert replay(tmp_path).text("a") == "a person making ok hand gesture – naïve"
     append(tmp_path, [Decision("rejected", image_id="a")])
     assert replay(tmp_path).text("a") is None
 
 
-def test_a_last_line_that_was_broken_off_is_ignored_and_overwritten(tmp_path):
+def test_an_incomplete_last_line_is_ignored_and_overwritten(tmp_path):
     append(tmp_path, [Decision("rejected", image_id="a")])
     path = tmp_path / "decisions.jsonl"
     path.write_bytes(path.read_bytes() + b'{"what": "rej')
@@ -60,9 +60,13 @@ def test_a_line_that_is_not_a_decision_is_named(tmp_path, line):
         replay(tmp_path)
 
 
-def test_decisions_that_say_too_little_are_refused(tmp_path):
-    for decision in (Decision("accepted"), Decision("edited", image_id="a"), Decision("rejected", "a", "s")):
-        with pytest.raises(UserError):
+def test_incomplete_and_contradictory_decisions_are_refused(tmp_path):
+    for decision, message in (
+        (Decision("accepted"), "either an image id or a subject"),
+        (Decision("edited", image_id="a"), "needs an image id and the new text"),
+        (Decision("rejected", "a", "s"), "either an image id or a subject"),
+    ):
+        with pytest.raises(UserError, match=message):
             append(tmp_path, [decision])
     assert not (tmp_path / "decisions.jsonl").exists()
 

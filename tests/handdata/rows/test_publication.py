@@ -39,7 +39,7 @@ def test_the_requested_counts_come_from_the_best_ranks_sorted_by_id():
         assert part["image_id"].to_pylist() == sorted(part["image_id"].to_pylist())
 
 
-def test_a_spare_of_the_same_gesture_and_split_replaces_what_failed():
+def test_a_spare_of_the_same_gesture_and_split_replaces_a_failed_row():
     choice = choose(rows(why={1: "image-corrupt"}), ("call", "ok"), COUNTS, 4)
     assert set(choice.rows["call", "train"]) == {0, 2, 3}, "row 3 is the first spare"
     assert choice.spares_used["call", "train"] == 1 and choice.left_out["call", "train"] == {"image-corrupt": 1}
@@ -66,15 +66,15 @@ def test_a_near_duplicate_across_splits_and_gestures_is_left_out_of_train():
     assert 0 in choose(table, ("call", "ok"), COUNTS, 3).rows["call", "train"], "4 bits differ"
 
 
-def test_two_like_pictures_of_one_split_may_stay():
+def test_near_duplicates_within_a_split_are_kept():
     table = rows(phash={0: "00000000000000ff", 1: "00000000000000ff"})
     assert {0, 1} <= set(choose(table, ("call", "ok"), COUNTS, 4).rows["call", "train"])
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.lists(st.integers(0, 2**64 - 1), max_size=30))
-def test_the_nearest_distance_is_that_of_counting_bits(ones, others):
-    distances = nearest(np.array(ones, np.uint64), np.array(others, np.uint64))
-    expected = [min(((one ^ other).bit_count() for other in others), default=65) for one in ones]
+def test_the_nearest_distance_is_that_of_counting_bits(hashes, others):
+    distances = nearest(np.array(hashes, np.uint64), np.array(others, np.uint64))
+    expected = [min(((own ^ other).bit_count() for other in others), default=65) for own in hashes]
     assert distances.tolist() == expected
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+import time
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,17 +39,26 @@ def rows_of(count: int = 60, splits: tuple = ("train", "val", "test"), persons: 
     ]
 
 
-def chosen(rows: list[tuple], options: SelectOptions = FEW, available=None, odd=None) -> list[tuple]:
-    """Return (image id, gesture, subject, split, rank, spare) in manifest order."""
+class Chosen(NamedTuple):
+    image_id: str
+    gesture: str
+    subject: str
+    split: str
+    rank: int
+    spare: bool
+
+
+def chosen(rows: list[tuple], options: SelectOptions = FEW, available=None, odd=None) -> list[Chosen]:
+    """Return the chosen rows in manifest order."""
     data = table(rows)
     available = np.ones(len(rows), dtype=bool) if available is None else available
     choice = choose(data, available, options, odd or Oddities())
-    found = zip(choice.rows.tolist(), choice.splits, choice.ranks.tolist(), choice.spares.tolist(), strict=True)
-    return [(rows[row][0], rows[row][1], rows[row][3], split, rank, spare) for row, split, rank, spare in found]
+    columns = zip(choice.rows.tolist(), choice.splits, choice.ranks.tolist(), choice.spares.tolist(), strict=True)
+    return [Chosen(*rows[row][:2], rows[row][3], split, rank, spare) for row, split, rank, spare in columns]
 
 
-def ids(choice: list[tuple], split: str | None = None) -> set[str]:
-    return {one[0] for one in choice if split in (None, one[3])}
+def ids(choice: list[Chosen], split: str | None = None) -> set[str]:
+    return {row.image_id for row in choice if split in (None, row.split)}
 
 
 def test_counts_are_met_from_hagrids_own_splits():
@@ -114,7 +125,9 @@ def test_persons_never_cross_splits(splits):
     rows += [(f"{gesture}-stray-{n}", gesture, "train", f"test-{n}") for gesture in ("call", "ok") for n in range(50)]
     odd = Oddities()
     choice = chosen(rows, dataclasses.replace(FEW, train=200, validation=100), odd=odd)
-    by_split = {split: {one[2] for one in choice if one[3] == split} for split in ("train", "validation", "test")}
+    by_split = {
+        split: {row.subject for row in choice if row.split == split} for split in ("train", "validation", "test")
+    }
     assert by_split["train"] and by_split["validation"] and by_split["test"]
     assert not by_split["train"] & by_split["test"]
     assert not by_split["train"] & by_split["validation"]
@@ -126,7 +139,7 @@ def test_without_val_users_about_5_percent_of_the_train_persons_validate_in_all_
     rows = rows_of(2000, ("train",), persons=2000)
     choice = chosen(rows, SelectOptions(gestures=("call", "ok"), train=3000, validation=3000, test=0, spare=0.0))
     persons = {
-        gesture: {one[2] for one in choice if one[3] == "validation" and one[1] == gesture}
+        gesture: {row.subject for row in choice if row.split == "validation" and row.gesture == gesture}
         for gesture in ("call", "ok")
     }
     assert persons["call"] == persons["ok"]
@@ -136,16 +149,16 @@ def test_without_val_users_about_5_percent_of_the_train_persons_validate_in_all_
     assert ids(choice, "validation") <= ids(more, "validation"), "further persons do not move the others"
 
 
-def test_where_no_validation_is_asked_for_all_train_persons_train():
+def test_without_validation_images_all_train_persons_train():
     rows = rows_of(300, ("train",), persons=300)
     assert len(chosen(rows, dataclasses.replace(FEW, train=300, validation=0))) == 600
 
 
 def test_spares_follow_the_counts_and_are_marked():
     choice = chosen(rows_of(), dataclasses.replace(FEW, spare=0.15))
-    train = [one for one in choice if one[3] == "train" and one[1] == "call"]
-    assert [one[5] for one in train] == [False] * 20 + [True] * 3
-    assert [one[4] for one in train] == list(range(23))
+    train = [row for row in choice if row.split == "train" and row.gesture == "call"]
+    assert [row.spare for row in train] == [False] * 20 + [True] * 3
+    assert [row.rank for row in train] == list(range(23))
     assert with_spares(1000, 0.15) == 1150 and with_spares(0, 0.15) == 0 and with_spares(1, 0.15) == 2
 
 
@@ -153,10 +166,10 @@ def test_an_image_annotated_for_two_gestures_is_taken_once():
     rows = [("same", "ok", "train", "a"), ("same", "call", "train", "a"), ("other", "ok", "train", "b")]
     odd = Oddities()
     choice = chosen(rows, dataclasses.replace(FEW, validation=0), odd=odd)
-    assert sorted(one[:2] for one in choice) == [("other", "ok"), ("same", "call")]
+    assert sorted(row[:2] for row in choice) == [("other", "ok"), ("same", "call")]
     assert odd.counts["repeated-image"] == 1
     only_ok = np.array([True, False, True])
-    assert sorted(one[:2] for one in chosen(rows, dataclasses.replace(FEW, validation=0), only_ok)) == [
+    assert sorted(row[:2] for row in chosen(rows, dataclasses.replace(FEW, validation=0), only_ok)) == [
         ("other", "ok"),
         ("same", "ok"),
     ], "where the archive holds it for the other gesture, that one counts"
@@ -178,8 +191,6 @@ def test_shortfalls_are_named():
 
 
 def test_a_choice_among_half_a_million_is_made_in_seconds():
-    import time
-
     rng = random.Random(0)
     rows = [(f"{rng.getrandbits(64):016x}", "call", "train", f"{n % 40_000}") for n in range(500_000)]
     data = table(rows)

@@ -43,7 +43,7 @@ def test_a_large_part_is_read_in_pieces(folder, client):
     with serve(folder) as server:
         file = client.open(server.url("large.zip"))
         assert file.read(3, 2 * PIECE) == data[3 : 3 + 2 * PIECE]
-        assert len(server.asked("large.zip")) == 3
+        assert len(server.parts_of("large.zip")) == 3
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAULTS if kind != "wrong"])

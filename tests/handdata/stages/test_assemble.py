@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -59,14 +60,14 @@ def test_a_row_holds_the_stages_columns_and_the_exact_bytes_of_the_image(build):
         assert row["image"] == {"bytes": data, "path": f"{row['image_id']}.jpg"}
         assert hashlib.sha256(data).hexdigest() == row["sha256"]
         assert Image.open(io.BytesIO(data)).size == (row["width"], row["height"])
-        found = {stage: next(r for r in rows if r["image_id"] == row["image_id"]) for stage, rows in tables.items()}
+        outputs = {stage: next(r for r in rows if r["image_id"] == row["image_id"]) for stage, rows in tables.items()}
         for stage, name in (
             ("captions", "caption"),
             ("landmarks", "hand_landmarks"),
             ("fetch", "orig_width"),
             ("checks", "checks"),
         ):
-            assert row[name] == found[stage][name]
+            assert row[name] == outputs[stage][name]
         assert row["gesture"] == 1 and row["gesture_phrase"] == gestures()["ok"].phrase
         assert row["member"] == manifest[row["image_id"]]["member"]
 
@@ -81,8 +82,7 @@ def test_row_groups_stay_below_the_limit_and_have_a_page_index(tmp_path):
     build = finished_build(tmp_path, {"train": 30, "validation": 0, "test": 0}, ("call",), size=128)
     options = AssembleOptions(group_bytes=20_000, file_bytes=60_000)
     recipe = Build.open(build).recipe
-    object.__setattr__(recipe, "assemble", options)
-    assemble.run(build, recipe, QUIET)
+    assemble.run(build, replace(recipe, assemble=options), QUIET)
     files = sorted((build / "dataset/data/call").glob("*.parquet"))
     assert len(files) > 1 and {f"-of-{len(files):05d}" in path.name for path in files} == {True}
     ids: list[str] = []
@@ -175,8 +175,8 @@ def test_the_published_manifest_names_the_published_rows_and_no_others(build):
 def test_status_reports_the_dataset_and_whether_it_is_current(build, tmp_path):
     copy = tmp_path / "build"
     shutil.copytree(build, copy)
-    found = Build.open(copy).status()["dataset"]
-    assert found == {"rows": dict.fromkeys(("call", "ok"), COUNTS), "shortfalls": [], "current": True}
+    dataset = Build.open(copy).status()["dataset"]
+    assert dataset == {"rows": dict.fromkeys(("call", "ok"), COUNTS), "shortfalls": [], "current": True}
     printed = status.text(Build.open(copy).status())
     assert "dataset: 24 rows, up to date" in printed
     assert "6 train, 2 validation, 4 test" in printed

@@ -1,4 +1,4 @@
-"""The perceptual hash: near-duplicates differ in few bits, other pictures in many."""
+"""The stage `facts`: reasons of unreadable images, and the perceptual hash."""
 
 import io
 
@@ -39,6 +39,6 @@ def test_a_mirrored_picture_is_another_picture():
 
 def test_no_image_and_half_an_image_are_reasons_and_not_errors():
     whole = draw_jpeg(1)
-    found = ImageFacts()({"image_id": ["a", "b", "c"], "image": [None, whole[:100], whole]})
-    assert found["reason"] == ["image-missing", "image-corrupt", None]
-    assert found["bytes"] == [None, None, len(whole)]
+    facts = ImageFacts()({"image_id": ["a", "b", "c"], "image": [None, whole[:100], whole]})
+    assert facts["reason"] == ["image-missing", "image-corrupt", None]
+    assert facts["bytes"] == [None, None, len(whole)]

@@ -37,13 +37,13 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def world(tmp_path):
-    """48 images, all of which the recipe of `started` wants, in archives of the folder `served`."""
-    made = hagrid.world(train=18, val=2, test=4)
-    made.images = {key: hagrid.jpeg(int(key[1][:8], 16), (160, 120)) for key in made.images}
+    """48 images, all of which the recipe of `started` selects, in archives of the folder `served`."""
+    world = hagrid.world(train=18, val=2, test=4)
+    world.images = {key: hagrid.jpeg(int(key[1][:8], 16), (160, 120)) for key in world.images}
     (tmp_path / "served").mkdir()
-    made.write_annotations(tmp_path / "served" / "annotations.zip")
-    made.write_images(tmp_path / "served" / "images.zip")
-    return made
+    world.write_annotations(tmp_path / "served" / "annotations.zip")
+    world.write_images(tmp_path / "served" / "images.zip")
+    return world
 
 
 def started(
@@ -88,7 +88,7 @@ def test_all_images_of_a_remote_archive_arrive_in_few_requests(tmp_path, world):
         reports = run(out)
     assert not reports["fetch"].failed
     assert set(stored(out)) == expected(world)
-    parts = server.asked("images.zip")
+    parts = server.parts_of("images.zip")
     assert len(parts) < 48, "neighbours are merged"
     index = 2 * 66_560 + 10_000  # the archive's last 65 kB are read to find its directory, which is in them
     assert sum(end - start for start, end in parts) < 1.05 * sum(map(len, world.images.values())) + index
@@ -116,7 +116,7 @@ def test_with_faults_in_a_fifth_of_the_answers_every_image_is_the_same(tmp_path,
         server.faults, server.seed = 0.2, 1
         out = started(tmp_path, server)
         reports = run(out)
-        faults = {one.fault for one in server.log}
+        faults = {request.fault for request in server.log}
     assert not reports["fetch"].failed
     assert stored(out) == undisturbed
     assert len(faults) > 5, "several kinds of faults were met"
@@ -204,9 +204,9 @@ def test_a_hub_file_is_fetched_through_huggingface_hubs_address_and_token(tmp_pa
         done = subprocess.run([*command, "--until", "fetch"], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert len(stored(tmp_path / "build")) == 20
-    assert all(one.headers["Authorization"] == "Bearer hf_secret" for one in hub.log)
-    assert {one.path for one in hub.log} == set(hub.redirects), "nothing else is requested or sent"
-    assert not any("hf_secret" in str(one.headers) for one in cdn.log)
+    assert all(request.headers["Authorization"] == "Bearer hf_secret" for request in hub.log)
+    assert {request.path for request in hub.log} == set(hub.redirects), "nothing else is requested or sent"
+    assert not any("hf_secret" in str(request.headers) for request in cdn.log)
     written = [path for path in (tmp_path / "build").rglob("*") if path.is_file()]
     assert not any(b"hf_secret" in path.read_bytes() for path in written) and "hf_secret" not in done.stderr
     assert not any(cdn.url("").encode() in path.read_bytes() for path in written), "signed addresses are not kept"
@@ -344,7 +344,7 @@ def test_too_little_space_is_reported_before_the_first_image(tmp_path, world, mo
 
 @pytest.mark.slow
 def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_faults_unchanged(tmp_path):
-    """At 50 ms an answer. How fast, against remotezip, is measured in benchmarks/fetch.py."""
+    """Every answer takes 50 ms. benchmarks/fetch.py compares the speed with remotezip's."""
     (tmp_path / "served").mkdir()
     world = hagrid.big_archive(tmp_path / "served" / "images.zip", 4000)
     records = world.records["train", "call"]
@@ -356,13 +356,13 @@ def test_400_of_4000_members_beyond_5_gib_come_for_their_own_bytes_and_through_f
         assert not run(out)["fetch"].failed
         undisturbed = stored(out)
         assert len(undisturbed) == 400 and len(set(undisturbed.values())) == 400
-        read = sum(end - start for start, end in server.asked("images.zip"))
+        read = sum(end - start for start, end in server.parts_of("images.zip"))
         assert read <= 1.05 * 400 * 110_000
         out.rename(tmp_path / "quiet")
         server.faults = 0.2
         out = started(tmp_path, server, chosen=chosen)
         assert not run(out)["fetch"].failed
-        met = [one.fault for one in server.log if one.fault]
+        met = [request.fault for request in server.log if request.fault]
     assert stored(out) == undisturbed
     assert set(met) == set(FAULTS) and len(met) > 80
 
@@ -397,7 +397,7 @@ def test_killed_at_20_moments_the_end_is_the_same_and_nothing_finished_is_fetche
                 if ended is None:
                     os.kill(process.pid, signal.SIGKILL)
                     kills += 1
-            again = [(one.start, one.end) for one in server.log[before:] if one.path == "images.zip"]
+            again = [(request.start, request.end) for request in server.log[before:] if request.path == "images.zip"]
             for image_id in finished:
                 assert not any(start <= offsets[image_id] < end for start, end in again)
             if ended is not None:  # all are fetched: lose some, so that the next process has work to be killed at
