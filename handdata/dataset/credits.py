@@ -112,7 +112,7 @@ def origin(source: SourceOptions) -> Origin:
 def provenance(build: Path, recipe: Recipe) -> Provenance:
     """Return the models that made a build's columns, in the order of the flow, and the rewriting prompt.
 
-    They are read from the shards of the stages, so that the model files need not exist any more.
+    They are read from the shards of the stages, since the model files may have been removed.
     """
     names = {"landmarks": "hand_landmarker.task", "captions": recipe.caption.model, "texts": recipe.rewrite.model}
     models, sentences, prompt = [], [], None
@@ -128,7 +128,7 @@ def provenance(build: Path, recipe: Recipe) -> Provenance:
 
 
 def fingerprints(build: Path) -> dict[str, Any]:
-    """Return by stage what besides its rows decided its output (options, prompt, model), as its shards record it."""
+    """Return the fingerprint of each stage, from its first shard: options, prompt and model that decided its output."""
     stored_by_stage = {}
     for stage in STAGE_COLUMNS:
         path = shard_path(build, stage, 0)

@@ -83,7 +83,7 @@ def find_surface(capsules: list[Capsule], camera: Camera, size: tuple[int, int],
 
 
 def _coarse_depth(capsules: list[Capsule], camera: Camera, box: Box) -> Floats:
-    """Return per pixel of the box a depth just before the surface, infinite where there is none.
+    """Return a depth just before the surface for each pixel of the box, infinite where its ray misses the surface.
 
     Every `_COARSE`th ray is marched towards swollen capsules; a pixel takes the nearest of the rays around it.
     """
