@@ -1,4 +1,4 @@
-"""The credits on the card: the source of the images, and the models and the prompt that made the columns."""
+"""The credits on the card: the source of the images, the models whose output the columns are, and the prompt."""
 
 import json
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ _LICENCES = {
 
 @dataclass(frozen=True)
 class Model:
-    """A model that made a column."""
+    """A model whose output is a column."""
 
     stage: str
     name: str
@@ -97,7 +97,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The models and the prompt that made the columns."""
+    """The models and the prompt of a build."""
 
     models: tuple[Model, ...]
     prompt: str | None
@@ -110,7 +110,7 @@ def origin(source: SourceOptions) -> Origin:
 
 
 def provenance(build: Path, recipe: Recipe) -> Provenance:
-    """Return the models that made a build's columns, in the order of the flow, and the rewriting prompt.
+    """Return the models of a build, in the order of its stages, and the rewriting prompt.
 
     They are read from the shards of the stages, since the model files may have been removed.
     """

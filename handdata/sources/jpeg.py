@@ -67,8 +67,8 @@ def store(data: bytes, options: ImageOptions) -> Stored:
 def strip(data: bytes) -> bytes | None:
     """Return a JPEG without its APP and COM segments and without bytes after its end, otherwise unchanged.
 
-    Return None where this could change the pixels: an Adobe segment declares three components other than YCbCr, or the
-    components' names would then do so; there are four components; or the structure is not T.81's.
+    Return None where this could change the pixels: an Adobe segment or the names of the components declare three
+    components other than YCbCr, there are four components, or the structure is not T.81's.
     """
     kept, position = [b"\xff\xd8"], 2
     if data[:2] != b"\xff\xd8":

@@ -9,7 +9,7 @@ from handdata.errors import UserError
 Message = tuple[str, str]  # role (system, user or assistant) and content
 
 _SECTIONS = ("system", "example", "ask", "retry")
-_PLACES = {"ask": {"caption", "phrase"}, "retry": {"problem", "phrase"}}
+_PLACEHOLDERS = {"ask": {"caption", "phrase"}, "retry": {"problem", "phrase"}}
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def read_prompt(text: str, where: str) -> Prompt:
     for name in _SECTIONS:
         if not sections.get(name):
             raise UserError(f"{where} lacks the section [{name}]")
-    for name, places in _PLACES.items():
-        if set(re.findall(r"{(\w*)}", sections[name])) != places:
-            wanted = " and ".join(f"{{{place}}}" for place in sorted(places))
+    for name, placeholders in _PLACEHOLDERS.items():
+        if set(re.findall(r"{(\w*)}", sections[name])) != placeholders:
+            wanted = " and ".join(f"{{{name}}}" for name in sorted(placeholders))
             raise UserError(f"{where}: the section [{name}] must hold {wanted} and no other braces")
     examples: list[Message] = []
     for body in (body for name, body in bodies if name == "example"):

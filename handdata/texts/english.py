@@ -182,7 +182,7 @@ def about_hands(tokens: list[str]) -> set[int]:
 
 def content(tokens: list[str]) -> list[int]:
     """Return the places of the content words: neither function words nor punctuation."""
-    return [place for place, word in enumerate(tokens) if word not in FUNCTION and (word[0].isalnum())]
+    return [place for place, word in enumerate(tokens) if word not in FUNCTION and word[0].isalnum()]
 
 
 @cache
