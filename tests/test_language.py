@@ -53,7 +53,7 @@ HABITS = {
     "'lie' of data: be, be stored": r"\b(lie|lies|lying)\b",
     "'stand' of data: be, appear": r"(?<!`)\bstands?\b(?! for\b| in for\b|-in)",
     "'go on': continue, resume": r"\b(go|goes|going|went) on\b",
-    "'beside': next to, in addition to": r"\bbeside\b",
+    "'beside': next to, in addition to": r"\bbeside\b(?! between above)",  # but a word list in english.py has it
     "'far' of a place: remote": (
         r"\b(?<!by )(?<!so )(?<!too )(?<!how )(?<!How )(?<!as )(?<!very )[Ff]ar\b"
         r"(?! (from|more|less|enough|apart|ends))"

@@ -9,7 +9,7 @@ SIZE = 32  # px
 
 
 def make(kind: str, folder: Path, seed: int = 0) -> Path:
-    """Write a model of this kind, one of the keys of `captions.FAMILIES`, and return its folder."""
+    """Write a model of this kind, one of the keys of `captioner.FAMILIES`, and return its folder."""
     import torch
 
     torch.manual_seed(seed)
@@ -25,7 +25,7 @@ def make(kind: str, folder: Path, seed: int = 0) -> Path:
 
 
 def _word_tokenizer(folder: Path, **special: str) -> Any:
-    """A tokenizer that knows WORDS, split at blanks, saved where the processor looks for it."""
+    """Return a tokenizer with the vocabulary WORDS, split at blanks, and save it where the processor looks for it."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -24,7 +24,7 @@ TEMPLATE = (
 )
 
 
-def make(path: Path, says: list[str], template: str | None = TEMPLATE) -> Path:
+def make(path: Path, answer: list[str], template: str | None = TEMPLATE) -> Path:
     """Write a model that answers every question with these tokens. The last one repeats unless it ends the turn."""
     import gguf
 
@@ -49,7 +49,7 @@ def make(path: Path, says: list[str], template: str | None = TEMPLATE) -> Path:
     writer.add_add_bos_token(True)
     if template:
         writer.add_chat_template(template)
-    for name, values in _weights(len(words), [ids[word.encode()] for word in says], ids[b"\n\n"]).items():
+    for name, values in _weights(len(words), [ids[word.encode()] for word in answer], ids[b"\n\n"]).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -99,8 +99,7 @@ def _exact(recipe: Recipe, sources: Sources, cost: Cost) -> Cost:
         spans = [archive.span(job.entry) for job in run]
         size += max(end for _, end in spans) - spans[0][0]
     if client.requests:
-        latency, rate = client.speed()
-        cost = replace(cost, latency=latency, rate=rate, measured=True)
+        cost = replace(cost, latency=client.latency, rate=client.rate, measured=True)
     return replace(
         cost,
         exact=True,

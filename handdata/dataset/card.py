@@ -17,6 +17,7 @@ from handdata.recipe import Recipe
 from handdata.rows.publication import Choice
 from handdata.rows.schema import COLUMNS, REASONS, SPLITS, features
 from handdata.rows.shards import image_path
+from handdata.texts.clip_tokens import clip_tokens
 
 VERSION = 2  # raised when a change of the code changes the files
 
@@ -201,8 +202,6 @@ def _prompt(made_by: Provenance) -> str:
 
 def _measures(rows: pa.Table, choice: Choice) -> dict[str, dict[str, list[float]]]:
     """Return one number per published row, by measure and gesture."""
-    from handdata.texts.clip_tokens import clip_tokens
-
     columns = {name: rows[name].to_pylist() for name in ("bboxes", "labels", "landmarks_in_box", "text")}
     tokens = clip_tokens()
 

@@ -1,6 +1,7 @@
 """The list of a published dataset's files, `checksums.json`: size and sha256 of each, and the rows of Parquet files."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,8 @@ def checksums_text(files: dict[str, dict[str, Any]]) -> str:
 
 def read_checksums(path: Path) -> dict[str, dict[str, Any]]:
     """Return the files that a `checksums.json` lists. Raises `UserError` if handdata did not write it."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         table = json.loads(path.read_text(encoding="utf-8"))
-        assert table["format"] == FORMAT
-        return dict(table["files"])
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise UserError(f"{path} is not a list of files that handdata wrote: publish to another place") from None
+        if table["format"] == FORMAT:
+            return dict(table["files"])
+    raise UserError(f"{path} is not a list of files that handdata wrote: publish to another place")

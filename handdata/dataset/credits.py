@@ -1,4 +1,4 @@
-"""The credits on the card: the source of the images, and the models and the prompt that made the columns."""
+"""The credits on the card: the source of the images, the models whose output the columns are, and the prompt."""
 
 import json
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ _LICENCES = {
 
 @dataclass(frozen=True)
 class Model:
-    """A model that made a column."""
+    """A model whose output is a column."""
 
     stage: str
     name: str
@@ -97,7 +97,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The models and the prompt that made the columns."""
+    """The models and the prompt of a build."""
 
     models: tuple[Model, ...]
     prompt: str | None
@@ -110,9 +110,9 @@ def origin(source: SourceOptions) -> Origin:
 
 
 def provenance(build: Path, recipe: Recipe) -> Provenance:
-    """Return the models that made a build's columns, in the order of the flow, and the rewriting prompt.
+    """Return the models of a build, in the order of its stages, and the rewriting prompt.
 
-    They are read from the shards of the stages, so that the model files need not exist any more.
+    They are read from the shards of the stages, since the model files may have been removed.
     """
     names = {"landmarks": "hand_landmarker.task", "captions": recipe.caption.model, "texts": recipe.rewrite.model}
     models, sentences, prompt = [], [], None
@@ -128,7 +128,7 @@ def provenance(build: Path, recipe: Recipe) -> Provenance:
 
 
 def fingerprints(build: Path) -> dict[str, Any]:
-    """Return by stage what besides its rows decided its output (options, prompt, model), as its shards record it."""
+    """Return the fingerprint of each stage, from its first shard: options, prompt and model that decided its output."""
     stored_by_stage = {}
     for stage in STAGE_COLUMNS:
         path = shard_path(build, stage, 0)

@@ -107,22 +107,24 @@ def mean_cosine(vectors: np.ndarray) -> float:
 def open_dataset(dataset: str | Path) -> Any:
     """Return the configuration `all` of a published dataset as a `datasets.DatasetDict`, a `Dataset` by split.
 
-    `dataset` is `hf:USER/NAME[@REVISION]` or a folder that `publish` made. Raises `UserError` if it does not exist or
-    is not a dataset of handdata, `Unfinished` if the Hub cannot be reached.
+    `dataset` is `hf:USER/NAME[@REVISION]` or a folder that `publish` made; with HF_HUB_OFFLINE=1 a cached dataset is
+    opened. Raises `UserError` if it does not exist or is not a dataset of handdata, `Unfinished` if the Hub cannot be
+    reached.
     """
     import datasets
+    from huggingface_hub.constants import is_offline_mode
 
     place = parse(str(dataset), "dataset")
     if isinstance(place, Path) and not (place / "README.md").is_file():
         raise UserError(f"{place} is not a dataset: give hf:USER/NAME, or a folder that `handdata publish --to` made")
+    if isinstance(place, HubName) and not is_offline_mode():
+        place = at_commit(place, "dataset", "dataset")  # one request; load_dataset waits 24 s for a Hub that is down
     datasets.disable_progress_bars()
     name, revision = (place.repo, place.revision) if isinstance(place, HubName) else (str(place), None)
     try:
         with hub_errors(place, "dataset") if isinstance(place, HubName) else nullcontext():
             return datasets.load_dataset(name, "all", revision=revision)
     except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
-        if isinstance(place, HubName):
-            at_commit(place, "dataset", "dataset")  # raises if repository or revision do not exist
         raise UserError(f"dataset {place} cannot be loaded: {first_line(error)}") from None
 
 

@@ -87,5 +87,5 @@ def _image(build: Path, gesture: str, image_id: str, sha256: str) -> dict[str, A
     path = image_path(build, gesture, image_id)
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise Unfinished(f"{path} is no longer the image that was measured: run `handdata build` again")
+        raise Unfinished(f"{path} has changed since it was measured: run `handdata build` again")
     return {"bytes": data, "path": f"{image_id}.jpg"}

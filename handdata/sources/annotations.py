@@ -81,7 +81,7 @@ def files(entries: Iterable[Entry], gestures: tuple[str, ...], place: str) -> li
 def read(index: ZipIndex | FolderIndex, file: AnnotationFile) -> tuple[pa.Table, Oddities]:
     """Read one annotation file; the rows of a remote one (never its `meta`) are kept in the cache.
 
-    Raises `UserError` where it is damaged.
+    Raises `UserError` for a damaged file.
     """
     if isinstance(index, FolderIndex):
         return parse((index.root / file.entry.name).read_bytes(), file)

@@ -15,8 +15,6 @@ from typing import Protocol
 
 FOLDER, STORED, DEFLATED = -1, 0, 8  # FOLDER, our own, for method and offset: the member is a file in a folder
 ENCRYPTED = 99  # the manifest's method of an encrypted member: zip's own number for AES
-LOCAL_SLACK = 128  # bytes read in addition, since a local header's extra field may be longer than the directory's
-
 TAIL_BYTES = (1 << 16) + 1024  # bytes; the end record with the longest comment, after zip64's
 
 _ENTRY = struct.Struct("<4s4xHH4xIIIHHH8xI")  # signature, flags, method, crc, sizes, lengths of name, extra, comment
@@ -26,8 +24,8 @@ _END = struct.Struct("<4sHHHHIIH")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCATOR = struct.Struct("<4sIQI")
 _ENCRYPTED_FLAG, _UTF8_FLAG = 0x1, 0x800
-_MAX_DIRECTORY = 4 << 30
-
+_MAX_DIRECTORY = 4 << 30  # bytes
+_LOCAL_SLACK = 128  # bytes read in addition: a local header's extra field may be longer than the directory's
 
 Data = bytes | bytearray | memoryview
 
@@ -107,7 +105,7 @@ def locate(reader: Reader) -> tuple[int, int, int]:
         end = end64
     start = end - size
     if size > _MAX_DIRECTORY or start < 0 or offset > start:
-        raise BadArchive("its central directory is not at the place that the end record names")
+        raise BadArchive("its central directory is not at the offset in the end record")
     return start, size, start - offset
 
 
@@ -166,7 +164,7 @@ def entry_at(directory: Directory, position: int) -> Entry:
 
 def span(entry: Entry) -> tuple[int, int]:
     """Return start and end of the bytes to read for a member: local header, room for its extra field, the data."""
-    return entry.offset, entry.offset + _LOCAL.size + len(entry.name.encode()) + LOCAL_SLACK + entry.compressed_size
+    return entry.offset, entry.offset + _LOCAL.size + len(entry.name.encode()) + _LOCAL_SLACK + entry.compressed_size
 
 
 def payload(entry: Entry, data: Data, read: Callable[[int, int], Data]) -> memoryview:
@@ -175,7 +173,7 @@ def payload(entry: Entry, data: Data, read: Callable[[int, int], Data]) -> memor
     Where the header's extra field is longer than expected, `read(start, size)` reads them again. Raises `BadMember`.
     """
     if len(data) < _LOCAL.size or bytes(data[:4]) != b"PK\3\4":
-        raise BadMember("wrong-header", "there is no local header at the place that the directory names")
+        raise BadMember("wrong-header", "the offset in the directory is not that of a local header")
     _, name_length, extra_length = _LOCAL.unpack_from(data)
     name = bytes(data[_LOCAL.size : _LOCAL.size + name_length])
     if entry.name not in (name.decode("utf-8", "backslashreplace"), name.decode("cp437")):

@@ -15,8 +15,8 @@ from handdata.sources.places import Archive, Sources, is_remote
 def download_all(sources: Sources, folder: Path, client: Client) -> Sources:
     """Download every remote archive into a folder; return the sources with these files as their first places.
 
-    Archives that are in the folder are not downloaded again. Raises `Unfinished` where no place gives an archive; the
-    next call resumes.
+    Archives that are in the folder are not downloaded again. Raises `Unfinished` where no place serves an archive;
+    the next call resumes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     images = tuple(_local(archive, folder, client) for archive in sources.images)
@@ -68,26 +68,26 @@ def _local(archive: Archive, folder: Path, client: Client) -> Archive:
 
 
 def _append(file: RemoteFile, partial: Path, label: Path, bar: Any) -> None:
-    """Request the missing end of a partial file and write it; the whole where the host returns only that."""
-    have = partial.stat().st_size if partial.exists() and file.identity else 0
+    """Request the missing end of a partial file and write it; the whole file where the host returns only that."""
+    done = partial.stat().st_size if partial.exists() and file.identity else 0
     file.length = -1
-    request = file.request(f"{have}-" if have else "")
+    request = file.request(f"{done}-" if done else "")
     with http_errors(file.client.options.timeout), file.client.http.stream(**request) as response:
         file.follow(response)
         body, first = response.iter_raw(), b""
         if response.status_code == 200:
-            have, first = 0, next(body, b"")
+            done, first = 0, next(body, b"")
             if not first.startswith(b"PK"):
                 raise TransientError(f"a page of type {response.headers.get('Content-Type')} instead of the archive")
-        elif response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        elif response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
             reject(file, response)
-        length = have + int(response.headers.get("Content-Length", 0))
-        require_room(partial.parent, length - have, "the archive")
+        length = done + int(response.headers.get("Content-Length", 0))
+        require_room(partial.parent, length - done, "the archive")
         file.identity = identity_of(response.headers)
         label.write_text(file.identity)
-        bar.total, bar.n = length, have
-        with partial.open("r+b" if have else "wb") as output:
-            output.seek(have)
+        bar.total, bar.n = length, done
+        with partial.open("r+b" if done else "wb") as output:
+            output.seek(done)
             output.write(first)
             bar.update(len(first))
             for chunk in body:

@@ -87,8 +87,8 @@ class Fetcher:
         self._failed, self._lock = 0, threading.Lock()
 
     def read(self, runs: Runs) -> None:
-        """Read runs until there are no more or the client is stopped. Called by every reading thread."""
-        before: list[Future[None]] = []
+        """Read all runs, or until the client is stopped. Called by every reading thread."""
+        previous: list[Future[None]] = []
         while not self.client.stopped.is_set() and (run := runs.take(self.client.bridge)):
             parts, storing = [run], []
             for jobs in parts:
@@ -108,14 +108,14 @@ class Fetcher:
                 storing += [
                     self.pool.submit(self._check, job, data[job.entry.offset - first.offset :], mirrors) for job in jobs
                 ]
-            for future in before:  # so that a connection has at most two runs in memory
+            for future in previous:  # so that a connection has at most two runs in memory
                 future.result()
-            before = storing
-        for future in before:
+            previous = storing
+        for future in previous:
             future.result()
 
     def _check(self, job: Job, data: memoryview, mirrors: Mirrors) -> None:
-        """Store the image in a member's bytes; a wrong member is read again, until enough answers are equal."""
+        """Store the image in a member's bytes; a wrong member is read again, until enough of the answers are equal."""
         folder = job.entry.offset == FOLDER
         start, end = archive.span(job.entry)
         seen: Counter[bytes] = Counter()

@@ -33,7 +33,7 @@ class TransientError(Exception):
 
 
 class Refused(Exception):
-    """A place does not give the file, or not in parts: another attempt would fail too."""
+    """A place does not serve the file, or not in parts: another attempt would fail too."""
 
 
 class Replaced(Refused):
@@ -41,7 +41,7 @@ class Replaced(Refused):
 
 
 class NoRanges(Refused):
-    """A place gives the file only as a whole."""
+    """A place serves the file only as a whole."""
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Client:
         self.options, self.progress = options, progress
         self.requests, self.bytes = 0, 0
         self.stopped = threading.Event()  # set: no further attempts
-        self._latency, self._rate = 0.05, 2e6  # seconds to the first byte, bytes/s of one connection: running means
+        self.latency, self.rate = 0.05, 2e6  # seconds to the first byte, bytes/s of one connection: running means
         self._lock = threading.Lock()
         self._http: Any = None
 
@@ -159,11 +159,7 @@ class Client:
 
         It follows from the latency and rate observed so far, and never exceeds the option.
         """
-        return min(self.options.bridge, int(self._latency * self._rate))
-
-    def speed(self) -> tuple[float, float]:
-        """Return the observed seconds to the first byte and bytes/s of one connection."""
-        return self._latency, self._rate
+        return min(self.options.bridge, int(self.latency * self.rate))
 
     def announce(self, line: str) -> None:
         """Print a line about the progress to stderr."""
@@ -195,9 +191,9 @@ class Client:
         with self._lock:
             self.requests += 1
             self.bytes += size
-            self._latency += 0.1 * (latency - self._latency)
+            self.latency += 0.1 * (latency - self.latency)
             if size >= 65_536:  # a smaller body arrives together with the headers, so that it does not show the rate
-                self._rate += 0.1 * (size / max(body, 1e-4) - self._rate)
+                self.rate += 0.1 * (size / max(body, 1e-4) - self.rate)
 
 
 @contextmanager
@@ -214,7 +210,7 @@ def http_errors(timeout: float) -> Iterator[None]:
 
 
 def address(place: str) -> tuple[str, dict[str, str]]:
-    """Return URL and headers of a place; for a Hub file from huggingface_hub, with the user's token if there is one.
+    """Return URL and headers of a place; for a Hub file from huggingface_hub, with the user's token if they have one.
 
     Its `build_hf_headers` is not used: it reports installed packages and requests a list of agents from the Hub.
     """
@@ -239,14 +235,6 @@ def address(place: str) -> tuple[str, dict[str, str]]:
     return url, {"Authorization": f"Bearer {token}"} if token else {}
 
 
-@cache
-def _certificates() -> Any:
-    """Return the trusted certificates. Loading takes 0.2 s, so that all clients share them."""
-    import httpx2
-
-    return httpx2.create_ssl_context()
-
-
 def reject(file: RemoteFile, response: Any) -> NoReturn:
     """Raise the error that an unexpected answer means: anything but the requested part."""
     status, headers = response.status_code, response.headers
@@ -266,6 +254,14 @@ def reject(file: RemoteFile, response: Any) -> NoReturn:
 def identity_of(headers: Any) -> str:
     """Return a file's ETag, else its Last-Modified, empty without both."""
     return str(headers.get("ETag") or headers.get("Last-Modified") or "")
+
+
+@cache
+def _certificates() -> Any:
+    """Return the trusted certificates. Loading takes 0.2 s, so that all clients share them."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def _checked_part(file: RemoteFile, response: Any, start: int, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The journal of fetched images, one receipt per image, and the stage's shards made from it.
+"""The journal of fetched images, one receipt per image, and the stage's shards written from it.
 
 A receipt is written before its image appears by rename. Therefore every stored image has a receipt, and a process that
 is killed at any moment never fetches a finished image again; a receipt without its image is not finished.

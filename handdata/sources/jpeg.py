@@ -14,7 +14,7 @@ MAX_PIXELS = 100_000_000  # HaGRID's largest photographs have 12 million
 
 _ORIENTATION = 0x0112  # EXIF tag
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # ends a scan's data: any marker except restart and a stuffed byte
-_SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
+_EOI, _SOS, _COM = 0xD9, 0xDA, 0xFE
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def store(data: bytes, options: ImageOptions) -> Stored:
 def strip(data: bytes) -> bytes | None:
     """Return a JPEG without its APP and COM segments and without bytes after its end, otherwise unchanged.
 
-    None where this could change the pixels: an Adobe segment declares three components other than YCbCr, or the
-    components' names would then do so; there are four components; or the structure is not T.81's.
+    Return None where this could change the pixels: an Adobe segment or the names of the components declare three
+    components other than YCbCr, there are four components, or the structure is not T.81's.
     """
     kept, position = [b"\xff\xd8"], 2
     if data[:2] != b"\xff\xd8":
@@ -108,7 +108,7 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int] | None:
 
 
 def _plain_components(frame: bytes) -> bool:
-    """Return whether a frame header's components mean gray or YCbCr without an APP segment."""
+    """Return whether a frame header's components mean grey or YCbCr without an APP segment."""
     count = frame[9]
     names = frame[10 : 10 + 3 * count : 3]
     return count == 1 or (count == 3 and names != b"RGB")

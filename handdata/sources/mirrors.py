@@ -25,7 +25,7 @@ class Mirrors:
     def read(self, start: int, size: int, other: bool = False) -> bytes:
         """Return a part of the archive, of `size` bytes or up to its end.
 
-        With `other` the places are tried in reverse order, since the first returned wrong bytes. Raises `BadMember`
+        With `other` the places are tried in reverse order, since the first one returned wrong bytes. Raises `BadMember`
         (`not-fetched`) after all attempts at all places, `Unfinished` where no place is left.
         """
         size = min(size, self.facts.length - start)
@@ -50,7 +50,7 @@ class Mirrors:
             path = Path(place) / name
             if path.is_file():
                 return path.read_bytes()
-        raise BadMember("image-missing", f"{name} is no longer in {' or '.join(self.facts.places)}")
+        raise BadMember("image-missing", f"{name} is missing from {' and '.join(self.facts.places)}")
 
     def _places(self) -> list[str]:
         with self._lock:

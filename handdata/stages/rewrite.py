@@ -201,7 +201,7 @@ def _ask(pair: tuple[str, str], k: int, rejected: tuple[str, str], prompt: Promp
         return Ask(prompt.messages(caption, phrase))
     draft, problem = rejected
     forced = phrase_grammar(phrase) if options.grammar and k == options.retries else None
-    messages = prompt.again(caption, phrase, draft[:300], problem)
+    messages = prompt.retry_messages(caption, phrase, draft[:300], problem)
     return Ask(messages, options.temperature, seed_of(options.seed, caption, gesture, k), forced)
 
 

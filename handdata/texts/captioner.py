@@ -30,8 +30,8 @@ FAMILIES: dict[str, Family] = {  # by `model_type` of the model's configuration
     "vision-encoder-decoder": Family("VisionEncoderDecoderModel"),
 }
 
-# Invented words that BLIP-large uses for people (reported by many of its users)
-_NO_WORDS = re.compile(r"\b(?:arafed|arafe|araffe|araffed|arafes|araffes|arafly|araffy)\b\s*", re.IGNORECASE)
+# BLIP-large's words for people that do not exist in English (reported by many of its users)
+_INVENTED_WORDS = re.compile(r"\b(?:arafed|arafe|araffe|araffed|arafes|araffes|arafly|araffy)\b\s*", re.IGNORECASE)
 
 
 class Captioner:
@@ -108,7 +108,7 @@ class Captioner:
 
 def clean(caption: str) -> str:
     """Return a caption on one line without BLIP-large's `arafed` and `araffe`, with the right article."""
-    words = _NO_WORDS.sub("", " ".join(caption.split())).strip()
+    words = _INVENTED_WORDS.sub("", " ".join(caption.split())).strip()
     if words == caption.strip():
         return words
     words = re.sub(

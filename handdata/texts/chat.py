@@ -8,8 +8,8 @@ from handdata.errors import UserError
 
 Message = tuple[str, str]  # role (system, user or assistant) and content
 
-SECTIONS = ("system", "example", "ask", "retry")
-_PLACES = {"ask": {"caption", "phrase"}, "retry": {"problem", "phrase"}}
+_SECTIONS = ("system", "example", "ask", "retry")
+_PLACEHOLDERS = {"ask": {"caption", "phrase"}, "retry": {"problem", "phrase"}}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Prompt:
         question = self.ask.format(caption=plain(caption), phrase=phrase)
         return (("system", self.system), *self.examples, ("user", question))
 
-    def again(self, caption: str, phrase: str, draft: str, problem: str) -> tuple[Message, ...]:
+    def retry_messages(self, caption: str, phrase: str, draft: str, problem: str) -> tuple[Message, ...]:
         """Return the question after a rejected draft, with the draft and its problem."""
         complaint = self.retry.format(problem=plain(problem), phrase=phrase)
         return (*self.messages(caption, phrase), ("assistant", plain(draft)), ("user", complaint))
@@ -69,12 +69,12 @@ def read_prompt(text: str, where: str) -> Prompt:
     parts = re.split(r"^\[(\w+)\]\s*$", "\n".join(lines), flags=re.MULTILINE)
     bodies = [(name, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)]
     sections = dict(bodies)
-    for name in SECTIONS:
+    for name in _SECTIONS:
         if not sections.get(name):
             raise UserError(f"{where} lacks the section [{name}]")
-    for name, places in _PLACES.items():
-        if set(re.findall(r"{(\w*)}", sections[name])) != places:
-            wanted = " and ".join(f"{{{place}}}" for place in sorted(places))
+    for name, placeholders in _PLACEHOLDERS.items():
+        if set(re.findall(r"{(\w*)}", sections[name])) != placeholders:
+            wanted = " and ".join(f"{{{name}}}" for name in sorted(placeholders))
             raise UserError(f"{where}: the section [{name}] must hold {wanted} and no other braces")
     examples: list[Message] = []
     for body in (body for name, body in bodies if name == "example"):

@@ -1,7 +1,8 @@
 """Check a text against its caption: the right gesture is named once, nothing is lost, nothing is invented.
 
 Pure functions. The stage `rewrite` calls them on every draft, the stage `check` on the final rows, where a failure is a
-bug. Words decide, not a model: a verdict can be explained and is the same everywhere.
+bug. Word lists decide, not a model, so that a verdict can be explained and is
+the same on every machine.
 """
 
 import re
@@ -126,8 +127,8 @@ def _other_gestures(gesture: str, words: list[str]) -> Evidence | None:
 def _lost(caption: list[str], text: list[str]) -> Evidence | None:
     """Return the caption's content words that the text lacks, except those about hands and the things they hold."""
     spared = about_hands(caption)
-    left = {stem(word) for word in text}
-    lost = (caption[place] for place in content(caption) if place not in spared and stem(caption[place]) not in left)
+    kept = {stem(word) for word in text}
+    lost = (caption[place] for place in content(caption) if place not in spared and stem(caption[place]) not in kept)
     persons = _persons(caption) - _persons(text)
     return tuple(dict.fromkeys([*lost, *persons])) or None
 
@@ -138,10 +139,10 @@ def _added(caption: list[str], text: list[str], phrase: set[str]) -> Evidence | 
     Naming the gesture a second time in the phrase's own words counts as no addition.
     """
     known = {stem(word) for word in caption} | {stem(word) for word in SPARE}
-    again = {
+    repeated = {
         place for start, end, _ in gestures_named(text) if phrase >= set(text[start:end]) for place in range(start, end)
     }
-    added = [text[place] for place in content(text) if place not in again and stem(text[place]) not in known]
+    added = [text[place] for place in content(text) if place not in repeated and stem(text[place]) not in known]
     for gendered in (MALE, FEMALE):
         if not gendered & set(caption):
             added += [word for word in text if word in gendered & FUNCTION]
@@ -159,8 +160,8 @@ def _persons(words: list[str]) -> Counter[str]:
 def _moved_colours(caption: list[str], text: list[str]) -> Evidence | None:
     """Return colours that precede one thing in the caption and another thing in the text."""
     pairs = {pair for pair in pairwise(caption) if pair[0] in COLOURS}
-    there = {pair for pair in pairwise(text) if pair[0] in COLOURS}
-    moved = [f"{colour} {thing}" for colour, thing in there if _is_thing(thing) and (colour, thing) not in pairs]
+    text_pairs = {pair for pair in pairwise(text) if pair[0] in COLOURS}
+    moved = [f"{colour} {thing}" for colour, thing in text_pairs if _is_thing(thing) and (colour, thing) not in pairs]
     kept_colours = {colour for colour, _ in pairs}
     return tuple(sorted(pair for pair in moved if pair.split()[0] in kept_colours)) or None
 

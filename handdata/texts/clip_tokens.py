@@ -7,6 +7,8 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+from handdata import assets
+
 CONTEXT = 77  # CLIP's context length, begin and end included (A. Radford et al., 2021)
 VOCABULARY = "clip-vocabulary"  # name in manifests/assets.toml
 _MERGES = 49152 - 256 - 2  # merges that CLIP uses: its vocabulary without bytes and the two special tokens
@@ -55,8 +57,6 @@ class ClipTokens:
 @cache
 def clip_tokens() -> ClipTokens:
     """Return a counter with the vocabulary file that `handdata assets` fetches."""
-    from handdata import assets
-
     return ClipTokens(assets.path(VOCABULARY))
 
 

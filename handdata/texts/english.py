@@ -1,6 +1,7 @@
 """The words of captions: tokens, stems, names of gestures, and words about hands and the things that they hold.
 
-English only, by word lists and positions, without a model: verdicts must be the same everywhere and explainable.
+English only. Word lists and positions decide, not a model, so that a verdict can be explained and is the same on every
+machine.
 """
 
 import re
@@ -72,7 +73,7 @@ _ENDS = _words(
 _NOT_GERUNDS = _words(
     """
     thing king ring rings string spring building ceiling earring morning evening wedding painting drawing clothing
-    clothing wing during lightning something anything nothing
+    wing during lightning something anything nothing
     """
 )
 _IRREGULAR = {
@@ -139,7 +140,7 @@ _SPEAKING = _stems("talk speak chat call")
 
 
 def gestures_named(tokens: list[str]) -> list[tuple[int, int, frozenset[str]]]:
-    """Return the places (start, end, gestures it may mean) where words of `gestures.toml` name a gesture.
+    """Return the places (start, end, gestures that it may mean) where words of `gestures.toml` name a gesture.
 
     Of two overlapping places the longer one counts, then the earlier one.
     """
@@ -181,7 +182,7 @@ def about_hands(tokens: list[str]) -> set[int]:
 
 def content(tokens: list[str]) -> list[int]:
     """Return the places of the content words: neither function words nor punctuation."""
-    return [place for place, word in enumerate(tokens) if word not in FUNCTION and (word[0].isalnum())]
+    return [place for place, word in enumerate(tokens) if word not in FUNCTION and word[0].isalnum()]
 
 
 @cache

@@ -38,7 +38,7 @@ class LlamaModel:
         except ImportError:
             raise UserError("rewriting needs llama-cpp-python: pip install 'hand1000[data]'") from None
         if not path.is_file():
-            raise UserError(f"there is no model file {path}: give the path of a GGUF file (--model)")
+            raise UserError(f"model file {path} does not exist: give the path of a GGUF file (--model)")
         self._c: Any = llama_cpp
         _silence(llama_cpp)
         self.name, self.parallel = path.stem, parallel
@@ -81,8 +81,8 @@ class LlamaModel:
 
         answers = [Answer("", "prompt")] * len(asks)
         with ThreadPoolExecutor(at_once) as pool:
-            for group, of_group in zip(groups, pool.map(work, groups), strict=True):
-                for place, answer in zip(group, of_group, strict=True):
+            for group, group_answers in zip(groups, pool.map(work, groups), strict=True):
+                for place, answer in zip(group, group_answers, strict=True):
                     answers[place] = answer
         return answers
 

@@ -29,7 +29,7 @@ class Decoder:
     """A context of a loaded model with room for `parallel` sequences. Each call starts with an empty KV cache."""
 
     def __init__(self, c: Any, model: Any, parallel: int) -> None:
-        """Take the module `llama_cpp` and its model; the context is made by the first call."""
+        """Take the module `llama_cpp` and its model; the first call creates the context."""
         self._c, self._model, self._parallel = c, model, parallel
         self._vocabulary = c.llama_model_get_vocab(model)
         self._context: Any = None

@@ -96,7 +96,7 @@ class ServerModel:
         if status in (401, 403):
             return f"the server {self._url} refuses the key in ${self._key_variable} ({problem}): set it to a valid one"
         if status == 404:
-            return f"{self._url} has no model '{self.name}' or is not such a server ({problem}): see --server, --model"
+            return f"{self._url} lacks the model '{self.name}' or the OpenAI API ({problem}): see --server, --model"
         return f"the server {self._url} rejects the request ({problem})"
 
     def _redact(self, text: str) -> str:

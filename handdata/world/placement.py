@@ -118,7 +118,7 @@ def hand_truth(hand: Hand, inner: int) -> dict[str, Any]:
 
 
 def _normal(rng: np.random.Generator) -> float:
-    """Return a normal random number without the tails: nobody shows a gesture from such angles."""
+    """Return a normal random number without the tails: people do not hold their hands at such angles."""
     return float(np.clip(rng.normal(), -1.8, 1.8))
 
 

@@ -1,7 +1,7 @@
 """Write the mini world: archives, annotations and truth in HaGRIDv2's layout.
 
-The files are `<gesture>.zip`, `annotations.zip` with v2-1M's records and their oddities, and `truth.jsonl`. The number
-of workers changes none of their bytes.
+The files are `<gesture>.zip`, `annotations.zip` with v2-1M's records and their oddities, and `truth.jsonl`. Their
+bytes do not depend on the number of workers.
 """
 
 import json

@@ -83,7 +83,7 @@ def find_surface(capsules: list[Capsule], camera: Camera, size: tuple[int, int],
 
 
 def _coarse_depth(capsules: list[Capsule], camera: Camera, box: Box) -> Floats:
-    """Return per pixel of the box a depth just before the surface, infinite where there is none.
+    """Return a depth just before the surface for each pixel of the box, infinite where its ray misses the surface.
 
     Every `_COARSE`th ray is marched towards swollen capsules; a pixel takes the nearest of the rays around it.
     """
@@ -186,7 +186,7 @@ class _Field:
         """Return the distance per pixel; points may be up to `margin` mm off their pixel's ray."""
         total = np.full(self.shape, _MISS, np.float32)
         groups: dict[int, Floats] = {}
-        for number, place in self._of(margin):
+        for number, place in self._visible(margin):
             capsule = self.capsules[number]
             distance = _capsule_distance(capsule, points[:, *place])[0]
             field = groups.get(capsule.group)
@@ -203,7 +203,7 @@ class _Field:
         closest = np.full(self.shape, _MISS, np.float32)
         nearest = np.zeros(self.shape, np.intp)
         along = np.zeros(self.shape, np.float32)
-        for number, place in self._of(0.0):
+        for number, place in self._visible(0.0):
             capsule = self.capsules[number]
             if capsule.group not in groups:
                 groups[capsule.group] = (np.full(self.shape, _MISS, np.float32), np.zeros((3, *self.shape), np.float32))
@@ -221,7 +221,7 @@ class _Field:
             np.minimum(total, field, out=total)
         return total, _unit(normal), nearest, along
 
-    def _of(self, margin: float) -> list[tuple[int, Slices]]:
+    def _visible(self, margin: float) -> list[tuple[int, Slices]]:
         """Return the indices of the visible capsules and the pixels that each can cover."""
         if margin not in self._places:
             size = (self.box[1], self.box[3])

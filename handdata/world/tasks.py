@@ -1,6 +1,6 @@
 """The pictures of the mini world: one task each, and from it the JPEG, its annotation record and the truth about it.
 
-A picture depends on (seed, split, gesture, its number) alone: counts and other gestures change none of its bytes.
+A picture depends on (seed, split, gesture, its number) alone, not on counts or other gestures.
 """
 
 import hashlib

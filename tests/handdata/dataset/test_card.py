@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -36,8 +37,6 @@ def test_there_is_one_configuration_per_gesture_and_all_is_the_default(front):
 
 
 def test_counts_in_the_metadata_are_those_of_the_files(dataset, front):
-    import pyarrow.parquet as pq
-
     for info in front["dataset_info"]:
         folder = "*" if info["config_name"] == "all" else info["config_name"]
         for split in info["splits"]:
@@ -83,16 +82,14 @@ def test_a_cell_cannot_break_its_table():
 
 def test_croissant_is_valid_and_reads_every_row(dataset):
     mlcroissant = pytest.importorskip("mlcroissant")
-    found = mlcroissant.Dataset(jsonld=dataset / "croissant.json")
-    assert not found.metadata.ctx.issues.errors
+    description = mlcroissant.Dataset(jsonld=dataset / "croissant.json")
+    assert not description.metadata.ctx.issues.errors
     text = json.loads((dataset / "croissant.json").read_text())
     rai = {key for key in text if key.startswith("rai:")}
     assert {"rai:dataCollection", "rai:dataLimitations", "rai:personalSensitiveInformation", "rai:dataUseCases"} <= rai
     pytest.importorskip("tifffile", reason="mlcroissant decodes any image only if tifffile is there")
-    rows = list(found.records("rows"))
+    rows = list(description.records("rows"))
     files = list((dataset / "data").rglob("*.parquet"))
-    import pyarrow.parquet as pq
-
     assert len(rows) == sum(pq.read_metadata(file).num_rows for file in files)
     assert rows[0]["rows/image"].size and rows[0]["rows/text"]
 

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,13 +65,11 @@ def clip(tmp_path_factory) -> str:
 
 
 def test_without_weights_the_cosines_are_not_computed_and_the_reason_is_given(dataset, tmp_path):
-    found = evaluate.evaluate(dataset, EvaluateOptions(clip=str(tmp_path / "nothing")), progress=False)
-    assert (
-        found["gestures"]["all"]["clip_image_caption"] is None
-        and "is neither a folder nor a name" in found["not_computed"]
-    )
-    assert found["gestures"]["all"]["rows"] == 12 and found["gestures"]["call"]["rows"] == 6
-    assert "not computed" in evaluate.text(found) and json.loads(evaluate.as_json(found)) == found
+    result = evaluate.evaluate(dataset, EvaluateOptions(clip=str(tmp_path / "missing")), progress=False)
+    assert result["gestures"]["all"]["clip_image_caption"] is None
+    assert "is neither a folder nor a name" in result["not_computed"]
+    assert result["gestures"]["all"]["rows"] == 12 and result["gestures"]["call"]["rows"] == 6
+    assert "not computed" in evaluate.text(result) and json.loads(evaluate.as_json(result)) == result
 
 
 def test_the_cosines_are_those_of_the_model_one_pair_at_a_time(dataset, clip):
@@ -78,7 +77,7 @@ def test_the_cosines_are_those_of_the_model_one_pair_at_a_time(dataset, clip):
     import torch
     from transformers import CLIPModel, CLIPProcessor
 
-    found = evaluate.evaluate(dataset, EvaluateOptions(clip=clip, device="cpu", split="test"), progress=False)
+    result = evaluate.evaluate(dataset, EvaluateOptions(clip=clip, device="cpu", split="test"), progress=False)
     model, processor = CLIPModel.from_pretrained(clip).eval(), CLIPProcessor.from_pretrained(clip)
     rows = datasets.load_dataset(dataset, "call", split="test")
     images, captions = [], []
@@ -89,9 +88,9 @@ def test_the_cosines_are_those_of_the_model_one_pair_at_a_time(dataset, clip):
             images.append(both.image_embeds[0])
             captions.append(both.text_embeds[0])
     expected = np.mean([float(a @ b) for a, b in zip(images, captions, strict=True)])
-    assert found["gestures"]["call"]["clip_image_caption"] == pytest.approx(expected, abs=1e-5)
+    assert result["gestures"]["call"]["clip_image_caption"] == pytest.approx(expected, abs=1e-5)
     pairs = np.mean([float(a @ b) for a in captions for b in captions])
-    assert found["gestures"]["call"]["clip_caption_caption"] == pytest.approx(pairs, abs=1e-5)
+    assert result["gestures"]["call"]["clip_caption_caption"] == pytest.approx(pairs, abs=1e-5)
 
 
 def test_the_mean_over_all_pairs_needs_no_matrix():
@@ -127,10 +126,20 @@ import sys
 from handdata.dataset.evaluate import open_dataset
 from handdata.errors import Unfinished, UserError
 try:
-    open_dataset(sys.argv[1])
+    print({split: len(rows) for split, rows in open_dataset(sys.argv[1]).items()})
 except (Unfinished, UserError) as error:
     print(type(error).__name__, error)
-"""
+"""  # in a process of its own: the libraries read the Hub's address when they are imported
+
+
+def opened(name: str, environment: dict[str, str]) -> str:
+    """Return the output of OPEN."""
+    command = [sys.executable, "-c", OPEN, name]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -146,10 +155,17 @@ except (Unfinished, UserError) as error:
     ],
 )
 def test_a_dataset_that_the_hub_does_not_serve_is_one_sentence(tmp_path, name, endpoint, sentence):
-    with HubServer() as server:  # in a process of its own: the libraries read the Hub's address when they are imported
-        environment = {**os.environ, "HF_ENDPOINT": endpoint or server.url, "HF_HOME": str(tmp_path)}
-        done = subprocess.run(
-            [sys.executable, "-c", OPEN, name], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(sentence) and done.stdout.count("\n") == 1
+    with HubServer() as server:
+        answer = opened(name, {"HF_ENDPOINT": endpoint or server.url, "HF_HOME": str(tmp_path)})
+    assert answer.startswith(sentence) and answer.count("\n") == 1
+
+
+def test_a_cached_dataset_opens_offline(tmp_path, dataset, monkeypatch):
+    with HubServer() as server:
+        with monkeypatch.context() as patch:
+            server.adopt(patch, tmp_path / "publisher")
+            Build.open(Path(dataset).with_name("build")).publish("hf:tester/hands")
+        environment = server.environment(tmp_path / "reader", token=None)
+        first = opened("hf:tester/hands", environment)
+    assert first == "{'train': 8, 'test': 4}\n"
+    assert opened("hf:tester/hands", {**environment, "HF_HUB_OFFLINE": "1"}) == first

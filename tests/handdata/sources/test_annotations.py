@@ -1,5 +1,6 @@
 """HaGRID's annotations, every version and trap: rows that are used, corrected, or left out and reported."""
 
+import hashlib
 import json
 
 import pytest
@@ -42,8 +43,6 @@ def test_a_record_becomes_a_row_without_meta_or_landmarks():
 
 
 def test_the_subject_is_16_hex_digits_whatever_the_length_of_user_id():
-    import hashlib
-
     for user in ("ab" * 16, "cd" * 32, "short"):
         assert annotations.subject_of(user) == hashlib.sha256(user.encode()).hexdigest()[:16]
 

@@ -6,6 +6,7 @@ import struct
 import time
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,8 @@ def test_every_member_that_zipfile_writes_is_found_and_read(tmp_path_factory, me
         for name, (data, deflated) in members.items():
             file.writestr(name, data, zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED)
     reader, directory = opened(path)
-    found = {entry.name: content(reader, entry) for entry in archive.entries(directory)}
-    assert found == {name: data for name, (data, _) in members.items()}
+    contents = {entry.name: content(reader, entry) for entry in archive.entries(directory)}
+    assert contents == {name: data for name, (data, _) in members.items()}
 
 
 def test_members_written_as_a_stream_have_their_sizes_from_the_directory(tmp_path):
@@ -85,8 +86,8 @@ def test_more_than_65535_entries_are_read(tmp_path):
         for number in range(66_000):
             file.writestr(zipfile.ZipInfo(f"call/{number}.jpg"), b"")
     _, directory = opened(tmp_path / "many.zip")
-    found = list(archive.find(directory, {b"0": 0, b"65999": 1, b"66000": 2}))
-    assert [(value, name) for value, _, name in found] == [(0, b"call/0.jpg"), (1, b"call/65999.jpg")]
+    hits = list(archive.find(directory, {b"0": 0, b"65999": 1, b"66000": 2}))
+    assert [(value, name) for value, _, name in hits] == [(0, b"call/0.jpg"), (1, b"call/65999.jpg")]
 
 
 def test_a_local_extra_field_longer_than_the_directorys_is_skipped(tmp_path):
@@ -132,14 +133,10 @@ def test_a_truncated_or_damaged_directory_is_detected(tmp_path):
 
 
 def entry_of(data: bytes, size: int | None = None, method: int = archive.DEFLATED, packed: bytes = b"") -> Entry:
-    import zlib
-
     return Entry("a", method, zlib.crc32(data), len(packed), len(data) if size is None else size, 0)
 
 
 def deflate(data: bytes) -> bytes:
-    import zlib
-
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     return packer.compress(data) + packer.flush()
 
@@ -154,14 +151,6 @@ def test_a_bomb_is_inflated_no_further_than_its_declared_size():
     tracemalloc.stop()
     assert raised.value.reason == "wrong-size"
     assert peak < 2_000_000
-
-
-@pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "call/../../a.jpg", "C:\\a.jpg", "..\\a.jpg", "a\0.jpg"])
-def test_names_that_leave_the_archive_are_unsafe(name):
-    from handdata.sources.places import safe_member
-
-    assert not safe_member(name)
-    assert safe_member("HaGRIDv2_dataset_512/call/0123-45.jpg") and safe_member("call/..jpg")
 
 
 def test_scanning_a_large_directory_takes_a_moment(tmp_path):

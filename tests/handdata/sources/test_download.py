@@ -38,7 +38,7 @@ def test_a_download_resumes_where_it_stopped(folder, client):
         server.first_bad = 2
         download(remote(server, client), folder / "copy.zip")
         assert (folder / "copy.zip").read_bytes() == DATA
-        assert [one.start for one in server.log] == [0, 150_000, 225_000]
+        assert [request.start for request in server.log] == [0, 150_000, 225_000]
 
 
 def test_another_process_resumes_too(folder, client):

@@ -1,6 +1,7 @@
 """Ranged HTTP against a real server that misbehaves in every way of the range server."""
 
 import random
+import time
 import zipfile
 
 import pytest
@@ -52,7 +53,7 @@ def test_every_kind_of_fault_is_solved_by_another_attempt(folder, client, kind):
         file = client.open(server.url("file.zip"))
         server.first_bad = 2
         assert client.read(file, 7, 1000) == whole(folder)[7:1007]
-        assert [one.fault for one in server.log[1:]] == [kind, kind, None]
+        assert [request.fault for request in server.log[1:]] == [kind, kind, None]
 
 
 def test_after_all_attempts_the_last_error_is_raised(folder, client):
@@ -63,8 +64,6 @@ def test_after_all_attempts_the_last_error_is_raised(folder, client):
 
 
 def test_the_client_waits_as_long_as_the_server_requests(folder, client):
-    import time
-
     with serve(folder, kinds=("429",), retry_after="1") as server:
         file = client.open(server.url("file.zip"))
         server.first_bad = 1
@@ -91,7 +90,7 @@ def test_a_shorter_file_in_its_place_is_noticed(folder, client):
             client.read(file, 200_000, 10)
 
 
-def test_a_host_without_range_support_is_named_at_once_and_the_whole_file_is_not_read(folder, client):
+def test_a_host_without_range_support_is_reported_at_once_and_the_whole_file_is_not_read(folder, client):
     with zipfile.ZipFile(folder / "real.zip", "w") as zipped:
         zipped.writestr("a", bytes(3_000_000))
     with serve(folder, ranges=False) as server:
@@ -120,7 +119,7 @@ def test_a_hub_address_is_huggingface_hubs_with_the_users_token(monkeypatch):
     assert address("https://example.org/a.zip") == ("https://example.org/a.zip", {})
 
 
-def test_a_token_does_not_follow_a_redirect_and_the_redirect_is_asked_once(folder, client, monkeypatch):
+def test_a_token_does_not_follow_a_redirect_and_the_redirect_is_requested_once(folder, client, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     (folder / "cdn").mkdir()
     (folder / "cdn" / "file.zip").write_bytes(whole(folder))
@@ -134,7 +133,7 @@ def test_a_token_does_not_follow_a_redirect_and_the_redirect_is_asked_once(folde
         )
         file = client.open("hf://datasets/someone/hands/file.zip")
         assert file.read(5, 100) == whole(folder)[5:105]
-        assert [one.path for one in hub.log] == [path], "the signed address is kept"
+        assert [request.path for request in hub.log] == [path], "the signed address is kept"
         assert hub.log[0].headers["Authorization"] == "Bearer hf_secret"
-        assert all("authorization" not in map(str.lower, one.headers) for one in cdn.log)
+        assert all("authorization" not in map(str.lower, request.headers) for request in cdn.log)
         assert len(cdn.log) == 2

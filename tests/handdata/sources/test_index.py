@@ -42,10 +42,10 @@ def test_a_member_belongs_to_the_gesture_of_its_folder(member, gesture, only, fi
 def test_a_folder_is_searched_at_any_depth(tmp_path):
     hagrid.world().write_folder(tmp_path / "a" / "b")
     name = hagrid.image_id("call", "train", 0)
-    found = index.FolderIndex(tmp_path)
-    ((value, position, member),) = found.find({name.encode(): 7})
+    folder = index.FolderIndex(tmp_path)
+    ((value, position, member),) = folder.find({name.encode(): 7})
     assert value == 7 and member.decode() == f"a/b/images/call/{name}.jpg"
-    entry = found.entry(position)
+    entry = folder.entry(position)
     assert entry.size == len(hagrid.jpeg(int(name[:8], 16))) and entry.method == entry.offset == -1
 
 
@@ -73,9 +73,10 @@ def test_a_large_remote_directory_that_comes_damaged_is_read_again_and_not_kept(
     with serve(tmp_path, kinds=("wrong",)) as server:
         file = client.open(server.url("a.zip"))
         server.first_bad = 1
-        found = index.read_index(file)
-        assert sum(1 for _ in found.find({})) == 0
-        assert len({(one.start, one.end) for one in server.log}) < len(server.log), "a part was requested again"
+        archive_index = index.read_index(file)
+        assert sum(1 for _ in archive_index.find({})) == 0
+        parts = [(request.start, request.end) for request in server.log]
+        assert len(set(parts)) < len(parts), "a part was requested again"
         cached = list((tmp_path / "cache" / "index").iterdir())
         assert [path.suffix for path in cached] == [".directory"]
 
@@ -90,10 +91,8 @@ def test_the_first_bytes_of_a_file_that_come_damaged_are_read_again(tmp_path, cl
 
 def test_the_first_place_that_can_be_read_is_used_and_all_errors_are_reported(tmp_path, client):
     hagrid.world().write_images(tmp_path / "a.zip")
-    found = index.read_index(
-        index.open_place(Archive((str(tmp_path / "missing.zip"), str(tmp_path / "a.zip"))), client)
-    )
-    assert isinstance(found.reader, LocalFile)
+    places = (str(tmp_path / "missing.zip"), str(tmp_path / "a.zip"))
+    assert isinstance(index.open_place(Archive(places), client), LocalFile)
     with serve(tmp_path) as server:
         places = (str(tmp_path / "missing.zip"), server.url("gone.zip"))
         with pytest.raises(UserError, match=r"missing.zip does not exist; .*gone.zip: HTTP 404"):

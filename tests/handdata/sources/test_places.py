@@ -10,7 +10,7 @@ from handdata.errors import UserError
 from handdata.gestures import PAPER_GESTURES, gestures
 from handdata.recipe import SourceOptions
 from handdata.shipped import known_archives
-from handdata.sources.places import normal_gesture, resolve
+from handdata.sources.places import normal_gesture, resolve, safe_member
 
 HERE = Path("/data")
 
@@ -82,3 +82,9 @@ def test_other_spellings_of_a_gesture_are_hagrids_own():
     assert normal_gesture("hands_heart2") == "hand_heart2"
     assert normal_gesture("train_val_call") == "call"
     assert all(normal_gesture(name) == name for name in gestures())
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "call/../../a.jpg", "C:\\a.jpg", "..\\a.jpg", "a\0.jpg"])
+def test_names_that_leave_the_archive_are_unsafe(name):
+    assert not safe_member(name)
+    assert safe_member("HaGRIDv2_dataset_512/call/0123-45.jpg") and safe_member("call/..jpg")

@@ -152,7 +152,7 @@ def test_an_image_that_changed_since_it_was_measured_is_not_published(build, tmp
     (copy / "assembled.json").unlink()
     row = rows_of(copy / "dataset", "ok", "train")[0]
     image_path(copy, "ok", row["image_id"]).write_bytes(b"something else")
-    with pytest.raises(Unfinished, match="no longer the image that was measured"):
+    with pytest.raises(Unfinished, match="has changed since it was measured"):
         assembled(copy)
     assert not (copy / ".dataset.partial").exists()
 

@@ -23,7 +23,8 @@ from handdata.texts.checks import failures
 from handdata.texts.template import splice
 from tests.builds import make_build
 from tests.chat_server import chat_server, says
-from tests.handdata.texts.test_checks import clip_tokenizer, sentences  # noqa: F401
+from tests.handdata.texts.test_checks import sentences
+from tests.handdata.texts.test_clip_tokens import clip_tokenizer  # noqa: F401
 from tests.second_opinion import objections
 
 PROMPT = read_prompt(resource("prompts/rewrite.txt").read_text(encoding="utf-8"), "prompts/rewrite.txt")

@@ -1,5 +1,8 @@
+"""Captioners of all families with random weights: batches, memory, failures, and the clean-up of captions."""
+
 import json
 import random
+import shutil
 
 import pytest
 
@@ -36,7 +39,7 @@ def test_every_family_of_captioner_describes_images(models, kind):
     captioner = Captioner(options(models[kind]))
     captions = captioner.describe(IMAGES)
     captioner.close()
-    assert len(captions) == len(IMAGES) and len(set(captions)) > 3, "they tell images apart"
+    assert len(captions) == len(IMAGES) and len(set(captions)) > 3, "captions differ between images"
     assert all(captions) and "caption en" not in " ".join(captions)
 
 
@@ -98,12 +101,12 @@ def test_corrupt_images_have_a_reason_and_the_rest_a_caption(models, tmp_path):
 def test_an_empty_caption_is_a_named_reason(models, monkeypatch):
     stage = Captions(options(models["blip"]))
     monkeypatch.setattr(stage._captioner, "describe", lambda images: ["", "a man"])
-    found = stage({"image": [draw_jpeg(0), None, draw_jpeg(1)]})
-    assert found == {"caption": [None, None, "a man"], "reason": ["caption-empty", "image-missing", None]}
+    columns = stage({"image": [draw_jpeg(0), None, draw_jpeg(1)]})
+    assert columns == {"caption": [None, None, "a man"], "reason": ["caption-empty", "image-missing", None]}
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("raw", "expected"),
     [
         ("arafed man in a black shirt", "a man in a black shirt"),
         ("araffe woman with a red hat", "a woman with a red hat"),
@@ -115,13 +118,11 @@ def test_an_empty_caption_is_a_named_reason(models, monkeypatch):
         ("arafed", ""),
     ],
 )
-def test_the_captioners_invented_words_are_taken_out(said, expected):
-    assert clean(said) == expected
+def test_the_captioners_invented_words_are_removed(raw, expected):
+    assert clean(raw) == expected
 
 
 def test_a_local_models_revision_is_the_hash_of_its_files(models, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(models["blip"], copy)
     first = model_folder(str(copy), "main")[1]
@@ -139,7 +140,7 @@ def test_a_local_models_revision_is_the_hash_of_its_files(models, tmp_path):
         (None, "no readable config.json"),
     ],
 )
-def test_a_folder_that_is_no_captioner_is_one_sentence(tmp_path, broken, words):
+def test_a_folder_without_a_captioner_is_one_sentence(tmp_path, broken, words):
     if broken is not None:
         (tmp_path / "config.json").write_text(json.dumps(broken))
     with pytest.raises(UserError, match=words):
@@ -147,8 +148,6 @@ def test_a_folder_that_is_no_captioner_is_one_sentence(tmp_path, broken, words):
 
 
 def test_missing_weights_are_one_sentence(models, tmp_path):
-    import shutil
-
     shutil.copytree(models["blip"], tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").unlink()
     with pytest.raises(UserError, match="cannot be loaded"):

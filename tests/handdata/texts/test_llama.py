@@ -1,3 +1,5 @@
+"""Answers of GGUF models through llama.cpp: templates, ends of answers, batches, seeds and grammars."""
+
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ HELLO = (("system", "Be brief."), ("user", "hello there"))
 
 @pytest.fixture(scope="module")
 def polite(tmp_path_factory):
-    """A model that says `Yes sir` and ends its turn."""
+    """A model that answers `Yes sir` and ends its turn."""
     path = tiny_llama.make(tmp_path_factory.mktemp("gguf") / "polite.gguf", ["Yes", " sir", "<|eot_id|>"])
     model = LlamaModel(path, parallel=3, threads=1)
     yield model
@@ -49,15 +51,15 @@ def test_the_end_of_a_turn_ends_the_answer_and_is_not_part_of_it(polite):
 
 
 @pytest.mark.parametrize(
-    ("says", "text", "stop"),
+    ("tokens", "text", "stop"),
     [
         (["<|end_of_text|>"], "", "end"),
         (["<|eot_id|>"], "", "end"),
         ([" and", " on"], "and on on on on", "length"),
     ],
 )
-def test_empty_and_endless_answers_are_distinguished(tmp_path, says, text, stop):
-    model = LlamaModel(tiny_llama.make(tmp_path / "odd.gguf", says), parallel=2, threads=1)
+def test_empty_and_endless_answers_are_distinguished(tmp_path, tokens, text, stop):
+    model = LlamaModel(tiny_llama.make(tmp_path / "odd.gguf", tokens), parallel=2, threads=1)
     (answer,) = model.answer([Ask(HELLO)], 5)
     model.close()
     assert (answer.text, answer.stop) == (text, stop)
@@ -69,7 +71,7 @@ def test_a_file_without_chat_template_is_refused(tmp_path):
 
 
 def test_a_missing_or_foreign_file_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="no model file"):
+    with pytest.raises(UserError, match=r"model file .*none\.gguf does not exist"):
         LlamaModel(tmp_path / "none.gguf")
     (tmp_path / "text.gguf").write_text("hello")
     with pytest.raises(UserError, match="not a GGUF file"):

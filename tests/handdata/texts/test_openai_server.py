@@ -1,3 +1,5 @@
+"""Requests to an OpenAI-compatible server: order, retries, keys, refusals and time-outs."""
+
 import threading
 import time
 

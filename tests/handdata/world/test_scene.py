@@ -80,7 +80,7 @@ def test_the_hand_is_at_the_place_in_the_caption():
         assert low - 0.05 < middle < high + 0.05
 
 
-def test_the_true_joints_lie_on_the_hand_of_the_named_skin():
+def test_the_true_joints_are_on_the_hand_of_the_named_skin():
     for seed in range(5):
         seen = picture("palm", seed)
         pixels = np.asarray(seen.image, float)

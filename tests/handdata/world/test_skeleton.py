@@ -50,7 +50,7 @@ def test_the_ok_gesture_closes_its_ring():
         assert gap < 1.3 * (hand.radii[0, 3] + hand.radii[1, 3])
 
 
-def test_dorsal_directions_stand_across_their_bones():
+def test_dorsal_directions_are_perpendicular_to_their_bones():
     for gesture in GESTURES:
         _, hand = posed(gesture)
         for chain in (THUMB, *FINGERS):
