@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,9 @@ def mean_cosine(vectors: np.ndarray) -> float:
 def open_dataset(dataset: str | Path) -> Any:
     """Return the configuration `all` of a published dataset as a `datasets.DatasetDict`, a `Dataset` by split.
 
-    `dataset` is `hf:USER/NAME[@REVISION]` or a folder that `publish` made; with HF_HUB_OFFLINE=1 a cached dataset is
-    opened. Raises `UserError` if it does not exist or is not a dataset of handdata, `Unfinished` if the Hub cannot be
-    reached.
+    `dataset` is `hf:USER/NAME[@REVISION]` or a folder that `publish` made; if the Hub cannot be reached, a cached
+    dataset is opened. Raises `UserError` if it does not exist or is not a dataset of handdata, `Unfinished` if it is
+    not in the cache and the Hub cannot be reached.
     """
     import datasets
     from huggingface_hub.constants import is_offline_mode
@@ -118,7 +118,8 @@ def open_dataset(dataset: str | Path) -> Any:
     if isinstance(place, Path) and not (place / "README.md").is_file():
         raise UserError(f"{place} is not a dataset: give hf:USER/NAME, or a folder that `handdata publish --to` made")
     if isinstance(place, HubName) and not is_offline_mode():
-        place = at_commit(place, "dataset", "dataset")  # one request; load_dataset waits 24 s for a Hub that is down
+        with suppress(Unfinished):  # the Hub cannot be reached: load_dataset finds what is in the cache
+            place = at_commit(place, "dataset", "dataset")
     datasets.disable_progress_bars()
     name, revision = (place.repo, place.revision) if isinstance(place, HubName) else (str(place), None)
     try:
