@@ -213,7 +213,7 @@ def test_several_processes_are_refused_in_one_sentence(
     train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="start it as a single process"):
+    with pytest.raises(UserError, match="start a single process"):
         train(tmp_path, "reference")
 
 
