@@ -1,4 +1,4 @@
-"""Inception networks of the real classes with random weights: the real ones cannot be downloaded where we test."""
+"""Inception networks of the real classes with random weights: the tests run without network."""
 
 from pathlib import Path
 from unittest import mock
@@ -25,7 +25,7 @@ def write_inception_torchvision(file: Path) -> Path:
 
 
 def _randomised(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return weights that keep the signal's size through the layers, so that features differ between images."""
+    """Return weights that keep the scale of the signal through the layers, so that features differ between images."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
