@@ -1,4 +1,4 @@
-"""Options of generation and evaluation. Light to import, since the flags are made from it."""
+"""Options of generation and evaluation. Quick to import: the flags are built from them."""
 
 import json
 from collections.abc import Mapping

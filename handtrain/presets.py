@@ -94,8 +94,8 @@ PRESETS: dict[str, Preset] = {
     # Rate x batch keeps rate x steps, the most that Adam can move a weight.
     "fast": Preset(_FAST, "those of `paper`"),
     "plus": Preset(_PLUS),
-    # A mini model is 400 times smaller and freshly trained: it takes and needs larger steps than Stable Diffusion. Of
-    # 1e-4 to 8e-4, on `palm` (docs/benchmarks.md).
+    # A mini model is 400 times smaller and freshly trained: it needs larger steps than Stable Diffusion. The rate is
+    # the best of 1e-4 to 8e-4 on `palm` (docs/benchmarks.md).
     "mini": Preset(
         {**_FAST, "unet_lr": 4e-4}, "on palm gesture accuracy +30 points, landmark distance -30 % against the base"
     ),
@@ -128,6 +128,12 @@ def check(options: TrainOptions) -> None:
         _check_image_order(options)
 
 
+def check_running(running: RunOptions) -> None:
+    """Raise `UserError` for the first option of a run with an invalid value."""
+    if running.micro_batch != "auto" and running.micro_batch < 0:
+        raise UserError(f"--micro-batch {running.micro_batch} must not be below 0: give 0 for the whole batch, or auto")
+
+
 def _require(options: TrainOptions, names: tuple[str, ...], least: int, rule: str) -> None:
     for name in names:
         if getattr(options, name) < least:
@@ -136,9 +142,9 @@ def _require(options: TrainOptions, names: tuple[str, ...], least: int, rule: st
 
 def _check_image_order(options: TrainOptions) -> None:
     if options.fusion == "token":
-        raise UserError("--order images has the released code's fixed layer: use --fusion flat, or --order stages")
+        raise UserError("--order images needs the released code's fixed layer: use --fusion flat, or --order stages")
     if options.unet_batch != 1 or options.embedding_batch != 1:
-        raise UserError("--order images works at batch 1: leave --unet-batch and --embedding-batch at 1")
+        raise UserError("--order images needs batch 1: leave --unet-batch and --embedding-batch at 1")
     if options.precision != "fp32" or options.optimizer != "adam" or options.lora_rank:
         raise UserError(
             "--order images repeats the released code: leave --precision at fp32, --optimizer at adam, --lora-rank at 0"
@@ -147,9 +153,3 @@ def _check_image_order(options: TrainOptions) -> None:
         raise UserError(
             "--order images repeats the released code, which has no evaluation: leave --evaluate-every at 0"
         )
-
-
-def check_running(running: RunOptions) -> None:
-    """Raise `UserError` for the first option of a run with an invalid value."""
-    if running.micro_batch != "auto" and running.micro_batch < 0:
-        raise UserError(f"--micro-batch {running.micro_batch} must not be below 0: give 0 for the whole batch, or auto")

@@ -40,7 +40,7 @@ def _model_folder(model: Path) -> Path:
     for folder in (model, model / "model"):
         if (folder / ABOUT_FILE).is_file() and (folder / "model_index.json").is_file():
             return folder
-    raise UserError(f"--model {model} is not a model of handtrain (no {ABOUT_FILE}): finish its run first")
+    raise UserError(f"--model {model} is not a model of handtrain ({ABOUT_FILE} is missing): finish its run first")
 
 
 def _metrics(path: Path | None) -> str:

@@ -66,5 +66,5 @@ class TensorCache:
 
 
 def key_of(**parts: Any) -> str:
-    """Return the hash of everything that determines an encoding."""
+    """Return a hash of the inputs that determine an encoding, as a key of the cache."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Crop photographs to the square that the model sees, and weight the loss by the hand's box in it."""
+"""Crop photographs to the square that the model sees, and weight the loss by the box of the hand."""
 
 import io
 from dataclasses import dataclass
@@ -75,11 +75,13 @@ def hand_weights(box: Box | None, height: int, width: int, weight: float) -> np.
 
 
 def _covered(cells: int, low: float, high: float) -> np.ndarray:
+    """Return the share (cells,) of each cell of a row or column between two fractions of its length."""
     edges = np.arange(cells)
     return np.asarray(np.clip(np.minimum(edges + 1, high * cells) - np.maximum(edges, low * cells), 0, 1))
 
 
 def _slide(start: int, length: int, size: int, low: float, high: float) -> int:
+    """Return the start of a crop of `size` pixels, moved as little as possible to contain the pixels low to high."""
     if high - low >= size:
         moved = round((low + high - size) / 2)
     else:

@@ -38,12 +38,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Photographs:
-    """One gesture's rows of one split, sorted by image_id, and their source."""
+    """The rows of a gesture in a split, sorted by image_id, and their source."""
 
     rows: list[Row]
     place: Place  # a repository is given with its commit
     table: Any  # datasets.Dataset with the column `image` undecoded
-    order: list[int]
+    order: list[int]  # of each row, its number in the table
 
     def image(self, index: int) -> bytes:
         """Return the bytes of a row's image file. Raises `UserError` if their hash differs from the row's `sha256`."""
@@ -136,7 +136,7 @@ def _dataset_errors(place: Place, option: str) -> Iterator[None]:
         with hub:
             yield
     except FileNotFoundError:  # also datasets' own errors for a folder or repository without data
-        raise UserError(f"{option} {place} contains no dataset: name one that `handdata publish` made") from None
+        raise UserError(f"{option} {place} does not contain a dataset: name one of `handdata publish`") from None
     except (DatasetGenerationError, ArrowInvalid) as error:
         cause = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"{option} {place} cannot be read ({cause}): publish it again") from None
@@ -148,7 +148,7 @@ def _check_columns(table: Any, place: Place, option: str) -> None:
     missing = sorted((_COLUMNS | {"image"}) - set(table.column_names))
     if missing:
         raise UserError(
-            f"{option} {place} lacks the columns {', '.join(missing)}: name a dataset that `handdata publish` made"
+            f"{option} {place} lacks the columns {', '.join(missing)}: name a dataset of `handdata publish`"
         )
     if not isinstance(table.features["image"], Image):
         raise UserError(f"{option} {place}: the column 'image' does not contain images")
@@ -185,9 +185,10 @@ def _row(record: dict[str, Any], gesture: str) -> Row:
 
 
 def _around(boxes: list[list[float]]) -> Box | None:
+    """Return the box (left, top, right, bottom) around boxes (x, y, width, height), clipped to the image."""
     if not boxes:
         return None
-    array = np.asarray(boxes, dtype=np.float64)  # (n, 4) as x, y, w, h
+    array = np.asarray(boxes, dtype=np.float64)  # (n, 4)
     corners = np.concatenate([array[:, :2].min(0), (array[:, :2] + array[:, 2:]).max(0)])
     left, top, right, bottom = (float(value) for value in np.clip(corners, 0, 1))
     return left, top, right, bottom

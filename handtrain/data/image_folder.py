@@ -1,4 +1,4 @@
-"""Folders of images: those that `handtrain generate` made, with a record of every image, and any others."""
+"""Folders of images: those of `handtrain generate`, with a record of every image, and those of other programs."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from handdata.files import read_json, read_jsonl
 from handdata.huggingface import Place, parse
 
 RECORDS_FILE = "generation.jsonl"  # written by `handtrain generate`: one line per image
-SETTINGS_FILE = "generation.json"  # and the settings that all of them share
+SETTINGS_FILE = "generation.json"  # written by `handtrain generate`: the settings that all images share
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 

@@ -15,7 +15,7 @@ WRIST, MIDDLE_KNUCKLE = 0, 9  # MediaPipe's numbering
 
 @dataclass(frozen=True)
 class GestureFeature:
-    """The feature, and the number of images behind it."""
+    """A gesture feature, and the number of images that it is the mean of."""
 
     kind: str  # a key of FEATURES
     values: tuple[float, ...]  # (63,)

@@ -1,4 +1,4 @@
-"""Load the parts of a Stable Diffusion base one at a time from a diffusers folder; the sizes are its own."""
+"""A Stable Diffusion base in a diffusers folder: its sizes, and its components, which are loaded one at a time."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from handdata.huggingface import HubName, Place, pipeline_folder
 from handtrain import tensor_cache
 from handtrain.method.unet import add_adapters
 
-_OURS = ("StableDiffusionPipeline", "Hand1000Pipeline")
+_PIPELINES = ("StableDiffusionPipeline", "Hand1000Pipeline")
 _WEIGHTED = ("unet", "vae", "text_encoder")
 
 
@@ -78,7 +78,7 @@ class Base:
         return digest.hexdigest()
 
     def check_resolution(self, resolution: int) -> int:
-        """Return a resolution, 0 being the base's own. Raises `UserError` if the UNet does not take it."""
+        """Return a resolution, for 0 the base's own. Raises `UserError` if the UNet does not support it."""
         step = self.latent_factor * 2 ** (len(self.configs["unet"]["down_block_types"]) - 1)
         if resolution % step:
             raise UserError(f"--resolution {resolution} does not fit this base: use a multiple of {step}")
@@ -96,12 +96,12 @@ def open_base(place: Place, option: str = "--base") -> Base:
     if index is None:
         raise UserError(f"{option} {place} is not a diffusers model (no model_index.json): name a diffusers folder")
     name = index.get("_class_name")
-    if name not in _OURS:
+    if name not in _PIPELINES:
         raise UserError(f"{option} {place} is a {name}: handtrain trains a StableDiffusionPipeline (versions 1 and 2)")
     for part in _WEIGHTED:
         if not list((folder / part).glob("*.safetensors")):
             raise UserError(f"{option} {place} has no .safetensors in {part}/: pickled weights are not read")
-    configs = {part: _config(folder, part) for part in (*_WEIGHTED, "scheduler")}
+    configs = {part: _config(folder, part, option) for part in (*_WEIGHTED, "scheduler")}
     unet, vae, text = (configs[part] for part in _WEIGHTED)
     if unet["in_channels"] != vae["latent_channels"]:
         raise UserError(
@@ -146,7 +146,7 @@ def _load(model: Any, folder: Path) -> Any:
 
 
 def _quiet_loading() -> None:
-    """Disable the progress bars of diffusers and transformers for the files of a model: they last a second."""
+    """Disable the progress bars of diffusers and transformers for the files of a model, which load in a second."""
     import diffusers
     import transformers
 
@@ -155,13 +155,13 @@ def _quiet_loading() -> None:
         logging.disable_progress_bar()
 
 
-def _untyped(thing: Any) -> Any:
-    return thing  # diffusers has no types
+def _untyped(value: Any) -> Any:
+    return value  # diffusers has no types
 
 
-def _config(folder: Path, part: str) -> dict[str, Any]:
+def _config(folder: Path, part: str, option: str) -> dict[str, Any]:
     file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     config: dict[str, Any] | None = read_json(file)
     if config is None:
-        raise UserError(f"--base {folder} lacks {part}/{file.name}: name a whole diffusers folder")
+        raise UserError(f"{option} {folder} lacks {part}/{file.name}: name a whole diffusers folder")
     return config

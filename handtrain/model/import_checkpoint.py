@@ -19,7 +19,7 @@ _UNET = "model.diffusion_model."
 def import_checkpoint(checkpoint: Path, base: Place | str, gesture: str, out: Path) -> Path:
     """Write a model folder with the UNet of a released-code checkpoint and everything else of the base.
 
-    Its random fusion layer, 14 GB of weights without a seed, is left out: the model folder has the fusion `none`.
+    Its random fusion layer, 14 GB of weights without a seed, is left out: the model folder has fusion `none`.
     `model.*` is read, never the untrained copy in `model_ema.*`. Raises `UserError` for other files.
     """
     require((gesture,))
@@ -31,7 +31,7 @@ def import_checkpoint(checkpoint: Path, base: Place | str, gesture: str, out: Pa
     other = sorted(dict(shapes[0].items() ^ shapes[1].items()))
     if other:
         raise UserError(
-            f"--checkpoint {checkpoint} does not fit --base {base}: {len(other)} weights differ, as {other[0]}"
+            f"--checkpoint {checkpoint} does not fit --base {base}: {len(other)} weights differ, such as {other[0]}"
         )
     unet.load_state_dict(converted)
     export(out, opened, unet, _about(checkpoint, opened, gesture), None, safety_checker=True)

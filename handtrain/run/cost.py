@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from handdata.errors import UserError
+from handdata.files import require_writable_folder
 from handtrain.data.dataset import Photographs
 from handtrain.method.batches import steps_of
 from handtrain.model.base import Base, adapter_parameters, unet_parameters
@@ -52,26 +53,26 @@ class Plan:
         return "\n".join(lines)
 
 
-def needs(
+def estimate(
     plan: Plan, base: Base, options: TrainOptions, running: RunOptions, device: torch.device, processes: int
 ) -> str:
-    """Describe the activations' memory and the time, both counted on the model without computing it."""
+    """Return two lines of text: the activations' memory and the time, counted without computing the model."""
     work = work_of_base(base)
     at_once = max(1, -(-options.unet_batch // processes))
     if running.micro_batch != "auto" and running.micro_batch:
         at_once = min(at_once, running.micro_batch)
-    kept = f"{_gib(at_once * work.activations)} of activations for {at_once} images at once in float32"
+    activations = f"{_gib(at_once * work.activations)} of activations for {at_once} images at once in float32"
     if running.gradient_checkpointing:
-        kept += ", much less with gradient checkpointing"
+        activations += ", much less with gradient checkpointing"
     elif options.precision == "bf16":
-        kept += ", about half of it in bf16"
+        activations += ", about half of it in bf16"
     peak = known_peak(device)
     source = f"the data sheet's bf16 peak of {device}" if peak else f"the peak of {device} in a float32 matrix product"
     peak = (peak or measured_peak(device)) * processes
     flop = plan.embedding_steps * work.stage2 + plan.unet_images * work.stage3
     seconds = flop / (peak * _SHARE)
     return (
-        f"           {kept}\n"
+        f"           {activations}\n"
         f"time:      {_duration(seconds)} for {flop / 1e15:,.3g} PFLOP, if {_SHARE:.0%} of {source} is reached "
         f"({peak / 1e12:,.3g} TFLOP/s for {processes} process{'es' if processes > 1 else ''}); "
         "plus samples and encoding"
@@ -82,12 +83,12 @@ def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptio
     """Count the steps and bytes of a run."""
     count = len(photographs.rows)
     parameters = unet_parameters(base)
-    weights = parameters * _FLOAT
+    weights = parameters * _FLOAT  # bytes, like the sizes below
     trained = _FLOAT * (adapter_parameters(base, options.lora_rank) if options.lora_rank else parameters)
     moments = trained // 2 if options.optimizer == "adam8bit" else 2 * trained
     by_image = options.order == "images"
     checkpoint = trained if by_image else trained + moments
-    model = weights + sum(
+    model_bytes = weights + sum(
         file.stat().st_size for file in base.folder.glob("*/*.safetensors") if file.parent.name != "unet"
     )
     embeddings = count * base.tokens * base.width * _FLOAT
@@ -104,7 +105,7 @@ def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptio
         unet_steps=steps,
         unet_images=count * options.unet_epochs,
         training_bytes=weights + trained + moments,
-        disk_bytes=3 * checkpoint + model + embeddings,  # two checkpoints are kept while a third is written
+        disk_bytes=3 * checkpoint + model_bytes + embeddings,  # two checkpoints are kept while a third is written
     )
 
 
@@ -122,8 +123,9 @@ def ideal_seconds(base: Base, device: torch.device, processes: int) -> dict[int,
     return {2: work.stage2 / peak / processes, 3: work.stage3 / peak / processes}
 
 
-def require_disk(plan: Plan, out: Path) -> None:
-    """Raise `UserError` if the disk of the run folder has too little space for the files that are still missing."""
+def require_room(plan: Plan, out: Path) -> None:
+    """Raise `UserError` if the run folder is not writable, or its disk has too little space for the missing files."""
+    require_writable_folder(out, "--out")
     written = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     free = shutil.disk_usage(out).free
     if free + written < plan.disk_bytes:

@@ -1,4 +1,4 @@
-"""The settings of a UNet's computation on a device, and the device's peak memory."""
+"""The options of a UNet's computation, resolved for a device, and the peak memory of the device."""
 
 import contextlib
 import ctypes

@@ -41,9 +41,9 @@ def work_of(config: dict[str, Any], side: int, tokens: int, width: int) -> Work:
     """
     import diffusers
 
-    make: Any = diffusers.UNet2DConditionModel  # diffusers has no types
+    model: Any = diffusers.UNet2DConditionModel  # diffusers has no types
     with torch.device("meta"):
-        unet = make.from_config(config)
+        unet = model.from_config(config)
         latent, text = torch.empty(1, config["in_channels"], side, side), torch.empty(1, tokens, width)
     unet.requires_grad_(False)
     stage2, _ = _count(unet, latent, text.requires_grad_(True))
@@ -78,7 +78,7 @@ def _count(unet: Any, latent: torch.Tensor, text: torch.Tensor) -> tuple[int, in
 
     weights = {id(parameter) for parameter in unet.parameters()}
     side, tokens = latent.shape[-1], text.shape[1]
-    kept: dict[int, torch.Tensor] = {}  # by id; the tensors stay alive, or another tensor could get the same id
+    kept: dict[int, torch.Tensor] = {}  # by id; the tensors stay alive: otherwise another tensor could get the same id
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         base = tensor if tensor._base is None else tensor._base

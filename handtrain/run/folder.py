@@ -1,4 +1,4 @@
-"""The run folder: one run, one process at a time; run.json, and a log that a resumed run continues without a gap."""
+"""The run folder: run.json, a log that a resumed run continues without a gap, and a lock against other processes."""
 
 import json
 import os
@@ -44,8 +44,8 @@ class RunFolder:
 
     path: Path
     record: dict[str, Any]  # run.json
-    silent: bool = False  # do not write: another process does
-    lines: int = 0  # of log.jsonl
+    silent: bool = False  # write nothing: the first process does
+    lines: int = 0  # number of lines in log.jsonl
     _file: TextIO | None = None
     _board: Any = None  # TensorBoard's SummaryWriter
     _clock: float = field(default_factory=time.monotonic)
@@ -58,7 +58,7 @@ class RunFolder:
     def start_log(self, lines: int, tensorboard: bool) -> None:
         """Keep the first `lines` lines of the log, those of finished work, and open it for more.
 
-        TensorBoard's files are rebuilt from the log: its own would show a repeated stretch twice.
+        TensorBoard's files are rebuilt from the log: in its own, repeated steps would appear twice.
         """
         if self.silent:
             return
@@ -133,7 +133,7 @@ def open_run(
 ) -> Iterator[RunFolder]:
     """Open a run folder, new or to be resumed, and lock out other processes. Incomplete files are removed.
 
-    `absent` maps options that older versions did not have to their meaning then. `session` describes this process
+    `absent` maps options that older versions did not have to the values used then. `session` describes this process
     (versions, device, threads); run.json keeps one entry per process.
     Raises `UserError` if the folder contains another run, or one that another process is working on.
     """

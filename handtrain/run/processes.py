@@ -19,12 +19,12 @@ from handdata.errors import Unfinished, UserError
 T = TypeVar("T")
 
 _BUCKET = 2**24  # numbers per all-reduce, 64 MiB in float32
-_TIMEOUT = timedelta(hours=6)  # timeout: the others wait while the first encodes images or writes a model
+_TIMEOUT = timedelta(hours=6)  # the others wait while the first encodes images or writes a model
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One process among `count`. A single process does not wait or send."""
+    """One process of `count`. A single process neither waits nor sends."""
 
     rank: int = 0
     count: int = 1
@@ -171,7 +171,7 @@ def own_device(name: str, processes: Processes) -> str:
     if processes.count == 1 or name == "cpu" or not torch.cuda.is_available():
         return name
     if name not in ("auto", "cuda"):
-        raise UserError(f"--device {name} is one GPU, and there are {processes.count} processes: leave it at auto")
+        raise UserError(f"--device {name} is one GPU for {processes.count} processes: leave it at auto")
     if processes.local >= torch.cuda.device_count():
         raise UserError(
             f"there are more processes than GPUs ({torch.cuda.device_count()}) on this machine: "

@@ -1,4 +1,4 @@
-"""One process at work on a run: it logs steps, saves checkpoints when they are due, and stops after a signal."""
+"""The work of one process on a run: log its steps, save checkpoints when they are due, stop after a signal."""
 
 import signal
 import sys
@@ -33,13 +33,13 @@ class Session:
     checkpoint_minutes: float
     ideal: Mapping[int, float]  # by stage: seconds per image at the hardware's peak, if it is known
     signals: list[int]  # the stop signals received so far
-    progress: bool = True  # show progress bars
+    progress: bool  # show progress bars; in the first process only
     saved: float = field(default_factory=time.monotonic)  # time of the last checkpoint
 
     @property
     def hide_bars(self) -> bool | None:
         """The value of tqdm's `disable`: None hides bars unless stderr is a terminal."""
-        return None if self.progress and self.processes.first else True
+        return None if self.progress else True
 
     def log_step(
         self, stage: int, step: int, image_ids: list[str], losses: torch.Tensor, lr: float, **more: Any

@@ -1,1 +1,1 @@
-"""The training of a run: setup, encoding, the three stages, validation. Imports everything but the drivers above."""
+"""The training of a run: setup, encoding, the three stages, validation. Imports all folders before it."""

@@ -1,7 +1,7 @@
-"""Evaluate a model during training on a small, fixed part of the validation split: the best weights, early stopping.
+"""Evaluations during training on a small, fixed part of the validation split: the best weights, early stopping.
 
 The state follows from the run's log, which is cut to the length that a checkpoint records: a resumed run evaluates
-like an undisturbed one. The best weights are in RUN/best, whole or absent.
+like an uninterrupted one. The best weights are in RUN/best, whole or absent.
 """
 
 import math
@@ -23,7 +23,7 @@ from handtrain.run.folder import Run, RunFolder
 from handtrain.tensor_cache import TensorCache
 
 BEST_FILE = "best/unet.safetensors"
-# The metrics of --best-by, which the log names so. `evaluation` has others: distances of sets and both variants.
+# The metrics of --best-by, by their names in the log. The metrics of `evaluation` are others, of whole image sets.
 LOWER_IS_BETTER = {
     "validation_loss": True,
     "hand_found": False,
@@ -39,7 +39,7 @@ class Judge:
 
     run: RunFolder
     options: TrainOptions
-    known: metrics.GestureJudge | None  # classifies gestures; needed for gesture_accuracy
+    classifier: metrics.GestureJudge | None  # of gestures; needed for gesture_accuracy
     real: np.ndarray | None = None  # (n, 20) joint angles of the training hands; needed for landmark_distance
     scores: list[tuple[int, float]] = field(default_factory=list)  # step and the metric of --best-by
 
@@ -51,7 +51,7 @@ class Judge:
         self.scores = [(step, math.nan if value is None else value) for step, value in values]
 
     def due(self, step: int, total: int) -> bool:
-        """Return whether the model is evaluated after this number of steps of Stage III; it is after the last."""
+        """Return whether the model is evaluated after this number of steps of Stage III; always after the last."""
         return is_due(self.options.evaluate_every, step, total)
 
     def score(self, step: int, values: dict[str, float], unet: torch.nn.Module) -> None:
@@ -66,10 +66,10 @@ class Judge:
 
     @property
     def best(self) -> int | None:
-        """The step of the best score, the earliest of equals; None without a number."""
+        """The step of the best score, the earliest of equal ones; None if no score is a number."""
         sign = 1 if LOWER_IS_BETTER[self.options.best_by] else -1
-        counted = [(sign * value, step) for step, value in self.scores if not math.isnan(value)]
-        return min(counted)[1] if counted else None
+        numbers = [(sign * value, step) for step, value in self.scores if not math.isnan(value)]
+        return min(numbers)[1] if numbers else None
 
     @property
     def ended(self) -> bool:
@@ -116,13 +116,13 @@ def open_judge(
     """Return the judge of a run with its scores so far. Raises `UserError` if its metric cannot be computed."""
     gesture = run.record["config"]["gesture"]
     training_hands = known_hands(photographs.place, Preparation(resolution, options.crop), cache, "--dataset")
-    known = gesture_judge(training_hands, gesture)
-    if isinstance(known, str) and options.best_by == "gesture_accuracy":
-        raise UserError(f"--best-by gesture_accuracy cannot be computed: {known}")
+    classifier = gesture_judge(training_hands, gesture)
+    if isinstance(classifier, str) and options.best_by == "gesture_accuracy":
+        raise UserError(f"--best-by gesture_accuracy cannot be computed: {classifier}")
     real = _joint_angles(training_hands[gesture])
     if real is None and options.best_by == "landmark_distance":
         raise UserError("--best-by landmark_distance: too few training images have a hand that MediaPipe detects")
-    judge = Judge(run, options, None if isinstance(known, str) else known, real)
+    judge = Judge(run, options, None if isinstance(classifier, str) else classifier, real)
     judge.read_log()
     return judge
 
@@ -133,8 +133,8 @@ def hand_metrics(images: Sequence[np.ndarray], gesture: str, judge: Judge) -> di
         by_image = [hands.find(finder, image) for image in images]
     all_hands = [hand for of_image in by_image for hand in of_image]
     accuracy = distance = math.nan
-    if judge.known:
-        accuracy = float(np.mean([bool(each) and gesture in named(each, judge.known) for each in by_image]))
+    if judge.classifier:
+        accuracy = float(np.mean([bool(each) and gesture in named(each, judge.classifier) for each in by_image]))
     angles = _joint_angles(all_hands)
     if judge.real is not None and angles is not None:
         distance = metrics.frechet_distance(judge.real, angles)
@@ -151,8 +151,8 @@ def is_due(every: int, step: int, total: int) -> bool:
     return bool(every) and (step % every == 0 or step == total)
 
 
-def _joint_angles(of: Sequence[Hand]) -> np.ndarray | None:
+def _joint_angles(detected: Sequence[Hand]) -> np.ndarray | None:
     """Return the joint angles (n, 20) of hands; None if they are too few for a distance."""
-    if len(of) < metrics.LEAST_HANDS:
+    if len(detected) < metrics.LEAST_HANDS:
         return None
-    return metrics.joint_angles(np.array([hand.points() for hand in of]))
+    return metrics.joint_angles(np.array([hand.points() for hand in detected]))

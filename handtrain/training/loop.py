@@ -20,10 +20,10 @@ from handtrain.training.validation import Observer
 
 @dataclass(frozen=True)
 class Phase:
-    """One use of the loop: its name and length, and the settings of its optimizer."""
+    """One use of the training loop: its name and length, and the settings of its optimizer."""
 
-    part: str  # `unet` or `fusion`: its name in the log, in checkpoints and in the seeds of the draws
-    stage: int  # its number in the log
+    part: str  # `unet` or `fusion`: name in the log, in checkpoints and in the seeds of the draws
+    stage: int  # number in the log
     epochs: int
     batch: int  # images per step, over all processes
     lr: float
@@ -44,15 +44,15 @@ def tune(
 ) -> None:
     """Train the parameters of a module that require gradients, from the checkpoint if it is of this phase.
 
-    embeddings (n, tokens, width) are the frozen ones of the split's images; a trained layer `fuse` maps them to those
-    of the UNet. Raises `Unfinished` after a signal, or if a loss is not finite.
+    `embeddings` (n, tokens, width) are the frozen ones of the images of the split; a trained layer `fuse` maps them to
+    those of the UNet. Raises `Unfinished` after a signal, or if a loss is not finite.
     """
     processes, total = session.processes, steps_of(len(split), phase.batch, phase.epochs)
     optimiser = adam([p for p in module.parameters() if p.requires_grad], phase.lr, phase.optimizer)
     first = session.restore(phase.part, module, optimiser)
     if observer and first == 0:
-        observer.look(model, 0, total)
-    elif observer and observer.ended(first, total):
+        observer.observe(model, 0, total)
+    elif observer and observer.ended(first, total):  # stopped early, before the run was interrupted
         return
     load = partial(_batch, split, embeddings, phase, model, processes)
     bar = tqdm(
@@ -68,7 +68,7 @@ def tune(
         session.log_step(phase.stage, step, image_ids, losses, rate, part=phase.part)
         bar.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
         if observer:
-            observer.look(model, step + 1, total)
+            observer.observe(model, step + 1, total)
         ended = observer is not None and observer.ended(step + 1, total)
         name, state = f"stage{phase.stage}-{step + 1:08d}", {"part": phase.part, "step": step + 1}
         session.save_when_due(name, training_state(module, optimiser), state, last=ended or step + 1 == total)
@@ -79,7 +79,7 @@ def tune(
 def _batch(
     split: EncodedSplit, embeddings: torch.Tensor, phase: Phase, model: Diffusion, processes: Processes, step: int
 ) -> tuple[list[str], Latents, Draw, torch.Tensor]:
-    """Return the image_ids of a step, and the input of this process's share of it on the device."""
+    """Return the image_ids of a step, and the inputs on the device of this process's share of them."""
     batch = batch_of(step, len(split), phase.batch, phase.epochs, phase.seed, phase.part)
     share = batch[processes.share(len(batch))]
     rows, keys = [row for row, _ in share], [(split.image_ids[row], epoch) for row, epoch in share]

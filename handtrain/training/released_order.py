@@ -18,7 +18,7 @@ from handtrain.training.validation import Observer
 def released_order(
     session: Session, model: Diffusion, split: EncodedSplit, options: TrainOptions, observer: Observer
 ) -> None:
-    """Train the UNet on the images of a split in turn, each with a fresh Adam, from the checkpoint if there is one.
+    """Train the UNet on one image of a split after the other, each with a new Adam; resume from a checkpoint.
 
     Raises `Unfinished` after a signal, or if a loss is not finite.
     """
@@ -28,7 +28,7 @@ def released_order(
         checkpoint.restore(session.resume, unet)
         first = session.resume.state["images"]
     else:
-        observer.look(model, 0, count)
+        observer.observe(model, 0, count)
     steps = options.embedding_steps + options.unet_epochs
     images = range(first, count)
     for index in tqdm(images, desc="images", unit="image", initial=first, total=count, disable=session.hide_bars):
@@ -48,6 +48,6 @@ def released_order(
         for step, draw in enumerate(draws[options.embedding_steps :]):
             losses = tuning_step(model, optimiser, latents, draw, embedding)
             session.log_step(3, step, image_id, losses, options.unet_lr)
-        observer.look(model, index + 1, count)
+        observer.observe(model, index + 1, count)
         tensors, state = checkpoint.training_state(unet), {"images": index + 1}
         session.save_when_due(f"images-{index + 1:08d}", tensors, state, last=index + 1 == count)

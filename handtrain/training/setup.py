@@ -1,4 +1,4 @@
-"""Open and check everything that a run needs before it starts, and describe it in run.json and hand1000.json."""
+"""The inputs of a run, opened and checked before it starts, and their description in run.json and hand1000.json."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -60,7 +60,7 @@ class Setup:
             **_versions(),
         }
 
-    def model(
+    def about(
         self, config: dict[str, Any], feature: GestureFeature, layer: TokenFusion | None, kept: int | None
     ) -> dict[str, Any]:
         """Return the content of hand1000.json; `kept` is the step of the best weights, if they are the model's."""
@@ -92,14 +92,14 @@ def set_up(
     dataset: Place | str, gesture: str, base: Place | str, preset: str, options: TrainOptions | None,
     running: RunOptions | None, device: str, changes: Mapping[str, Any],
 ) -> Setup:  # fmt: skip
-    """Check the options, choose the device, and open the base and the dataset; arguments are those of `train`."""
+    """Check the arguments of `train`, choose the device, and open the base and the dataset."""
     options, running = changed(changes, options or options_of(preset), running or RunOptions())
     check(options)
     check_running(running)
     check_judging(options)
     processes = launched()
     if options.order == "images" and processes.count > 1:
-        raise UserError("--order images trains on one image after the other: start it as a single process")
+        raise UserError("--order images trains on one image after the other: start a single process")
     place, base_place = parse(str(dataset), "--dataset"), parse_model(str(base), "--base")
     chosen = choose_device(own_device(device, processes))
     options = resolved(options, running, chosen)

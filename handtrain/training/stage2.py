@@ -1,4 +1,4 @@
-"""Stage II for a whole split: batches of images as shards on the disk, distributed over the processes."""
+"""Stage II for a split: batches of images, distributed over the processes and stored as shards."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from handtrain.training.training_set import EncodedSplit
 def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: TrainOptions) -> torch.Tensor:
     """Return the optimized embeddings (n, tokens, width) of a split's images, on the CPU.
 
-    A batch of images is a shard in RUN/stage2. Each process optimizes one batch at a time; the first writes them all.
+    A batch of images becomes a shard in RUN/stage2. Each process optimizes one batch at a time; the first writes all.
     Raises `Unfinished` after a signal, or if a loss is not finite.
     """
     processes, lr, steps = session.processes, options.embedding_lr, options.embedding_steps
@@ -57,7 +57,7 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
 
 
 def _read(paths: list[Path]) -> dict[int, torch.Tensor]:
-    """Return the embeddings of the shards on the disk, by number."""
+    """Return the embeddings of the intact shards on disk, by number."""
     shards = {number: tensor_cache.read(path) for number, path in enumerate(paths)}
     return {number: shard[0]["embeddings"] for number, shard in shards.items() if shard}
 

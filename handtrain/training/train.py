@@ -1,11 +1,13 @@
-"""Train one run; killed at any moment, the same call resumes it and ends with the same weights."""
+"""Train a model from a dataset and a base: the stages in their order, read from top to bottom in `train`.
+
+A run may be killed at any moment: the same call resumes it and ends with the same weights.
+"""
 
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import torch
 
 from handdata import assets
 from handdata.errors import Unfinished
-from handdata.files import require_writable_folder
 from handdata.huggingface import Place
 from handtrain import tensor_cache
 from handtrain.method.fusion import TokenFusion, mix
@@ -22,7 +23,7 @@ from handtrain.method.micro_batch import is_out_of_memory
 from handtrain.method.unet import add_adapters, merge_adapters, require_grad
 from handtrain.model.export import export
 from handtrain.presets import RunOptions, TrainOptions
-from handtrain.run.cost import Plan, ideal_seconds, needs, require_disk
+from handtrain.run.cost import estimate, ideal_seconds, require_room
 from handtrain.run.device import diffusion
 from handtrain.run.folder import Run
 from handtrain.run.processes import joined, launched
@@ -35,6 +36,8 @@ from handtrain.training.setup import set_up
 from handtrain.training.stage2 import stage2
 from handtrain.training.training_set import encode_splits, recomputed_landmarks
 from handtrain.training.validation import Observer, validation_split
+
+_FUSION_FILE = "stage2/fusion.safetensors"  # of the run folder: the trained token layer
 
 
 def train(
@@ -59,6 +62,7 @@ def train(
     The same call resumes an interrupted run and leaves a finished one unchanged. Raises `UserError` for a mistake and
     `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
     """
+    # Setup: the checked arguments, the other processes, and the run folder with the checkpoint to resume from
     setup = set_up(dataset, gesture, base, preset, options, running, device, changes)
     options, running, photographs, out = setup.options, setup.running, setup.photographs, Path(out)
     with _memory_errors(), joined(setup.device) as processes:
@@ -67,32 +71,32 @@ def train(
             together = f" in {processes.count} processes" if processes.count > 1 else ""
             threads = torch.get_num_threads()
             print(f"handtrain: training on {setup.device} with {threads} CPU threads{together}", file=sys.stderr)
-        processes.on_first(lambda: _require_room(out, setup.plan))
-        ideal = ideal_seconds(setup.base, setup.device, processes.count)
-        about = setup.session(processes.count)
-        opened = open_session(out, setup.config(), about, processes, setup.device, running, ideal, progress)
-        with opened as session:
+        processes.on_first(lambda: require_room(setup.plan, out))
+        with open_session(
+            out, setup.config(), setup.session(processes.count), processes, setup.device, running,
+            ideal_seconds(setup.base, setup.device, processes.count), progress,
+        ) as session:  # fmt: skip
             if session.run.finished:
                 if progress:
                     print("handtrain: this run is finished", file=sys.stderr)
                 return Run(out)
 
-            # Stage I: the gesture feature
-            again = options.landmarks == "recompute"
-            rows = recomputed_landmarks(photographs, progress) if again else photographs.rows
+            # Stage I: the gesture feature g
+            rows = recomputed_landmarks(photographs, progress) if options.landmarks == "recompute" else photographs.rows
             feature = gesture_feature(rows, options.feature)
-            values = torch.tensor(feature.values, dtype=torch.float32)  # (63,)
+            g = torch.tensor(feature.values, dtype=torch.float32)  # (63,)
             session.run.write_json("stage1.json", asdict(feature))
-            if session.run.lines == 0:
+            if session.run.lines == 0:  # the log of a resumed run begins with this line
                 session.run.log(stage=1, step=0, images=feature.images, without_hand=feature.without_hand)
 
             # Encoding: images by the VAE, texts by the text encoder and the flat fusion layer
             encoded = TensorCache(Path(cache) if cache else assets.cache_folder() / "encoded")
             observed = validation_split(photographs, gesture, options, running) if processes.first else []
-            encode = partial(
-                encode_splits, [photographs, *observed], setup.base, options, values, setup.device, encoded
+            splits, unconditional = processes.first_then_rest(
+                lambda: encode_splits([photographs, *observed], setup.base, options, g, setup.device, encoded, progress)
             )
-            splits, unconditional = processes.first_then_rest(partial(encode, progress))
+
+            # Model: the UNet, frozen until Stage III, with adapters if only they are trained; the judge of its samples
             unet = setup.base.unet()
             if options.lora_rank:
                 add_adapters(unet, options.lora_rank, options.seed)
@@ -102,33 +106,37 @@ def train(
             if options.evaluate_every and processes.first:
                 judge = open_judge(session.run, options, photographs, setup.base.resolution, encoded)
 
-            # Stage II: the fusion layer if it is trained, then the embedding of every image
+            # Token fusion, before Stage II: one trained layer in place of the flat one
             layer = None
             if options.fusion == "token":
                 layer = TokenFusion(setup.base.width, NUMBERS).to(setup.device)
                 if not _load_fusion(session, layer):
-                    on_device = values.to(setup.device)
+                    on_device = g.to(setup.device)
                     phase = Phase(
-                        "fusion", 2, options.fusion_epochs, options.fusion_batch, options.fusion_lr, options.seed
-                    )
+                        "fusion", stage=2, epochs=options.fusion_epochs, batch=options.fusion_batch,
+                        lr=options.fusion_lr, seed=options.seed,
+                    )  # fmt: skip
                     fuse = lambda text: mix(text, layer(text, on_device), options.lam)  # noqa: E731
                     tune(session, model, layer, splits[0], splits[0].text, phase, fuse)
                     _save_fusion(session, layer)
                 layer.requires_grad_(False)
-                splits = [split.fused(layer, values, options.lam, setup.device) for split in splits]
+                splits = [split.fused(layer, g, options.lam, setup.device) for split in splits]
+
             split, *validation = splits
             watched = validation[0] if validation else None
             observer = Observer(session, setup.base, options, running, unconditional, watched, judge)
             if options.order == "images":
-                released_order(session, model, split, options, observer)  # Stages II and III of each image
+                # Stages II and III of one image after the other, as in the released code
+                released_order(session, model, split, options, observer)
             else:
+                # Stage II: the embedding of every image, optimized through the frozen UNet
                 embeddings = stage2(session, model, split, options)
 
                 # Stage III: the UNet on the frozen embeddings
                 require_grad(unet)
                 phase = Phase(
-                    "unet", 3, options.unet_epochs, options.unet_batch, options.unet_lr, options.seed,
-                    options.unet_warmup, options.optimizer,
+                    "unet", stage=3, epochs=options.unet_epochs, batch=options.unet_batch, lr=options.unet_lr,
+                    seed=options.seed, warmup=options.unet_warmup, optimizer=options.optimizer,
                 )  # fmt: skip
                 tune(session, model, unet, split, embeddings, phase, observer=observer)
 
@@ -137,7 +145,7 @@ def train(
                 kept = judge.restore(unet) if judge and options.keep == "best" else None
                 if options.lora_rank:
                     merge_adapters(unet)
-                about = setup.model(session.run.record["config"], feature, layer, kept)
+                about = setup.about(session.run.record["config"], feature, layer, kept)
                 export(out / "model", setup.base, unet, about, layer, running.safety_checker)
                 session.run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     return Run(out)
@@ -157,17 +165,12 @@ def plan_run(
     """Check the arguments of `train` and return a text with the steps, memory, disk space and time of the run."""
     setup = set_up(dataset, gesture, base, preset, options, running, device, changes)
     count = launched().count
-    return f"{setup.plan}\n{needs(setup.plan, setup.base, setup.options, setup.running, setup.device, count)}"
-
-
-def _require_room(out: Path, planned: Plan) -> None:
-    require_writable_folder(out, "--out")
-    require_disk(planned, out)
+    return f"{setup.plan}\n{estimate(setup.plan, setup.base, setup.options, setup.running, setup.device, count)}"
 
 
 def _load_fusion(session: Session, layer: TokenFusion) -> bool:
-    """Load the trained fusion layer of the run in all processes; return whether there is one."""
-    stored = session.processes.on_first(lambda: tensor_cache.read(session.run.path / "stage2" / "fusion.safetensors"))
+    """Load the fusion layer in all processes if the run has trained it already; return whether it has."""
+    stored = session.processes.on_first(lambda: tensor_cache.read(session.run.path / _FUSION_FILE))
     if stored:
         layer.load_state_dict(stored[0])
     return stored is not None
@@ -176,14 +179,12 @@ def _load_fusion(session: Session, layer: TokenFusion) -> bool:
 def _save_fusion(session: Session, layer: TokenFusion) -> None:
     if session.processes.first:
         weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
-        tensor_cache.write(
-            session.run.path / "stage2" / "fusion.safetensors", weights, {"log_lines": session.run.lines}
-        )
+        tensor_cache.write(session.run.path / _FUSION_FILE, weights, {"log_lines": session.run.lines})
 
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Turn an exhausted memory into an `Unfinished` that names the remedy."""
+    """Convert out-of-memory errors to an `Unfinished` that names the remedy."""
     remedy = "resume the run with --micro-batch 1 and --gradient-checkpointing, which change nothing but rounding"
     try:
         yield

@@ -1,4 +1,4 @@
-"""Observe a model during training: a loss with fixed noise, and sample grids and evaluations with fixed seeds."""
+"""Observation of a model during training: a loss with fixed noise, sample grids and evaluations with fixed seeds."""
 
 import sys
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ class Observer:
     split: EncodedSplit | None
     judge: Judge | None = None
 
-    def look(self, model: Diffusion, step: int, total: int) -> None:
-        """Log a validation loss, write a sample grid and evaluate, where they are due after this step of Stage III.
+    def observe(self, model: Diffusion, step: int, total: int) -> None:
+        """Log a validation loss, write a sample grid and evaluate, if they are due after this step of Stage III.
 
         The loss is the mean noise-prediction loss over images that are not trained on, with fixed draws: two values
         differ only by the weights. The embeddings are mixed, not optimized, as in generation.
@@ -101,7 +101,7 @@ def validation_draw(seed: int, split: EncodedSplit, timesteps: int) -> Draw:
 def validation_split(
     photographs: Photographs, gesture: str, options: TrainOptions, running: RunOptions
 ) -> list[Photographs]:
-    """Return the part of the validation split that is observed; an empty list if none is needed or there is none.
+    """Return a list with the observed part of the validation split, empty without need or without such a split.
 
     Raises `UserError` if evaluations need a validation split that the dataset lacks.
     """
@@ -109,7 +109,7 @@ def validation_split(
         return []
     if "validation" not in splits_of(photographs.place, gesture):
         if options.evaluate_every:
-            raise UserError("--evaluate-every needs a validation split, which the dataset does not have: give 0")
+            raise UserError("--evaluate-every needs a validation split, which this dataset does not have: give 0")
         print("handtrain: the dataset has no validation split: no validation loss, no samples", file=sys.stderr)
         return []
     count = max(running.validation_images, running.sample_prompts)

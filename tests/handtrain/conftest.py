@@ -1,4 +1,4 @@
-"""Fixtures: a tiny base model and a tiny dataset, made once per test process, and caches of their own."""
+"""Fixtures: a tiny base model and a tiny dataset, written once per test process, and their caches."""
 
 import os
 from collections.abc import Callable
@@ -12,7 +12,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here asks a hub; other tests of the process may, so this ends with each test."""
+    """Forbid requests to a Hub during each of these tests; other tests of the process may send some."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
@@ -73,6 +73,6 @@ def model(train: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def token_model(train: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model folder of a finished run with every switch of `plus`."""
-    switches = {"fusion": "token", "crop": "hand", "feature": "normalised", "hand_weight": 2.0, "fusion_lr": 0.01}
-    return Path(train(tmp_path_factory.mktemp("run") / "token", **switches).model)
+    """The model folder of a finished run with every option of `plus`."""
+    plus = {"fusion": "token", "crop": "hand", "feature": "normalised", "hand_weight": 2.0, "fusion_lr": 0.01}
+    return Path(train(tmp_path_factory.mktemp("run") / "token", **plus).model)

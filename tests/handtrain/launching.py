@@ -1,4 +1,4 @@
-"""Start `handtrain` in several processes as a launcher does, by forks of one that has everything imported."""
+"""Start `handtrain` in several processes as a launcher does, by forks of a process that has imported all modules."""
 
 import os
 import socket
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests import ROOT
 
-# For each line, `COUNT PORT SABOTAGE ARGUMENTS...`: forks COUNT processes with a launcher's environment, waits, answers
-# with their exit codes.
+# For each line `COUNT PORT SABOTAGE ARGUMENTS...`: fork COUNT processes with a launcher's environment, wait, and print
+# their exit codes.
 FORK = """
 import os, sys
 import torch

@@ -28,7 +28,7 @@ def test_the_default_is_the_papers_reading() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_is_a_choice_and_makes_sense(preset: str) -> None:
+def test_every_preset_is_a_choice_with_valid_options(preset: str) -> None:
     options = _parse("--preset", preset).options
     assert options == options_of(preset)
     check(options)
@@ -40,12 +40,12 @@ def test_fast_keeps_rate_times_steps() -> None:
     assert fast.unet_lr / fast.unet_batch == pytest.approx(paper.unet_lr / paper.unet_batch)
 
 
-def test_every_switch_of_plus_is_a_flag_of_its_own() -> None:
+def test_every_option_of_plus_has_its_own_flag() -> None:
     flags = ["--crop", "hand", "--feature", "normalised", "--fusion", "token", "--hand-weight", "2"]
     assert _parse("--preset", "fast", *flags).options == options_of("plus")
 
 
-def test_a_flag_stands_above_the_preset_on_either_side_of_it() -> None:
+def test_a_flag_overrides_the_preset_before_and_after_it() -> None:
     assert _parse("--lam", "0.2", "--preset=fast").options.lam == 0.2
     assert _parse("--preset=fast", "--unet-batch", "8").options.unet_batch == 8
 
@@ -72,6 +72,6 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_exit_2(
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("handtrain: ")
 
 
-def test_the_flags_are_known_without_torch() -> None:
+def test_the_flags_do_not_import_torch() -> None:
     code = "import sys, handtrain.cli.flags; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -37,7 +37,7 @@ def test_publishing_again_replaces_the_earlier_version(copy: Path, tmp_path: Pat
     assert not (tmp_path / "public" / "stale").exists()
 
 
-def test_a_folder_with_something_else_is_left_alone(model: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_unchanged(model: Path, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").touch()
     with pytest.raises(UserError, match="contains other files"):
@@ -45,7 +45,7 @@ def test_a_folder_with_something_else_is_left_alone(model: Path, tmp_path: Path)
     assert (tmp_path / "letters" / "letter.txt").exists()
 
 
-def test_what_is_no_model_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a model of handtrain"):
         publish(tmp_path, tmp_path / "public")
 
@@ -66,7 +66,7 @@ def test_a_copy_that_arrives_damaged_is_not_published(
     assert not (tmp_path / "public").exists()
 
 
-def test_the_card_tells_base_dataset_training_and_terms(copy: Path, tmp_path: Path) -> None:
+def test_the_card_names_base_dataset_training_and_terms(copy: Path, tmp_path: Path) -> None:
     about = json.loads((copy / "hand1000.json").read_text())
     about["training"]["base"] = {"place": "hf:CompVis/stable-diffusion-v1-4", "revision": "abc123"}
     about["training"]["dataset"] = {"place": "hf:me/hands", "revision": "def456"}
@@ -91,7 +91,7 @@ def test_llama_3s_naming_rule_is_kept(copy: Path, tmp_path: Path, capsys: pytest
     assert "Built with Meta Llama 3" in (tmp_path / "call" / "README.md").read_text()
 
 
-def test_what_evaluate_wrote_becomes_the_cards_table(copy: Path, tmp_path: Path) -> None:
+def test_the_scores_of_evaluate_become_the_cards_table(copy: Path, tmp_path: Path) -> None:
     share = {"value": 0.5, "low": 0.4, "high": 0.6}
     entry = {"unit": "images", "n": {"real": 20, "fake": 30}, "fake": {**share, "value": 0.75}, "base": share}
     side = {"excluded": {"is not an image": ["a.png"]}, "black": 2}
@@ -110,7 +110,7 @@ def test_what_evaluate_wrote_becomes_the_cards_table(copy: Path, tmp_path: Path)
     assert "short side to 64 px" in card
 
 
-def test_metrics_that_are_no_table_are_one_sentence(copy: Path, tmp_path: Path) -> None:
+def test_metrics_in_another_format_are_one_sentence(copy: Path, tmp_path: Path) -> None:
     for content in ("{", "[1]", '{"a": [1]}'):
         (tmp_path / "metrics.json").write_text(content)
         with pytest.raises(UserError, match="--metrics"):
@@ -118,7 +118,7 @@ def test_metrics_that_are_no_table_are_one_sentence(copy: Path, tmp_path: Path) 
 
 
 class FakeHub:
-    """Keeps what was uploaded, and damages one file if told to."""
+    """A Hub that records the calls, and damages the file that `damage` names."""
 
     def __init__(self, damage: str = "") -> None:
         self.calls: list[tuple] = []
@@ -167,7 +167,9 @@ def test_the_hub_gets_the_folder_and_is_read_back(copy: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "hand1000.json"])
-def test_a_file_that_arrives_damaged_on_the_hub_is_told(copy: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_file_that_arrives_damaged_on_the_hub_is_named(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: FakeHub(damage=name))

@@ -18,7 +18,7 @@ WIDTH = 16  # of a text embedding
 
 
 def write_base(folder: Path, seed: int = 0, safety_checker: bool = False) -> Path:
-    """Write a diffusers folder as the Hub holds Stable Diffusion 1.4, thousands of times smaller."""
+    """Write a diffusers folder with the components of Stable Diffusion 1.4, thousands of times smaller."""
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -98,7 +98,7 @@ def write_dataset(folder: Path, train: int = 5, validation: int = 2, gesture: st
         rows = [row(f"{split}-{number:03d}", number, gesture) for number in range(count)]
         path = folder / "data" / gesture / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        columns = {name: [one[name] for one in rows] for name in features(GESTURES)}
+        columns = {name: [values[name] for values in rows] for name in features(GESTURES)}
         Dataset.from_dict(columns, features=features(GESTURES)).to_parquet(path)
     files = "".join(f"  - split: {split}\n    path: data/{gesture}/{split}-*.parquet\n" for split in splits)
     card = f"---\nconfigs:\n- config_name: {gesture}\n  data_files:\n{files}---\n# A tiny dataset\n"

@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from handdata.errors import UserError
 from handtrain.bench.bench import Turn, bench, summary
+from handtrain.bench.contenders import MODELS
 from handtrain.cli.flags import Bench
 from handtrain.run.flops import Work
 
@@ -38,3 +40,14 @@ def test_one_gesture_is_ten_steps_of_stage_2_and_twenty_of_stage_3() -> None:
     assert figures["plain"]["gesture_seconds"] == 100 * (10 * 1.0 + 20 * 2.0)
     assert figures["ours"]["ratio"] == pytest.approx(5000 / (1000 / 4 + 2000))
     assert figures["ours"]["stage3"]["mfu"] == pytest.approx(1.0 * 20 / 100)
+
+
+def test_the_models_have_their_known_numbers_of_weights() -> None:
+    from diffusers import UNet2DConditionModel
+
+    counts = {}
+    for name in ("sd14", "small"):
+        with torch.device("meta"):
+            unet: Any = UNet2DConditionModel(**MODELS[name])
+        counts[name] = sum(parameter.numel() for parameter in unet.parameters())
+    assert counts == {"sd14": 859_520_964, "small": 5_057_532}

@@ -8,7 +8,7 @@ from handtrain.data import crops
 
 @settings(deadline=None)
 @given(st.integers(16, 900), st.integers(16, 900), st.sampled_from([64, 256, 512]))
-def test_the_center_is_the_one_of_torchvision(width: int, height: int, size: int) -> None:
+def test_the_center_crop_equals_torchvisions(width: int, height: int, size: int) -> None:
     import torchvision.transforms as transforms
     from PIL import Image
 
@@ -24,7 +24,7 @@ def test_the_center_is_the_one_of_torchvision(width: int, height: int, size: int
 @given(
     st.integers(16, 900), st.integers(16, 900), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1), st.floats(0.01, 1)
 )
-def test_the_hand_crop_holds_the_hand_wherever_it_fits(
+def test_the_hand_crop_contains_the_hand_if_it_fits(
     width: int, height: int, x: float, y: float, across: float, down: float
 ) -> None:
     box = (x, y, min(1.0, x + across), min(1.0, y + down))
@@ -38,7 +38,7 @@ def test_the_hand_crop_holds_the_hand_wherever_it_fits(
         assert cut.top + 64 >= box[3] * cut.height - 1e-6
 
 
-def test_the_hand_crop_stays_in_the_center_when_the_hand_is_there() -> None:
+def test_the_hand_crop_is_the_center_if_it_contains_the_hand() -> None:
     assert crops.window(200, 100, 50, (0.45, 0.2, 0.55, 0.8)) == crops.window(200, 100, 50)
 
 

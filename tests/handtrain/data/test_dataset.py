@@ -20,7 +20,7 @@ def test_limit_keeps_the_first_rows(dataset: Path) -> None:
     assert [row.image_id for row in data.load(dataset, "call", limit=2).rows] == ["train-000", "train-001"]
 
 
-def test_the_fingerprint_tells_one_row_from_another(dataset: Path) -> None:
+def test_the_fingerprint_depends_on_the_rows(dataset: Path) -> None:
     assert data.load(dataset, "call").fingerprint() == data.load(dataset, "call").fingerprint()
     assert data.load(dataset, "call", limit=4).fingerprint() != data.load(dataset, "call").fingerprint()
 
@@ -56,7 +56,7 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
         data.load(folder, "call")
 
 
-def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     before = data.load(tiny.write_dataset(tmp_path / "dataset"), "call")
     after = data.load(tiny.write_dataset(tmp_path / "dataset", train=7), "call")
     assert (len(before.rows), len(after.rows)) == (5, 7)
@@ -75,7 +75,7 @@ def test_an_empty_split_is_one_sentence(tmp_path: Path) -> None:
         data.load(folder, "call", "validation")
 
 
-def test_an_image_that_is_not_what_its_sha256_says_is_refused(tmp_path: Path) -> None:
+def test_an_image_with_another_sha256_is_refused(tmp_path: Path) -> None:
     from datasets import Dataset
 
     from handdata.rows.schema import features

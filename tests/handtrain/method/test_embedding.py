@@ -54,12 +54,12 @@ def test_a_micro_batch_gives_the_same_embeddings(model: Diffusion, start: torch.
 def test_only_the_embeddings_move(model: Diffusion, start: torch.Tensor) -> None:
     before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
     kept = start.clone()
-    made = _optimise(model, start, slice(0, 2))
+    optimised = _optimise(model, start, slice(0, 2))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.unet.state_dict().items())
     assert all(parameter.grad is None for parameter in model.unet.parameters())
     assert torch.equal(start, kept)
-    assert (made != start[:2]).flatten(1).any(1).all()
-    assert float((made - start[:2]).abs().max()) <= STEPS * 1e-3 * 1.2  # what Adam can move at most, and its bias
+    assert (optimised != start[:2]).flatten(1).any(1).all()
+    assert float((optimised - start[:2]).abs().max()) <= STEPS * 1e-3 * 1.2  # the most that Adam can move, and its bias
 
 
 def test_the_loss_goes_down(model: Diffusion, start: torch.Tensor) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,10 +30,9 @@ def test_another_seed_is_another_layer() -> None:
     assert not torch.allclose(LAYER(text, feature), FlatFusion(8, 5, 6, 63)(text, feature), atol=1e-2)
 
 
-def test_a_prompt_has_the_same_bits_in_any_company() -> None:
+def test_a_prompts_bits_do_not_depend_on_the_other_prompts() -> None:
     text, feature = _inputs(GROUP + 5)
     everything = LAYER(text, feature)
-    assert torch.equal(LAYER(text[40:], feature), everything[40:]) if len(text) > 40 else True
     assert torch.equal(LAYER(text[3:4], feature), everything[3:4])
     assert torch.equal(LAYER(text[GROUP + 1 :], feature), everything[GROUP + 1 :])
 
@@ -42,12 +43,12 @@ def test_another_random_stream_is_refused() -> None:
         LAYER.require_same_stream(FlatFusion(8, 5, 6, 63).first_block_sha256())
 
 
-def test_the_cache_gives_the_same_bits_as_the_layer(tmp_path) -> None:
+def test_the_cache_gives_the_same_bits_as_the_layer(tmp_path: Path) -> None:
     text, feature = _inputs(4)
     fresh = LAYER(text, feature)
     cache = TensorCache(tmp_path)
     assert torch.equal(fuse_flat(LAYER, text[:2], feature, cache, progress=False), fresh[:2])
-    assert torch.equal(fuse_flat(LAYER, text, feature, cache, progress=False), fresh)  # two kept, two made
+    assert torch.equal(fuse_flat(LAYER, text, feature, cache, progress=False), fresh)  # two cached, two computed
     assert torch.equal(fuse_flat(_Broken(7, 5, 6, 63), text, feature, cache, progress=False), fresh)
 
 
@@ -56,7 +57,7 @@ def test_the_token_layer_starts_as_the_text_itself() -> None:
     assert torch.equal(TokenFusion(6, 63)(text, feature), text)
 
 
-def test_mix_goes_from_the_fused_to_the_text_embedding() -> None:
+def test_mix_weights_the_text_by_the_share() -> None:
     text, fused = torch.ones(2), torch.zeros(2)
     assert mix(text, fused, 0.7).tolist() == pytest.approx([0.7, 0.7])
 

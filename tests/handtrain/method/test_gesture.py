@@ -41,7 +41,7 @@ def test_the_normalised_feature_ignores_place_and_size(row: Row) -> None:
 
 
 def test_the_normalised_feature_ignores_the_shape_of_the_image(row: Row) -> None:
-    wider = _with(row, absolute(row) / (2, 1, 2), width=2 * row.width)  # the same hand with empty room at its side
+    wider = _with(row, absolute(row) / (2, 1, 2), width=2 * row.width)  # the same hand with empty space at its side
     assert np.allclose(normalised(wider), normalised(row))
 
 

@@ -14,20 +14,20 @@ def test_an_image_draws_the_same_in_any_batch() -> None:
 
 
 def test_image_step_stage_and_seed_each_change_the_draw() -> None:
-    one = image_draws(0, "unet", [("a", 0)], SHAPE, 1000).noise
+    noise = image_draws(0, "unet", [("a", 0)], SHAPE, 1000).noise
     for other in (
         image_draws(1, "unet", [("a", 0)], SHAPE, 1000),
         image_draws(0, "stage2", [("a", 0)], SHAPE, 1000),
         image_draws(0, "unet", [("b", 0)], SHAPE, 1000),
         image_draws(0, "unet", [("a", 1)], SHAPE, 1000),
     ):
-        assert not torch.equal(one, other.noise)
+        assert not torch.equal(noise, other.noise)
 
 
 def test_times_cover_the_schedule_evenly() -> None:
     times = image_draws(0, "unet", [("a", step) for step in range(4000)], (1, 1, 1), 1000).timesteps
     assert (int(times.min()), int(times.max())) == (0, 999)
-    assert torch.histc(times.float(), 4).tolist() == [1000] * 4 or abs(float(times.float().mean()) - 499.5) < 15
+    assert abs(float(times.float().mean()) - 499.5) < 15
 
 
 def test_the_reference_order_is_posterior_start_code_then_noise_and_time() -> None:

@@ -1,11 +1,9 @@
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from handtrain.method.batches import batch_of, steps_of
 from handtrain.method.diffusion import Diffusion, Latents
 from handtrain.method.fusion import TokenFusion, mix
 from handtrain.method.micro_batch import MicroBatch
@@ -56,13 +54,6 @@ def test_micro_batches_give_the_gradient_of_the_batch(model: Diffusion) -> None:
         assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_every_image_is_seen_once_an_epoch() -> None:
-    chosen = [pair for step in range(steps_of(5, 4, 3)) for pair in batch_of(step, 5, 4, 3, 0, "unet")]
-    assert Counter(chosen) == Counter((row, epoch) for row in range(5) for epoch in range(3))
-    assert [epoch for _, epoch in chosen] == sorted(epoch for _, epoch in chosen)
-    assert len(batch_of(3, 5, 4, 3, 0, "unet")) == 3  # 15 images are 4 + 4 + 4 + 3
-
-
-def test_the_rate_warms_up_in_a_straight_line() -> None:
+def test_the_rate_warms_up_linearly() -> None:
     assert [warmed_up(1.0, step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     assert warmed_up(1.0, 0, 0) == 1.0

@@ -11,7 +11,7 @@ from handtrain.model.import_checkpoint import import_checkpoint
 
 @pytest.fixture(scope="module")
 def sd_like_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base whose UNet has Stable Diffusion's blocks, which the original layout's names count on."""
+    """A base whose UNet has Stable Diffusion's blocks, by which the original layout names its weights."""
     from diffusers import UNet2DConditionModel
 
     from tests.handtrain.tiny import WIDTH, write_base
@@ -53,7 +53,7 @@ def _original_layout(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
             if kind == "downsamplers":
                 new[1] = "op"
         if "resnets" in part:
-            new = [resnet.get(one, one) for one in new]
+            new = [resnet.get(word, word) for word in new]
         named["model.diffusion_model." + ".".join(new)] = tensor
     return named
 
@@ -66,7 +66,7 @@ def test_the_tuned_half_of_a_released_checkpoint_becomes_a_model(sd_like_base: P
         for number, weight in enumerate(tuned.parameters()):
             weight.add_(0.001 * (number + 1))  # each by its own step, so that a swap shows
     weights = _original_layout(tuned)
-    untouched = {f"model_ema.{name[6:].replace('.', '')}": torch.zeros_like(one) for name, one in weights.items()}
+    untouched = {f"model_ema.{name[6:].replace('.', '')}": torch.zeros_like(weight) for name, weight in weights.items()}
     other = {"first_stage_model.x": torch.zeros(2), "fusion.weight": torch.zeros(3, 3)}
     torch.save({"state_dict": {**weights, **untouched, **other}}, tmp_path / "last.ckpt")
     out = import_checkpoint(tmp_path / "last.ckpt", sd_like_base, "call", tmp_path / "m")
@@ -79,7 +79,7 @@ def test_the_tuned_half_of_a_released_checkpoint_becomes_a_model(sd_like_base: P
 
 
 class Code:
-    """Something that only full unpickling would make."""
+    """An object that only full unpickling would create."""
 
 
 def test_a_checkpoint_with_code_in_it_is_refused(sd_like_base: Path, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def test_the_model_loads_in_both_ways_and_generates(model: Path, pipeline: Hand1
     assert type(DiffusionPipeline.from_pretrained(model)) is StableDiffusionPipeline
     ours, theirs = _image(pipeline), _image(plain)
     assert ours.shape == theirs.shape == (16, 16, 3)
-    assert not np.allclose(ours, theirs)  # the gesture makes a difference
-    assert np.array_equal(_image(pipeline, mu=1.0), theirs)  # and mu 1 leaves it out
+    assert not np.allclose(ours, theirs)  # the gesture changes the image
+    assert np.array_equal(_image(pipeline, mu=1.0), theirs)  # mu 1 leaves the gesture out
     assert type(plain.scheduler).__name__ == "DDIMScheduler"
 
 
@@ -107,13 +107,13 @@ np.save(sys.argv[3], images[0])
     assert np.array_equal(np.load(tmp_path / "image.npy"), _image(pipeline))
 
 
-def test_diffusers_finds_one_pipeline_class_in_the_file(model: Path) -> None:
+def test_the_file_has_one_pipeline_class_and_imports_installed_packages(model: Path) -> None:
     from diffusers.utils.dynamic_modules_utils import check_imports
 
     source = (model / "pipeline.py").read_text()
     assert "from handtrain." not in source
     assert source.count("class Hand1000Pipeline(StableDiffusionPipeline)") == 1
-    check_imports(model / "pipeline.py")  # raises if it imports what is not installed
+    check_imports(model / "pipeline.py")  # raises for an import that is not installed
 
 
 def test_the_safety_checker_is_included_unless_switched_off(train, tmp_path: Path) -> None:

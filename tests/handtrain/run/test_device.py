@@ -1,6 +1,5 @@
-"""Precision, adapters, pieces of a batch: what each changes, and what it must not."""
+"""Precision, adapters, micro-batches and compilation: the effect of each on a training step."""
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from handdata.errors import UserError
-from handtrain.method.batches import ahead
 from handtrain.method.diffusion import Diffusion, Latents
 from handtrain.method.micro_batch import MicroBatch
 from handtrain.method.noise import image_draws
@@ -19,7 +17,6 @@ from handtrain.method.unet import adam, tuning_step
 from handtrain.model.base import open_base
 from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of
 from handtrain.run import device as compute
-from handtrain.run.flops import work_of
 
 Jobs = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -29,9 +26,9 @@ COUNT = 16
 def _model(base: Path, running: RunOptions | None = None, **changes: Any) -> Diffusion:
     opened = open_base(base)
     options, running = TrainOptions(**changes), running or RunOptions()
-    made = compute.diffusion(opened.unet(), opened.training_schedule(), opened.scaling(), options, running, CPU)
-    made.unet.requires_grad_(True)
-    return made
+    model = compute.diffusion(opened.unet(), opened.training_schedule(), opened.scaling(), options, running, CPU)
+    model.unet.requires_grad_(True)
+    return model
 
 
 def _stepped(model: Diffusion, micro_batch: MicroBatch) -> torch.Tensor:
@@ -45,9 +42,9 @@ def _stepped(model: Diffusion, micro_batch: MicroBatch) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.unet.parameters()])
 
 
-def _apart(one: torch.Tensor, other: torch.Tensor, base: Path) -> float:
+def _apart(first: torch.Tensor, second: torch.Tensor, base: Path) -> float:
     start = torch.cat([parameter.detach().flatten() for parameter in _model(base).unet.parameters()])
-    return float((one - other).norm() / (other - start).norm())
+    return float((first - second).norm() / (second - start).norm())
 
 
 def test_micro_batches_of_1_4_and_16_give_the_same_step(base: Path) -> None:
@@ -77,7 +74,7 @@ def test_bf16_keeps_the_weights_in_float32_and_the_loss_close(base: Path) -> Non
     assert all(parameter.dtype == torch.float32 for parameter in model.unet.parameters())
     latents = Latents(torch.ones(2, 4, 8, 8), torch.ones(2, 4, 8, 8))
     draw, text = image_draws(0, "a", [("a", 0), ("b", 0)], (4, 8, 8), 1000), torch.ones(2, 77, 16)
-    exact, rough = (one.losses(latents, draw, text) for one in (_model(base), model))
+    exact, rough = (each.losses(latents, draw, text) for each in (_model(base), model))
     assert rough.dtype == torch.float32
     assert not torch.equal(exact, rough)
     assert torch.allclose(exact, rough, rtol=0.02)
@@ -100,33 +97,17 @@ def test_a_run_in_bf16_with_adapters_leaves_a_plain_model(train: Jobs, base: Pat
     ("changes", "sentence"),
     [({"optimizer": "adam8bit"}, "--optimizer adam8bit needs a CUDA GPU"), ({}, "--compile cuda-graphs needs a CUDA")],
 )
-def test_what_only_a_gpu_can_do_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+def test_an_option_that_needs_a_gpu_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         compute.resolved(TrainOptions(**changes), RunOptions(compile="cuda-graphs"), CPU)
 
 
-def test_fast_is_fp32_on_a_cpu_and_wrong_values_are_told() -> None:
+def test_fast_is_fp32_on_a_cpu_and_wrong_values_are_refused() -> None:
     assert compute.resolved(options_of("fast"), RunOptions(), CPU).precision == "fp32"
     with pytest.raises(UserError, match="--micro-batch -1"):
         check_running(RunOptions(micro_batch=-1))
     with pytest.raises(UserError, match="--order images repeats"):
         check(TrainOptions(order="images", embedding_batch=1, lora_rank=4))
-
-
-@pytest.mark.parametrize(("device", "thread_is_ours"), [("cpu", True), ("cuda", False)])
-def test_inputs_are_made_in_order_and_beside_a_gpu_in_a_thread(device: str, thread_is_ours: bool) -> None:
-    made: list[int] = []
-    threads = set()
-
-    def make(step: int) -> int:
-        made.append(step)
-        threads.add(threading.get_ident())
-        return step * 10
-
-    assert list(ahead(make, range(3, 6), torch.device(device))) == [(3, 30), (4, 40), (5, 50)]
-    assert made == [3, 4, 5]
-    assert (threads == {threading.get_ident()}) == thread_is_ours
-    assert list(ahead(make, range(0), torch.device(device))) == []
 
 
 @pytest.mark.slow
@@ -135,12 +116,3 @@ def test_a_compiled_unet_makes_the_same_step(base: Path) -> None:
     assert compiled.call is not None
     expected = _stepped(plain, MicroBatch())
     assert _apart(_stepped(compiled, MicroBatch()), expected, base) <= 1e-3
-
-
-@pytest.mark.slow
-def test_work_of_stable_diffusion_is_the_counted_one() -> None:
-    work = work_of(
-        {"in_channels": 4, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}, 64, 77, 768
-    )
-    assert work.stage2 == pytest.approx(1.669e12, rel=1e-3)
-    assert work.stage3 == pytest.approx(2.407e12, rel=1e-3)

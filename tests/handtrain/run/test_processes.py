@@ -1,4 +1,4 @@
-"""Two and three processes train what one trains; a wrong sum of gradients does not."""
+"""Two and three processes train the same weights as one; without the sum of gradients they do not."""
 
 import json
 import os
@@ -25,9 +25,9 @@ STEPS = ["--embedding-batch", "2", "--embedding-steps", "3", "--unet-batch", "2"
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    made = Launcher(tmp_path_factory.mktemp("launcher"))
-    yield made
-    made.close()
+    started = Launcher(tmp_path_factory.mktemp("launcher"))
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def common(base: Path, dataset: Path, encoded: Path) -> list[str]:
 def alone(
     request: pytest.FixtureRequest, launcher: Launcher, common: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], Path]:
-    """The flags of a run and what it made in one process."""
+    """The flags of a run, and its folder after training in one process."""
     out, flags = tmp_path_factory.mktemp("alone") / "run", [*common, "--unet-lr", request.param]
     assert launcher([*flags, "--out", str(out)]) == [0]
     return flags, out
@@ -60,14 +60,14 @@ def _log(run: Path) -> list[dict[str, Any]]:
 
 
 def _apart(run: Path, alone: Path, base: Path) -> float:
-    """Return how far a run's weights are from those of one process, as a share of the way that these went."""
+    """Return the distance of a run's weights from those of one process, relative to the movement of the latter."""
     start = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
     before = torch.cat([start[name].double().flatten() for name in sorted(start)])
     return float((_weights(run) - _weights(alone)).norm() / (_weights(alone) - before).norm())
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_processes_train_what_one_trains(
+def test_several_processes_train_the_same_weights_as_one(
     alone: tuple[list[str], Path], launcher: Launcher, base: Path, tmp_path: Path, count: int
 ) -> None:
     flags, single = alone
@@ -78,11 +78,11 @@ def test_processes_train_what_one_trains(
     assert apart <= 1e-3
     assert torch.equal(_embeddings(run), _embeddings(single))  # a batch of Stage II is never split
     lines, expected = _log(run), _log(single)
-    assert [(one["stage"], one["step"], one.get("image_ids")) for one in lines] == [
-        (one["stage"], one["step"], one.get("image_ids")) for one in expected
+    assert [(line["stage"], line["step"], line.get("image_ids")) for line in lines] == [
+        (line["stage"], line["step"], line.get("image_ids")) for line in expected
     ]
-    for one, other in zip(lines, expected, strict=True):
-        assert one.get("loss", 0.0) == pytest.approx(other.get("loss", 0.0), rel=1e-3)
+    for line, expected_line in zip(lines, expected, strict=True):
+        assert line.get("loss", 0.0) == pytest.approx(expected_line.get("loss", 0.0), rel=1e-3)
     record = json.loads((run / "run.json").read_text())
     assert record["sessions"][-1]["processes"] == count
     assert len(list((run / "checkpoints").iterdir())) == 1
@@ -102,7 +102,7 @@ def test_without_the_sum_of_gradients_the_weights_differ(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alone", ["1e-3"], indirect=True)
-def test_a_run_goes_on_with_another_number_of_processes(
+def test_a_run_resumes_with_another_number_of_processes(
     alone: tuple[list[str], Path], launcher: Launcher, base: Path, tmp_path: Path
 ) -> None:
     flags, single = alone
@@ -122,7 +122,9 @@ def test_a_mistake_ends_all_processes(alone: tuple[list[str], Path], launcher: L
     assert "options.lam was 0.7, is 0.5" in launcher.errors.read_text()
 
 
-def test_the_token_layer_trains_alike(launcher: Launcher, common: list[str], base: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_token_layer_as_one(
+    launcher: Launcher, common: list[str], base: Path, tmp_path: Path
+) -> None:
     flags = [*common, "--fusion", "token", "--fusion-epochs", "2", "--fusion-batch", "2", "--fusion-lr", "1e-2"]
     for count in (1, 2):
         assert launcher([*flags, "--out", str(tmp_path / str(count))], count) == [0] * count, (
@@ -133,7 +135,7 @@ def test_the_token_layer_trains_alike(launcher: Launcher, common: list[str], bas
     assert _apart(tmp_path / "2", tmp_path / "1", base) <= 1e-3
 
 
-def test_shares_of_a_batch_are_all_of_it() -> None:
+def test_the_shares_of_a_batch_cover_it_once() -> None:
     for size in (0, 1, 2, 5, 16):
         rows = list(range(size))
         assert [row for rank in range(3) for row in rows[Processes(rank, 3).share(size)]] == rows
@@ -154,16 +156,16 @@ def test_every_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gradients_are_cut_into_buckets_of_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_BUCKET", 10)
     tensors = [torch.zeros(6), torch.zeros(4), torch.zeros(30), torch.zeros(2, dtype=torch.float64), torch.zeros(1)]
-    assert [[len(one) for one in bucket] for bucket in processes._buckets(tensors)] == [[6, 4], [30], [2], [1]]
+    assert [[len(tensor) for tensor in bucket] for bucket in processes._buckets(tensors)] == [[6, 4], [30], [2], [1]]
 
 
 @pytest.mark.slow
-def test_torchs_launcher_trains_what_one_process_trains(
+def test_torchs_launcher_trains_the_same_weights_as_one_process(
     launcher: Launcher, common: list[str], base: Path, tmp_path: Path
 ) -> None:
     flags = [*common, "--unet-lr", "1e-3"]
     assert launcher([*flags, "--out", str(tmp_path / "alone")]) == [0]
-    # what `accelerate launch` starts on GPUs; on CPUs it starts one process, or asks for MPI
+    # the launcher that `accelerate launch` starts on GPUs; on CPUs it starts one process, or requires MPI
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "handtrain"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Evaluation during training: what is measured, which weights are kept, when it stops; a kill changes nothing."""
+"""Evaluation during training: its scores, the best weights, early stopping; an interruption changes nothing."""
 
 import json
 import math
@@ -26,7 +26,7 @@ SCORES = [0.1, 0.3, 0.2, 0.3, 0.0]  # after steps 0 to 4; the best first at step
 
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the hand metrics be SCORES in turn, whatever is drawn; return the sizes of what was drawn."""
+    """Replace the hand metrics by SCORES in turn; return the numbers of images that were evaluated."""
     sizes: list[int] = []
 
     def hand_metrics(images: list[np.ndarray], gesture: str, judge: Judge) -> dict[str, float]:
@@ -50,10 +50,10 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_the_best_weights_become_the_model(train: Callable[..., Any], tmp_path: Path, scored: list[int]) -> None:
     train(tmp_path / "a", best_by="hand_found", keep="best", **JUDGED)
-    found = _evaluations(tmp_path / "a")
-    assert [(line["step"], line["evaluation"]["hand_found"]) for line in found] == list(enumerate(SCORES))
-    assert all(line["evaluation"]["gesture_accuracy"] is None for line in found)
-    assert all(line["evaluation"]["validation_loss"] > 0 for line in found)
+    evaluations = _evaluations(tmp_path / "a")
+    assert [(line["step"], line["evaluation"]["hand_found"]) for line in evaluations] == list(enumerate(SCORES))
+    assert all(line["evaluation"]["gesture_accuracy"] is None for line in evaluations)
+    assert all(line["evaluation"]["validation_loss"] > 0 for line in evaluations)
     assert scored == [2] * 5
     about = json.loads((tmp_path / "a" / "model" / "hand1000.json").read_text())
     assert about["training"]["kept"] == {"step": 1, "by": "hand_found"}
@@ -61,10 +61,10 @@ def test_the_best_weights_become_the_model(train: Callable[..., Any], tmp_path: 
     model = _weights(tmp_path / "a" / "model")
     assert all(torch.equal(best[name], model[name]) for name in model)
     train(tmp_path / "b", best_by="hand_found", **JUDGED)  # the same run, its last weights
-    assert any(not torch.equal(one, model[name]) for name, one in _weights(tmp_path / "b" / "model").items())
+    assert any(not torch.equal(weight, model[name]) for name, weight in _weights(tmp_path / "b" / "model").items())
 
 
-def test_training_ends_when_nothing_gets_better(train: Callable[..., Any], tmp_path: Path, scored: list[int]) -> None:
+def test_training_ends_without_improvement(train: Callable[..., Any], tmp_path: Path, scored: list[int]) -> None:
     train(tmp_path, best_by="hand_found", patience=2, **JUDGED)
     assert [line["step"] for line in _evaluations(tmp_path)] == [0, 1, 2, 3]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -74,7 +74,7 @@ def test_training_ends_when_nothing_gets_better(train: Callable[..., Any], tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"keep": "best"}, {"patience": 2}])
-def test_a_run_that_was_cut_off_judges_and_ends_alike(
+def test_an_interrupted_run_has_the_same_scores_and_weights(
     train: Callable[..., Any],
     tmp_path: Path,
     scored: list[int],
@@ -100,7 +100,9 @@ def test_a_run_that_was_cut_off_judges_and_ends_alike(
         train(tmp_path / str(cut), **options)
         assert _evaluations(tmp_path / str(cut)) == _evaluations(tmp_path / "whole")
         expected = _weights(tmp_path / "whole" / "model")
-        assert all(torch.equal(one, expected[name]) for name, one in _weights(tmp_path / str(cut) / "model").items())
+        assert all(
+            torch.equal(weight, expected[name]) for name, weight in _weights(tmp_path / str(cut) / "model").items()
+        )
 
 
 def test_lost_best_weights_are_one_sentence(train: Callable[..., Any], tmp_path: Path, scored: list[int],
@@ -117,7 +119,7 @@ def test_lost_best_weights_are_one_sentence(train: Callable[..., Any], tmp_path:
 
 
 @pytest.mark.parametrize(("name", "best"), [("validation_loss", 2), ("hand_found", 4)])
-def test_each_metric_knows_what_better_is(tmp_path: Path, name: str, best: int) -> None:
+def test_the_best_score_is_the_lowest_or_highest_by_the_metric(tmp_path: Path, name: str, best: int) -> None:
     options = replace(TrainOptions(), best_by=name, evaluate_every=1, patience=3)  # type: ignore[arg-type]
     judge = Judge(None, options, None)  # type: ignore[arg-type]
     assert judge.best is None
@@ -139,19 +141,19 @@ def test_each_metric_knows_what_better_is(tmp_path: Path, name: str, best: int) 
         ({"best_by": "beauty"}, "unknown --best-by beauty"),
     ],
 )
-def test_what_makes_no_sense_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+def test_a_wrong_evaluation_option_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
     options = replace(TrainOptions(), **changes)
     with pytest.raises(UserError, match=sentence):
         check(options)
         check_judging(options)
 
 
-def test_reference_is_not_judged() -> None:
+def test_reference_refuses_evaluations() -> None:
     with pytest.raises(UserError, match="which has no evaluation"):
         check(replace(options_of("reference"), evaluate_every=5))
 
 
-def test_without_validation_or_hands_it_is_one_sentence(
+def test_a_dataset_without_validation_or_hands_is_one_sentence(
     train: Callable[..., Any], dataset: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
@@ -167,14 +169,14 @@ def test_without_validation_or_hands_it_is_one_sentence(
 
 def test_images_are_measured_with_the_real_landmarker(tmp_path: Path) -> None:
     judge = Judge(None, TrainOptions(), None)  # type: ignore[arg-type]
-    found = early_stopping.hand_metrics([np.zeros((64, 64, 3), np.uint8)] * 2, "call", judge)
-    assert found["hand_found"] == 0
-    assert all(math.isnan(found[name]) for name in ("hand_confidence", "gesture_accuracy", "landmark_distance"))
+    values = early_stopping.hand_metrics([np.zeros((64, 64, 3), np.uint8)] * 2, "call", judge)
+    assert values["hand_found"] == 0
+    assert all(math.isnan(values[name]) for name in ("hand_confidence", "gesture_accuracy", "landmark_distance"))
 
 
-def test_the_report_draws_what_was_measured() -> None:
+def test_the_report_shows_the_measured_metrics() -> None:
     values = {"hand_found": 0.5, "gesture_accuracy": None}
-    drawn = charts.evaluation_curves([{"stage": 3, "step": step, "evaluation": values} for step in (0, 10)])
-    assert "hand found" in drawn
-    assert "gesture accuracy" not in drawn
+    chart = charts.evaluation_curves([{"stage": 3, "step": step, "evaluation": values} for step in (0, 10)])
+    assert "hand found" in chart
+    assert "gesture accuracy" not in chart
     assert charts.evaluation_curves([{"stage": 3, "step": 1, "loss": 0.1}]) == ""

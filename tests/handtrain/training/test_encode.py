@@ -19,7 +19,9 @@ def _files(cache: TensorCache) -> list[Path]:
     return sorted(cache.folder.rglob("*.safetensors"))
 
 
-def test_an_image_is_kept_as_mean_and_deviation_of_the_posterior(base: Path, dataset: Path, cache: TensorCache) -> None:
+def test_an_image_is_stored_as_mean_and_deviation_of_the_posterior(
+    base: Path, dataset: Path, cache: TensorCache
+) -> None:
     photographs, vae = load(dataset, "call", limit=2), open_base(base).vae()
     windows = [row_window(row, 16, "center") for row in photographs.rows]
     mean, deviation = encode_images(photographs, windows, vae, cache, progress=False)
@@ -30,7 +32,7 @@ def test_an_image_is_kept_as_mean_and_deviation_of_the_posterior(base: Path, dat
     assert mean.shape == (2, 4, 8, 8)
 
 
-def test_what_was_encoded_is_not_encoded_again(base: Path, dataset: Path, cache: TensorCache) -> None:
+def test_a_cached_image_is_not_encoded_again(base: Path, dataset: Path, cache: TensorCache) -> None:
     photographs, vae = load(dataset, "call"), open_base(base).vae()
     windows = [row_window(row, 16, "center") for row in photographs.rows]
     first = encode_images(photographs, windows, vae, cache, progress=False)
@@ -53,7 +55,7 @@ def test_another_crop_or_another_vae_is_another_key(base: Path, dataset: Path, c
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one bit", "another entry"])
-def test_a_damaged_entry_is_made_anew(base: Path, cache: TensorCache, damage: str) -> None:
+def test_a_damaged_entry_is_encoded_again(base: Path, cache: TensorCache, damage: str) -> None:
     opened = open_base(base)
     encode = lambda: encode_texts(["a", "b"], opened.tokenizer(), opened.text_encoder(), cache, progress=False)  # noqa: E731
     right = encode()
@@ -73,14 +75,14 @@ def test_a_damaged_entry_is_made_anew(base: Path, cache: TensorCache, damage: st
 def test_texts_are_padded_and_go_through_the_final_layer_norm(base: Path, cache: TensorCache) -> None:
     opened = open_base(base)
     tokenizer, encoder = opened.tokenizer(), opened.text_encoder()
-    found = encode_texts(["a hand", ""], tokenizer, encoder, cache, progress=False)
-    assert found.shape == (2, 77, 16)
+    embeddings = encode_texts(["a hand", ""], tokenizer, encoder, cache, progress=False)
+    assert embeddings.shape == (2, 77, 16)
     ids = torch.tensor([tokenizer("a hand", padding="max_length", max_length=77).input_ids])
-    assert torch.equal(found[0], encoder(ids).last_hidden_state[0])
-    assert float(found.mean(-1).abs().max()) < 1e-5  # a layer norm's output, its weights 1 and 0 in a fresh model
+    assert torch.equal(embeddings[0], encoder(ids).last_hidden_state[0])
+    assert float(embeddings.mean(-1).abs().max()) < 1e-5  # a layer norm's output, its weights 1 and 0 in a fresh model
 
 
-def test_no_half_written_file_stays(cache: TensorCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_partial_file_remains(cache: TensorCache, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

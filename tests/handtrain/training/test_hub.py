@@ -1,4 +1,4 @@
-"""The whole way through a hub: base and dataset from it, the trained model to it and back, with the real clients."""
+"""Train from a Hub and publish to it, with the real clients: base and dataset from it, the model to it and back."""
 
 import json
 import os
@@ -25,19 +25,19 @@ import sys, numpy, torch
 from diffusers import StableDiffusionPipeline
 from handtrain import Hand1000Pipeline
 torch.set_num_threads(1)
-found, kinds = [], (Hand1000Pipeline, Hand1000Pipeline, StableDiffusionPipeline)
+images, kinds = [], (Hand1000Pipeline, Hand1000Pipeline, StableDiffusionPipeline)
 for kind, name in zip(kinds, (sys.argv[1], sys.argv[2], sys.argv[2]), strict=True):
     pipeline = kind.from_pretrained(name, safety_checker=None)
     seed = torch.Generator().manual_seed(0)
-    found.append(pipeline("a man", num_inference_steps=2, generator=seed, output_type="np").images[0])
-folder, hub, plain = found
-assert numpy.array_equal(folder, hub), "the model from the hub draws what the model in the folder draws"
-assert not numpy.array_equal(hub, plain), "without the gesture another picture comes out"
+    images.append(pipeline("a man", num_inference_steps=2, generator=seed, output_type="np").images[0])
+folder, hub, plain = images
+assert numpy.array_equal(folder, hub), "the models from the hub and the folder generate different images"
+assert not numpy.array_equal(hub, plain), "the gesture does not change the image"
 """
 
 
 @pytest.mark.slow
-def test_base_dataset_and_model_go_through_a_hub_and_draw_the_same(base: Path, dataset: Path, tmp_path: Path) -> None:
+def test_base_dataset_and_model_from_a_hub_generate_the_same_image(base: Path, dataset: Path, tmp_path: Path) -> None:
     with HubServer() as hub:
         environment = {**os.environ, **hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
 

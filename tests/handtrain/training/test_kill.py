@@ -16,8 +16,8 @@ import pytest
 from tests import ROOT
 from tests.handtrain.tiny import write_dataset
 
-# Imports everything once, then forks a run for each line: `t 0.4 ...` is killed after 0.4 s, `w 17 ...` when it is
-# about to change the 17th file or folder (-1: never). Answers with the exit code and how many changes there were.
+# Import everything once, then fork a run for each line: `t 0.4 ...` is killed after 0.4 s, `w 17 ...` when it is
+# about to change the 17th file or folder (-1: never). Print the exit code and the number of changes.
 RUN = """
 import os, signal, sys, threading
 import torch
@@ -57,7 +57,7 @@ for line in sys.stdin:
 
 
 class Runner:
-    """A process that has everything imported and forks a training run for each line it is given."""
+    """A process that has imported all modules and forks a training run for each line it is given."""
 
     def __init__(self, folder: Path) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
@@ -84,10 +84,10 @@ class Runner:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Iterator[Runner]:
-    made = Runner(tmp_path)
-    yield made
-    made.process.kill()
-    made.process.wait()
+    started = Runner(tmp_path)
+    yield started
+    started.process.kill()
+    started.process.wait()
 
 
 @pytest.mark.slow
@@ -95,26 +95,12 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
     ("kills", "flags"),
     [
         (20, ["--preset", "paper", "--unet-epochs", "2", "--embedding-batch", "2", "--embedding-steps", "3"]),
-        (
-            5,
-            [
-                "--preset",
-                "plus",
-                "--unet-epochs",
-                "2",
-                "--unet-batch",
-                "2",
-                "--fusion-epochs",
-                "1",
-                "--fusion-batch",
-                "2",
-            ],
-        ),
+        (5, "--preset plus --unet-epochs 2 --unet-batch 2 --fusion-epochs 1 --fusion-batch 2".split()),
         (5, ["--preset", "reference", "--unet-epochs", "2", "--embedding-steps", "2"]),
     ],
     ids=["paper", "plus", "reference"],
 )
-def test_killed_and_continued_runs_end_like_an_undisturbed_one(
+def test_killed_and_resumed_runs_end_like_an_uninterrupted_one(
     base: Path, tmp_path: Path, runner: Runner, kills: int, flags: list[str]
 ) -> None:
     dataset = write_dataset(tmp_path / "dataset")
@@ -127,13 +113,13 @@ def test_killed_and_continued_runs_end_like_an_undisturbed_one(
 
     runner(command("warm-up"))
     start = time.monotonic()
-    code, changes = runner(command("undisturbed"))
+    code, changes = runner(command("uninterrupted"))
     seconds = time.monotonic() - start
     assert code == 0
-    dice = random.Random(kills)
+    shuffler = random.Random(kills)
     # Every other kill by time, every other at a change of the disk, both spread over the whole run.
     moments = [("w", int((k + 0.5) / kills * changes)) if k % 2 else ("t", k / kills * seconds) for k in range(kills)]
-    dice.shuffle(moments)
+    shuffler.shuffle(moments)
     done, places = 0, []
     while moments:
         kind, moment = moments.pop()
@@ -143,20 +129,20 @@ def test_killed_and_continued_runs_end_like_an_undisturbed_one(
         if code:
             done += 1
             places.append(_place(tmp_path / name))
-        else:  # it came to its end before: the rest of a run is short after the kills before
+        else:  # it ended before the kill: little of the run was left after the earlier ones
             moments.append((kind, moment * 0.6 if kind == "t" else moment // 2 + 1))
-            _forget(tmp_path, name)
+            _remove(tmp_path, name)
     print({place: places.count(place) for place in sorted(set(places))})
     for run in sorted(tmp_path.glob("killed-?")):
         code, _ = runner(command(run.name))
         assert code == 0, run
-        assert _result(run) == _result(tmp_path / "undisturbed"), run
-        assert _log(run) == _log(tmp_path / "undisturbed"), run
+        assert _result(run) == _result(tmp_path / "uninterrupted"), run
+        assert _log(run) == _log(tmp_path / "uninterrupted"), run
         assert not list(run.rglob("*.partial"))
         assert len(list((run / "checkpoints").iterdir())) <= 2
 
 
-def _forget(folder: Path, name: str) -> None:
+def _remove(folder: Path, name: str) -> None:
     import shutil
 
     shutil.rmtree(folder / name)

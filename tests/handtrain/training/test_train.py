@@ -28,7 +28,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-def test_a_run_leaves_what_the_run_folder_promises(
+def test_a_run_folder_has_its_files_and_no_other_formats(
     train: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -50,7 +50,7 @@ def test_a_run_leaves_what_the_run_folder_promises(
     assert not [path for path in run.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
 
 
-def test_a_finished_run_is_left_alone(train: Jobs, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_left_unchanged(train: Jobs, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (model / "hand1000.json").stat().st_mtime_ns
     train(model.parent)
     assert "finished" in capsys.readouterr().err
@@ -77,7 +77,7 @@ def test_the_same_run_gives_the_same_weights(train: Jobs, model: Path, base: Pat
     assert all(not torch.equal(first[name], before[name]) for name in first)
 
 
-def test_lam_seed_and_every_switch_of_plus_change_the_weights(train: Jobs, model: Path, tmp_path: Path) -> None:
+def test_lam_seed_and_every_option_of_plus_change_the_weights(train: Jobs, model: Path, tmp_path: Path) -> None:
     paper = _weights(model)["conv_in.weight"]
     switches = [
         {"lam": 0.3}, {"seed": 1}, {"crop": "hand"}, {"feature": "normalised"}, {"hand_weight": 4.0},
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_image(
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_out_of_memory_says_what_to_change(
+def test_out_of_memory_names_the_remedy(
     train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(*_: Any) -> torch.Tensor:
@@ -120,7 +120,9 @@ def test_out_of_memory_says_what_to_change(
     train(tmp_path, micro_batch=1, gradient_checkpointing=True)  # the remedy is accepted
 
 
-def test_too_small_a_disk_is_told_before_the_work(train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_is_refused_before_training(
+    train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
     from types import SimpleNamespace
 
@@ -144,7 +146,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_run_continues(
         assert commands.main("handtrain", "", {}, ["train"]) == 1
     assert "no space is left for" in capsys.readouterr().err
     train(tmp_path)
-    assert all(torch.equal(one, _weights(model)[name]) for name, one in _weights(tmp_path / "model").items())
+    assert all(torch.equal(weight, _weights(model)[name]) for name, weight in _weights(tmp_path / "model").items())
 
 
 def test_a_signal_saves_a_checkpoint_and_the_run_continues(
@@ -162,11 +164,11 @@ def test_a_signal_saves_a_checkpoint_and_the_run_continues(
             train(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["stage3-00000001"]
     train(tmp_path)
-    assert all(torch.equal(one, _weights(model)[name]) for name, one in _weights(tmp_path / "model").items())
+    assert all(torch.equal(weight, _weights(model)[name]) for name, weight in _weights(tmp_path / "model").items())
     assert [line["step"] for line in _log(tmp_path) if line["stage"] == 3] == [0, 1]
 
 
-def test_a_plan_names_the_work(base: Path, dataset: Path) -> None:
+def test_a_plan_counts_the_steps(base: Path, dataset: Path) -> None:
     text = plan_run(dataset, gesture="call", base=base, device="cpu")
     assert "5 images of call, 5 with landmarks, at 16 px" in text
     assert "50 embedding steps" in text
@@ -196,13 +198,12 @@ def test_the_command_prints_the_model_folder(
     assert capsys.readouterr().out.strip() == str(model)
 
 
-def test_a_dataset_without_validation_is_trained_and_the_lack_is_told(
+def test_a_dataset_without_validation_is_trained_with_a_warning(
     train: Jobs, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
 
     copy = shutil.copytree(dataset, tmp_path / "dataset")
-    shutil.copyfile(copy / "README.md", copy / "README.old")
     card = (copy / "README.md").read_text().splitlines(keepends=True)
     (copy / "README.md").write_text("".join(line for line in card if "validation" not in line))
     train(tmp_path / "run", dataset=copy, validate_every=1)
@@ -213,7 +214,7 @@ def test_several_processes_are_refused_in_one_sentence(
     train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="start it as a single process"):
+    with pytest.raises(UserError, match="start a single process"):
         train(tmp_path, "reference")
 
 
@@ -270,3 +271,28 @@ def test_every_image_of_reference_is_trained_once_and_in_order(train: Jobs, tmp_
     assert [(line["image_id"], line["stage"]) for line in _log(tmp_path) if "loss" in line] == [
         (f"train-{number:03d}", stage) for number in range(5) for stage in (2, 3)
     ]
+
+
+def test_adapters_alone_are_trained_and_merged_into_a_plain_pipeline(train: Jobs, base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    train(tmp_path, lora_rank=2, unet_lr=1e-2)
+    name = "unet/diffusion_pytorch_model.safetensors"
+    before, after = load_file(base / name), load_file(tmp_path / "model" / name)
+    assert before.keys() == after.keys()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved
+    assert all(any(part in key for part in ("to_q", "to_k", "to_v", "to_out.0")) for key in moved)
+    for key in moved:
+        values = torch.linalg.svdvals((after[key] - before[key]).double())
+        assert values[2:].max() <= 1e-5 * values[0]  # of rank 2
+    newest = max((tmp_path / "checkpoints").iterdir())
+    saved = sum(file.stat().st_size for file in newest.glob("*.safetensors"))
+    assert saved < sum(tensor.nbytes for tensor in before.values()) / 2
+
+
+def test_log_lines_have_the_speed_and_some_the_peak_memory(train: Jobs, tmp_path: Path) -> None:
+    train(tmp_path)
+    steps = [line for line in _log(tmp_path) if line["stage"] in (2, 3)]
+    assert all(line["images_per_s"] > 0 for line in steps)
+    assert any(line.get("peak_mib", 0) > 1 for line in steps)

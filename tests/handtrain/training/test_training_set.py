@@ -11,7 +11,7 @@ from handtrain.training.training_set import recomputed_landmarks
 
 
 def test_recomputed_landmarks_are_those_of_the_hand_in_the_box(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a finder that sees two hands, of which the second lies in the annotated box."""
+    """With a finder that sees two hands, of which the second is in the annotated box."""
     photographs = load(dataset, "call", limit=2)
     left, top, right, bottom = photographs.rows[0].box or (0, 0, 0, 0)
     here = np.tile([(left + right) / 2, (top + bottom) / 2, 0.5], (21, 1))
@@ -44,5 +44,5 @@ def test_recomputed_landmarks_are_those_of_the_hand_in_the_box(dataset: Path, mo
     assert np.allclose(first.landmarks, here)
     assert first.left_hand
     assert second.box != first.box
-    assert not (second.landmarks and second.box[0] > here[0, 0])  # where its own box holds no hand there is none
+    assert not (second.landmarks and second.box[0] > here[0, 0])  # None if no hand is in its own box
     assert first.landmarks != photographs.rows[0].landmarks

@@ -1,4 +1,4 @@
-"""`reference` against a second program, written from the facts of the released code and sharing nothing with ours."""
+"""`reference` against a second program, written from the released code, which shares nothing with ours."""
 
 import json
 import math
@@ -18,7 +18,7 @@ def test_all_30_losses_of_every_image_equal_an_independent_program(
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     ours = [(line["image_id"], line["stage"], line["step"], line["loss"]) for line in lines if "loss" in line]
     theirs = _second_program(base, dataset, images=2)
-    assert [one[:3] for one in ours] == [one[:3] for one in theirs]
+    assert [line[:3] for line in ours] == [line[:3] for line in theirs]
     assert len(ours) == 2 * 30
     for our, their in zip(ours, theirs, strict=True):
         assert our[3] == pytest.approx(their[3], rel=1e-5), our[:3]
@@ -56,7 +56,7 @@ def _second_program(
     kept = np.cumprod(1 - betas)
     rows = pq.read_table(dataset / "data" / "call" / "train-00000-of-00001.parquet").to_pylist()
     rows = sorted(rows, key=lambda row: row["image_id"])[:images]
-    found = []
+    losses = []
     for row in rows:
         with torch.no_grad():
             posterior = vae.encode(_picture(row["image"]["bytes"])).latent_dist
@@ -76,21 +76,21 @@ def _second_program(
         step_of = _Adam([embedding], 1e-3)
         for step in range(10):
             value = loss(embedding)
-            found.append((row["image_id"], 2, step, float(value.detach())))
+            losses.append((row["image_id"], 2, step, float(value.detach())))
             step_of(torch.autograd.grad(value, [embedding]))
         frozen, weights = embedding.detach(), list(unet.parameters())
         step_of = _Adam(weights, unet_lr)
         for step in range(20):
             value = loss(frozen)
-            found.append((row["image_id"], 3, step, float(value.detach())))
+            losses.append((row["image_id"], 3, step, float(value.detach())))
             step_of(torch.autograd.grad(value, weights))
     if keep is not None:
         keep.update({name: weight.detach() for name, weight in unet.named_parameters()})
-    return found
+    return losses
 
 
 def _picture(data: bytes) -> torch.Tensor:
-    """Resize the short side to 16 and cut the centre, as the released code does with torchvision."""
+    """Resize the short side to 16 and crop the center, as the released code does with torchvision."""
     import io
 
     import torchvision.transforms as transforms
