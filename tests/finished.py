@@ -103,7 +103,7 @@ def _stage_row(
     line = {"image_id": row["image_id"], "reason": None}
     if failed and stages.index(stage) >= stages.index(failed[0]):
         return {**line, "reason": failed[1] if stage == failed[0] else "failed-earlier"}
-    return line | _VALUES[stage](folder, number, row)
+    return line | _VALUES.get(stage, lambda *_: {})(folder, number, row)
 
 
 def _image_values(folder: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _text_values(folder: Path, number: int, row: dict[str, Any]) -> dict[str, An
     return {"text": text, "rewrite": kind, "draft_checks": ["caption:phrase-missing"] if kind == "llm" else []}
 
 
-_VALUES: dict[str, Any] = {
+_VALUES: dict[str, Any] = {  # the columns of a stage that is not here are null
     "fetch": _image_values,
     "facts": _image_values,
     "landmarks": _hand_values,

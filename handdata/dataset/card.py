@@ -30,31 +30,26 @@ _LIMITS = (
 )
 _SIZE, _AGREEMENT, _LENGTH = "hand's box, % of the image", "landmarks inside the box, %", "text length, CLIP tokens"
 _LIMIT_OF = {_AGREEMENT: 100.0, _LENGTH: 77.0}
-_STEPS = (
-    ("select", "chose images by a hash of (seed {seed}, image id), without looking at them"),
-    ("fetch", "extracted these from the source's archives, checked CRC-32, baked in the orientation, scaled larger"
-     " images to a short side of {short_side} px, removed EXIF"),
-    ("landmarks", "detected hands with MediaPipe on the stored image"),
-    ("captions", "described each image with an image captioner"),
-    ("texts", "rewrote each caption with a language model so that it names the gesture; rules checked every draft"),
-    ("assemble", "took the requested number of rows per gesture and split; a spare replaces a row that failed"),
-)  # fmt: skip
 
 
-def write(build: Path, folder: Path, recipe: Recipe, summary: dict[str, Any], rows: pa.Table, choice: Choice) -> None:
-    """Write README.md, croissant.json and figures/ into the dataset's folder."""
+def write(
+    build: Path, folder: Path, recipe: Recipe, steps: dict[str, str], summary: dict[str, Any], rows: pa.Table,
+    choice: Choice,
+) -> None:  # fmt: skip
+    """Write README.md, croissant.json and figures/ into the dataset's folder; `steps` are those of the build."""
     values = _measures(rows, choice)
     figures.contact_sheet(_sheet(build, rows, choice), folder / "figures" / "contact_sheet.jpg", _SHEET_COLUMNS)
     figures.statistics(values, _LIMIT_OF, folder / "figures" / "statistics.png")
     source, made_by = origin(recipe.source), provenance(build, recipe)
     versions = (read_json(build / "run.json") or {}).get("versions", {})
     fields = _fields(recipe, source, made_by, summary, values) | {
+        "steps": "\n".join(f"{i}. `{name}` {words}." for i, (name, words) in enumerate(steps.items(), 1)),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
     }
     template = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
     write_text(folder / "README.md", template.substitute(fields))
     schema = features(list(recipe.select.gestures)).arrow_schema
-    words = _croissant_words(recipe, source, made_by)
+    words = _croissant_words(list(steps.values()), source, made_by)
     write_json(folder / "croissant.json", croissant.describe(_title(recipe), words, summary["files"], schema))
 
 
@@ -88,7 +83,6 @@ def _fields(
     summary: dict[str, Any],
     values: dict[str, dict[str, list[float]]],
 ) -> dict[str, str]:
-    steps = (f"{i}. `{name}` {words}." for i, (name, words) in enumerate(_STEPS, 1))
     limits = [*source.limits, *_LIMITS, *([recipe.publish.notes] if recipe.publish.notes else [])]
     return {
         "metadata": metadata(recipe, source, summary).strip(),
@@ -102,7 +96,6 @@ def _fields(
         "rows_table": _rows_table(summary),
         "shortfalls": _shortfalls(summary),
         "columns_table": markdown_table(["column", "meaning"], [(f"`{k}`", v.meaning) for k, v in COLUMNS.items()]),
-        "steps": "\n".join(steps).format(seed=recipe.select.seed, short_side=recipe.image.short_side),
         "models_table": _models_table(made_by),
         "prompt": _prompt(made_by),
         "closest": _closest(summary, recipe.assemble.near_duplicate),
@@ -243,7 +236,7 @@ def _sheet(build: Path, rows: pa.Table, choice: Choice) -> figures.Sheet:
     return lines
 
 
-def _croissant_words(recipe: Recipe, source: Origin, made_by: Provenance) -> dict[str, Any]:
+def _croissant_words(steps: list[str], source: Origin, made_by: Provenance) -> dict[str, Any]:
     models = ", ".join(f"{m.name} ({m.stage})" for m in made_by.models) or "none"
     return {
         "description": source.summary,
@@ -252,8 +245,7 @@ def _croissant_words(recipe: Recipe, source: Origin, made_by: Provenance) -> dic
         "creator": {"@type": "sc:Organization", "name": "users of hand1000"},
         "keywords": ["hands", "gestures", "text-to-image"],
         "rai:dataCollection": f"Pictures were made by {source.producers}; images were chosen by a hash (README.md).",
-        "rai:dataPreprocessingProtocol": [words.format(seed=recipe.select.seed, short_side=recipe.image.short_side)
-                                          for _, words in _STEPS],
+        "rai:dataPreprocessingProtocol": steps,
         "rai:dataAnnotationProtocol": "Boxes and labels are the source's. Landmarks, captions and texts are made by"
         " programs and checked by rules; `checks` lists the checks that captions and drafts failed.",
         "rai:machineAnnotationTools": models,

@@ -72,6 +72,7 @@ class StageSpec:
     table: str | None  # the recipe's table with the stage's options
     columns: str = ""  # folder of its shards and key of its columns in STAGE_COLUMNS; empty: it writes no shards
     help: str = ""  # one line on its command; empty: a stage without a command of its own
+    card: str = ""  # its work in the dataset's card, with the recipe's {seed} and {short_side}; empty: not on the card
     more_tables: tuple[str, ...] = ()  # further tables of the recipe that its command takes as flags
 
     def load(self) -> Any:
@@ -83,19 +84,27 @@ class StageSpec:
 # In the order of a build.
 STAGES = (
     StageSpec("select", "handdata.stages.select:run", "select", help="choose the images and write the manifest",
+              card="chose images by a hash of (seed {seed}, image id), without looking at them",
               more_tables=("source",)),
-    StageSpec("fetch", "handdata.stages.fetch:run", "fetch", "fetch", "fetch the images that the manifest names"),
+    StageSpec("fetch", "handdata.stages.fetch:run", "fetch", "fetch", "fetch the images that the manifest names",
+              "extracted these from the source's archives, checked CRC-32, baked in the orientation, scaled larger"
+              " images to a short side of {short_side} px, removed EXIF"),
     StageSpec("facts", "handdata.stages.facts:ImageFacts", None, "facts"),
     StageSpec("landmarks", "handdata.stages.landmarks:HandLandmarks", "landmarks", "landmarks",
-              "find 21 landmarks per hand with MediaPipe, and the hand that makes the gesture"),
+              "find 21 landmarks per hand with MediaPipe, and the hand that makes the gesture",
+              "detected hands with MediaPipe on the stored image"),
     StageSpec("caption", "handdata.stages.caption:Captions", "caption", "captions",
-              "describe the images with an image captioner: BLIP, BLIP-2, PaliGemma or ViT-GPT2"),
+              "describe the images with an image captioner, by default BLIP",
+              "described each image with an image captioner"),
     StageSpec("rewrite", "handdata.stages.rewrite:Rewriting", "rewrite", "texts",
-              "rewrite the captions with a language model so that each names its gesture"),
+              "rewrite the captions with a language model so that each names its gesture",
+              "rewrote each caption with a language model so that it names the gesture; rules checked every draft"),
     StageSpec("check", "handdata.stages.check:FinalChecks", "check", "checks",
               "check the final texts and remark on rows that are worth a look"),
     StageSpec("assemble", "handdata.stages.assemble:run", "assemble",
-              help="make the dataset of a build whose other stages are done", more_tables=("publish",)),
+              help="make the dataset of a build whose other stages are done",
+              card="took the requested number of rows per gesture and split; a spare replaces a row that failed",
+              more_tables=("publish",)),
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from handdata.rows.manifest import read_manifest
 from handdata.rows.publication import Choice, choose
 from handdata.rows.schema import SPLITS, STAGE_COLUMNS, features
 from handdata.rows.shards import shard_count, shard_path, write_table
-from handdata.stages import Execution, StageReport
+from handdata.stages import STAGES, Execution, StageReport
 
 VERSION = 1  # raised when a change of the code changes the dataset
 
@@ -88,7 +88,9 @@ def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
         files = write_data(build, staging, rows, choice, recipe.assemble, progress)
         write_table(_manifest(build, choice), staging / "manifest.parquet")
         summary = _summary(key, choice, files)
-        card.write(build, staging, recipe, summary, rows, choice)
+        values = {"seed": recipe.select.seed, "short_side": recipe.image.short_side}
+        steps = {stage.columns or stage.name: stage.card.format(**values) for stage in STAGES if stage.card}
+        card.write(build, staging, recipe, steps, summary, rows, choice)
         write_checksums(staging, files)
     write_json(build / "assembled.json", summary)
     return summary

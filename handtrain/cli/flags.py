@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import tyro
 from tyro.conf import Positional
@@ -11,7 +11,9 @@ from handdata.files import read_json, write_json
 from handdata.gestures import PAPER_GESTURES
 from handdata.huggingface import parse, parse_model
 from handtrain.options import EvaluateOptions, GenerateOptions
-from handtrain.presets import RunOptions, TrainOptions, check, options_of
+from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_of
+
+_Preset: TypeAlias = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Train:
     gesture: str  # HaGRID's name of the gesture, a configuration of the dataset
     base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
     out: Path  # run folder
-    preset: Literal["paper", "reference", "fast", "plus", "mini", "smoke"] = "paper"  # see docs/training.md
+    preset: _Preset = "paper"  # see docs/training.md
     options: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)
     running: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     device: str = "auto"  # auto, cpu, cuda, cuda:1
@@ -217,7 +219,7 @@ class Reproduce:
     base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
     out: Path  # folder of all results; the report is OUT/report.html
     gestures: tuple[str, ...] = PAPER_GESTURES  # gestures, configurations of the dataset; default: the paper's six
-    preset: Literal["paper", "reference", "fast", "plus", "mini", "smoke"] = "paper"  # see docs/training.md
+    preset: _Preset = "paper"  # see docs/training.md
     lam: float | None = None  # share of the text embedding in training, 0 to 1; default: the preset's
     split: str = "test"  # split whose texts are the prompts and whose images are the real ones
     limit: int = 0  # number of prompts to use, from the first; 0: all

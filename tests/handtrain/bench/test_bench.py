@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from handdata.errors import UserError
 from handtrain.bench.bench import Turn, bench, summary
