@@ -22,7 +22,7 @@ class SourceOptions:
 
     kind: Literal["zip", "folder", "hub", "render"] = "zip"  # zip: URLs or files; hub: hf://datasets/USER/NAME/FILE
     annotations: tuple[str, ...] = ()  # annotations.zip or a folder, mirrors in order; or a name from sources.toml
-    images: tuple[str, ...] = ()  # archive or folder, mirrors in order; {gesture} stands for one archive per gesture
+    images: tuple[str, ...] = ()  # archive or folder, mirrors in order; {gesture} for one archive per gesture
     whole: bool = False  # download whole archives before use: for hosts without range support
 
 

@@ -1,6 +1,7 @@
 """Data files that the package ships (prompts, manifests, mini models), in a wheel or a checkout, and its version."""
 
 import tomllib
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -44,3 +45,14 @@ def version() -> str:
     except metadata.PackageNotFoundError:
         project = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         return str(project["version"])
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Return the version of hand1000 and those of packages by name, None for one that is not installed."""
+    from importlib import metadata
+
+    installed: dict[str, str | None] = {"hand1000": version(), **dict.fromkeys(packages)}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    return installed

@@ -4,14 +4,13 @@ import hashlib
 import json
 import platform
 from contextlib import AbstractContextManager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
 from handdata.errors import UserError
 from handdata.files import locked, read_json, require_writable_folder, sha256_of, write_json, write_text
 from handdata.recipe import Recipe, dump, find, load, override
-from handdata.shipped import version
+from handdata.shipped import versions
 
 
 class BuildFolder:
@@ -85,8 +84,7 @@ class BuildFolder:
         manifest = self.path / "manifest.parquet"
         if manifest.exists():
             inputs["manifest"] = sha256_of(manifest)
-        packages = {name: metadata.version(name) for name in ("pillow", "pyarrow", "numpy")}
-        versions = {"python": platform.python_version(), "hand1000": version(), **packages}
-        record |= {"name": self.recipe.name, "seed": self.recipe.select.seed, "versions": versions, **more}
+        software = {"python": platform.python_version(), **versions("pillow", "pyarrow", "numpy")}
+        record |= {"name": self.recipe.name, "seed": self.recipe.select.seed, "versions": software, **more}
         record |= {"inputs": inputs, "stages": {**record.get("stages", {}), **stages}}
         write_json(self.path / "run.json", record)

@@ -62,7 +62,7 @@ DRAWN = Origin(
     " people.",
     licence={"license": "apache-2.0"},
     licence_line="Images, boxes and labels: drawn by `handdata render`, under the Apache licence 2.0 like the program.",
-    personal="The pictures are drawn and show nobody; `subject` stands for an invented person.",
+    personal="The pictures are drawn and show nobody; `subject` identifies an invented person.",
     limits=(
         "Drawn hands lack most properties of photographs: a model trained on them generates drawings.",
         "It is meant for testing tools in minutes, not for training a model that people use.",

@@ -69,7 +69,7 @@ _NEAR = (-3, 0, 2, 5)
 # The thumb: directions of its three bones and of its nail.
 _THUMBS: dict[str, tuple[list[tuple[float, float, float]], tuple[float, float, float]]] = {
     "spread": ([(-0.66, 0.72, 0.22), (-0.74, 0.66, 0.05), (-0.72, 0.69, -0.05)], (-0.55, -0.1, -0.8)),
-    "beside": ([(-0.50, 0.84, 0.22), (-0.16, 0.97, 0.15), (0.05, 0.99, 0.05)], (-0.8, 0.0, -0.55)),
+    "adjacent": ([(-0.50, 0.84, 0.22), (-0.16, 0.97, 0.15), (0.05, 0.99, 0.05)], (-0.8, 0.0, -0.55)),
     "loose": ([(-0.60, 0.76, 0.22), (-0.52, 0.85, 0.08), (-0.42, 0.90, 0.0)], (-0.65, 0.0, -0.75)),
     "up": ([(-0.66, 0.62, 0.42), (-0.96, 0.25, 0.10), (-0.99, 0.05, -0.12)], (-0.05, 0.35, -0.9)),
     "folded": ([(-0.25, 0.72, 0.64), (0.62, 0.76, -0.15), (0.93, 0.32, -0.2)], (-0.1, 0.45, 0.9)),
@@ -93,7 +93,7 @@ _POSES: dict[str, _Row] = {
     "peace": ("||..", (-15, 12, 2, 3), "over", (2, "over")),
     "peace_inverted": ("||..", (-15, 12, 2, 3), "over", (2, "over")),
     "rock": ("|..|", (-7, 0, 0, 12), "over", (1, "over")),
-    "stop": ("||||", _TOGETHER, "beside", None),
+    "stop": ("||||", _TOGETHER, "adjacent", None),
     "stop_inverted": ("||||", _TOGETHER, "loose", None),
     "three": ("|||.", (-9, 0, 8, 4), "over", (3, "over")),
     "three2": ("||..", (-8, 4, 2, 3), "spread", None),
@@ -135,7 +135,7 @@ def idle_pose(rng: np.random.Generator) -> Pose:
     """Draw the pose of a hanging, idle hand: HaGRID's `no_gesture`."""
     bend = rng.uniform(0.6, 1.4) * np.linspace(0.9, 1.25, 4)[:, None]
     flex = np.array([(22, 30, 16)]) * bend + rng.normal(0, 3, (4, 3))
-    directions, nail = _THUMBS["beside"]
+    directions, nail = _THUMBS["adjacent"]
     return Pose(
         flex, np.array(_TOGETHER, float), _unit(np.array(directions) + np.array([-0.1, 0, 0.2])), np.array(nail), None
     )

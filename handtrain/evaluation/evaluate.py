@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from handdata import assets, shipped
+from handdata import assets
 from handdata.errors import UserError
 from handdata.files import write_jsonl
 from handdata.huggingface import parse
+from handdata.shipped import versions
 from handtrain.data.dataset import load
 from handtrain.data.image_folder import read_settings, split_of
 from handtrain.evaluation import hands, metrics, table
@@ -90,10 +90,7 @@ def _record(
         "hands": _hand_rules(),
         "weights": models.weights,
         "options": recorded(options),
-        "versions": {
-            "hand1000": shipped.version(),
-            **{name: version(name) for name in ("torch", "torchvision", "torch-fidelity", "mediapipe")},
-        },
+        "versions": versions("torch", "torchvision", "torch-fidelity", "mediapipe"),
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from handdata.errors import UserError
 from handdata.huggingface import HubName, Place, parse, parse_model
 from handdata.machine import choose_device
-from handdata.shipped import version
+from handdata.shipped import versions
 from handtrain.data.dataset import Photographs, load, readme
 from handtrain.method.fusion import TokenFusion
 from handtrain.method.gesture import GestureFeature
@@ -116,8 +116,5 @@ def _place(place: Place, commit: Place | None) -> dict[str, str | None]:
     return {"place": f"hf:{place.repo}", "revision": commit.revision if isinstance(commit, HubName) else place.revision}
 
 
-def _versions() -> dict[str, str]:
-    from importlib import metadata
-
-    libraries = ("torch", "diffusers", "transformers", "datasets")
-    return {"hand1000": version(), **{name: metadata.version(name) for name in libraries}}
+def _versions() -> dict[str, str | None]:
+    return versions("torch", "diffusers", "transformers", "datasets")
