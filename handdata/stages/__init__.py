@@ -1,6 +1,6 @@
 """The stages of a build, a module each, and the table of all of them. Stages may import all but `builds` and `cli`.
 
-A new stage is one row of STAGES, one module, and its columns in `rows/schema`.
+A new stage is one row of STAGES, one module, its columns in `rows/schema`, and its options in `recipe` if it has any.
 """
 
 import importlib

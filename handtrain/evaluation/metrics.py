@@ -1,7 +1,7 @@
 """The metrics as functions of arrays: Frechet distance, KID, and two on hand landmarks that need no Inception weights.
 
 Every function takes optional weights, the number of times that each row counts: a bootstrap draw is a weight vector
-(`handtrain.intervals`), and a set without a draw has weight one everywhere. Computed in float64.
+(`handtrain.evaluation.bootstrap`), and a set without a draw has weight one everywhere. Computed in float64.
 """
 
 from dataclasses import dataclass
