@@ -7,12 +7,9 @@ from handdata.errors import UserError
 
 # The metrics of --best-by, which the log names so. `evaluation.table` has others: distances of sets and both variants.
 LOWER_IS_BETTER = {
-    "validation_loss": True,
-    "hand_found": False,
-    "hand_confidence": False,
-    "gesture_accuracy": False,
+    "validation_loss": True, "hand_found": False, "hand_confidence": False, "gesture_accuracy": False,
     "landmark_distance": True,
-}
+}  # fmt: skip
 _BestBy: TypeAlias = Literal[tuple(LOWER_IS_BETTER)]  # type: ignore[valid-type]
 
 
