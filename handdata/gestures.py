@@ -31,4 +31,4 @@ def gestures() -> dict[str, Gesture]:
 def require(names: tuple[str, ...]) -> None:
     """Raise `UserError` for the first name that is not one of HaGRID's gestures."""
     for name in names:
-        require_known(name, gestures(), "gesture", " HaGRID has 33 gestures: see prompts/gestures.toml")
+        require_known(name, gestures(), "gesture", " All gestures are in prompts/gestures.toml")

@@ -1,9 +1,16 @@
 """The options of a training run and the presets: one row of a table each."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from handdata.errors import UserError
+
+# The metrics of --best-by, which the log names so. `evaluation.table` has others: distances of sets and both variants.
+LOWER_IS_BETTER = {
+    "validation_loss": True, "hand_found": False, "hand_confidence": False, "gesture_accuracy": False,
+    "landmark_distance": True,
+}  # fmt: skip
+_BestBy: TypeAlias = Literal[tuple(LOWER_IS_BETTER)]  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,7 @@ class TrainOptions:
     # Stage III steps between evaluations on images generated for texts of `validation`, never of `test`; 0: none
     evaluate_every: int = 0
     evaluation_images: int = 16  # number of images per evaluation, always with the same texts and seeds
-    # metric that selects the best evaluation
-    best_by: Literal["validation_loss", "hand_found", "hand_confidence", "gesture_accuracy", "landmark_distance"] = (
-        "gesture_accuracy"
-    )
+    best_by: _BestBy = "gesture_accuracy"  # metric that selects the best evaluation
     keep: Literal["last", "best"] = "last"  # weights of the model: the last, or those of the best evaluation
     patience: int = 0  # number of evaluations in a row without a better one that ends Stage III; 0: never
     # generator of the noise with --order images: cuda repeats the released code's, cpu is equal on every machine

@@ -1,1 +1,4 @@
-"""The published dataset: its Parquet files, checksums, card, Croissant description, pictures and scores."""
+"""The published dataset: its Parquet files, checksums, card, Croissant description, pictures and scores.
+
+Imports `rows`, `texts` and the modules of `handdata/` itself.
+"""

@@ -1,1 +1,4 @@
-"""The rows of a build: their columns, the manifest, the shards that hold them, and decisions about them."""
+"""The rows of a build: their columns, the manifest, the shards that hold them, and decisions about them.
+
+Imports the modules of `handdata/` itself.
+"""

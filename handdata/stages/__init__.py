@@ -6,8 +6,8 @@ maps the columns of a shard (256 rows) to new columns and knows nothing of files
 the smallest example. The stages `select`, `fetch` and `assemble` work on the whole build: each is a function
 `run(build, recipe, execution)`.
 
-A new stage is one module here, one row of STAGES, and its columns and reasons in `rows/schema`. Stages may import
-everything but `builds` and `cli`.
+A new stage is one module here, one row of STAGES, its columns and reasons in `rows/schema`, and its options in
+`recipe` if it has any. Stages may import everything but `builds` and `cli`.
 """
 
 import importlib

@@ -1,1 +1,4 @@
-"""Benchmark of the training steps against a plain loop, that of the paper's released code."""
+"""Benchmark of the training steps against a plain loop, that of the paper's released code.
+
+Imports `method` and `run`.
+"""

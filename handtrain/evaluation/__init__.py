@@ -1,1 +1,4 @@
-"""Compare images: metrics, their intervals, and the networks that they are computed from."""
+"""Compare images: metrics, their intervals, and the networks that they are computed from.
+
+Imports `data`, `method` and `model`.
+"""

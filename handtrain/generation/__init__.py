@@ -1,1 +1,1 @@
-"""Generate images from a trained model or a base."""
+"""Generate images from a trained model or a base. Imports `data`, `method` and `model`."""

@@ -1,1 +1,1 @@
-"""The report: one HTML page and its Markdown twin from one or many runs."""
+"""The report: one HTML page and its Markdown twin from one or many runs. Imports `data` and `evaluation`."""

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from handtrain.evaluation.table import LOWER_IS_BETTER
+from handtrain.presets import LOWER_IS_BETTER as LOWER
 from handtrain.reporting.runs import Points
 from handtrain.reporting.tables import arrow
-from handtrain.training.early_stopping import LOWER_IS_BETTER as LOWER
 
 _SMOOTHED = 60  # largest number of steps averaged for a point of the thick line
 

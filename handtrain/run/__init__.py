@@ -1,1 +1,1 @@
-"""A run: its folder, session, checkpoints, processes, device, cost and FLOP. Imports `method` and `model`."""
+"""A run: its folder, session, checkpoints, processes, device, cost and FLOP. Imports `data`, `method` and `model`."""

@@ -1,1 +1,4 @@
-"""The training of a run: setup, encoding, the three stages, validation. Imports all folders before it."""
+"""The training of a run: setup, encoding, the three stages, validation, early stopping.
+
+Imports `data`, `method`, `model`, `run`, `generation` and `evaluation`.
+"""

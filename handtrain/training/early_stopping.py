@@ -18,19 +18,11 @@ from handtrain.evaluation import hands, metrics
 from handtrain.evaluation.gesture_judge import gesture_judge, known_hands, named
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import Preparation
-from handtrain.presets import TrainOptions
+from handtrain.presets import LOWER_IS_BETTER, TrainOptions
 from handtrain.run.folder import Run, RunFolder
 from handtrain.tensor_cache import TensorCache
 
 BEST_FILE = "best/unet.safetensors"
-# The metrics of --best-by, by their names in the log. The metrics of `evaluation` are others, of whole image sets.
-LOWER_IS_BETTER = {
-    "validation_loss": True,
-    "hand_found": False,
-    "hand_confidence": False,
-    "gesture_accuracy": False,
-    "landmark_distance": True,
-}
 
 
 @dataclass
