@@ -34,7 +34,8 @@ class Clip:
 
     def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return the projected features (n, width) of RGB images (h, w, 3) of uint8, in float32."""
-        inputs = self._processor.image_processor(list(images), return_tensors="pt").to(self.device)
+        pixels = [np.array(image) for image in images]  # copies: torch warns of arrays that cannot be written
+        inputs = self._processor.image_processor(pixels, return_tensors="pt").to(self.device)
         return _array(self.network.get_image_features(**inputs))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
