@@ -11,7 +11,6 @@ from handtrain.mini.pictures import SIZE, World
 from handtrain.mini.tokenizers import write_bert_vocabulary
 
 SCHEDULE = Schedule("captioner", steps=3000, batch=32, lr=1e-3, warmup=200)
-LONGEST = 40  # tokens of a caption
 _WIDTH = 96
 
 
