@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from handdata.files import read_json, read_jsonl
 from handdata.markdown import markdown_table
+from handdata.readers import read_json, read_jsonl
 from handtrain.evaluation import bootstrap, metrics
 from handtrain.evaluation.features import Rows
 

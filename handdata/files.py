@@ -47,17 +47,6 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, None if it does not exist."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def read_jsonl(path: Path) -> list[Any]:
-    """Return the values of a file with one JSON value per line, an empty list if it does not exist."""
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    return [json.loads(line) for line in lines if line.strip()]
-
-
 def write_jsonl(path: Path, values: Iterator[Any] | list[Any]) -> None:
     """Write a file with one JSON value per line, whole or absent."""
     write_text(path, "".join(json.dumps(value) + "\n" for value in values))

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from handdata.errors import Unfinished, UserError
-from handdata.files import read_json, sha256_by_path, sha256_of, whole_folder
+from handdata.files import sha256_by_path, sha256_of, whole_folder
 from handdata.huggingface import HubName, Place, hub_errors, parse
 from handdata.markdown import markdown_table
+from handdata.readers import read_json
 from handtrain.model.export import write_texts
 from handtrain.model.pipeline import ABOUT_FILE
 from handtrain.reporting.tables import metric_table, remarks

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.files import read_json
 from handdata.gestures import PAPER_GESTURES
 from handdata.huggingface import parse
+from handdata.readers import read_json
 from handtrain.data.dataset import load
 from handtrain.evaluation import evaluate as evaluation
 from handtrain.evaluation.image_sets import folder_set

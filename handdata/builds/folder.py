@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from handdata.errors import UserError
-from handdata.files import locked, read_json, require_writable_folder, sha256_of, write_json, write_text
+from handdata.files import locked, require_writable_folder, sha256_of, write_json, write_text
+from handdata.readers import read_json
 from handdata.recipe import Recipe, dump, find, load, override
 from handdata.shipped import versions
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from handdata.dataset import croissant, figures
 from handdata.dataset.credits import Origin, Provenance, origin, provenance
-from handdata.files import read_json, write_json, write_text
+from handdata.files import write_json, write_text
 from handdata.markdown import markdown_table
+from handdata.readers import read_json
 from handdata.recipe import Recipe
 from handdata.rows.publication import Choice
 from handdata.rows.schema import COLUMNS, REASONS, SPLITS, features

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from handdata.clip import Clip
 from handdata.errors import Unfinished, UserError
 from handdata.huggingface import HubName, at_commit, first_line, hub_errors, parse
 from handdata.recipe import EvaluateOptions
+from handdata.vision.clip import Clip
 
 CAPTION_ROWS = 5000  # rows, the first ones, of the caption-caption cosine (as in the released code)
 _BATCH = 32

@@ -18,7 +18,8 @@ from handdata.dataset.checksums import CHECKSUMS, File, write_checksums
 from handdata.dataset.credits import fingerprints
 from handdata.dataset.parquet import write_data
 from handdata.errors import UserError
-from handdata.files import read_json, whole_folder, write_json
+from handdata.files import whole_folder, write_json
+from handdata.readers import read_json
 from handdata.recipe import Recipe
 from handdata.rows import decisions
 from handdata.rows.manifest import read_manifest

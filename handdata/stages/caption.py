@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from handdata.huggingface import local_model, model_folder
-from handdata.landmarks import decode
 from handdata.recipe import CaptionOptions
 from handdata.stages import Columns
 from handdata.texts.captioner import Captioner
+from handdata.vision.landmarks import decode
 
 
 class Captions:

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from handdata import assets
-from handdata.landmarks import ASSET, HandFinder, decode, gesture_hand
 from handdata.machine import cores
 from handdata.recipe import LandmarkOptions
 from handdata.stages import Columns
+from handdata.vision.landmarks import ASSET, HandFinder, decode, gesture_hand
 
 
 class HandLandmarks:

@@ -16,8 +16,9 @@ from typing import Any
 
 from handdata import gestures
 from handdata.errors import UserError
-from handdata.files import read_json, remove_partial, require_writable_folder, whole_file, write_json, write_jsonl
+from handdata.files import remove_partial, require_writable_folder, whole_file, write_json, write_jsonl
 from handdata.machine import cores, map_unordered
+from handdata.readers import read_json
 from handdata.recipe import RenderOptions
 from handdata.rows.schema import HAGRID_SPLITS, SPLITS
 from handdata.world.skeleton import GESTURES

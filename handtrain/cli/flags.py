@@ -7,9 +7,10 @@ from typing import Annotated, Literal, TypeAlias
 import tyro
 from tyro.conf import Positional
 
-from handdata.files import read_json, write_json
+from handdata.files import write_json
 from handdata.gestures import PAPER_GESTURES
 from handdata.huggingface import parse, parse_model
+from handdata.readers import read_json
 from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_of
 

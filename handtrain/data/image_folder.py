@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from handdata.files import read_json, read_jsonl
 from handdata.huggingface import Place, parse
+from handdata.readers import read_json, read_jsonl
 
 RECORDS_FILE = "generation.jsonl"  # written by `handtrain generate`: one line per image
 SETTINGS_FILE = "generation.json"  # written by `handtrain generate`: the settings that all images share

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from handdata import assets
-from handdata.clip import Clip
 from handdata.errors import Unfinished, UserError
 from handdata.files import sha256_of
-from handdata.landmarks import HandFinder
 from handdata.machine import choose_device
+from handdata.vision.clip import Clip
+from handdata.vision.landmarks import HandFinder
 from handtrain.evaluation import features, hands
 from handtrain.evaluation.features import Extractor, Network, Rows
 from handtrain.evaluation.hands import Hand

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from handdata.clip import Clip
 from handdata.errors import UserError
 from handdata.files import sha256_of
-from handdata.landmarks import HandFinder
+from handdata.vision.clip import Clip
+from handdata.vision.landmarks import HandFinder
 from handtrain.evaluation import hands
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import ImageSet, Member, Preparation

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from handdata.landmarks import ASSET, MIN_SIDE, HandFinder
+from handdata.vision.landmarks import ASSET, MIN_SIDE, HandFinder
 from handtrain.data.crops import window
 
 MOST_HANDS = 2  # per image

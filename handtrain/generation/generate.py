@@ -14,9 +14,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from tqdm import tqdm
 
 from handdata.errors import UserError
-from handdata.files import read_json, require_writable_folder, sha256_of
+from handdata.files import require_writable_folder, sha256_of
 from handdata.huggingface import parse_model
 from handdata.machine import choose_device
+from handdata.readers import read_json
 from handtrain.data.dataset import load
 from handtrain.data.image_folder import split_of
 from handtrain.generation import pictures

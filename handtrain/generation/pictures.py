@@ -9,7 +9,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from handdata.errors import UserError
-from handdata.files import read_json, whole_file, write_json, write_jsonl
+from handdata.files import whole_file, write_json, write_jsonl
+from handdata.readers import read_json
 from handtrain.data.image_folder import RECORDS_FILE, SETTINGS_FILE, is_black, read_settings
 
 CHUNK = "hand1000"  # name of the text chunk in a PNG that holds the record of the image

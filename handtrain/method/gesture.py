@@ -39,7 +39,7 @@ def gesture_feature(rows: Sequence[Row], kind: str) -> GestureFeature:
 
 def hand_in_box(landmarks: Sequence[np.ndarray] | np.ndarray, box: Box) -> int:
     """Return the index of the hand (21, 3) that overlaps most with a box (in fractions), or -1."""
-    from handdata.landmarks import gesture_hand
+    from handdata.vision.landmarks import gesture_hand
 
     left, top, right, bottom = box
     index, _ = gesture_hand(np.asarray(landmarks), [[left, top, right - left, bottom - top]], ["it"], "it")

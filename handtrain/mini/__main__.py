@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 
 from handdata.errors import UserError
-from handdata.files import read_jsonl, write_jsonl
+from handdata.files import write_jsonl
+from handdata.readers import read_jsonl
 from handtrain.mini import autoencoder, captioner, diffusion, run_command
 from handtrain.mini.loop import Schedule
 from handtrain.mini.pictures import World, draw_world

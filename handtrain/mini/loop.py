@@ -13,7 +13,8 @@ from typing import TextIO
 import torch
 from tqdm import tqdm
 
-from handdata.files import read_jsonl, remove_partial, write_jsonl
+from handdata.files import remove_partial, write_jsonl
+from handdata.readers import read_jsonl
 from handtrain.method.batches import batch_of
 from handtrain.run import checkpoint
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from handdata.files import read_jsonl
+from handdata.readers import read_jsonl
 from handdata.recipe import RenderOptions
 from handdata.world.render import draw
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from handdata.errors import UserError
-from handdata.files import read_json, sha256_of
+from handdata.files import sha256_of
 from handdata.huggingface import HubName, Place, pipeline_folder
+from handdata.readers import read_json
 from handtrain import tensor_cache
 from handtrain.method.unet import add_adapters
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import handtrain.method.fusion
 import handtrain.model.pipeline
-from handdata.files import read_json, whole_folder, write_json, write_text
+from handdata.files import whole_folder, write_json, write_text
 from handdata.huggingface import COMPONENT_FILES, OTHER_WEIGHTS
+from handdata.readers import read_json
 from handdata.shipped import version
 from handtrain.method.fusion import FlatFusion, TokenFusion
 from handtrain.method.gesture import NUMBERS

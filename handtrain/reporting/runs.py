@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.files import read_json, read_jsonl
+from handdata.readers import read_json, read_jsonl
 
 Evaluation = dict[str, Any]  # the record of an evaluation, see docs/evaluation.md
 

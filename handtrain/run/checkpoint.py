@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from handdata.files import read_json, sha256_of, whole_folder, write_bytes, write_json
+from handdata.files import sha256_of, whole_folder, write_bytes, write_json
+from handdata.readers import read_json
 
 PIECE_BYTES = 256 * 2**20  # a piece is in memory twice while it is written
 KEPT = 2

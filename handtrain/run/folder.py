@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from handdata.errors import UserError
-from handdata.files import locked, read_json, read_jsonl, remove_partial, write_json, write_text
+from handdata.files import locked, remove_partial, write_json, write_text
+from handdata.readers import read_json, read_jsonl
 
 
 @dataclass(frozen=True)

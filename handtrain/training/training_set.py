@@ -73,7 +73,7 @@ def recomputed_landmarks(photographs: Photographs, progress: bool) -> list[Row]:
     """
     from tqdm import tqdm
 
-    from handdata.landmarks import HandFinder, decode
+    from handdata.vision.landmarks import HandFinder, decode
 
     rows = []
     with HandFinder() as finder:

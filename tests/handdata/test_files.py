@@ -9,8 +9,6 @@ import pytest
 from handdata.errors import Unfinished, UserError
 from handdata.files import (
     locked,
-    read_json,
-    read_jsonl,
     remove_partial,
     require_room,
     require_writable_folder,
@@ -18,8 +16,8 @@ from handdata.files import (
     whole_file,
     whole_folder,
     write_json,
-    write_jsonl,
 )
+from handdata.readers import read_json
 
 
 def test_an_interrupted_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
@@ -44,13 +42,6 @@ def test_an_interrupted_folder_keeps_the_old_one_and_a_finished_one_replaces_it(
         (partial / "new").write_text("new")
     assert [path.name for path in folder.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_missing_json_is_none_and_missing_lines_are_empty(tmp_path):
-    assert read_json(tmp_path / "a.json") is None
-    assert read_jsonl(tmp_path / "a.jsonl") == []
-    write_jsonl(tmp_path / "a.jsonl", iter([{"a": 1}, [2]]))
-    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": 1}, [2]]
 
 
 def test_partial_files_and_folders_are_removed_and_no_others(tmp_path):

@@ -9,12 +9,12 @@ import pytest
 from handdata.builds import engine
 from handdata.errors import Unfinished, UserError
 from handdata.huggingface import model_folder
-from handdata.landmarks import decode
 from handdata.recipe import CaptionOptions
 from handdata.rows.shards import shard_path
 from handdata.stages import Execution, stage_named
 from handdata.stages.caption import Captions
 from handdata.texts.captioner import FAMILIES, Captioner, clean
+from handdata.vision.landmarks import decode
 from tests import tiny_captioners
 from tests.builds import draw_jpeg, make_build
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from handdata.clip import Clip
 from handdata.errors import Unfinished, UserError
+from handdata.vision.clip import Clip
 from handtrain.evaluation import features, hands
 from handtrain.evaluation.features import Network, Rows
 from handtrain.evaluation.image_sets import Preparation, folder_set

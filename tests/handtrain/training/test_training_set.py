@@ -39,7 +39,7 @@ def test_recomputed_landmarks_are_those_of_the_hand_in_the_box(dataset: Path, mo
         return np.asarray(Image.open(io.BytesIO(data)))
 
     fake = SimpleNamespace(HandFinder=Finder, decode=decode, gesture_hand=chosen)
-    monkeypatch.setitem(sys.modules, "handdata.landmarks", fake)
+    monkeypatch.setitem(sys.modules, "handdata.vision.landmarks", fake)
     first, second = recomputed_landmarks(photographs, progress=False)
     assert np.allclose(first.landmarks, here)
     assert first.left_hand

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handdata.landmarks import HandFinder, decode, gesture_hand
+from handdata.vision.landmarks import HandFinder, decode, gesture_hand
 from tests.photos import needs_photos, photo_bytes, photos
 
 
