@@ -18,3 +18,13 @@ def require_known(name: str, known: Iterable[str], kind: str, hint: str = "") ->
     if name not in names:
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
         raise UserError(f"unknown {kind} '{name}'" + "".join(f": did you mean '{near}'?" for near in nearest) + hint)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class.
+
+    The message of an error about a header is left out: the libraries quote the header, which may hold a key.
+    """
+    line = next(iter(str(error).splitlines()), "").strip()
+    quotes = "header" in line.lower() or "bearer" in line.lower()
+    return type(error).__name__ if quotes or not line else line[:300]

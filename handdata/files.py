@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,23 @@ def require_writable_folder(folder: Path, option: str) -> None:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise UserError(f"{option} {folder} cannot be written ({reason}): choose another folder") from None
+
+
+def require_only(folder: Path, ours: Iterable[str], option: str) -> None:
+    """Raise `UserError` if a folder that is to be replaced holds a file that the program did not write.
+
+    `ours` are the paths of the program's files, relative to the folder.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{option} {folder} is a file: give a folder")
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    foreign = sorted(present - set(ours))
+    if foreign:
+        raise UserError(
+            f"{option} {folder} holds '{foreign[0]}', which publish did not write: move it, or give an empty folder"
+        )
 
 
 def require_room(folder: Path, size: int, purpose: str) -> None:

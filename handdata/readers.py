@@ -5,6 +5,7 @@ sentence that names it and the remedy.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,25 @@ def read_table(
     if schema is not None and not table.schema.equals(schema, check_metadata=False):
         return None
     return table if columns is None or table.column_names == list(columns) else None
+
+
+def read_secret(variable: str) -> str:
+    """Return the key in an environment variable, empty if it is not set.
+
+    Raises `UserError`, which does not contain the key, as `check_secret` does.
+    """
+    return check_secret(os.environ.get(variable, ""), f"the key in ${variable}")
+
+
+def check_secret(secret: str, name: str) -> str:
+    """Return a key or token without the white space around it.
+
+    Raises `UserError`, which does not contain it, for one that no header of a request can hold.
+    """
+    secret = secret.strip()
+    if not all("!" <= character <= "~" for character in secret):
+        raise UserError(f"{name} has a space, a line break or a letter outside ASCII in it: copy it again")
+    return secret
 
 
 _JSON_NAMES: dict[type, str] = {dict: "object", list: "list", str: "string"}

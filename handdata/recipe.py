@@ -3,6 +3,7 @@
 The defaults are the paper's values where it gives them. A trailing comment is the help of the flag of the same name.
 """
 
+import re
 import tomllib
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from handdata.gestures import PAPER_GESTURES
 from handdata.shipped import known_archives, resource
 from handdata.strict_toml import from_table, to_table
 
+GESTURE = "{gesture}"  # placeholder in a place: one archive per gesture
+_PLACEHOLDER = re.compile(r"\{\{gesture\}\}|\{gesture\}")
 MIN_SIDE = 256  # px; MediaPipe finds small hands better in enlarged images (docs/decisions.md)
 
 
@@ -224,10 +227,26 @@ def dump(recipe: Recipe) -> str:
 
 
 def absolute_place(place: str, folder: Path) -> str:
-    """Return a path as an absolute one that starts at `folder`; URLs and names of `sources.toml` stay as they are."""
+    """Return a path as an absolute one that starts at `folder`; URLs and names of `sources.toml` stay as they are.
+
+    `{gesture}` in `place` is a placeholder. In the name of `folder` it is none, and becomes `{{gesture}}`.
+    """
     if "://" in place or place in known_archives():
         return place
-    return str((folder / Path(place).expanduser()).absolute())
+    path = Path(place).expanduser()
+    if path.is_absolute():
+        return str(path)
+    return str(Path(str(folder.absolute()).replace(GESTURE, f"{{{GESTURE}}}")) / path)
+
+
+def with_gesture(place: str, gesture: str | None) -> str:
+    """Return a place with the placeholder `{gesture}` replaced; `{{gesture}}` is the literal text `{gesture}`."""
+    return _PLACEHOLDER.sub(lambda match: GESTURE if match[0] != GESTURE else gesture or "", place)
+
+
+def has_gesture(place: str) -> bool:
+    """Return whether a place has the placeholder `{gesture}`."""
+    return any(match[0] == GESTURE for match in _PLACEHOLDER.finditer(place))
 
 
 def _absolute(recipe: Recipe, folder: Path) -> Recipe:

@@ -9,7 +9,7 @@ from typing import Any
 
 from handdata.errors import UserError
 from handdata.gestures import PAPER_GESTURES
-from handdata.huggingface import parse
+from handdata.huggingface import parse_dataset
 from handdata.readers import read_json
 from handtrain.data.dataset import load
 from handtrain.evaluation import evaluate as evaluation
@@ -83,7 +83,7 @@ def planned(
         raise UserError("--gestures is empty: leave it out for the paper's six")
     lines = []
     for gesture in gestures:
-        prompts = len(load(parse(str(dataset), "--dataset"), gesture, split, limit).rows)
+        prompts = len(load(parse_dataset(str(dataset), "--dataset"), gesture, split, limit).rows)
         images = 2 * prompts * len(seeds)
         passes = images * generation.steps_of(generate) * 2  # with and without the prompt
         lines.append(f"{gesture}: {images:,} images, base and tuned, {passes:,} passes of the UNet")

@@ -28,7 +28,7 @@ ORDER = {
 }  # fmt: skip
 SHARED = {
     "errors", "files", "machine", "shipped", "markdown", "gestures", "assets", "huggingface", "vision",
-    "readers", "rows.schema",
+    "readers", "rows.schema", "rows.published",
 }  # fmt: skip
 # The mini models are trained on the drawn world and judged by the captioner; both programs share one main function.
 ALSO_SHARED = {"handtrain.mini": {"world", "texts.captioner", "recipe"}, "handtrain.cli": {"cli.program"}}

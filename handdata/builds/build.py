@@ -74,7 +74,7 @@ class Build(BuildFolder):
         self, to: str | Path, private: bool = False, revision: str | None = None, purge_history: bool = False
     ) -> Published:
         """Publish the dataset to `hf:USER/NAME` or a folder, and read it back; the result's `place` is its address."""
-        return publish(self, str(to), private, revision, purge_history)
+        return publish(self, to, private, revision, purge_history)
 
     def _options(self, stage: StageSpec, implementation: Any) -> Any:
         """Return a stage's options, with a model's branch replaced by the commit that it first resolved to.

@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from handdata.errors import Unfinished, UserError
-from handdata.huggingface import HubName, at_commit, first_line, hub_errors, parse
+from handdata.errors import Unfinished, UserError, first_line
+from handdata.huggingface import parse_dataset
 from handdata.recipe import EvaluateOptions
+from handdata.rows.published import open_published
 from handdata.vision.clip import Clip
 
 CAPTION_ROWS = 5000  # rows, the first ones, of the caption-caption cosine (as in the released code)
@@ -107,26 +107,35 @@ def mean_cosine(vectors: np.ndarray) -> float:
 def open_dataset(dataset: str | Path) -> Any:
     """Return the configuration `all` of a published dataset as a `datasets.DatasetDict`, a `Dataset` by split.
 
-    `dataset` is `hf:USER/NAME[@REVISION]` or a folder that `publish` made; if the Hub cannot be reached, a cached
-    dataset is opened. Raises `UserError` if it does not exist or is not a dataset of handdata, `Unfinished` if it is
-    not in the cache and the Hub cannot be reached.
+    `dataset` is `hf:USER/NAME[@REVISION]`, a folder that `publish` made, or a build; if the Hub cannot be reached, a
+    cached dataset is opened. Raises `UserError` if it does not exist or is not a dataset of handdata, `Unfinished` if
+    it is not in the cache and the Hub cannot be reached.
     """
     import datasets
-    from huggingface_hub.constants import is_offline_mode
+    from datasets.data_files import DataFilesDict, DataFilesList
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from pyarrow import ArrowException
 
-    place = parse(str(dataset), "dataset")
-    if isinstance(place, Path) and not (place / "README.md").is_file():
-        raise UserError(f"{place} is not a dataset: give hf:USER/NAME, or a folder that `handdata publish --to` made")
-    if isinstance(place, HubName) and not is_offline_mode():
-        with suppress(Unfinished):  # the Hub cannot be reached: load_dataset finds what is in the cache
-            place = at_commit(place, "dataset", "dataset")
+    published = open_published(parse_dataset(str(dataset), "dataset"), "dataset")
     datasets.disable_progress_bars()
-    name, revision = (place.repo, place.revision) if isinstance(place, HubName) else (str(place), None)
+    files = {split: published.files("all", split) for split in published.splits("all")}
+    # the library's own search would take `[`, `{` and `::` in a folder's name for patterns
+    lists = {
+        split: DataFilesList([str(path) for path in paths], [_state(path) for path in paths])
+        for split, paths in files.items()
+    }
     try:
-        with hub_errors(place, "dataset") if isinstance(place, HubName) else nullcontext():
-            return datasets.load_dataset(name, "all", revision=revision)
-    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"dataset {place} cannot be loaded: {first_line(error)}") from None
+        builder = Parquet(config_name="all", data_files=DataFilesDict(lists))  # type: ignore[no-untyped-call]
+        builder.download_and_prepare()
+        return builder.as_dataset()
+    except (OSError, ValueError, ArrowException, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"dataset {published.place} cannot be loaded: {first_line(error.__cause__ or error)}") from None
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    """Return the facts by which the library recognises a file that has changed since it was cached."""
+    facts = path.resolve().stat()
+    return str(path.resolve()), facts.st_size, facts.st_mtime_ns
 
 
 def text(result: dict[str, Any]) -> str:

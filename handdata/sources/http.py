@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NoReturn
 
-from handdata.errors import Unfinished, UserError
+from handdata.errors import Unfinished, UserError, first_line
+from handdata.huggingface import hub_token
 from handdata.recipe import FetchOptions
 from handdata.sources.archive import TAIL_BYTES
 
@@ -206,7 +207,7 @@ def http_errors(timeout: float) -> Iterator[None]:
     except httpx2.TimeoutException as error:
         raise TransientError(f"no answer in {timeout:g} s ({type(error).__name__})") from None
     except (httpx2.TransportError, httpx2.TooManyRedirects) as error:
-        raise TransientError(str(error) or type(error).__name__) from None
+        raise TransientError(first_line(error)) from None
 
 
 def address(place: str) -> tuple[str, dict[str, str]]:
@@ -216,7 +217,7 @@ def address(place: str) -> tuple[str, dict[str, str]]:
     """
     if not place.startswith("hf://"):
         return place, {}
-    from huggingface_hub import constants, get_token, hf_hub_url
+    from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.errors import HfUriError
     from huggingface_hub.utils import parse_hf_uri  # type: ignore[attr-defined]
 
@@ -231,7 +232,7 @@ def address(place: str) -> tuple[str, dict[str, str]]:
     if constants.is_offline_mode():
         raise UserError(f"{place} is on the Hub, but HF_HUB_OFFLINE is set: unset it or name a local file")
     url = hf_hub_url(uri.id, uri.path_in_repo, repo_type=uri.type, revision=uri.revision)
-    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else hub_token()
     return url, {"Authorization": f"Bearer {token}"} if token else {}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.recipe import SourceOptions, absolute_place
+from handdata.recipe import SourceOptions, absolute_place, has_gesture, with_gesture
 from handdata.shipped import known_archives
 
 
@@ -82,10 +82,10 @@ def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) ->
     archives = []
     for group in table.get("archives", [table]):
         where = [absolute_place(place, base) for place in group["places"]]
-        separate = any("{gesture}" in place for place in where)  # one archive per gesture
+        separate = any(has_gesture(place) for place in where)  # one archive per gesture
         inside = [gesture for gesture in gestures if gesture in group.get("gestures", gestures)]
         for gesture in inside if separate else [None]:
-            named = tuple(place.replace("{gesture}", gesture or "") for place in where)
+            named = tuple(with_gesture(place, gesture) for place in where)
             archives.append(Archive(named, gesture, image_bytes))
     return archives
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from handdata.errors import UserError
-from handdata.recipe import ImageOptions, Recipe, SourceOptions
+from handdata.recipe import GESTURE, ImageOptions, Recipe, SourceOptions, absolute_place
 from handdata.rows.decisions import Decisions, replay
 from handdata.rows.manifest import Manifest, SourceFacts, read_manifest
 from handdata.rows.oddities import Oddities
@@ -106,10 +106,10 @@ def _rendered(build: Path, recipe: Recipe, execution: Execution) -> SourceOption
     """Draw the mini world into BUILD/source, once, and return it as a source."""
     from handdata.world import render
 
-    place = (build / "source").absolute()
     options = dataclasses.replace(recipe.render, gestures=recipe.render.gestures or recipe.select.gestures)
     render.draw(options, build / "source", 0, execution.progress)
-    return SourceOptions(annotations=(str(place / "annotations.zip"),), images=(str(place / "{gesture}.zip"),))
+    annotations, images = (absolute_place(name, build / "source") for name in ("annotations.zip", f"{GESTURE}.zip"))
+    return SourceOptions(annotations=(annotations,), images=(images,))
 
 
 class _Members:

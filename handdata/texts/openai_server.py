@@ -1,12 +1,12 @@
 """Answer questions with an OpenAI-compatible server: llama.cpp's, vLLM, or a hosted one."""
 
-import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from handdata.errors import Unfinished, UserError
+from handdata.errors import Unfinished, UserError, first_line
+from handdata.readers import read_secret
 from handdata.texts.chat import Answer, Ask
 
 _TRIES = 5  # of a request that fails with a transient error
@@ -25,7 +25,9 @@ class ServerModel:
             raise UserError(f"--server {url} is not a URL: give one such as http://localhost:8000/v1")
         self.name, self.parallel = model, parallel
         self._url = url.rstrip("/") + "/chat/completions"
-        self._key = os.environ.get(key_variable, "")
+        if not key_variable.isidentifier():
+            raise UserError("--key-variable is the name of an environment variable with the key, not the key itself")
+        self._key = read_secret(key_variable)
         self._key_variable = key_variable
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         limits = httpx2.Limits(max_connections=parallel)
@@ -61,12 +63,12 @@ class ServerModel:
             except httpx2.ReadTimeout:
                 return self._too_slow()
             except httpx2.TransportError as error:
-                problem = str(error) or type(error).__name__
+                problem = first_line(error)
                 continue
             if response.status_code == 200:
                 self._answered = True
                 return self._read(response)
-            problem = f"HTTP {response.status_code}: {self._redact(response.text[:200])}"
+            problem = f"HTTP {response.status_code}: {self._redact(response.text)[:200]}"
             if response.status_code not in _TRANSIENT:
                 raise UserError(self._refusal(response.status_code, problem))
         raise Unfinished(f"the server {self._url} does not answer ({self._redact(problem)}); finished shards are kept")
@@ -82,7 +84,7 @@ class ServerModel:
             choice = response.json()["choices"][0]
             text = choice["message"].get("content") or choice["message"].get("refusal") or ""
         except (ValueError, LookupError, TypeError, AttributeError):
-            beginning = self._redact(response.text[:200])
+            beginning = self._redact(response.text)[:200]
             raise UserError(f"{self._url} is not an OpenAI-compatible server: it returned {beginning!r}") from None
         return Answer(str(text), "length" if choice.get("finish_reason") == "length" else "end")
 

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from handdata.files import write_json
 from handdata.gestures import PAPER_GESTURES
-from handdata.huggingface import parse, parse_model
+from handdata.huggingface import parse_dataset, parse_model
 from handdata.readers import read_json
 from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_of
@@ -50,7 +50,7 @@ class Train:
 
     def __call__(self) -> int:
         check(self.options)
-        parse(self.dataset, "--dataset")
+        parse_dataset(self.dataset, "--dataset")
         parse_model(self.base, "--base")
         from handtrain.run.processes import launched
         from handtrain.training.train import plan_run, train  # takes seconds, so cheap checks come first

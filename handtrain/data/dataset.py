@@ -3,15 +3,15 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from handdata.errors import UserError
-from handdata.huggingface import HubName, Place, at_commit, hub_errors, require_folder
+from handdata.errors import UserError, first_line
+from handdata.huggingface import Place
+from handdata.rows.published import open_published
 from handtrain.data.crops import Box, Window, window
 
 _COLUMNS = {
@@ -67,19 +67,13 @@ def load(place: Place, gesture: str, split: str = "train", limit: int = 0, optio
     Raises `UserError` if the dataset, gesture or split does not exist, if columns are missing or the split is empty.
     """
     import pyarrow.parquet as pq
-    from datasets import Dataset, load_dataset
+    from datasets import Dataset
 
-    if isinstance(place, HubName):
-        place = at_commit(place, "dataset", option)
-    files = _files(place, gesture, option)
-    if split not in files:
-        raise UserError(f"{option} {place} has no split '{split}' for {gesture}; it has {', '.join(files)}")
+    published = open_published(place, option)
+    place, files = published.place, published.files(gesture, split)
     with _dataset_errors(place, option):
-        if isinstance(place, HubName):
-            table = load_dataset(place.repo, gesture, split=split, revision=place.revision)
-        else:
-            # load_dataset would return its cached rows even if the folder's files have changed (datasets 5.2).
-            table = Dataset(pq.read_table(files[split]))
+        # load_dataset would return its cached rows even if the folder's files have changed (datasets 5.2).
+        table = Dataset(pq.ParquetDataset(files, partitioning=None).read())
     _check_columns(table, place, option)
     if not len(table):
         raise UserError(f"{option} {place}: the split '{split}' of {gesture} is empty")
@@ -88,22 +82,17 @@ def load(place: Place, gesture: str, split: str = "train", limit: int = 0, optio
 
 def splits_of(place: Place, gesture: str, option: str = "--dataset") -> list[str]:
     """Return the names of a dataset's splits of a gesture."""
-    return list(_files(place, gesture, option))
+    return open_published(place, option).splits(gesture)
 
 
-def readme(place: Place) -> str:
-    """Return the text of the dataset's card, empty without a card."""
-    if isinstance(place, HubName):
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
+def gestures_of(place: Place, option: str) -> list[str]:
+    """Return the names of a dataset's configurations of one gesture."""
+    return [name for name in open_published(place, option).configurations if name != "all"]
 
-        try:
-            card = Path(hf_hub_download(place.repo, "README.md", revision=place.revision, repo_type="dataset"))
-        except EntryNotFoundError:
-            return ""
-    else:
-        card = place / "README.md"
-    return card.read_text(encoding="utf-8") if card.exists() else ""
+
+def readme(place: Place, option: str = "--dataset") -> str:
+    """Return the text of the dataset's card."""
+    return open_published(place, option).card
 
 
 def row_window(row: Row, size: int, crop: str) -> Window:
@@ -111,35 +100,14 @@ def row_window(row: Row, size: int, crop: str) -> Window:
     return window(row.width, row.height, size, row.box if crop == "hand" else None)
 
 
-def _files(place: Place, gesture: str, option: str) -> dict[str, list[str]]:
-    from datasets import get_dataset_config_names, load_dataset_builder
-
-    if isinstance(place, HubName):
-        path, revision = place.repo, place.revision
-    else:
-        path, revision = str(require_folder(place, option)), None
-    with _dataset_errors(place, option):
-        names = get_dataset_config_names(path, revision=revision)
-        if gesture not in names:
-            raise UserError(f"{option} {place} has no configuration '{gesture}' (--gesture); it has {', '.join(names)}")
-        builder = load_dataset_builder(path, gesture, revision=revision)
-    return {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
-
-
 @contextmanager
 def _dataset_errors(place: Place, option: str) -> Iterator[None]:
-    from datasets.exceptions import DatasetGenerationError
-    from pyarrow import ArrowInvalid
+    from pyarrow import ArrowException
 
-    hub = hub_errors(place, option) if isinstance(place, HubName) else nullcontext()
     try:
-        with hub:
-            yield
-    except FileNotFoundError:  # also datasets' own errors for a folder or repository without data
-        raise UserError(f"{option} {place} does not contain a dataset: name one of `handdata publish`") from None
-    except (DatasetGenerationError, ArrowInvalid) as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{option} {place} cannot be read ({cause}): publish it again") from None
+        yield
+    except (ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{option} {place} cannot be read ({first_line(error)}): publish it again") from None
 
 
 def _check_columns(table: Any, place: Place, option: str) -> None:

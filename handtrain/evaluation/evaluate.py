@@ -8,10 +8,10 @@ from typing import Any
 from handdata import assets
 from handdata.errors import UserError
 from handdata.files import write_jsonl
-from handdata.huggingface import parse
+from handdata.huggingface import parse_dataset
 from handdata.shipped import versions
 from handtrain.data.dataset import load
-from handtrain.data.image_folder import read_settings, split_of
+from handtrain.data.image_folder import images_of, read_settings, split_of
 from handtrain.evaluation import hands, metrics, table
 from handtrain.evaluation.bootstrap import MEAN_DRAWS, Draws
 from handtrain.evaluation.extraction import Models
@@ -48,9 +48,11 @@ def evaluate(
     (options,) = changed(changes, options or EvaluateOptions())
     if options.bootstrap < 2:
         raise UserError(f"--bootstrap {options.bootstrap} must be at least 2")
-    settings = read_settings(Path(fake))
+    fake = images_of(fake, "--fake", "tuned")
+    base = images_of(base, "--base", "base") if base else None
+    settings = read_settings(fake)
     gesture = gesture or settings.get("gesture")
-    sides = _sides(str(real), Path(fake), base, gesture, options.prepare)
+    sides = _sides(str(real), fake, base, gesture, options.prepare)
     prepare = _preparation(options, settings, sides)
     kept = TensorCache(Path(cache) if cache else assets.cache_folder() / "features")
     with Models(options, device, sides) as models:
@@ -135,7 +137,7 @@ def _sides(
     if dataset:
         place, split = dataset
         return {"real": dataset_set(load(place, str(gesture), split, option="--real"), split, "--real"), **sides}
-    return {"real": folder_set(Path(real), "--real"), **sides}
+    return {"real": folder_set(images_of(real, "--real"), "--real"), **sides}
 
 
 def _preparation(options: EvaluateOptions, settings: dict[str, Any], sides: dict[str, ImageSet]) -> Preparation:
@@ -160,7 +162,7 @@ def _judge(
 ) -> metrics.GestureJudge | str:
     """Return a judge of gestures fitted to a dataset's training hands, or the reason why that is impossible."""
     dataset = split_of(real, "--real")
-    place = parse(str(landmarks), "--landmarks") if landmarks else dataset[0] if dataset else None
+    place = parse_dataset(str(landmarks), "--landmarks") if landmarks else dataset[0] if dataset else None
     if place is None:
         return "no training hands to compare with: name a dataset with --landmarks"
     if gesture is None:

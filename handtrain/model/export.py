@@ -21,6 +21,7 @@ from handtrain.method.gesture import NUMBERS
 from handtrain.model.base import Base
 from handtrain.model.card import model_card
 from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE
+from handtrain.model.precision import to_float32
 
 _COPIED = ("text_encoder", "tokenizer", "vae")
 _CHECKER = ("safety_checker", "feature_extractor")
@@ -31,8 +32,8 @@ def export(
 ) -> None:
     """Write a model folder that is whole or absent.
 
-    `about` becomes hand1000.json. All components but the UNet are the base's own files; its safety checker is left out
-    unless `safety_checker` is set.
+    `about` becomes hand1000.json. All components but the UNet are the base's own files, in float32 like the UNet; its
+    safety checker is left out unless `safety_checker` is set.
     """
     index = read_json(base.folder / "model_index.json")
     checker = safety_checker and all((index.get(part) or [None])[0] for part in _CHECKER)
@@ -91,6 +92,7 @@ def _copy_component(source: Path, target: Path) -> None:
         wanted = any(fnmatch(file.name, pattern) for pattern in COMPONENT_FILES)
         if wanted and not any(fnmatch(file.name, pattern) for pattern in OTHER_WEIGHTS):
             shutil.copyfile(file, target / file.name)
+            to_float32(target / file.name)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from handdata.errors import UserError
-from handdata.huggingface import HubName, Place, parse, parse_model
+from handdata.huggingface import HubName, Place, parse_dataset, parse_model
 from handdata.machine import choose_device
+from handdata.readers import read_json
 from handdata.shipped import versions
 from handtrain.data.dataset import Photographs, load, readme
 from handtrain.method.fusion import TokenFusion
@@ -37,6 +38,7 @@ class Setup:
     base_place: Place
     photographs: Photographs  # of the split `train`
     plan: Plan
+    requested: dict[str, str]  # dataset and base as they were requested: a branch may stand for another commit later
 
     def config(self) -> dict[str, Any]:
         """Return the part of run.json that determines the weights."""
@@ -53,6 +55,7 @@ class Setup:
         """Return the entry of run.json that describes this process."""
         return {
             "preset": self.preset,
+            "requested": self.requested,
             "running": asdict(self.running),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
@@ -90,9 +93,12 @@ class Setup:
 
 def set_up(
     dataset: Place | str, gesture: str, base: Place | str, preset: str, options: TrainOptions | None,
-    running: RunOptions | None, device: str, changes: Mapping[str, Any],
+    running: RunOptions | None, device: str, changes: Mapping[str, Any], out: Path | None = None,
 ) -> Setup:  # fmt: skip
-    """Check the arguments of `train`, choose the device, and open the base and the dataset."""
+    """Check the arguments of `train`, choose the device, and open the base and the dataset.
+
+    Repositories of the Hub have the commits that a run in `out` recorded.
+    """
     options, running = changed(changes, options or options_of(preset), running or RunOptions())
     check(options)
     check_running(running)
@@ -100,14 +106,28 @@ def set_up(
     processes = launched()
     if options.order == "images" and processes.count > 1:
         raise UserError("--order images trains on one image after the other: start a single process")
-    place, base_place = parse(str(dataset), "--dataset"), parse_model(str(base), "--base")
+    place, base_place = parse_dataset(str(dataset), "--dataset"), parse_model(str(base), "--base")
+    requested = {"dataset": str(place), "base": str(base_place)}
+    place, base_place = (
+        _as_recorded(at, part, requested[part], out) for part, at in (("dataset", place), ("base", base_place))
+    )
     chosen = choose_device(own_device(device, processes))
     options = resolved(options, running, chosen)
     opened = open_base(base_place)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
     photographs = load(place, gesture, limit=options.limit)
     planned = plan(gesture, photographs, opened, options)
-    return Setup(gesture, preset, options, running, chosen, opened, base_place, photographs, planned)
+    return Setup(gesture, preset, options, running, chosen, opened, base_place, photographs, planned, requested)
+
+
+def _as_recorded(place: Place, part: str, requested: str, out: Path | None) -> Place:
+    """Return a repository at the commit that a run recorded for the same request, which then needs no look-up."""
+    record: dict[str, Any] = read_json(out / "run.json") or {} if out and isinstance(place, HubName) else {}
+    try:
+        asked = any(session["requested"][part] == requested for session in record["sessions"] if "requested" in session)
+        return replace(place, revision=record["config"][part]["revision"]) if asked else place  # type: ignore[type-var]
+    except (KeyError, TypeError):  # a damaged record, which the run reports
+        return place
 
 
 def _place(place: Place, commit: Place | None) -> dict[str, str | None]:

@@ -63,8 +63,9 @@ def train(
     `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
     """
     # Setup: the checked arguments, the other processes, and the run folder with the checkpoint to resume from
-    setup = set_up(dataset, gesture, base, preset, options, running, device, changes)
-    options, running, photographs, out = setup.options, setup.running, setup.photographs, Path(out)
+    out = Path(out)
+    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, out)
+    options, running, photographs = setup.options, setup.running, setup.photographs
     with _memory_errors(), joined(setup.device) as processes:
         progress = progress and processes.first
         if progress:

@@ -87,7 +87,7 @@ def _errors() -> list[Any]:
         (_http(errors.HfHubHTTPError, 403), UserError, "the Hub refuses this token"),
         (_http(errors.HfHubHTTPError, 503), Unfinished, "the Hub answered HTTP 503"),
         (errors.LocalTokenNotFoundError("no token"), UserError, "needs a Hub token"),
-        (errors.OfflineModeIsEnabled("offline mode"), Unfinished, "cannot be reached"),
+        (errors.LocalEntryNotFoundError("not there"), Unfinished, "cannot be reached"),
         (httpx2.ConnectError("refused"), Unfinished, "cannot be reached"),
         (httpx2.ReadTimeout("slow"), Unfinished, "cannot be reached"),
     ]
