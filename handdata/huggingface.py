@@ -133,7 +133,7 @@ def at_commit(name: HubName, kind: Kind, option: str) -> HubName:
             cached = _read_commit(name, kind)
             if not is_down(error) or not cached:
                 raise
-            _note_unreachable(error)
+            _note_unreachable()
             return replace(name, revision=cached)
     _keep_commit(name, kind, commit)
     return replace(name, revision=commit)
@@ -164,7 +164,7 @@ def snapshot(name: HubName, kind: Kind, option: str, patterns: Sequence[str], ig
         except Exception as error:
             if folder is None or not is_down(error):
                 raise
-            _note_unreachable(error)
+            _note_unreachable()
             return Path(folder)
 
 
@@ -261,16 +261,13 @@ def is_down(error: Exception) -> bool:
     return isinstance(error, TransportError | ConnectionError | LocalEntryNotFoundError | json.JSONDecodeError)
 
 
-def _note_unreachable(error: Exception) -> None:
+@cache
+def _note_unreachable() -> None:
+    """Print a line, once in a process, unless HF_HUB_OFFLINE makes it known."""
     from huggingface_hub import constants
 
     if not constants.is_offline_mode():
-        _print_once(f"hand1000: the Hub cannot be reached ({first_line(error)}): its local cache is used")
-
-
-@cache
-def _print_once(line: str) -> None:
-    print(line, file=sys.stderr)
+        print("hand1000: the Hub cannot be reached: models and datasets are read from its cache", file=sys.stderr)
 
 
 def hub_token() -> str | None:
@@ -317,8 +314,8 @@ def hub_errors(name: HubName, option: str) -> Iterator[None]:
             raise
         if constants.is_offline_mode():
             raise UserError(
-                f"{option} {name} needs the Hub ({constants.HF_HUB_CACHE} lacks it or a part of it), and HF_HUB_OFFLINE "
-                "is set: unset it for this command, or name a folder"
+                f"{option} {name} needs the Hub ({constants.HF_HUB_CACHE} lacks it or a part of it), and "
+                "HF_HUB_OFFLINE is set: unset it for this command, or name a folder"
             ) from None
         raise Unfinished(
             f"{option} {name} is not in the cache and the Hub cannot be reached ({first_line(error)}); "

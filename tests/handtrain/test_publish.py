@@ -32,15 +32,16 @@ def test_a_published_folder_is_whole_and_loads(model: Path, tmp_path: Path) -> N
 
 def test_publishing_again_replaces_the_earlier_version(copy: Path, tmp_path: Path) -> None:
     publish(copy, tmp_path / "public")
-    (tmp_path / "public" / "stale").touch()
+    (copy / "unet" / "config.json").rename(copy / "unet" / "renamed.json")
     publish(copy, tmp_path / "public")
-    assert not (tmp_path / "public" / "stale").exists()
+    assert (tmp_path / "public" / "unet" / "renamed.json").is_file()
+    assert not (tmp_path / "public" / "unet" / "config.json").exists()
 
 
 def test_a_folder_with_other_files_is_left_unchanged(model: Path, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").touch()
-    with pytest.raises(UserError, match="contains other files"):
+    with pytest.raises(UserError, match=r"holds 'letter\.txt', which publish did not write"):
         publish(model, tmp_path / "letters")
     assert (tmp_path / "letters" / "letter.txt").exists()
 
