@@ -239,18 +239,7 @@ def _commands(out: Path, server: str) -> list[list[str]]:
     return [
         ["handdata", "build", "mini", "--out", f"{out}/build", *counts.split()],
         ["handtrain", "train", "--out", f"{out}/run", *train.split(), "--sample-every", "0", "--device", "cpu"],
-        [
-            "handtrain",
-            "generate",
-            "--model",
-            "hf:tester/base",
-            "--prompt",
-            "a man",
-            "--out",
-            f"{out}/i",
-            "--steps",
-            "2",
-        ],
+        ["handtrain", "generate", "--model", "hf:tester/base", *image.split(), "--out", f"{out}/images"],
     ]
 
 
