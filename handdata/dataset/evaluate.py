@@ -1,5 +1,6 @@
 """Open and measure a published dataset: CLIP cosines as in the paper's table 1, phrase rate, gesture agreement."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from handdata.assets import cache_folder
 from handdata.errors import Unfinished, UserError, first_line
 from handdata.huggingface import parse_dataset
 from handdata.recipe import EvaluateOptions
@@ -121,7 +123,7 @@ def open_dataset(dataset: str | Path) -> Any:
     files = {split: published.files("all", split) for split in published.splits("all")}
     # the library's own search would take `[`, `{` and `::` in a folder's name for patterns
     lists = {
-        split: DataFilesList([str(path) for path in paths], [_state(path) for path in paths])
+        split: DataFilesList([_readable(path) for path in paths], [_state(path) for path in paths])
         for split, paths in files.items()
     }
     try:
@@ -130,6 +132,18 @@ def open_dataset(dataset: str | Path) -> Any:
         return builder.as_dataset()
     except (OSError, ValueError, ArrowException, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"dataset {published.place} cannot be loaded: {first_line(error.__cause__ or error)}") from None
+
+
+def _readable(path: Path) -> str:
+    """Return a path that the library reads as a path: it splits others at `::`, which therefore get a link."""
+    if "::" not in str(path):
+        return str(path)
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
+    link = cache_folder() / "links" / f"{name}.parquet"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.absolute())
+    return str(link)
 
 
 def _state(path: Path) -> tuple[str, int, int]:

@@ -203,31 +203,27 @@ def test_c1_a_dataset_opens_for_its_measures(hub: HubServer, tmp_path: Path, mon
 
 @pytest.mark.slow
 def test_c1_build_train_and_generate_run_from_the_cache(folders: dict[str, Path], tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HAND1000_CACHE": str(tmp_path / "encoded"),
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with HubServer() as hub, chat_server(lambda request: says("no")) as chat:
         environment |= hub.environment(tmp_path / "home")
-        upload_ = "import sys, json; from tests.faults.test_c1_offline import upload; from pathlib import Path\n"
-        upload_ += "upload({name: Path(path) for name, path in json.loads(sys.argv[1]).items()})"
         names = json.dumps({name: str(path) for name, path in folders.items()})
-        subprocess.run([sys.executable, "-c", upload_, names], env=environment, cwd=ROOT, check=True)
-        runs = [
-            _commands(tmp_path / "1", chat.url),
-            _commands(tmp_path / "2", chat.url),
-            _commands(tmp_path / "3", chat.url),
-        ]
+        subprocess.run([sys.executable, "-c", UPLOAD, names], env=environment, cwd=ROOT, check=True)
+        runs = [_commands(tmp_path / name, chat.url) for name in ("1", "2", "3")]
         _run(runs[0], environment)
-    down = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
-    with chat_server(lambda request: says("no")):
-        _run(runs[1][1:], down)
-        _run(runs[2][1:], {**down, "HF_HUB_OFFLINE": "1"})
-        _run(runs[0], {**down, "HF_HUB_OFFLINE": "1"})  # all of it is finished
-    weights = [sorted((tmp_path / n).rglob("model/unet/*.safetensors"))[0].read_bytes() for n in ("1", "2", "3")]
+        down = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
+        _run(runs[1], down)
+        _run(runs[2], {**down, "HF_HUB_OFFLINE": "1"})
+    _run(runs[0], {**down, "HF_HUB_OFFLINE": "1"})  # all of it is finished: neither the Hub nor the server is needed
+    weights = [next((tmp_path / name).rglob("model/unet/*.safetensors")).read_bytes() for name in ("1", "2", "3")]
     assert weights[0] == weights[1] == weights[2]
+
+
+UPLOAD = """
+import json, sys
+from pathlib import Path
+from tests.faults.test_c1_offline import upload
+upload({name: Path(path) for name, path in json.loads(sys.argv[1]).items()})
+"""
 
 
 def _commands(out: Path, server: str) -> list[list[str]]:
