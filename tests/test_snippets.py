@@ -38,7 +38,7 @@ NOT_RUN = {
     "make test": "runs this test",
     "python -m benchmarks.fetch --runs 3": "a measurement of minutes",
     "python benchmarks/render_quality.py --seed 2026 --count 20 --size 256 --sheet docs/mini_world.jpg": "minutes",
-    "accelerate launch --multi_gpu --num_processes 8 -m handtrain train --dataset ... --preset fast --compile yes": "GPU",
+    "accelerate launch --multi_gpu --num_processes 8 -m handtrain train --dataset ... --preset fast --compile yes": "GPUs",  # noqa: E501
 }
 
 _BUILD = (

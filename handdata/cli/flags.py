@@ -246,7 +246,7 @@ class Publish:
     """
 
     build: Positional[Path]  # the build folder
-    to: str  # hf:USER/NAME, or a folder
+    to: str  # hf:USER/NAME, or a folder (a new one that looks like USER/NAME: ./USER/NAME)
     private: bool = False  # make the repository private
     revision: str | None = None  # branch of the repository; created if it does not exist
     purge_history: bool = False  # permanently delete all earlier commits and the files that only they hold
@@ -270,7 +270,7 @@ class Evaluate:
     contain the phrase once; how often the hand was detected inside the box with the gesture's label.
     """
 
-    dataset: Positional[str]  # hf:USER/NAME[@REVISION], or a folder that `publish --to` made
+    dataset: Positional[str]  # hf:USER/NAME[@REVISION], a folder that `publish --to` made, or a build
     options: Annotated[EvaluateOptions, arg(name="")] = field(default_factory=EvaluateOptions)
     json: bool = False  # print one JSON object on stdout
 

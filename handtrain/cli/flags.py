@@ -97,7 +97,7 @@ class Publish:
     """Publish a trained model with a new model card, and verify the published files."""
 
     model: Path  # finished run, or its model folder
-    to: str  # place to publish to: hf:USER/NAME[@BRANCH], or a folder
+    to: str  # hf:USER/NAME[@BRANCH], or a folder (a new one that looks like USER/NAME: ./USER/NAME)
     private: bool = False  # make a new repository on the Hub private
     metrics: Path | None = None  # metrics for the card: a file of `evaluate --json`, or a JSON file of names and values
 
