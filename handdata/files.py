@@ -67,6 +67,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     A folder that an earlier process moved aside and did not replace is moved back first.
     """
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
     partial, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "old"))
     if old.is_dir() and not folder.exists():
         old.rename(folder)

@@ -69,6 +69,7 @@ PLACES = [
     (r"^handtrain train", f"handtrain train {_TRAIN}"),
     (r"^handtrain generate", "handtrain generate --steps 2 --limit 1 --device cpu"),
     (r"^handtrain evaluate", "handtrain evaluate --clip none --device cpu"),
+    (r"^(handtrain evaluate)(?!.*--variants)", r"\1 --variants standard"),
     (r"^handtrain bench", "handtrain bench --model tiny --steps 20 --warmup 0 --presets fast --device cpu"),
     (
         r"^handtrain reproduce",

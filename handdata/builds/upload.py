@@ -47,7 +47,8 @@ def publish(sent: Payload, name: str, private: bool, revision: str | None, purge
         commit = str(hub.call("repo_info", revision=branch).sha)
     else:
         remark = _about_history(before, sent)
-    place = f"{hub.api.endpoint}/datasets/{name}" + (f"/tree/{branch}" if revision else "")
+    endpoint = re.sub("//[^/@]*@", "//", hub.api.endpoint)  # HF_ENDPOINT may hold a password
+    place = f"{endpoint}/datasets/{name}" + (f"/tree/{branch}" if revision else "")
     return Published(place, commit, sent.rows, len(sent.files), sent.bytes, remark)
 
 

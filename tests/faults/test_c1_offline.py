@@ -209,11 +209,11 @@ def test_c1_build_train_and_generate_run_from_the_cache(folders: dict[str, Path]
         names = json.dumps({name: str(path) for name, path in folders.items()})
         subprocess.run([sys.executable, "-c", UPLOAD, names], env=environment, cwd=ROOT, check=True)
         runs = [_commands(tmp_path / name, chat.url) for name in ("1", "2", "3")]
-        _run(runs[0], environment)
+        _run(runs[0], environment, tmp_path)
         down = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
-        _run(runs[1], down)
-        _run(runs[2], {**down, "HF_HUB_OFFLINE": "1"})
-    _run(runs[0], {**down, "HF_HUB_OFFLINE": "1"})  # all of it is finished: neither the Hub nor the server is needed
+        _run(runs[1], down, tmp_path)
+        _run(runs[2], {**down, "HF_HUB_OFFLINE": "1"}, tmp_path)
+    _run(runs[0], {**down, "HF_HUB_OFFLINE": "1"}, tmp_path)  # finished: neither the Hub nor the server is needed
     weights = [next((tmp_path / name).rglob("model/unet/*.safetensors")).read_bytes() for name in ("1", "2", "3")]
     assert weights[0] == weights[1] == weights[2]
 
@@ -226,22 +226,21 @@ upload({name: Path(path) for name, path in json.loads(sys.argv[1]).items()})
 """
 
 
-def _commands(out: Path, server: str) -> list[list[str]]:
+def _commands(out: Path, server: str) -> list[str]:
     counts = "--select.gestures call --select.train 3 --select.validation 0 --select.test 0"
     counts += " --render.train 6 --render.validation 0 --render.test 0 --caption.model tester/captioner"
     counts += f" --rewrite.server {server} --rewrite.model any --rewrite.retries 0"
-    image = "--prompt hand --steps 2 --device cpu"
     train = "--dataset hf:tester/hands --base hf:tester/base --gesture call --preset smoke --no-tensorboard"
     return [
-        ["handdata", "build", "mini", "--out", f"{out}/build", *counts.split()],
-        ["handtrain", "train", "--out", f"{out}/run", *train.split(), "--sample-every", "0", "--device", "cpu"],
-        ["handtrain", "generate", "--model", "hf:tester/base", *image.split(), "--out", f"{out}/images"],
+        f"handdata build mini --out {out}/build {counts}",
+        f"handtrain train --out {out}/run {train} --sample-every 0 --device cpu",
+        f"handtrain generate --model hf:tester/base --prompt hand --steps 2 --device cpu --out {out}/images",
     ]
 
 
-def _run(commands: list[list[str]], environment: dict[str, str]) -> None:
-    for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", *command], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+def _run(commands: list[str], environment: dict[str, str], folder: Path) -> None:
+    """Run commands in one process of their own, in which the libraries read the environment."""
+    (folder / "commands.json").write_text(json.dumps([("program", command) for command in commands]))
+    command = [sys.executable, "-m", "tests.snippets", str(folder / "commands.json")]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
