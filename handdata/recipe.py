@@ -229,7 +229,7 @@ def dump(recipe: Recipe) -> str:
 def absolute_place(place: str, folder: Path) -> str:
     """Return a path as an absolute one that starts at `folder`; URLs and names of `sources.toml` stay as they are.
 
-    `{gesture}` in `place` is a placeholder. In the name of `folder` it is none, and becomes `{{gesture}}`.
+    `{gesture}` in `place` is a placeholder. In the name of `folder` it is literal text, and becomes `{{gesture}}`.
     """
     if "://" in place or place in known_archives():
         return place

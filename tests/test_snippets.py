@@ -43,13 +43,13 @@ NOT_RUN = {
 
 _BUILD = (
     "--select.gestures call ok --select.train 2 --select.validation 1 --select.test 1 --render.train 4 "
-    "--render.validation 3 --render.test 3 --rewrite.server {chat} --rewrite.model any --rewrite.retries 0"
+    "--render.validation 3 --render.test 3 --rewrite.server <<chat>> --rewrite.model any --rewrite.retries 0"
 )
 _TRAIN = "--preset smoke --device cpu --no-tensorboard --sample-every 0"
-# A pattern in a command line, and what takes its place, in this order. {names} are those of the class `Stands`.
+# A pattern in a command line, and what takes its place, in this order. <<names>> are fields of the class `Stands`.
 PLACES = [
     (r"\[--private\] \[--revision BRANCH\] \[--purge-history\]", "--private"),
-    (r"[\[\]]", ""),
+    (r"^hand.*$", lambda match: re.sub(r"[\[\]]", "", match[0])),  # of optional flags
     (r"hf:USER/|hf://datasets/USER/", "hf:tester/"),
     (r"'hf:tester/NAME/data", "'published/data"),
     (r"^duckdb -c", 'python -c "import duckdb, sys; print(duckdb.sql(sys.argv[1]))"'),
@@ -60,10 +60,10 @@ PLACES = [
     (r"^handdata build hand1000", f"handdata build mini --until select {_BUILD}"),
     (r"--to FOLDER|evaluate FOLDER", lambda match: match[0].replace("FOLDER", "./published")),
     (r"--clip MODEL", "--clip missing/clip"),
-    (r"--image-id ID", "--image-id {image_id}"),
-    (r"--subject SUBJECT", "--subject {subject}"),
-    (r"\bBUILD\b", "{build}"),
-    (r"\bDATASET\b|\btrainset\b", "{dataset}"),
+    (r"--image-id ID", "--image-id <<image_id>>"),
+    (r"--subject SUBJECT", "--subject <<subject>>"),
+    (r"\bBUILD\b", "<<build>>"),
+    (r"\bDATASET\b|\btrainset\b", "<<dataset>>"),
     (r"\b(BASE|MODEL)\b", "hf:CompVis/stable-diffusion-v1-4"),
     (r"\bRUN\b", "runs/call"),
     (r"^handtrain train", f"handtrain train {_TRAIN}"),
@@ -81,14 +81,14 @@ PLACES = [
     (r'"USER/NAME"', '"tester/NAME"'),
     (r'"hand1000", "build/hand1000", rewrite=\{.*?\}', '"mini", "build/hand1000", **SMALL'),
     (r'(base="hf:CompVis/stable-diffusion-v1-4")', r'\1, preset="smoke", device="cpu", sample_every=0'),
-    (r'"THIS MODEL"', '"{model}"'),
+    (r'"THIS MODEL"', '"<<model>>"'),
     (r"guidance_scale=3.0", "num_inference_steps=2"),
 ]  # fmt: skip
 SMALL_PYTHON = """
 import handdata, handtrain
 SMALL = {"select": {"gestures": ["call"], "train": 2, "validation": 0, "test": 1, "spare": 0.0},
          "render": {"train": 3, "validation": 1, "test": 2},
-         "rewrite": {"server": "{chat}", "model": "any", "retries": 0}}
+         "rewrite": {"server": "<<chat>>", "model": "any", "retries": 0}}
 """
 
 
@@ -109,7 +109,7 @@ class Stands:
         for pattern, replacement in patterns:
             text = re.sub(pattern, replacement, text)
         for name in ("chat", "build", "dataset", "model", "image_id", "subject"):
-            text = text.replace(f"{{{name}}}", str(getattr(self, name)))
+            text = text.replace(f"<<{name}>>", str(getattr(self, name)))
         return text
 
 
