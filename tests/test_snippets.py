@@ -58,6 +58,7 @@ PLACES = [
     (r" --rewrite\.model Meta-Llama\S*", ""),
     (r"^handdata build hand1000 --out build/hand1000", f"handdata build mini --out build/hand1000 {_BUILD}"),
     (r"^handdata build hand1000", f"handdata build mini --until select {_BUILD}"),
+    (r"--manifest manifest\.parquet", "--manifest build/paper/manifest.parquet"),
     (r"--to FOLDER|evaluate FOLDER", lambda match: match[0].replace("FOLDER", "./published")),
     (r"--clip MODEL", "--clip missing/clip"),
     (r"--image-id ID", "--image-id <<image_id>>"),
@@ -202,7 +203,6 @@ torch.save({"state_dict": _original_layout(unet)}, "last.ckpt")
 
 def prepare(folder: Path, stands: Stands) -> None:
     """Put files into a page's folder that its snippets take as given."""
-    shutil.copy(stands.build / "manifest.parquet", folder)
     images = sorted((stands.build / "images/call").iterdir())[:2]
     for name in ("realdir", "good", "malformed"):
         (folder / name).mkdir()
