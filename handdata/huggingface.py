@@ -53,11 +53,23 @@ def parse(text: str, option: str) -> Place:
     Raises `UserError` naming the option for a malformed Hub name or a missing folder.
     """
     if not text.startswith("hf:"):
-        return require_folder(Path(text), option)
+        return _of_page(text) or require_folder(Path(text), option)
     name = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", text, flags=re.ASCII)
     if not name:
         raise UserError(f"{option} {text} is not a Hub name: write hf:USER/NAME or hf:USER/NAME@REVISION")
     return HubName(name[1], name[2])
+
+
+def _of_page(address: str) -> HubName | None:
+    """Return the repository of a page of the Hub, such as `publish` prints; None for any other text."""
+    pattern = r"(https?://[^/]+)/(?:datasets/)?([\w-][\w.-]*/[\w.-]+)(?:/tree/([\w./-]+?))?/?"
+    page = re.fullmatch(pattern, address, re.ASCII)
+    if not page:
+        return None
+    from huggingface_hub import constants
+
+    hub = page[1] in (constants.ENDPOINT.rstrip("/"), "https://huggingface.co", "https://hf.co")
+    return HubName(page[2], page[3]) if hub else None
 
 
 def parse_new(to: str | Path | HubName, option: str) -> Place:

@@ -200,3 +200,22 @@ def test_d6_a_dataset_without_a_split_is_not_taken_for_a_folder_of_images(tmp_pa
     for folder in (write_dataset(tmp_path / "hands", 1, 1), build):
         with pytest.raises(UserError, match=rf"^--real {os.fspath(folder)} is a dataset: name its images by a split"):
             images_of(folder, "--real")
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://huggingface.co/datasets/me/hands", "hf:me/hands"),
+        ("https://huggingface.co/datasets/me/hands/tree/v2", "hf:me/hands@v2"),
+        ("https://hf.co/me/model/", "hf:me/model"),
+    ],
+)
+def test_d6_the_page_of_a_repository_is_that_repository(address: str, name: str) -> None:
+    assert str(parse_dataset(address, "--dataset")) == name
+    assert split_of(f"{address.rstrip('/')}:test", "--real") == (parse_dataset(name, "--real"), "test")
+
+
+@pytest.mark.parametrize("address", ["https://example.org/me/hands", "https://huggingface.co/me", "http://["])
+def test_d6_another_address_is_not_a_repository(address: str) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        parse_dataset(address, "--dataset")
