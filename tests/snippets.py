@@ -11,7 +11,6 @@ import io
 import json
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -75,11 +74,10 @@ def run(snippet: Snippet, names: dict[str, Any]) -> None:
 
 
 def serve(command: str) -> None:
-    """Start a server, wait for its first line, and interrupt it."""
+    """Start a server, wait for its first line, and end it."""
     with subprocess.Popen(shlex.split(command), stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout and "HF_ENDPOINT" in server.stdout.readline()
-        server.send_signal(signal.SIGINT)
-        assert server.wait() == 0
+        server.terminate()
 
 
 def main() -> None:
