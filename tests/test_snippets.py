@@ -48,6 +48,7 @@ _BUILD = (
 _TRAIN = "--preset smoke --device cpu --no-tensorboard --sample-every 0"
 # A pattern in a command line, and what takes its place, in this order. <<names>> are fields of the class `Stands`.
 PLACES = [
+    (r'"THIS MODEL"', '"<<model>>"'),
     (r"\[--private\] \[--revision BRANCH\] \[--purge-history\]", "--private"),
     (r"^hand.*$", lambda match: re.sub(r"[\[\]]", "", match[0])),  # of optional flags
     (r"hf:USER/|hf://datasets/USER/", "hf:tester/"),
@@ -82,7 +83,6 @@ PLACES = [
     (r'"USER/NAME"', '"tester/NAME"'),
     (r'"hand1000", "build/hand1000", rewrite=\{.*?\}', '"mini", "build/hand1000", **SMALL'),
     (r'(base="hf:CompVis/stable-diffusion-v1-4")', r'\1, preset="smoke", device="cpu", sample_every=0'),
-    (r'"THIS MODEL"', '"<<model>>"'),
     (r"guidance_scale=3.0", "num_inference_steps=2"),
 ]  # fmt: skip
 SMALL_PYTHON = """
