@@ -36,7 +36,11 @@ class RenderOptions:
     test: int = 8  # pictures per gesture in the test split
     size: int = 256  # width and height of a picture, px
     seed: int = 0  # random seed for drawing: the same seed gives the same bytes
-    malformed: bool = False  # draw malformed hands: wrong finger counts, bends and lengths
+    malformed: bool = False  # draw malformed hands as before 'flaws': also fingers up that the gesture wants down
+    flaws: tuple[str, ...] = ()  # draw wrong hands with some of these flaws; all: any of them (docs/mini_world.md)
+    flaw_count: int = 0  # flaws of a hand; 0: one to three
+    pairs: bool = False  # draw every hand twice: right, and with flaws (of 'flaws', else any)
+    natural: float = 0.0  # share of pictures whose hand takes a natural pose instead of a gesture's
     second_hand: float = 0.2  # share of pictures with a second, idle hand
     oddities: bool = True  # include HaGRID's oddities: missing members, null and short fields, junk folders
     deflated: bool = False  # compress the members of the image archives (HaGRID has both kinds)

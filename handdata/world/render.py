@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from handdata import gestures
-from handdata.errors import UserError
+from handdata.errors import UserError, require_known
 from handdata.files import remove_partial, require_writable_folder, whole_file, write_json, write_jsonl
 from handdata.machine import cores, map_unordered
 from handdata.readers import read_json
 from handdata.recipe import RenderOptions
 from handdata.rows.schema import HAGRID_SPLITS, SPLITS
+from handdata.world.flaws import FLAWS
 from handdata.world.skeleton import GESTURES
 from handdata.world.tasks import Task, draw_task, image_id, plan
 
@@ -64,8 +65,19 @@ def check(options: RenderOptions) -> None:
         raise UserError(f"--size is {options.size}: give 32 to {_BIGGEST} pixels")
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}: give 0 or more")
-    if not 0 <= options.second_hand <= 1:
-        raise UserError(f"--second-hand is {options.second_hand}: give a share from 0 to 1")
+    for name, share in (("second-hand", options.second_hand), ("natural", options.natural)):
+        if not 0 <= share <= 1:
+            raise UserError(f"--{name} is {share}: give a share from 0 to 1")
+    _check_flaws(options)
+
+
+def _check_flaws(options: RenderOptions) -> None:
+    for name in options.flaws:
+        require_known(name, ["all", *FLAWS], "flaw", f"; known are all, {', '.join(FLAWS)}")
+    if not 0 <= options.flaw_count <= len(FLAWS):
+        raise UserError(f"--flaw-count is {options.flaw_count}: give 1 to {len(FLAWS)}, or 0 for one to three")
+    if options.malformed and (options.flaws or options.pairs):
+        raise UserError("--malformed and --flaws or --pairs exclude each other: leave out --malformed")
 
 
 def summary(options: RenderOptions) -> str:
