@@ -1,7 +1,7 @@
 """Wrong hands as image models draw them: flaws of anatomy that are chosen by name, each visible in its pose.
 
-Flaws are wrong anatomy only. A finger that is up where the gesture wants it down is none of them; `malformed_hand` of
-`skeleton`, which draws the mini models' training pictures, has that one too.
+Flaws are wrong anatomy only. A finger up that the gesture wants down is not among them, except in
+`skeleton.malformed_hand`, which draws the mini models' training pictures.
 """
 
 # mypy: disable-error-code="no-any-return"
