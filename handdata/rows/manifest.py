@@ -52,7 +52,7 @@ def read_manifest(build: Path, shard: int | None = None, columns: list[str] | No
             raise KeyError(columns)
     except (OSError, ValueError, KeyError, pa.ArrowException):
         raise UserError(
-            f"{path} is missing or damaged: run `handdata select {build}`, or (for a build from a manifest)"
+            f"{path} is missing or damaged: run `handdata select {build}`, or (if it began with a manifest)"
             f" `handdata fetch --manifest FILE --out {build}`"
         ) from None
     return table if shard is None else table.slice(shard * SHARD_ROWS, SHARD_ROWS)

@@ -11,8 +11,9 @@ from handdata.errors import Unfinished, UserError
 from handdata.gestures import gestures as all_gestures
 from handdata.sources import archive, cache
 from handdata.sources.archive import FOLDER, Entry, LocalFile
-from handdata.sources.http import Client, Refused, RemoteFile, TransientError
+from handdata.sources.http import Client, RemoteFile
 from handdata.sources.places import Archive, normal_gesture
+from handdata.web.client import Refused, TransientError
 from handdata.web.urls import is_remote, public_url
 
 _DIRECTORY_ATTEMPTS = 4

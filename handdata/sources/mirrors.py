@@ -8,7 +8,8 @@ from handdata.errors import Unfinished
 from handdata.rows.manifest import SourceFacts
 from handdata.sources import archive
 from handdata.sources.archive import BadArchive, BadMember, LocalFile
-from handdata.sources.http import Client, Refused, RemoteFile, Replaced, TransientError
+from handdata.sources.http import Client, RemoteFile, Replaced
+from handdata.web.client import Refused, TransientError
 from handdata.web.urls import is_remote
 
 _MOST_EXHAUSTED = 3  # consecutive reads that failed after all attempts: the place is down

@@ -10,8 +10,9 @@ import pytest
 from handdata.errors import Unfinished, UserError
 from handdata.recipe import FetchOptions
 from handdata.sources.download import download, download_all
-from handdata.sources.http import Client, RemoteFile, TransientError
+from handdata.sources.http import Client, RemoteFile
 from handdata.sources.places import Archive, Sources
+from handdata.web.client import TransientError
 from tests.range_server import RangeServer, serve
 
 
