@@ -90,7 +90,7 @@ class RemoteFile:
         except (TransientError, Refused) as error:
             raise Unfinished(f"{self.place} cannot be read: {error}") from None
         self.compares, self.identity, self.final_url = False, again.identity, ""
-        return (again.length, again.tail) == (self.length, self.tail)
+        return again.length == self.length and again.tail.endswith(self.tail)
 
     def request(self, part: str = "") -> dict[str, Any]:
         """Return the arguments of an HTTP request for a part of the file, such as `0-99`, or for the whole file."""
