@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from handdata.errors import UserError
 from handdata.gestures import gestures
@@ -38,10 +39,13 @@ _POSSIBLE: dict[str, Callable[[Any], bool]] = {
 def checked_rows(table: pa.Table, name: str) -> pa.Table:
     """Return the manifest's columns of a table with their types; `name` begins the messages.
 
-    Raises `UserError` for a missing column, one of another type, and the first row with an impossible value.
+    Rows that a removal emptied are left out. Raises `UserError` for a missing column, one of another type, and the
+    first row with an impossible value.
     """
     columns = [_column(table, wanted, name) for wanted in MANIFEST]
     rows = pa.table(columns, schema=MANIFEST)
+    emptied = pc.and_(pc.equal(rows["member"], ""), pc.equal(rows["source"], ""))  # by the removal of an image
+    rows = rows.filter(pc.invert(pc.fill_null(emptied, False)))
     if not rows.num_rows:
         raise UserError(f"{name} has no rows: use a manifest with images")
     for column in MANIFEST.names:

@@ -39,9 +39,6 @@ def write_table(table: pa.Table, path: Path, **options: Any) -> None:
 
 
 def stored_key(path: Path) -> str | None:
-    """Return the key in a Parquet file's metadata, None without a readable file or a key."""
-    try:
-        stored = (pq.read_metadata(path).metadata or {}).get(KEY)
-    except (OSError, ValueError, pa.ArrowException):
-        return None
-    return stored.decode("ascii", "replace") if stored else None
+    """Return the key in a Parquet file's metadata, None without a file or a key."""
+    stored = (pq.read_metadata(path).metadata or {}).get(KEY) if path.exists() else None
+    return stored.decode() if stored else None

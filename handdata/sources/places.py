@@ -11,7 +11,8 @@ from typing import Any
 from handdata.errors import UserError
 from handdata.recipe import SourceOptions, absolute_place
 from handdata.shipped import known_archives
-from handdata.web.urls import is_remote, public_names, public_url, require_url
+from handdata.web.urls import is_remote as is_remote
+from handdata.web.urls import public_names, public_url, require_url
 
 
 @dataclass(frozen=True)

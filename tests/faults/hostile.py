@@ -22,14 +22,16 @@ def damaged_zip(data: bytes, chance: random.Random) -> bytes:
 def with_zip64(data: bytes, chance: random.Random) -> bytes:
     """Return an archive whose members state their sizes and offsets in zip64 extra fields, some of which lie."""
     at = data.rfind(b"PK\5\6")
-    *_, count, size, start, _ = struct.unpack_from("<4sHHHHIIH", data, at)
+    *_, count, _, start, _ = struct.unpack_from("<4sHHHHIIH", data, at)
     directory, position = b"", start
     for _ in range(count):
         names = struct.unpack_from("<HHH", data, position + 28)
         head = bytearray(data[position : position + 46])
         name = data[position + 46 : position + 46 + names[0]]
         packed, whole, offset = (struct.unpack_from("<I", head, place)[0] for place in (20, 24, 42))
-        values = [chance.choice((value, *LIES64)) if chance.random() < 0.3 else value for value in (whole, packed, offset)]
+        values = [
+            chance.choice((value, *LIES64)) if chance.random() < 0.3 else value for value in (whole, packed, offset)
+        ]
         words = values[: chance.choice((0, 1, 2, 3, 3, 3))]
         stated = chance.choice((8 * len(words), 8 * len(words), 3, 24, 0xFFF0))
         extra = struct.pack("<HH", 1, stated) + struct.pack(f"<{len(words)}Q", *words)
@@ -85,9 +87,25 @@ _DAMAGES: tuple[Callable[[bytearray, random.Random], bytes], ...] = (
 
 NUMBERS = (b"0", b"1", b"-1", b"\xb2", b"9" * 400, b"1e3", b"0x10", b"", b"18446744073709551616", b"7 7", b"\xff")
 WORDS = (b"", b"bytes", b"\xff\xfe", b'"a"', b'W/"\xe9"', b"x" * 3000, b"gzip", b"http://[::1", b"/\xe9", b"\x01")
-STATUS = (b"200", b"206", b"206", b"206", b"301", b"302", b"304", b"401", b"404", b"416", b"429", b"503", b"999", b"2x6")
+STATUS = (
+    b"200",
+    b"206",
+    b"206",
+    b"206",
+    b"301",
+    b"302",
+    b"304",
+    b"401",
+    b"404",
+    b"416",
+    b"429",
+    b"503",
+    b"999",
+    b"2x6",
+)
 TARGETS = (
-    b"http://[::1", b"http://" + b"a" * 300 + b"/", b"http://127.0.0.1:99999/", b"file:///etc/passwd", b"ftp://x/", b"//",
+    b"http://[::1", b"http://" + b"a" * 300 + b"/", b"http://127.0.0.1:99999/", b"file:///etc/passwd", b"ftp://x/",
+    b"//",
     b"http://a..b/", b"http://user:secret@127.0.0.1:1/?sig=secret", b"?", b"\xff\xfe", b"http://\xe9\xe9.invalid/",
     b"http://xn--a/", b"", b"javascript:1", b"http://127.0.0.1:1/",
 )  # fmt: skip
@@ -112,7 +130,9 @@ def answer(request: bytes, whole: bytes, chance: random.Random) -> bytes:
     headers += [b"Location: " + chance.choice(TARGETS)] if status.startswith(b"3") else []
     headers += [b"Retry-After: " + chance.choice((*NUMBERS, *WORDS))] if chance.random() < 0.2 else []
     headers += [b"Content-Type: " + chance.choice((b"application/zip", b"text/html", *WORDS))]
-    headers += [b"Content-Encoding: " + chance.choice((b"gzip", b"br", b"deflate", *WORDS))] if chance.random() < 0.2 else []
+    headers += (
+        [b"Content-Encoding: " + chance.choice((b"gzip", b"br", b"deflate", *WORDS))] if chance.random() < 0.2 else []
+    )
     headers += [chance.choice(WORDS)] if chance.random() < 0.05 else []
     if chance.random() < 0.2:
         body = chance.choice((body[:5], body * 2, chance.randbytes(len(body)), b"\x1f\x8b" + body, b""))

@@ -14,7 +14,7 @@ from handdata.rows.manifest import read_manifest, source_facts
 from handdata.sources.places import addresses
 from handdata.stages import Execution, fetch
 from handdata.web.urls import identity_url, public_url, without_secrets
-from tests.faults.archives import fetched, holding, images, recipe_of, served, started
+from tests.faults.archives import fetched, holding, recipe_of, served, started
 from tests.range_server import serve
 
 
@@ -70,7 +70,9 @@ def test_b1_a_whole_build_holds_a_secret_in_its_recipe_only(tmp_path, capsys):
     assert "s3cret" not in output.out + output.err
 
 
-@pytest.mark.parametrize("place", ["{0}gone.zip?se=s3cret", "http://anna:s3cret@127.0.0.1:9/x.zip", "http://x:s3cret@[::1"])
+@pytest.mark.parametrize(
+    "place", ["{0}gone.zip?se=s3cret", "http://anna:s3cret@127.0.0.1:9/x.zip", "http://x:s3cret@[::1"]
+)
 def test_b1_errors_name_the_public_form(tmp_path, place):
     served(tmp_path / "served")
     with serve(tmp_path / "served") as server:
