@@ -14,7 +14,7 @@ from handdata.rows.schema import HAGRID_SPLITS, MANIFEST, SPLITS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _TOLERANCE = 1e-5  # of float32 values in 0..1
-_LARGEST = 1 << 62  # bytes; larger sizes and offsets are lies
+_LARGEST = 1 << 62  # bytes; no archive has larger sizes and offsets
 
 # By column: whether a value is possible. Null is possible in no column.
 _POSSIBLE: dict[str, Callable[[Any], bool]] = {

@@ -44,7 +44,7 @@ TABLE = pa.schema(
 
 _FOLDERS = {**{name: name for name in HAGRID_SPLITS.values()}, "ann_train_val": "train", "ann_test": "test"}
 _IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_CLIP_TOLERANCE = 1e-6  # fraction of the image; a rounding error, far below one pixel
+_CLIP_TOLERANCE = 1e-6  # fraction of the image, less than a hundredth of a pixel: a rounding error
 _LONGEST_NUMBER = 18  # digits; a longer whole number becomes a float, possibly infinity
 _ODDITIES = b"hand1000:odd"  # in the metadata of a cached file
 _LARGEST = 1 << 30  # bytes of a JSON file

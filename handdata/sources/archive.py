@@ -26,7 +26,7 @@ _END64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCATOR = struct.Struct("<4sIQI")
 _ENCRYPTED_FLAG, _UTF8_FLAG = 0x1, 0x800
 _MAX_DIRECTORY = 1 << 30  # bytes; HaGRID's 1.09 million entries take 0.11 GB
-_MOST = (1 << 63) - 1  # a larger number in a directory is a lie, and does not fit into the manifest's columns
+_MOST = (1 << 63) - 1  # larger numbers in a directory are wrong and do not fit into the manifest's columns
 _LOCAL_SLACK = 128  # bytes read in addition: a local header's extra field may be longer than the directory's
 
 Data = bytes | bytearray | memoryview

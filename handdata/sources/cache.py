@@ -1,4 +1,4 @@
-"""What was read from remote archives, kept in `~/.cache/hand1000/index` under names that hold the content's sha256.
+"""Parts of remote archives, kept in `~/.cache/hand1000/index` under names that end with the sha256 of the content.
 
 A file whose content is not that of its name was damaged: it counts as absent, is removed, and is read again.
 """

@@ -80,7 +80,7 @@ def names(images: tuple[Archive, ...]) -> list[str]:
 def addresses(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> dict[str, dict[str, str]]:
     """Return the addresses to request, by the value of the column `source` and by their public form.
 
-    A manifest holds no passwords and signatures: these are the recipe's. Without `images` there are none.
+    A manifest holds no passwords and signatures; the recipe does. The result is empty for a recipe without `images`.
     """
     if options.kind == "render" or not options.images:
         return {}

@@ -13,7 +13,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)", re.DOTALL)
 _PORT = re.compile(r"[^:]*(:[0-9]*)?|.*\](:[0-9]*)?")
 _IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`<>|]+")
 _CLOSING = ".,;:!)]}"  # after a URL in a sentence, these belong to the sentence
-# Parameters that let somebody in, or change with every signature: they do not say which file is meant.
+# Parameters that grant access or change with every signature: they do not identify the file.
 _PASSES = re.compile(
     r"x-(amz|goog|oss|ms|obs|cos)-.*|.*(sig|token|key|auth|secret|cred|passw|pwd|policy|expire|hmac|session|ticket|jwt)"
     r".*|pass|pw|se|sp|sv|st|sr|sip|spr|ske|skt|sks|skv|skoid|sktid|sdd|exp|ts|timestamp|nonce|googleaccessid|user.*",
@@ -41,7 +41,7 @@ def public_url(place: str) -> str:
 
 
 def identity_url(place: str) -> str:
-    """Return what identifies the file at a URL: its public form, and the parameters that are no password or signature.
+    """Return a text that is equal for two URLs of one file: the public form and the parameters without signatures.
 
     It is hashed, never shown: a query may name the file (`?id=7`), while a renewed signature means the same file.
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from handdata.builds.folder import BuildFolder
+from handdata.cli import program
 from handdata.errors import Unfinished, UserError
 from handdata.recipe import SourceOptions
 from handdata.rows.manifest import read_manifest, source_facts
@@ -109,6 +110,16 @@ def test_b1_the_command_line_prints_no_secret_of_a_wrong_recipe(tmp_path):
     command = [sys.executable, "-m", "handdata", "build", str(recipe), "--out", str(tmp_path / "b")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "s3cret" not in done.stderr + done.stdout
+
+
+def test_b1_help_shows_the_places_of_a_recipe_without_their_secrets(tmp_path, capsys):
+    recipe = tmp_path / "r.toml"
+    places = ["https://u:s3cret@h.org/x.zip?sig=s3cret", "https://h.org/y.zip#s3cret"]
+    recipe.write_text(f'name = "x"\n[source]\nimages = {places}\nannotations = {places}\n')
+    with pytest.raises(SystemExit):
+        program.main("handdata", "", {"build": ""}, ["build", str(recipe), "--help"])
+    printed = capsys.readouterr().out
+    assert "h.org/x.zip" in printed and "s3cret" not in printed
 
 
 def test_b1_receipts_of_rows_that_no_server_returned_name_the_public_form(tmp_path):
