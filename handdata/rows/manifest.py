@@ -15,6 +15,7 @@ from handdata.rows.shards import SHARD_ROWS
 from handdata.web.urls import is_remote, public_url, require_url
 
 SOURCES, IMAGE = b"hand1000:sources", b"hand1000:image"  # metadata of the file: SourceFacts by name, image options
+_MOST_ROWS = 4_000_000  # of a manifest; HaGRID has 1.1 million images
 
 
 @dataclass
@@ -58,6 +59,8 @@ def read_foreign(path: Path, option: str = "--manifest") -> pa.Table:
     if not path.is_file():
         raise UserError(f"{name} is not a file: name the manifest.parquet of a build or a dataset")
     try:
+        if pq.read_metadata(path).num_rows > _MOST_ROWS:
+            raise ValueError(f"it states more than {_MOST_ROWS:,} rows")
         table = pq.read_table(path, page_checksum_verification=True)
         table.validate(full=True)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:

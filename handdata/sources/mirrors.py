@@ -55,10 +55,12 @@ class Mirrors:
         raise BadMember("not-fetched", "; ".join(errors) or "no place is left")
 
     def read_file(self, name: str) -> bytes:
-        """Return a file of a folder. Raises `BadMember` (`image-missing`)."""
+        """Return a file of a folder. Raises `BadMember` (`image-missing`, `too-large`)."""
         for place in self.facts.places:
             path = Path(place) / name
             if path.is_file():
+                if path.stat().st_size > self._client.options.largest:
+                    raise BadMember("too-large", f"{path} has {path.stat().st_size:,} bytes")
                 return path.read_bytes()
         raise BadMember("image-missing", f"{name} is missing from {' and '.join(self.facts.places)}")
 

@@ -89,7 +89,7 @@ def require_url(place: str, where: str = "") -> None:
 
 def _fault(url: str) -> str | None:
     if any(c <= " " or c == "\x7f" for c in url):
-        return "it contains a space or a control character"
+        return "it contains a space, which is written %20, or a control character"
     try:
         url.encode("utf-8")
         parts = urlsplit(url)
