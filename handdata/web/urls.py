@@ -13,12 +13,15 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)", re.DOTALL)
 _PORT = re.compile(r"[^:]*(:[0-9]*)?|.*\](:[0-9]*)?")
 _IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`<>|]+")
 _CLOSING = ".,;:!)]}"  # after a URL in a sentence, these belong to the sentence
-# Parameters that grant access or change with every signature: they do not identify the file.
-_PASSES = re.compile(
-    r"x-(amz|goog|oss|ms|obs|cos)-.*|.*(sig|token|key|auth|secret|cred|passw|pwd|policy|expire|hmac|session|ticket|jwt)"
-    r".*|pass|pw|se|sp|sv|st|sr|sip|spr|ske|skt|sks|skv|skoid|sktid|sdd|exp|ts|timestamp|nonce|googleaccessid|user.*",
-    re.IGNORECASE,
+# Parameters that grant access or change with every signature: they do not identify the file. By prefix, or by a word.
+_SIGNED = ("x-amz-", "x-goog-", "x-oss-", "x-ms-", "x-obs-", "x-cos-")
+_PASSES = frozenset(
+    "sig sign signature token accesstoken key apikey accesskey auth authorization authkey secret cred credential"
+    " credentials password passwd passwort pass pw pwd policy expire expires expiry exp hmac session sessionid sid"
+    " ticket jwt nonce timestamp ts user username login googleaccessid"
+    " se sp sv st sr sip spr ske skt sks skv skoid sktid sdd".split()  # the last line: Azure's
 )
+_WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 def is_remote(place: str) -> bool:
@@ -48,7 +51,7 @@ def identity_url(place: str) -> str:
     public, query = public_url(place), place.partition("?")[2].partition("#")[0]
     if public == place or not query:
         return public
-    pairs = sorted(pair for pair in parse_qsl(query, keep_blank_values=True) if not _PASSES.fullmatch(pair[0]))
+    pairs = sorted(pair for pair in parse_qsl(query, keep_blank_values=True) if not _passes(pair[0]))
     return "\n".join([public, *(f"{name}={value}" for name, value in pairs)])
 
 
@@ -85,6 +88,12 @@ def require_url(place: str, where: str = "") -> None:
         shown = "".join(c if c.isprintable() else "?" for c in public_url(place))
         shown = shown if len(shown) <= 120 else f"{shown[:120]}..."
         raise UserError(f"{where} {shown} is not a valid URL ({fault}): correct it".strip())
+
+
+def _passes(name: str) -> bool:
+    """Return whether a parameter of this name is a password, a signature or a part of one."""
+    words = {word.lower() for word in _WORD.findall(name)} | {name.lower()}
+    return name.lower().startswith(_SIGNED) or bool(words & _PASSES)
 
 
 def _fault(url: str) -> str | None:

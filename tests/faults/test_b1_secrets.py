@@ -53,6 +53,25 @@ def test_b1_a_renewed_signature_is_the_same_file_and_another_id_is_another():
     signed = "https://h/x.zip?id=7&X-Goog-Signature={}&Expires={}"
     assert identity_url(signed.format("a", 1)) == identity_url(signed.format("b", 2))
     assert identity_url("https://h/get?id=7") != identity_url("https://h/get?id=8")
+    assert identity_url("https://h/get?design=7") != identity_url("https://h/get?design=8")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AWSAccessKeyId",
+        "X-Amz-Date",
+        "x-oss-signature",
+        "Key-Pair-Id",
+        "Policy",
+        "sv",
+        "access_token",
+        "api_key",
+        "exp",
+    ],
+)
+def test_b1_parameters_of_the_usual_hosts_do_not_identify_a_file(name):
+    assert identity_url(f"https://h/x.zip?{name}=a&part=1") == identity_url(f"https://h/x.zip?part=1&{name}=b")
 
 
 def test_b1_a_whole_build_holds_a_secret_in_its_recipe_only(tmp_path, capsys):
