@@ -8,12 +8,9 @@ from typing import Any
 
 from handdata.errors import Unfinished, UserError
 from handdata.texts.chat import Answer, Ask
-from handdata.web.client import open_client, post
-from handdata.web.urls import public_url, require_url
 
 _TRIES = 5  # of a request that fails with a transient error
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
-_LARGEST = 1 << 20  # bytes of an answer; a text has a few hundred
 _SLOW_IN_A_ROW = 8  # timeouts without any answer before, after which the server counts as down
 
 
@@ -22,19 +19,17 @@ class ServerModel:
 
     def __init__(self, url: str, model: str, key_variable: str, parallel: int = 8, timeout: float = 60.0) -> None:
         """`key_variable` names the environment variable with the key. No file and no message contains the key."""
+        import httpx2
+
         if not url.startswith(("http://", "https://")):
-            raise UserError(f"--server {public_url(url)} is not a URL: give one such as http://localhost:8000/v1")
-        require_url(url, "--server")
+            raise UserError(f"--server {url} is not a URL: give one such as http://localhost:8000/v1")
         self.name, self.parallel = model, parallel
-        base, mark, query = url.partition("?")
-        self._url = base.rstrip("/") + "/chat/completions" + mark + query
-        self._at = public_url(self._url)  # for messages
+        self._url = url.rstrip("/") + "/chat/completions"
         self._key = os.environ.get(key_variable, "")
         self._key_variable = key_variable
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._seconds = timeout
-        self._client = open_client(timeout, parallel)
-        self._client.headers.update(headers)
+        limits = httpx2.Limits(max_connections=parallel)
+        self._client = httpx2.Client(headers=headers, timeout=httpx2.Timeout(timeout, connect=10.0), limits=limits)
         self._answered, self._slow = False, 0
         self.pause = 1.0  # seconds before the second try of a request; doubled for each further one
 
@@ -62,7 +57,7 @@ class ServerModel:
             if attempt:
                 time.sleep(self.pause * 2 ** (attempt - 1) * (1 + 0.25 * random.random()))
             try:
-                response = post(self._client, self._url, body, self._seconds, _LARGEST)
+                response = self._client.post(self._url, json=body)
             except httpx2.ReadTimeout:
                 return self._too_slow()
             except httpx2.TransportError as error:
@@ -74,7 +69,7 @@ class ServerModel:
             problem = f"HTTP {response.status_code}: {self._redact(response.text[:200])}"
             if response.status_code not in _TRANSIENT:
                 raise UserError(self._refusal(response.status_code, problem))
-        raise Unfinished(f"the server {self._at} does not answer ({self._redact(problem)}); finished shards are kept")
+        raise Unfinished(f"the server {self._url} does not answer ({self._redact(problem)}); finished shards are kept")
 
     def _body(self, ask: Ask, max_tokens: int) -> dict[str, Any]:
         messages = [{"role": role, "content": content} for role, content in ask.messages]
@@ -88,21 +83,21 @@ class ServerModel:
             text = choice["message"].get("content") or choice["message"].get("refusal") or ""
         except (ValueError, LookupError, TypeError, AttributeError):
             beginning = self._redact(response.text[:200])
-            raise UserError(f"{self._at} is not an OpenAI-compatible server: it returned {beginning!r}") from None
+            raise UserError(f"{self._url} is not an OpenAI-compatible server: it returned {beginning!r}") from None
         return Answer(str(text), "length" if choice.get("finish_reason") == "length" else "end")
 
     def _too_slow(self) -> Answer:
         self._slow += 1
         if not self._answered and self._slow >= _SLOW_IN_A_ROW:
-            raise Unfinished(f"the server {self._at} did not answer {self._slow} requests in time: raise --timeout")
+            raise Unfinished(f"the server {self._url} did not answer {self._slow} requests in time: raise --timeout")
         return Answer("", "timeout")
 
     def _refusal(self, status: int, problem: str) -> str:
         if status in (401, 403):
-            return f"the server {self._at} refuses the key in ${self._key_variable} ({problem}): set it to a valid one"
+            return f"the server {self._url} refuses the key in ${self._key_variable} ({problem}): set it to a valid one"
         if status == 404:
-            return f"{self._at} lacks the model '{self.name}' or the OpenAI API ({problem}): see --server, --model"
-        return f"the server {self._at} rejects the request ({problem})"
+            return f"{self._url} lacks the model '{self.name}' or the OpenAI API ({problem}): see --server, --model"
+        return f"the server {self._url} rejects the request ({problem})"
 
     def _redact(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text

@@ -8,7 +8,6 @@ import logging
 import re
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -73,10 +72,7 @@ def open_client(timeout: float, connections: int) -> Any:
         raise UserError(
             "the environment's proxy cannot be used: correct HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
         ) from None
-    for transport in (client._transport, *client._mounts.values()):
-        if transport is not None:
-            pool: Any = transport._pool  # type: ignore[attr-defined]
-            pool._network_backend = _Backend(pool._network_backend)
+    obey_deadlines(client)
     return client
 
 
@@ -87,7 +83,7 @@ def exchange(client: Any, request: dict[str, Any], deadline: Deadline) -> Iterat
     `request` holds the arguments of `httpx2.Client.build_request`. `history` of the answer lists the redirects. Raises
     `TransientError` and `Refused`, which never quote an address's secrets or a header.
     """
-    with _converted(deadline), _within(deadline):
+    with _converted(deadline), within(deadline):
         response = _sent(client, request)
         try:
             yield response
@@ -95,27 +91,22 @@ def exchange(client: Any, request: dict[str, Any], deadline: Deadline) -> Iterat
             response.close()
 
 
-def post(client: Any, url: str, body: Any, seconds: float, largest: int) -> Any:
-    """Send JSON and return the answer as an `httpx2.Response` that is read completely, of at most `largest` bytes.
+@contextmanager
+def within(deadline: Deadline) -> Iterator[None]:
+    """Apply a deadline to all requests of this thread in the block. They end with the library's time-out errors."""
+    _current.deadline = deadline
+    try:
+        yield
+    finally:
+        _current.deadline = None
 
-    A wrong label of compression is ignored. Raises the transport errors of httpx2 as its own `post` does: `ReadTimeout`
-    after so many seconds in all, `RemoteProtocolError` for a larger body.
-    """
-    import httpx2
 
-    with _within(Deadline(seconds, seconds)):
-        try:
-            request = client.build_request("POST", url, json=body, headers={"Accept-Encoding": "identity"})
-            response = client.send(request, stream=True, follow_redirects=False)
-        except (httpx2.InvalidURL, UnicodeError, OverflowError):
-            raise httpx2.UnsupportedProtocol("the address is not a valid URL") from None
-        try:
-            raw = b"".join(_capped(response.iter_raw(), largest))
-        finally:
-            response.close()
-    plain = _plain(raw, response.headers.get("Content-Encoding", ""), largest)
-    kept = {k: v for k, v in response.headers.items() if k in ("content-type", "location", "retry-after")}
-    return httpx2.Response(response.status_code, headers=kept, content=plain, request=request)
+def obey_deadlines(client: Any) -> None:
+    """Make the connections of an `httpx2.Client` obey the deadline of the thread that uses them."""
+    for transport in (client._transport, *client._mounts.values()):  # the client has no public way to its connections
+        pool = getattr(transport, "_pool", None)
+        if pool is not None:
+            pool._network_backend = _Backend(pool._network_backend)
 
 
 def whole_number(text: str | None) -> int | None:
@@ -127,15 +118,6 @@ def shown(text: str, most: int = 80) -> str:
     """Return a server's words for a message: printable, shortened, without secrets."""
     printable = "".join(c if c.isprintable() else "?" for c in without_secrets(text))
     return printable if len(printable) <= most else printable[:most] + "..."
-
-
-@contextmanager
-def _within(deadline: Deadline) -> Iterator[None]:
-    _current.deadline = deadline
-    try:
-        yield
-    finally:
-        _current.deadline = None
 
 
 @contextmanager
@@ -174,33 +156,6 @@ def _sent(client: Any, request: dict[str, Any]) -> Any:
     except (UnicodeError, OverflowError):  # of names and ports that no socket accepts
         raise httpx2.InvalidURL("not a valid URL") from None
     raise Refused(f"it redirects more than {_MOST_REDIRECTS} times")
-
-
-def _capped(chunks: Iterator[bytes], largest: int) -> Iterator[bytes]:
-    import httpx2
-
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size > largest:
-            raise httpx2.RemoteProtocolError(f"the answer is larger than {largest:,} bytes")
-        yield chunk
-
-
-def _plain(data: bytes, encoding: str, largest: int) -> bytes:
-    """Return a body unpacked where it is labelled and packed as gzip or zlib, as it is where the label is wrong."""
-    import httpx2
-
-    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
-        return data
-    unpacker = zlib.decompressobj(47)  # gzip or zlib, by the first bytes
-    try:
-        plain = unpacker.decompress(data, largest + 1)
-    except zlib.error:
-        return data
-    if len(plain) > largest:
-        raise httpx2.RemoteProtocolError(f"the answer is larger than {largest:,} bytes")
-    return plain
 
 
 class _Backend:
