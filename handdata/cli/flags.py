@@ -292,12 +292,9 @@ def _shown(recipe: Recipe, argv: list[str]) -> Recipe:
     if not {"-h", "--help"} & set(argv):
         return recipe
     source, server = recipe.source, public_url(recipe.rewrite.server)
-    places = {name: tuple(map(public_url, getattr(source, name))) for name in ("annotations", "images")}
-    return dataclasses.replace(
-        recipe,
-        source=dataclasses.replace(source, **places),
-        rewrite=dataclasses.replace(recipe.rewrite, server=server),
-    )
+    annotations, images = (tuple(map(public_url, places)) for places in (source.annotations, source.images))
+    source = dataclasses.replace(source, annotations=annotations, images=images)
+    return dataclasses.replace(recipe, source=source, rewrite=dataclasses.replace(recipe.rewrite, server=server))
 
 
 def _run_stage(stage: StageSpec, folder: Path, **tables: Any) -> int:
