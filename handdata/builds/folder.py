@@ -1,7 +1,6 @@
 """The folder of a build: its recipe, its lock, and `run.json`."""
 
 import hashlib
-import json
 import platform
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Self
 
 from handdata.errors import UserError
 from handdata.files import locked, require_writable_folder, sha256_of, write_json, write_text
-from handdata.readers import read_json
+from handdata.readers import read_json, read_table
 from handdata.recipe import Recipe, dump, find, load, override
 from handdata.shipped import versions
 
@@ -40,24 +39,16 @@ class BuildFolder:
 
         Raises `UserError` for a file that is not a manifest.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        from handdata.rows.schema import MANIFEST
+        from handdata.rows.manifest import image_options, read_foreign
         from handdata.rows.shards import write_table
 
-        try:
-            table = pq.read_table(manifest)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"--manifest {manifest} cannot be read as Parquet: {error}") from None
-        missing = [name for name in MANIFEST.names if name not in table.column_names]
-        if missing:
-            raise UserError(f"--manifest {manifest} lacks the column '{missing[0]}': it is not a manifest of handdata")
-        image = json.loads((table.schema.metadata or {}).get(b"hand1000:image", b"{}"))
+        table = read_foreign(manifest)
+        image = image_options(table.schema, f"--manifest {manifest}")
         select = {"gestures": tuple(dict.fromkeys(table["gesture"].to_pylist()))}
         build = cls.start(Recipe(out.name), out, select=select, image=image, **tables)
         own = out / "manifest.parquet"
-        if not own.exists() or not pq.read_table(own).equals(table, check_metadata=True):
+        stored = read_table(own)
+        if stored is None or not stored.equals(table, check_metadata=True):
             write_table(table, own)
         return build
 

@@ -15,6 +15,7 @@ from handdata.builds.folder import BuildFolder
 from handdata.errors import UserError
 from handdata.recipe import EvaluateOptions, FetchOptions, ImageOptions, Recipe, RenderOptions, find, load
 from handdata.stages import STAGES, StageSpec, stage_named, stages_until
+from handdata.web.urls import public_url
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Plan:
 
     @classmethod
     def defaults(cls, argv: list[str]) -> "Plan | None":
-        return cls(argv[0], load(find(argv[0]))) if _has_positional(argv) else None
+        return cls(argv[0], _shown(load(find(argv[0])), argv)) if _has_positional(argv) else None
 
     def __call__(self) -> int:
         from handdata.builds import plan
@@ -74,7 +75,7 @@ class Build:
 
     @classmethod
     def defaults(cls, argv: list[str]) -> "Build | None":
-        return cls(argv[0], load(find(argv[0])), MISSING) if _has_positional(argv) else None
+        return cls(argv[0], _shown(load(find(argv[0])), argv), MISSING) if _has_positional(argv) else None
 
     def __call__(self) -> int:
         from handdata.builds import build, status
@@ -98,7 +99,7 @@ def _stage_command(stage: StageSpec) -> type:
     def defaults(cls: Any, argv: list[str]) -> Any:
         if not _has_positional(argv):
             return None
-        recipe = BuildFolder.open(argv[0]).recipe
+        recipe = _shown(BuildFolder.open(argv[0]).recipe, argv)
         return cls(Path(argv[0]), *(getattr(recipe, name) for name in tables))
 
     def call(command: Any) -> int:
@@ -284,6 +285,16 @@ class Evaluate:
 
 def _has_positional(argv: list[str]) -> bool:
     return bool(argv) and not argv[0].startswith("-")
+
+
+def _shown(recipe: Recipe, argv: list[str]) -> Recipe:
+    """Return a recipe as the defaults of flags; for --help, which prints them, without secrets of URLs."""
+    if not {"-h", "--help"} & set(argv):
+        return recipe
+    source, server = recipe.source, public_url(recipe.rewrite.server)
+    annotations, images = (tuple(map(public_url, places)) for places in (source.annotations, source.images))
+    source = dataclasses.replace(source, annotations=annotations, images=images)
+    return dataclasses.replace(recipe, source=source, rewrite=dataclasses.replace(recipe.rewrite, server=server))
 
 
 def _run_stage(stage: StageSpec, folder: Path, **tables: Any) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from handdata.errors import Unfinished, UserError, require_known
 from handdata.shipped import version
+from handdata.web.urls import without_secrets
 
 Table = dict[str, str]  # one line of help by the name of a command
 
@@ -79,5 +80,5 @@ def _run(program: str, table: Table, name: str, argv: list[str]) -> int:
 
 def _end(program: str, sentence: str, code: int) -> int:
     """Print a sentence on stderr and return the exit code."""
-    print(f"{program}: {sentence}", file=sys.stderr)
+    print(f"{program}: {without_secrets(sentence)}", file=sys.stderr)
     return code

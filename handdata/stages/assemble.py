@@ -22,7 +22,7 @@ from handdata.files import whole_folder, write_json
 from handdata.readers import read_json
 from handdata.recipe import Recipe
 from handdata.rows import decisions
-from handdata.rows.manifest import read_manifest
+from handdata.rows.manifest import public_metadata, read_manifest
 from handdata.rows.publication import Choice, choose
 from handdata.rows.schema import SPLITS, STAGE_COLUMNS, features
 from handdata.rows.shards import shard_count, shard_path, write_table
@@ -122,8 +122,7 @@ def _manifest(build: Path, choice: Choice) -> pa.Table:
     """Return the manifest of the published rows, from which `fetch --manifest` gets the same images on any machine."""
     numbers = sorted(number for rows in choice.rows.values() for number in rows)
     table = read_manifest(build)
-    public = {k: v for k, v in (table.schema.metadata or {}).items() if k == b"hand1000:image"}
-    return table.take(numbers).replace_schema_metadata(public)
+    return table.take(numbers).replace_schema_metadata(public_metadata(table.schema))
 
 
 def _summary(key: str, choice: Choice, files: list[File]) -> dict[str, Any]:

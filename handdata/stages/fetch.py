@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
@@ -15,21 +16,22 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from handdata.errors import UserError
+from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial, require_room
 from handdata.machine import cores
 from handdata.recipe import FetchOptions, ImageOptions, Recipe
 from handdata.rows.decisions import replay
-from handdata.rows.manifest import read_manifest, source_facts
+from handdata.rows.manifest import SourceFacts, read_manifest, source_facts
 from handdata.rows.shards import image_path
 from handdata.sources import archive
 from handdata.sources.archive import ENCRYPTED, BadMember, Entry
 from handdata.sources.fetcher import Fetcher, Job, Runs
 from handdata.sources.http import Client
 from handdata.sources.journal import Journal, Receipt, finished, write_shards
-from handdata.sources.mirrors import Mirrors
-from handdata.sources.places import safe_member
-from handdata.stages import Execution, StageReport
+from handdata.sources.mirrors import ArchiveReplaced, Mirrors
+from handdata.sources.places import addresses, safe_member
+from handdata.stages import Execution, StageReport, select
+from handdata.web.urls import public_url
 
 VERSION = 1  # increased when a change of the code changes the stored bytes
 FINAL_REASONS = frozenset({"dropped", "image-corrupt", "image-truncated", "too-many-pixels"})  # the CRC was right
@@ -40,16 +42,36 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     """Fetch the images of a build's manifest that are not finished.
 
-    Raises `Unfinished` if it cannot continue, `UserError` for a manifest with unsafe names or without sources.
+    Where an archive was replaced by another one, the images are selected again, once; finished ones whose members are
+    unchanged are kept. Raises `Unfinished` if it cannot continue, `UserError` for a manifest with unsafe names or
+    without sources.
     """
+    try:
+        return _fetch(build, recipe, execution)
+    except ArchiveReplaced as replaced:
+        if not recipe.source.images:
+            raise Unfinished(
+                f"{replaced}: this build was started from a manifest, so it needs the manifest of the new archive"
+            ) from None
+        if execution.progress:
+            print(f"{replaced}: the images are selected again from the new archive", file=sys.stderr)
+    selected = select.run(build, recipe, execution, again=True)
+    report = _fetch(build, recipe, execution)
+    report.notes |= selected.notes
+    return report
+
+
+def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     table = read_manifest(build)
     jobs = manifest_jobs(table, recipe.image)
+    facts = source_facts(table.schema)
     with closing(Journal(build)) as journal:
         for folder in (build / "images").glob("*"):
             remove_partial(folder)
         _settle_dropped(build, table, jobs, journal)
         refused = _refuse(jobs, recipe.fetch, journal)
         todo = [job for job in jobs if job.image_id not in refused and not _finished(build, job, journal)]
+        _require_sources(todo, facts)
         require_room(build, sum(job.entry.size for job in todo), "fetching the images")
         size = sum(job.entry.compressed_size for job in todo)
         connections = recipe.fetch.connections
@@ -62,13 +84,26 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
             ThreadPoolExecutor(connections) as reading,
             closing(Client(recipe.fetch)) as client,
         ):
-            mirrors = {name: Mirrors(facts, client) for name, facts in source_facts(table.schema).items()}
+            mirrors = _mirrors(build, recipe, facts, client) if todo else {}
             fetcher = Fetcher(build, recipe.image, client, mirrors, journal, storing, bar)
             for future in as_completed([reading.submit(fetcher.read, runs) for _ in range(connections)]):
                 future.result()
         journal.sync()
         failed = write_shards(build, [job.image_id for job in jobs], journal.receipts)
     return StageReport(rows=len(jobs), failed=failed)
+
+
+def _mirrors(build: Path, recipe: Recipe, facts: dict[str, SourceFacts], client: Client) -> dict[str, Mirrors]:
+    """Return the places of each source, requested at the recipe's addresses: the manifest holds their public form."""
+    known = addresses(recipe.source, recipe.select.gestures, build)
+    anywhere = {public: place for named in known.values() for public, place in named.items()}
+    return {name: Mirrors(source, client, {**anywhere, **known.get(name, {})}) for name, source in facts.items()}
+
+
+def _require_sources(jobs: list[Job], facts: dict[str, SourceFacts]) -> None:
+    for job in jobs:
+        if job.source not in facts:
+            raise UserError(f"the manifest names no place for the source '{job.source}': select again, or replace it")
 
 
 def manifest_jobs(table: pa.Table, image: ImageOptions) -> list[Job]:
@@ -82,7 +117,7 @@ def manifest_jobs(table: pa.Table, image: ImageOptions) -> list[Job]:
         entry = Entry(name=row["member"], encrypted=row["method"] == ENCRYPTED, **sizes)
         parts = [VERSION, row["image_id"], entry.name, entry.crc32, entry.size, options]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-        jobs.append(Job(row["image_id"], row["gesture"], row["source"], entry, key))
+        jobs.append(Job(row["image_id"], row["gesture"], public_url(row["source"]), entry, key))
     return jobs
 
 
