@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from handdata.errors import UserError
 from handdata.rows.oddities import Oddities
-from handdata.rows.shards import SHARD_ROWS
+from handdata.rows.shards import SHARD_ROWS, read_table
+
+SOURCES = b"hand1000:sources"  # metadata of a manifest: the facts on its sources, as JSON
 
 
 @dataclass
@@ -39,8 +40,19 @@ class SourceFacts:
 
 
 def read_manifest(build: Path, shard: int | None = None, columns: list[str] | None = None) -> pa.Table:
-    """Return the manifest's rows, or those of one shard, in manifest order."""
-    table = pq.read_table(build / "manifest.parquet", columns=columns)
+    """Return the manifest's rows, or those of one shard, in manifest order.
+
+    Raises `UserError` if it is missing or damaged: no command can make it again for sure, since the source may change.
+    """
+    path = build / "manifest.parquet"
+    table = read_table(path, columns)
+    if table is None and not path.exists():
+        raise UserError(f"{path} does not exist: run `handdata select {build}` first")
+    if table is None:
+        raise UserError(
+            f"{path} is damaged: restore it from a copy, or delete it and run the command that started this build,"
+            " which chooses the images again"
+        )
     return table if shard is None else table.slice(shard * SHARD_ROWS, SHARD_ROWS)
 
 
@@ -49,7 +61,7 @@ def source_facts(schema: pa.Schema) -> dict[str, SourceFacts]:
 
     Raises `UserError` if the metadata of the manifest's file lacks them.
     """
-    stored = (schema.metadata or {}).get(b"hand1000:sources")
+    stored = (schema.metadata or {}).get(SOURCES)
     if stored is None:
         raise UserError("the manifest has no entry for its sources: it was not made by `handdata select`")
     return {

@@ -40,6 +40,8 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
         source = _rendered(build, recipe, execution) if recipe.source.kind == "render" else recipe.source
         sources = resolve(source, recipe.select.gestures, build)
         key = input_key(sources, recipe)
+        if path.exists():
+            read_manifest(build, columns=["image_id"])  # raises if it is damaged: it is not replaced without a word
         if stored_key(path) != key:
             with closing(Client(recipe.fetch, execution.progress)) as client:
                 if source.whole:
