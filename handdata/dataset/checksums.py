@@ -48,9 +48,12 @@ def checksums_text(files: dict[str, dict[str, Any]]) -> str:
 def read_checksums(path: Path) -> dict[str, dict[str, Any]]:
     """Return the files that a `checksums.json` lists. Raises `UserError` if handdata did not write it."""
     table = read_json(path) or {}
-    files: dict[str, dict[str, Any]] = table.get("files") if isinstance(table.get("files"), dict) else {}
-    if table.get("format") != FORMAT or not all(map(_is_entry, files.values())):
-        raise UserError(f"{path} is not a list of files that handdata wrote, or damaged: publish to another place")
+    files: dict[str, dict[str, Any]] = table.get("files")  # type: ignore[assignment]
+    if table.get("format") != FORMAT or not isinstance(files, dict) or not all(map(_is_entry, files.values())):
+        raise UserError(
+            f"{path} is damaged, or not a list of files that handdata wrote: publish the dataset again, or to another"
+            " place"
+        )
     return files
 
 
