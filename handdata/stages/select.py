@@ -110,7 +110,7 @@ def _rendered(build: Path, recipe: Recipe, execution: Execution) -> SourceOption
 
     place = (build / "source").absolute()
     options = dataclasses.replace(recipe.render, gestures=recipe.render.gestures or recipe.select.gestures)
-    render.draw(options, build / "source", 0, execution.progress)
+    render.draw(options, build / "source", 0, execution.progress, own=True)
     return SourceOptions(annotations=(str(place / "annotations.zip"),), images=(str(place / "{gesture}.zip"),))
 
 
