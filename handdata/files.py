@@ -68,7 +68,7 @@ def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_sealed_json(path: Path) -> dict[str, Any] | None:
-    """Return what `write_sealed_json` wrote; None if the file is missing, damaged or was changed."""
+    """Return an object that `write_sealed_json` wrote; None if the file is missing, damaged or was changed."""
     value: dict[str, Any] | None = read_json(path)
     if value is None or value.pop(_SEAL, None) != _hash_of(value):
         return None

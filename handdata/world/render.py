@@ -5,6 +5,7 @@ bytes do not depend on the number of workers.
 """
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ VERSION = 2  # raised when the same options give other pictures
 
 _DRAWING = ".drawing"  # folder of the pictures drawn so far; removed when the archives are complete
 _BIGGEST = 2048
+_DRAWN_FROM = 1_704_067_200  # 2024-01-01, the date of the members, in seconds
 _PER_WORKER = 8  # with fewer pictures the start of a process does not pay off
 
 
@@ -181,6 +183,8 @@ def _archive(options: RenderOptions, tasks: list[Task], folder: Path) -> None:
         *(f"{gesture}.zip" for gesture in dict.fromkeys(t.gesture for t in tasks)),
     ]
     files = {name: sha256_of(folder / name) for name in names}
+    for name, digest in files.items():  # archives that are drawn again count as the same ones: equal bytes, equal time
+        os.utime(folder / name, (_DRAWN_FROM + int(digest[:6], 16),) * 2)
     write_json(folder / "render.json", {**_key(options), "files": files})
     shutil.rmtree(drawing)
 
