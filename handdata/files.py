@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -80,10 +80,19 @@ def write_jsonl(path: Path, values: Iterator[Any] | list[Any]) -> None:
     write_text(path, "".join(json.dumps(value) + "\n" for value in values))
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with its content, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+
 def remove_partial(folder: Path) -> None:
     """Remove the incomplete files and folders that killed processes left in a folder."""
     for partial in folder.glob(".*.partial"):
-        _remove(partial)
+        remove(partial)
 
 
 @contextmanager
@@ -95,19 +104,19 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     partial, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "old"))
     if old.is_dir() and not folder.exists():
         old.rename(folder)
-    _remove(partial)
+    remove(partial)
     make_folder(partial)
     try:
         yield partial
-        _remove(old)
+        remove(old)
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
         sync_folder(folder.parent)
     finally:
-        _remove(partial)
+        remove(partial)
         if folder.exists():
-            _remove(old)
+            remove(old)
 
 
 def sync_folder(folder: Path) -> None:
@@ -186,14 +195,6 @@ def _lock_file(path: Path) -> TextIO:
 
 def _hash_of(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, or a folder with its content."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

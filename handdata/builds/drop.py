@@ -12,6 +12,7 @@ import pyarrow as pa
 from handdata.assets import cache_folder
 from handdata.builds.folder import BuildFolder
 from handdata.errors import UserError
+from handdata.files import remove
 from handdata.rows import decisions
 from handdata.rows.manifest import SOURCES, read_manifest, source_facts
 from handdata.rows.schema import MANIFEST, STAGE_COLUMNS
@@ -54,10 +55,10 @@ def drop(
         decisions.append(build.path, [*person, *images])
         decisions.forget(build.path, ids | ({subject} if subject else set()))
         for number, row in rows.items():
-            image_path(build.path, row["gesture"], row["image_id"]).unlink(missing_ok=True)
+            remove(image_path(build.path, row["gesture"], row["image_id"]))
             _blank(build.path, number)
         journal.forget(build.path, ids)
-        (build.path / "review.html").unlink(missing_ok=True)  # it shows the texts; `handdata review` writes a new page
+        remove(build.path / "review.html")  # it shows the texts; `handdata review` writes a new page
         _reduce(build.path, rows)
         if assemble.read_summary(build.path) is None:
             return Dropped(len(rows), None, elsewhere)
@@ -83,7 +84,7 @@ def _blank(build: Path, number: int) -> None:
         path = shard_path(build, stage, shard)
         table = read_table(path)
         if table is None:  # a damaged shard counts as absent, and may hold the row
-            path.unlink(missing_ok=True)
+            remove(path)
             continue
         rows = table.to_pylist()
         rows[place] = {"image_id": rows[place]["image_id"], "reason": "dropped"}

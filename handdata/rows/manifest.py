@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from handdata.errors import UserError
 from handdata.rows.oddities import Oddities
+from handdata.rows.schema import MANIFEST
 from handdata.rows.shards import SHARD_ROWS, read_table
 
 SOURCES = b"hand1000:sources"  # metadata of a manifest: the facts on its sources, as JSON
@@ -45,14 +46,15 @@ def read_manifest(build: Path, shard: int | None = None, columns: list[str] | No
     Raises `UserError` if it is missing or damaged: no command can make it again for sure, since the source may change.
     """
     path = build / "manifest.parquet"
-    table = read_table(path, columns)
+    table = read_table(path)
     if table is None and not path.exists():
         raise UserError(f"{path} does not exist: run `handdata select {build}` first")
-    if table is None:
+    if table is None or not set(MANIFEST.names) <= set(table.column_names):
         raise UserError(
             f"{path} is damaged: restore it from a copy, or delete it and run the command that started this build,"
             " which chooses the images again"
         )
+    table = table if columns is None else table.select(columns)
     return table if shard is None else table.slice(shard * SHARD_ROWS, SHARD_ROWS)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from handdata.errors import UserError
-from handdata.files import remove_partial, require_room
+from handdata.files import remove, remove_partial, require_room
 from handdata.machine import cores
 from handdata.recipe import FetchOptions, ImageOptions, Recipe
 from handdata.rows.decisions import replay
@@ -122,7 +122,7 @@ def _settle_dropped(build: Path, table: pa.Table, jobs: list[Job], journal: Jour
         receipt = journal.receipts.get(job.image_id)
         if decisions.about(job.image_id, subject) == "dropped" or not job.entry.name:
             removed.add(job.image_id)
-            image_path(build, job.gesture, job.image_id).unlink(missing_ok=True)
+            remove(image_path(build, job.gesture, job.image_id))
             if receipt != dropped(job.image_id):
                 journal.add(dropped(job.image_id))
         elif receipt is not None and receipt.reason == "dropped":

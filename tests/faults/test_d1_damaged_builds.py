@@ -93,3 +93,14 @@ def test_d1_a_file_in_the_place_of_a_folder_is_a_sentence(undamaged, tmp_path, c
     if folder == "dataset":
         assert code == 0 and contents(build / "dataset") == before
     assert "Traceback" not in capsys.readouterr().err
+    image_id = read_manifest(build)["image_id"][3].as_py()
+    assert handdata("drop", build, "--image-id", image_id) in (0, 1, 2), "the file is no folder of images"
+
+
+@pytest.mark.parametrize("stage", ["texts", "fetch"])
+def test_d1_a_shard_in_the_place_of_the_manifest_is_a_sentence(undamaged, tmp_path, capsys, stage):
+    build = Path(shutil.copytree(undamaged, tmp_path / "build"))
+    shutil.copyfile(build / stage / "00000.parquet", build / "manifest.parquet")
+    for command in ("status", "review", "assemble", "check"):
+        assert handdata(command, build) == 2
+        assert "manifest.parquet is damaged: restore it from a copy" in capsys.readouterr().err
