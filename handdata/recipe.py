@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from handdata.errors import UserError
-from handdata.gestures import PAPER_GESTURES
+from handdata.gestures import PAPER_GESTURES, require
 from handdata.shipped import known_archives, resource
 from handdata.strict_toml import from_table, to_table
 
@@ -235,7 +235,11 @@ def absolute_place(place: str, folder: Path) -> str:
 
 
 def _absolute(recipe: Recipe, folder: Path) -> Recipe:
-    """Return the recipe with absolute paths. A model or prompt is a path only if it exists in the folder."""
+    """Return the recipe with absolute paths. A model or prompt is a path only if it exists in the folder.
+
+    Raises `UserError` for a gesture without a definition, which every stage from the texts on needs.
+    """
+    require((*recipe.select.gestures, *recipe.render.gestures))
     source, rewrite = recipe.source, recipe.rewrite
     model, gguf, prompt = (folder / name for name in (recipe.caption.model, rewrite.model, rewrite.prompt))
     return replace(

@@ -71,6 +71,7 @@ class Build:
     until: str | None = None  # the last stage to run
     engine: Literal["local", "ray"] = "local"  # engine that runs the stages; the rows do not depend on it
     workers: int = 1  # processes per stage
+    verify: bool = False  # first read again every file that the build relies on, and list those that were damaged
     dry_run: bool = False  # only print what would be done
 
     @classmethod
@@ -85,7 +86,7 @@ class Build:
             print(status.dry_run(self.out, self.tables, stages))
             return 0
         started = build.Build.start(self.tables, self.out)
-        started.run(self.until, self.engine, self.workers)
+        started.run(self.until, self.engine, self.workers, verify=self.verify)
         print(status.text(started.status()))
         return 0
 
@@ -231,6 +232,8 @@ class Drop:
         dropped = drop(BuildFolder.open(self.build), self.image_id, self.subject, self.note)
         rows = "" if dropped.rows is None else f"; the dataset has {dropped.rows:,} rows now"
         print(f"{dropped.images} images are removed from {self.build}{rows}")
+        for place in dropped.elsewhere:
+            print(f"{place} may still hold these images or their annotations: delete them there where needed")
         print(
             "If the dataset was published: publish it again. The repository's history still holds the old files;"
             " `handdata publish ... --purge-history` deletes them there."

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from handdata.dataset.checksums import CHECKSUMS, damaged
 from handdata.errors import Unfinished, UserError
 from handdata.huggingface import HubName, at_commit, first_line, hub_errors, parse
 from handdata.recipe import EvaluateOptions
@@ -15,6 +17,9 @@ from handdata.vision.clip import Clip
 
 CAPTION_ROWS = 5000  # rows, the first ones, of the caption-caption cosine (as in the released code)
 _BATCH = 32
+_COLUMNS = ("image", "caption", "text", "gesture", "gesture_phrase", "gesture_hand", "landmarks_in_box", "labels")
+# Raised for files and cards that are not those of a dataset.
+_NOT_LOADED = (OSError, ValueError, TypeError, KeyError, AttributeError, pa.ArrowException)
 
 Scores = dict[str, float | int | str | None]
 
@@ -59,9 +64,10 @@ class Group:
     def add(self, row: dict[str, Any], gesture: str, vectors: dict[str, np.ndarray] | None) -> None:
         """Count one row; `vectors` are unit vectors of its image, caption and text."""
         self.rows += 1
-        self.phrase += row["text"].lower().count(row["gesture_phrase"].lower()) == 1
+        text, phrase = (str(row[name] or "").lower() for name in ("text", "gesture_phrase"))
+        self.phrase += bool(phrase) and text.count(phrase) == 1
         self.hand += row["gesture_hand"] is not None and row["gesture_hand"] >= 0
-        self.agree += (row["landmarks_in_box"] or 0) >= 0.5 and gesture in row["labels"]
+        self.agree += (row["landmarks_in_box"] or 0) >= 0.5 and gesture in (row["labels"] or ())
         if row["landmarks_in_box"] is not None:
             self.inside.append(row["landmarks_in_box"])
         for name, vector in (vectors or {}).items():
@@ -113,10 +119,14 @@ def open_dataset(dataset: str | Path) -> Any:
     """
     import datasets
     from huggingface_hub.constants import is_offline_mode
+    from yaml import YAMLError
 
     place = parse(str(dataset), "dataset")
     if isinstance(place, Path) and not (place / "README.md").is_file():
         raise UserError(f"{place} is not a dataset: give hf:USER/NAME, or a folder that `handdata publish --to` made")
+    if isinstance(place, Path) and (place / CHECKSUMS).is_file():
+        for path in damaged(place, under="data/"):
+            raise UserError(f"{place / path} is damaged: publish the dataset there again")
     if isinstance(place, HubName) and not is_offline_mode():
         with suppress(Unfinished):  # the Hub cannot be reached: load_dataset finds what is in the cache
             place = at_commit(place, "dataset", "dataset")
@@ -124,9 +134,16 @@ def open_dataset(dataset: str | Path) -> Any:
     name, revision = (place.repo, place.revision) if isinstance(place, HubName) else (str(place), None)
     try:
         with hub_errors(place, "dataset") if isinstance(place, HubName) else nullcontext():
-            return datasets.load_dataset(name, "all", revision=revision)
-    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
+            splits = datasets.load_dataset(name, "all", revision=revision)
+    except (*_NOT_LOADED, YAMLError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"dataset {place} cannot be loaded: {first_line(error)}") from None
+    for split, rows in splits.items():
+        lacking = [column for column in _COLUMNS if column not in rows.column_names]
+        if lacking:
+            raise UserError(
+                f"dataset {place}, split {split} lacks the column '{lacking[0]}': handdata did not write it"
+            )
+    return splits
 
 
 def text(result: dict[str, Any]) -> str:
@@ -151,9 +168,8 @@ def as_json(result: dict[str, Any]) -> str:
 def _batches(rows: Any, progress: bool, name: str) -> Iterator[dict[str, list[Any]]]:
     from tqdm import tqdm
 
-    columns = ["image", "caption", "text", "gesture", "gesture_phrase", "gesture_hand", "landmarks_in_box", "labels"]
     with tqdm(total=len(rows), desc=f"evaluate {name}", unit="row", disable=None if progress else True) as bar:
-        for batch in rows.select_columns(columns).iter(_BATCH):
+        for batch in rows.select_columns(list(_COLUMNS)).iter(_BATCH):
             yield batch
             bar.update(len(batch["text"]))
 

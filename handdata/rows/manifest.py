@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from handdata.errors import UserError
 from handdata.rows.foreign import checked_rows
 from handdata.rows.oddities import Oddities
-from handdata.rows.shards import SHARD_ROWS
+from handdata.rows.schema import MANIFEST
+from handdata.rows.shards import SHARD_ROWS, read_table
 from handdata.web.urls import is_remote, public_url, require_url
 
 SOURCES, IMAGE = b"hand1000:sources", b"hand1000:image"  # metadata of the file: SourceFacts by name, image options
@@ -45,8 +46,20 @@ class SourceFacts:
 
 
 def read_manifest(build: Path, shard: int | None = None, columns: list[str] | None = None) -> pa.Table:
-    """Return the manifest's rows, or those of one shard, in manifest order."""
-    table = pq.read_table(build / "manifest.parquet", columns=columns)
+    """Return the manifest's rows, or those of one shard, in manifest order.
+
+    Raises `UserError` if it is missing or damaged: no command can make it again for sure, since the source may change.
+    """
+    path = build / "manifest.parquet"
+    table = read_table(path)
+    if table is None and not path.exists():
+        raise UserError(f"{path} does not exist: run `handdata select {build}` first")
+    if table is None or not set(MANIFEST.names) <= set(table.column_names):
+        raise UserError(
+            f"{path} is damaged: restore it from a copy, or delete it and run the command that started this build,"
+            " which chooses the images again"
+        )
+    table = table if columns is None else table.select(columns)
     return table if shard is None else table.slice(shard * SHARD_ROWS, SHARD_ROWS)
 
 

@@ -66,6 +66,12 @@ STAGE_COLUMNS: dict[str, pa.Schema] = {
     "checks": pa.schema([("checks", pa.list_(pa.string()))]),
 }
 
+
+def shard_schema(stage: str) -> pa.Schema:
+    """Return the columns of a stage's shards: `image_id`, the stage's own, `reason`."""
+    return pa.schema([("image_id", pa.string()), *STAGE_COLUMNS[stage], ("reason", pa.string())])
+
+
 # Every reason for which a row can fail, with the explanation that `handdata status` prints for it.
 REASONS: dict[str, str] = {
     "failed-earlier": "an earlier stage failed on this row",

@@ -13,9 +13,11 @@ A new stage is one module here, one row of STAGES, its columns and reasons in `r
 import importlib
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from handdata.errors import require_known
+from handdata.errors import UserError, require_known
+from handdata.rows.shards import shard_path
 
 Columns = dict[str, list[Any]]  # values by column name; all lists have one value per row
 
@@ -118,3 +120,12 @@ def stage_named(name: str) -> StageSpec:
 def stages_until(name: str | None) -> tuple[StageSpec, ...]:
     """Return the stages up to and with the named one, all of them for None. Raises `UserError` as `stage_named`."""
     return STAGES if name is None else STAGES[: STAGES.index(stage_named(name)) + 1]
+
+
+def needs(build: Path, stage: StageSpec, supplier: StageSpec, shard: int) -> UserError:
+    """Return the error of a stage that needs a shard of another one, which is missing or damaged."""
+    whole = f"build {build / 'recipe.toml'} --out {build} --until {supplier.name}"
+    return UserError(
+        f"'{stage.name}' needs the output of '{supplier.name}', and {shard_path(build, supplier.columns, shard)} is"
+        f" missing or damaged: run `handdata {f'{supplier.name} {build}' if supplier.help else whole}` first"
+    )

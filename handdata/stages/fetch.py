@@ -17,7 +17,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from handdata.errors import Unfinished, UserError
-from handdata.files import remove_partial, require_room
+from handdata.files import remove, remove_partial, require_room
 from handdata.machine import cores
 from handdata.recipe import FetchOptions, ImageOptions, Recipe
 from handdata.rows.decisions import replay
@@ -27,14 +27,14 @@ from handdata.sources import archive
 from handdata.sources.archive import ENCRYPTED, BadMember, Entry
 from handdata.sources.fetcher import Fetcher, Job, Runs
 from handdata.sources.http import Client
-from handdata.sources.journal import Journal, Receipt, finished, write_shards
+from handdata.sources.journal import Journal, Receipt, dropped, finished, write_shards
 from handdata.sources.mirrors import ArchiveReplaced, Mirrors
 from handdata.sources.places import addresses, safe_member
 from handdata.stages import Execution, StageReport, select
 from handdata.web.urls import public_url
 
 VERSION = 1  # increased when a change of the code changes the stored bytes
-FINAL_REASONS = frozenset({"dropped", "image-corrupt", "image-truncated", "too-many-pixels"})  # the CRC was right
+FINAL_REASONS = frozenset({"image-corrupt", "image-truncated", "too-many-pixels"})  # the CRC was right
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -68,9 +68,13 @@ def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     with closing(Journal(build)) as journal:
         for folder in (build / "images").glob("*"):
             remove_partial(folder)
-        _settle_dropped(build, table, jobs, journal)
-        refused = _refuse(jobs, recipe.fetch, journal)
-        todo = [job for job in jobs if job.image_id not in refused and not _finished(build, job, journal)]
+        removed = _settle_dropped(build, table, jobs, journal)
+        wanted = [job for job in jobs if job.image_id not in removed]
+        refused = _refuse(wanted, recipe.fetch, journal)
+        wanted = [job for job in wanted if job.image_id not in refused]
+        with ThreadPoolExecutor(cores()) as reading:  # every stored image is read again, and compared with its hash
+            done = list(reading.map(lambda job: _finished(build, job, journal), wanted))
+        todo = [job for job, finished in zip(wanted, done, strict=True) if not finished]
         _require_sources(todo, facts)
         require_room(build, sum(job.entry.size for job in todo), "fetching the images")
         size = sum(job.entry.compressed_size for job in todo)
@@ -143,14 +147,19 @@ def _finished(build: Path, job: Job, journal: Journal) -> bool:
     return finished(receipt, job.key, path, FINAL_REASONS)
 
 
-def _settle_dropped(build: Path, table: pa.Table, jobs: list[Job], journal: Journal) -> None:
-    """Give dropped rows their reason and remove their images; fetch rows again whose decision was removed."""
-    decisions = replay(build)
+def _settle_dropped(build: Path, table: pa.Table, jobs: list[Job], journal: Journal) -> set[str]:
+    """Give dropped rows their reason and remove their images; return their ids.
+
+    Rows whose decision was removed are fetched again, unless `drop` has emptied them.
+    """
+    decisions, removed = replay(build), set()
     for job, subject in zip(jobs, table["subject"].to_pylist(), strict=True):
         receipt = journal.receipts.get(job.image_id)
-        if decisions.about(job.image_id, subject) == "dropped":
-            image_path(build, job.gesture, job.image_id).unlink(missing_ok=True)
-            if receipt is None or receipt.reason != "dropped" or receipt.key != job.key:
-                journal.add(Receipt(job.image_id, job.key, reason="dropped"))
+        if decisions.about(job.image_id, subject) == "dropped" or not job.entry.name:
+            removed.add(job.image_id)
+            remove(image_path(build, job.gesture, job.image_id))
+            if receipt != dropped(job.image_id):
+                journal.add(dropped(job.image_id))
         elif receipt is not None and receipt.reason == "dropped":
             journal.add(Receipt(job.image_id, job.key, reason="not-fetched"))
+    return removed

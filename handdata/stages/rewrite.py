@@ -14,13 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pyarrow.parquet as pq
-
 from handdata import assets
 from handdata.errors import UserError
 from handdata.files import sha256_of
 from handdata.gestures import gestures
 from handdata.recipe import RewriteOptions
+from handdata.rows.shards import read_table
 from handdata.shipped import resource
 from handdata.stages import Columns, stage_named
 from handdata.texts.chat import Answer, Ask, ChatModel, Prompt, read_prompt, tidy
@@ -87,7 +86,8 @@ class Rewriting:
     def summary(build: Path, options: RewriteOptions) -> str:
         """Return how a build's texts were made, and the failures of captions and drafts, as lines for people."""
         paths = sorted((build / stage_named("rewrite").columns).glob("*.parquet"))
-        rows = [row for path in paths for row in pq.read_table(path, columns=["rewrite", "draft_checks"]).to_pylist()]
+        tables = [read_table(path, columns=["rewrite", "draft_checks"]) for path in paths]
+        rows = [row for table in tables if table is not None for row in table.to_pylist()]
         ways = Counter(row["rewrite"] or "without text" for row in rows)
         failed = Counter(name for row in rows for name in row["draft_checks"] or ())
         model = options.model if options.server else Path(options.model).stem

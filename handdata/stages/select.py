@@ -42,6 +42,8 @@ def run(build: Path, recipe: Recipe, execution: Execution, again: bool = False) 
         source = _rendered(build, recipe, execution) if recipe.source.kind == "render" else recipe.source
         sources = resolve(source, recipe.select.gestures, build)
         key = input_key(sources, recipe)
+        if path.exists():
+            read_manifest(build, columns=["image_id"])  # raises if it is damaged: it is not replaced without a word
         if again or stored_key(path) != key:
             with closing(Client(recipe.fetch, execution.progress)) as client:
                 if source.whole:
@@ -119,7 +121,7 @@ def _rendered(build: Path, recipe: Recipe, execution: Execution) -> SourceOption
 
     place = (build / "source").absolute()
     options = dataclasses.replace(recipe.render, gestures=recipe.render.gestures or recipe.select.gestures)
-    render.draw(options, build / "source", 0, execution.progress)
+    render.draw(options, build / "source", 0, execution.progress, own=True)
     return SourceOptions(annotations=(str(place / "annotations.zip"),), images=(str(place / "{gesture}.zip"),))
 
 
