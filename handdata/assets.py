@@ -13,6 +13,7 @@ from pathlib import Path
 
 from handdata.errors import Unfinished, UserError, require_known
 from handdata.files import require_writable_folder, sha256_of
+from handdata.progress import bar
 from handdata.shipped import resource
 
 
@@ -126,15 +127,14 @@ def _from_wheel(source: str, partial: Path) -> str | None:
 
 def _from_url(source: str, partial: Path) -> str | None:
     import httpx2
-    from tqdm import tqdm
 
     try:
         with httpx2.stream("GET", source, follow_redirects=True, timeout=30) as response, partial.open("wb") as file:
             response.raise_for_status()
             total = int(response.headers.get("content-length", 0)) or None
-            with tqdm(total=total, unit="B", unit_scale=True, desc=Path(source).name, leave=False) as bar:
+            with bar(total=total, unit="B", unit_scale=True, desc=Path(source).name, leave=False) as shown:
                 for block in response.iter_bytes():
-                    bar.update(file.write(block))
+                    shown.update(file.write(block))
     except httpx2.HTTPStatusError as error:
         return f"HTTP {error.response.status_code}"
     except httpx2.HTTPError as error:

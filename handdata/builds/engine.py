@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial
 from handdata.machine import map_unordered
+from handdata.progress import bar
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, STAGE_COLUMNS
 from handdata.rows.shards import FINGERPRINT, KEY, image_path, shard_count, shard_path, stored_key, write_table
@@ -40,7 +40,7 @@ def run(stage: StageSpec, options: Any, build: Path, execution: Execution) -> St
     workers = min(execution.workers, shards)
     report = StageReport()
     with (
-        tqdm(total=rows, desc=stage.columns, unit="row", disable=None if execution.progress else True) as bar,
+        bar(total=rows, desc=stage.columns, unit="row", show=execution.progress) as shown,
         ENGINES[execution.engine](worker, shards, workers) as outcomes,
     ):
         for outcome in outcomes:
@@ -48,7 +48,7 @@ def run(stage: StageSpec, options: Any, build: Path, execution: Execution) -> St
             report.made_shards += outcome["made"]
             report.kept_shards += not outcome["made"]
             report.failed.update(outcome["failed"])
-            bar.update(outcome["rows"])
+            shown.update(outcome["rows"])
     return report
 
 

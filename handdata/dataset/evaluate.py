@@ -10,6 +10,7 @@ import numpy as np
 
 from handdata.errors import Unfinished, UserError
 from handdata.huggingface import HubName, at_commit, first_line, hub_errors, parse
+from handdata.progress import bar
 from handdata.recipe import EvaluateOptions
 from handdata.vision.clip import Clip
 
@@ -149,13 +150,11 @@ def as_json(result: dict[str, Any]) -> str:
 
 
 def _batches(rows: Any, progress: bool, name: str) -> Iterator[dict[str, list[Any]]]:
-    from tqdm import tqdm
-
     columns = ["image", "caption", "text", "gesture", "gesture_phrase", "gesture_hand", "landmarks_in_box", "labels"]
-    with tqdm(total=len(rows), desc=f"evaluate {name}", unit="row", disable=None if progress else True) as bar:
+    with bar(total=len(rows), desc=f"evaluate {name}", unit="row", show=progress) as shown:
         for batch in rows.select_columns(columns).iter(_BATCH):
             yield batch
-            bar.update(len(batch["text"]))
+            shown.update(len(batch["text"]))
 
 
 def _embedded(clip: Clip, batch: dict[str, list[Any]]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from handdata.errors import Unfinished
 from handdata.files import require_room
+from handdata.progress import Bar, bar
 from handdata.sources.http import Client, Refused, RemoteFile, TransientError, http_errors, identity_of, reject
 from handdata.sources.places import Archive, Sources, is_remote
 
@@ -28,15 +29,13 @@ def download(file: RemoteFile, path: Path) -> None:
 
     Raises `TransientError` after all attempts, `Refused` where another attempt would fail too.
     """
-    from tqdm import tqdm
-
     partial = path.with_name(f".{path.name}.download")
     label = partial.with_name(f"{partial.name}.identity")  # identity of the file that the partial one is a part of
     file.identity = label.read_text() if label.exists() else ""
-    with tqdm(desc=path.name, unit="B", unit_scale=True, disable=None if file.client.progress else True) as bar:
+    with bar(desc=path.name, unit="B", unit_scale=True, show=file.client.progress) as shown:
         for attempt in range(file.client.options.attempts):
             try:
-                _append(file, partial, label, bar)
+                _append(file, partial, label, shown)
                 partial.replace(path)
                 label.unlink(missing_ok=True)
                 return
@@ -67,7 +66,7 @@ def _local(archive: Archive, folder: Path, client: Client) -> Archive:
     return dataclasses.replace(archive, places=(str(path.absolute()), *archive.places))
 
 
-def _append(file: RemoteFile, partial: Path, label: Path, bar: Any) -> None:
+def _append(file: RemoteFile, partial: Path, label: Path, shown: Bar[Any]) -> None:
     """Request the missing end of a partial file and write it; the whole file where the host returns only that."""
     done = partial.stat().st_size if partial.exists() and file.identity else 0
     file.length = -1
@@ -85,13 +84,13 @@ def _append(file: RemoteFile, partial: Path, label: Path, bar: Any) -> None:
         require_room(partial.parent, length - done, "the archive")
         file.identity = identity_of(response.headers)
         label.write_text(file.identity)
-        bar.total, bar.n = length, done
+        shown.total, shown.n = length, done
         with partial.open("r+b" if done else "wb") as output:
             output.seek(done)
             output.write(first)
-            bar.update(len(first))
+            shown.update(len(first))
             for chunk in body:
                 output.write(chunk)
-                bar.update(len(chunk))
+                shown.update(len(chunk))
         if partial.stat().st_size < length:
             raise TransientError(f"{partial.stat().st_size:,} bytes instead of {length:,}")

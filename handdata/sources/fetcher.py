@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from handdata.files import whole_file
+from handdata.progress import Bar
 from handdata.recipe import ImageOptions
 from handdata.rows.shards import image_path
 from handdata.sources import archive
@@ -81,7 +82,7 @@ class Fetcher:
     mirrors: dict[str, Mirrors]  # by the manifest's column `source`
     journal: Journal
     pool: ThreadPoolExecutor
-    bar: Any  # tqdm, counts bytes
+    bar: Bar[Any]  # counts bytes
 
     def __post_init__(self) -> None:
         self._failed, self._lock = 0, threading.Lock()

@@ -13,11 +13,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from handdata.errors import UserError
 from handdata.files import remove_partial, require_room
 from handdata.machine import cores
+from handdata.progress import bar
 from handdata.recipe import FetchOptions, ImageOptions, Recipe
 from handdata.rows.decisions import replay
 from handdata.rows.manifest import read_manifest, source_facts
@@ -55,15 +55,13 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
         connections = recipe.fetch.connections
         runs = Runs(todo, connections)
         with (
-            tqdm(
-                total=size, desc="fetch", unit="B", unit_scale=True, disable=None if execution.progress else True
-            ) as bar,
+            bar(total=size, desc="fetch", unit="B", unit_scale=True, show=execution.progress) as shown,
             ThreadPoolExecutor(cores()) as storing,
             ThreadPoolExecutor(connections) as reading,
             closing(Client(recipe.fetch)) as client,
         ):
             mirrors = {name: Mirrors(facts, client) for name, facts in source_facts(table.schema).items()}
-            fetcher = Fetcher(build, recipe.image, client, mirrors, journal, storing, bar)
+            fetcher = Fetcher(build, recipe.image, client, mirrors, journal, storing, shown)
             for future in as_completed([reading.submit(fetcher.read, runs) for _ in range(connections)]):
                 future.result()
         journal.sync()

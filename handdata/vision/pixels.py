@@ -72,7 +72,7 @@ def upright(image: Image.Image, notes: list[str] | None = None) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the orientation in an image's EXIF, 1 to 8; 1 where there is none, or one of another type."""
+    """Return the orientation in an image's EXIF, 1 to 8; 1 without one, or with one of another type."""
     try:
         value = image.getexif().get(_ORIENTATION)
     except Exception as error:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from handdata.errors import UserError
 from handdata.files import sha256_of
+from handdata.progress import bar
 from handdata.vision.clip import Clip
 from handdata.vision.landmarks import HandFinder
 from handtrain.evaluation import hands
@@ -76,7 +76,7 @@ def extract(images: ImageSet, prepare: Preparation, extractor: Extractor, cache:
     """
     values, owners = [np.empty((0, extractor.width), dtype=np.float32)], []
     starts = range(0, len(images.members), SHARD)
-    for start in tqdm(starts, desc=extractor.rule.partition(":")[0], unit="shard", disable=None, leave=False):
+    for start in bar(starts, desc=extractor.rule.partition(":")[0], unit="shard", leave=False):
         members = images.members[start : start + SHARD]
         files = [(member.sha256, member.box if prepare.crop == "hand" else None) for member in members]
         key = key_of(what="rows", rule=extractor.rule, prepare=str(prepare), files=files)

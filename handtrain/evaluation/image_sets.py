@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from handdata.errors import UserError
+from handdata.progress import bar
 from handtrain.data.crops import Box, Window, window
 from handtrain.data.dataset import Photographs
 from handtrain.data.image_folder import SUFFIXES, is_black, read_prompts
@@ -167,4 +167,4 @@ def _decoded(data: bytes) -> Any:
 
 
 def _progress(items: Sequence[Any], option: str) -> Iterator[Any]:
-    return iter(tqdm(items, desc=f"read {option}", unit="image", disable=None))
+    return iter(bar(items, desc=f"read {option}", unit="image"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from handdata.progress import bar
 from handtrain.data.crops import Window, square
 from handtrain.data.dataset import Photographs
 from handtrain.model.base import fingerprint
@@ -20,12 +21,10 @@ def encode_images(
 
     Images are encoded one by one, so that a cache filled by two runs equals one filled by a single run.
     """
-    from tqdm import tqdm
-
     model, device = fingerprint(vae), _device(vae)
     means, deviations = [], []
-    bar = tqdm(photographs.rows, desc="images", unit="image", disable=None if progress else True)
-    for index, row in enumerate(bar):
+    rows = bar(photographs.rows, desc="images", unit="image", show=progress)
+    for index, row in enumerate(rows):
         key = key_of(what="latent", model=model, device=device.type, image=row.sha256, window=asdict(windows[index]))
         entry = cache.get(key)
         if entry is None:
@@ -43,12 +42,10 @@ def encode_texts(
     texts: Sequence[str], tokenizer: Any, text_encoder: Any, cache: TensorCache, progress: bool
 ) -> torch.Tensor:
     """Return the text encoder's last hidden state (n, tokens, width) of padded texts, layer-normed, on the CPU."""
-    from tqdm import tqdm
-
     model, device = fingerprint(text_encoder), _device(text_encoder)
     tokens = text_encoder.config.max_position_embeddings
     embeddings = []
-    for text in tqdm(texts, desc="texts", unit="text", disable=None if progress else True):
+    for text in bar(texts, desc="texts", unit="text", show=progress):
         ids = tokenizer(text, padding="max_length", max_length=tokens, truncation=True).input_ids
         key = key_of(what="text", model=model, device=device.type, ids=ids)
         entry = cache.get(key)
@@ -71,7 +68,9 @@ def fuse_flat(
     entries = [cache.get(key) for key in keys]
     missing = [index for index, entry in enumerate(entries) if entry is None]
     if missing:
-        for index, fused in zip(missing, layer(text[missing], feature, progress=progress), strict=True):
+        with bar(total=layer.tokens * layer.width, desc="fusion", unit="row", show=progress) as shown:
+            results = layer(text[missing], feature, advance=shown.update)
+        for index, fused in zip(missing, results, strict=True):
             entries[index] = {"fused": fused}
             cache.put(keys[index], {"fused": fused.clone()})
     return torch.stack([entry["fused"] for entry in entries if entry])
