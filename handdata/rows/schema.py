@@ -80,6 +80,7 @@ REASONS: dict[str, str] = {
     "unsafe-name": "the member's name leaves its archive (../ or an absolute path)",
     "too-large": "larger than the limit: raise fetch.largest",
     "too-many-pixels": "more than 100 million pixels",
+    "odd-shape": "a side is shorter than 16 pixels, or one side more than 16 times as long as the other",
     "unsupported-member": "the member is encrypted or compressed by a method other than deflate",
     "wrong-header": "the archive does not hold the member at the offset in its directory",
     "wrong-crc": "the member's content does not have the CRC-32 that the archive states",

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
@@ -31,8 +32,10 @@ from handdata.sources.mirrors import Mirrors
 from handdata.sources.places import safe_member
 from handdata.stages import Execution, StageReport
 
-VERSION = 1  # increased when a change of the code changes the stored bytes
-FINAL_REASONS = frozenset({"dropped", "image-corrupt", "image-truncated", "too-many-pixels"})  # the CRC was right
+VERSION = 2  # increased when a change of the code changes the stored bytes
+FINAL_REASONS = frozenset(  # the CRC was right
+    {"dropped", "image-corrupt", "image-truncated", "too-many-pixels", "odd-shape"}
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -66,7 +69,13 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
                 future.result()
         journal.sync()
         failed = write_shards(build, [job.image_id for job in jobs], journal.receipts)
-    return StageReport(rows=len(jobs), failed=failed)
+        return StageReport(len(jobs), failed=failed, notes={"converted": converted(journal, jobs)})
+
+
+def converted(journal: Journal, jobs: list[Job]) -> dict[str, int]:
+    """Return how many images' colours were converted, by the words of `pixels.to_rgb`."""
+    words = (journal.receipts[job.image_id].converted for job in jobs)
+    return dict(sorted(Counter(word for text in words if text for word in text.split(", ")).items()))
 
 
 def manifest_jobs(table: pa.Table, image: ImageOptions) -> list[Job]:

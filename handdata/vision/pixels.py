@@ -19,6 +19,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from handdata.vision import png, profiles
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # the last one where Pillow has it
+PIXELS = 2  # increased when other pixels come from the same file; part of the keys of caches
 MAX_PIXELS = 100_000_000  # HaGRID's largest photographs have 12 million
 
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 0x0102, 0x0106, 0x0153  # tags of TIFF and EXIF
@@ -38,7 +39,7 @@ class UnreadableImage(Exception):
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
-        self.reason = reason  # image-corrupt, image-truncated or too-many-pixels
+        self.reason = reason  # image-corrupt, image-truncated, too-many-pixels or odd-shape
 
 
 @contextmanager
@@ -97,6 +98,7 @@ def to_rgb(image: Image.Image, notes: list[str] | None = None) -> Image.Image:
     image.load()
     alpha = _alpha(image)
     pixels = _srgb(_plain(image, notes), image.info.get("icc_profile"), notes)
+    pixels.info = {}  # its EXIF and profile are not those of these pixels
     if alpha is None or alpha.getextrema() == (255, 255):
         return pixels
     notes.append("transparent")

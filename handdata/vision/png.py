@@ -3,7 +3,7 @@
 import zlib
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MAX_TEXT = 64 << 10  # bytes of a text that is kept: it may be XMP with an orientation
+MAX_TEXT = 1 << 20  # bytes of a text that is kept, Pillow's limit; it may be a record or XMP with an orientation
 MAX_PROFILE = 16 << 20  # bytes; profiles with tables for print have 0.5 to 4 million
 
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")

@@ -29,30 +29,22 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         image = grey(image).convert("RGB")
     if image.mode not in _PIXELS.get(space, ()):
         raise DamagedProfile(f"a profile of {space or 'an unknown kind'} for pixels of {image.mode}")
-    if image.mode == "RGB" and is_srgb(profile):
+    if image.mode == "RGB" and _is_srgb(profile):
         return image
     converted = ImageCms.applyTransform(image, _transform(profile, image.mode))
     assert converted is not None
     return converted
 
 
-def is_srgb(profile: bytes) -> bool:
-    """Return whether a profile shows colours as sRGB does, within `SAME` of each channel."""
+def changes_rgb(profile: bytes | None) -> bool:
+    """Return whether RGB pixels with this profile have other colours than in sRGB; one that is damaged has no effect.
+
+    It is sRGB if it shows a lattice of colours as sRGB does, within `SAME` of each channel.
+    """
     try:
-        return _is_srgb(profile)
+        return bool(profile) and _space(profile) == "RGB" and not _is_srgb(profile)
     except DamagedProfile:
         return False
-
-
-def is_damaged(profile: bytes) -> bool:
-    """Return whether the bytes are not a profile that can be applied."""
-    try:
-        space = _space(profile)
-        for mode in _PIXELS.get(space, ()):
-            _transform(profile, mode)
-    except DamagedProfile:
-        return True
-    return space not in _PIXELS
 
 
 def lab_to_srgb(image: Image.Image) -> Image.Image:
@@ -72,8 +64,6 @@ def grey(image: Image.Image) -> Image.Image:
 
 @functools.lru_cache(maxsize=32)
 def _is_srgb(profile: bytes) -> bool:
-    if _space(profile) != "RGB":
-        return False
     steps = np.array([0, 8, 16, 32, 64, 96, 128, 192, 255], dtype=np.uint8)
     lattice = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)  # 9^3 colours
     shown = ImageCms.applyTransform(Image.fromarray(lattice), _transform(profile, "RGB"))

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
+from handdata.errors import UserError
 from handdata.progress import bar
+from handdata.vision.pixels import PIXELS, UnreadableImage
 from handtrain.data.crops import Window, square
 from handtrain.data.dataset import Photographs
 from handtrain.model.base import fingerprint
@@ -25,10 +28,11 @@ def encode_images(
     means, deviations = [], []
     rows = bar(photographs.rows, desc="images", unit="image", show=progress)
     for index, row in enumerate(rows):
-        key = key_of(what="latent", model=model, device=device.type, image=row.sha256, window=asdict(windows[index]))
+        about = {"image": row.sha256, "pixels": PIXELS, "window": asdict(windows[index])}
+        key = key_of(what="latent", model=model, device=device.type, **about)
         entry = cache.get(key)
         if entry is None:
-            pixels = square(photographs.image(index), windows[index])  # (3, size, size)
+            pixels = _square(photographs, index, windows[index])  # (3, size, size)
             with torch.no_grad():
                 posterior = vae.encode(torch.from_numpy(pixels)[None].to(device)).latent_dist
             entry = {"mean": posterior.mean[0].cpu(), "deviation": posterior.std[0].cpu()}  # (c, h, w)
@@ -74,6 +78,16 @@ def fuse_flat(
             entries[index] = {"fused": fused}
             cache.put(keys[index], {"fused": fused.clone()})
     return torch.stack([entry["fused"] for entry in entries if entry])
+
+
+def _square(photographs: Photographs, index: int, window: Window) -> np.ndarray:
+    try:
+        return square(photographs.image(index), window)
+    except UnreadableImage as error:
+        name = photographs.rows[index].image_id
+        raise UserError(
+            f"image {name} of --dataset {photographs.place} cannot be decoded ({error}): build or download it again"
+        ) from None
 
 
 def _device(model: Any) -> torch.device:
