@@ -172,9 +172,10 @@ def _local(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[
         with closing(worker):
             yield map(worker, range(shards))
     else:
-        yield map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,))
+        yield _placed(map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,)), worker)
 
 
+_MARK = ".working-{}.partial"  # a file of each worker process with the number of its shard
 _worker: ShardWorker
 
 
@@ -184,7 +185,27 @@ def _start_worker(worker: ShardWorker) -> None:
 
 
 def _work(shard: int) -> Outcome:
-    return _worker(shard)
+    mark = _worker.build / _worker.stage.columns / _MARK.format(os.getpid())
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(str(shard), encoding="utf-8")
+    try:
+        return _worker(shard)
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _placed(outcomes: Iterator[Outcome], worker: ShardWorker) -> Iterator[Outcome]:
+    """Yield the outcomes; add to the error of a worker that died which images the workers were at."""
+    try:
+        yield from outcomes
+    except Unfinished as error:
+        marks = sorted((worker.build / worker.stage.columns).glob(_MARK.format("*")))  # left by dead processes only
+        texts = [mark.read_text(encoding="utf-8") for mark in marks]
+        images = [read_manifest(worker.build, int(text), ["image_id"])["image_id"] for text in texts if text]
+        places = [f"{ids[0]} to {ids[-1]}" for ids in images]
+        if not places:
+            raise
+        raise Unfinished(f"{error}; in work were the images {' and '.join(places)}") from None
 
 
 @contextmanager

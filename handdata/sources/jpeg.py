@@ -49,7 +49,8 @@ def store(data: bytes, options: ImageOptions) -> Stored:
             return Stored(stripped, width, height)
         pixels = upright(image, notes)
     size = _target(*pixels.size, options)
-    return Stored(_encode(pixels, size, options.quality), *pixels.size, tuple(notes))
+    halved = not notes and strip(data) is not None  # a usual JPEG, whose colours have half the resolution as a rule
+    return Stored(_encode(pixels, size, options.quality, halved), *pixels.size, tuple(notes))
 
 
 def _require_usual_shape(width: int, height: int) -> None:
@@ -126,11 +127,11 @@ def _target(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
     return round(width * options.short_side / short), round(height * options.short_side / short)
 
 
-def _encode(pixels: "Image", size: tuple[int, int], quality: int) -> bytes:
+def _encode(pixels: "Image", size: tuple[int, int], quality: int, halved: bool) -> bytes:
     from PIL import Image
 
     if pixels.size != size:
         pixels = pixels.resize(size, Image.Resampling.LANCZOS)
     output = io.BytesIO()
-    pixels.save(output, "JPEG", quality=quality)
+    pixels.save(output, "JPEG", quality=quality, subsampling=-1 if halved else 0)  # -1: 4:2:0
     return output.getvalue()
