@@ -67,7 +67,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     share, z2 = right / count, Z**2
     middle = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z / (1 + z2 / count) * np.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    return float(middle - half) if right else 0.0, float(middle + half) if right < count else 1.0
 
 
 def share_difference(tuned: np.ndarray, base: np.ndarray) -> tuple[float, float]:

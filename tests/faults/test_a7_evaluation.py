@@ -32,7 +32,7 @@ def of_sizes(path: Path, *sizes: tuple[int, int]) -> Path:
 
 @pytest.mark.parametrize(("sizes", "side"), [
     ([(512, 512)] * 3 + [(768, 1344), (1344, 768)], 512),
-    ([(60 + 8 * i, 90 - 4 * i) for i in range(7)], 72),
+    ([(60 + 8 * i, 90 - 4 * i) for i in range(7)], 70),
     ([(64, 64), (512, 512)], 64),
     ([(40, 48)] * 4, 40),
 ])  # fmt: skip
@@ -60,7 +60,7 @@ def test_a7_several_sizes_are_named_in_the_table():
 
 def test_a7_images_with_long_texts_are_decoded(tmp_path):
     for number, (text, compressed) in enumerate(
-        [("y" * 5_000_000, True), ("z" * 80_000_000, True), ("é" * 4_000_000, False)]
+        [("y" * 5_000_000, True), ("z" * 20_000_000, True), ("é" * 4_000_000, False)]
     ):
         info = PngInfo()
         info.add_itxt("workflow", text, zip=compressed)
@@ -117,7 +117,7 @@ def test_a7_a_difference_of_shares_is_never_a_point(tuned, base):
     sides = {"real": rows([1, 1]), "fake": rows(tuned), "base": rows(base)}
     entry = table.found_rate(sides, comparison(2, len(tuned)))["difference"]
     assert entry["low"] < entry["high"] and entry["low"] <= entry["value"] <= entry["high"]
-    assert -1 <= entry["low"] and entry["high"] <= 1
+    assert entry["low"] >= -1 and entry["high"] <= 1
 
 
 def test_a7_the_interval_of_a_difference_covers_the_truth_in_about_95_percent():
