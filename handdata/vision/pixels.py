@@ -67,7 +67,7 @@ def open_image(source: bytes | Path) -> Iterator[Image.Image]:
 
 
 def upright(image: Image.Image, notes: list[str] | None = None) -> Image.Image:
-    """Return the picture in sRGB (RGB), turned as its EXIF says; see `to_rgb`."""
+    """Return the picture in sRGB (RGB), turned as its EXIF states; see `to_rgb`."""
     pixels = to_rgb(image, notes)  # first: a PNG's orientation may follow its pixels, and a TIFF is turned by Pillow
     return turned(pixels, orientation(image))
 
