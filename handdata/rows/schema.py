@@ -101,7 +101,7 @@ class Column:
 
 # The published dataset, in the order of its columns; the card prints the meanings.
 COLUMNS = {
-    "image": Column("image", "photograph, as JPEG: upright, sRGB, without EXIF, scaled down to the recipe's short side"),
+    "image": Column("image", "photograph, a JPEG: upright, sRGB, without EXIF, scaled down to the recipe's short side"),
     "text": Column("string", "hand-aware prompt: one sentence, `gesture_phrase` exactly once, at most 77 CLIP tokens"),
     "caption": Column("string", "caption as the captioner wrote it"),
     "gesture": Column("class", "gesture, by HaGRID's name"),
