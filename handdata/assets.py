@@ -14,6 +14,7 @@ from pathlib import Path
 
 from handdata.errors import Unfinished, UserError, require_known
 from handdata.files import require_writable_folder, sha256_of
+from handdata.progress import bar
 from handdata.shipped import resource
 from handdata.web.client import Deadline, Refused, TransientError, exchange, open_client, whole_number
 from handdata.web.urls import without_secrets
@@ -140,8 +141,6 @@ def _from_wheel(source: str, partial: Path, most: int) -> str | None:
 
 def _from_url(source: str, partial: Path, most: int) -> str | None:
     """Write a file from a URL; return the fault, such as a body of more than `most` bytes."""
-    from tqdm import tqdm
-
     request = {"method": "GET", "url": source, "headers": {"Accept-Encoding": "identity"}}
     try:
         with (
@@ -152,9 +151,9 @@ def _from_url(source: str, partial: Path, most: int) -> str | None:
             if response.status_code != 200:
                 return f"HTTP {response.status_code}"
             total = whole_number(response.headers.get("Content-Length"))
-            with tqdm(total=total, unit="B", unit_scale=True, desc=Path(source).name, leave=False) as bar:
+            with bar(total=total, unit="B", unit_scale=True, desc=Path(source).name, leave=False) as shown:
                 for block in response.iter_raw():
-                    bar.update(file.write(block))
+                    shown.update(file.write(block))
                     if file.tell() > most:
                         return f"more than {most:,} bytes"
     except (TransientError, Refused) as error:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial
 from handdata.machine import map_unordered
+from handdata.progress import bar
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, STAGE_COLUMNS, shard_schema
 from handdata.rows.shards import FINGERPRINT, KEY, image_path, read_shard, shard_count, shard_path, write_table
@@ -39,7 +39,7 @@ def run(stage: StageSpec, options: Any, build: Path, execution: Execution) -> St
     workers = min(execution.workers, shards)
     report = StageReport()
     with (
-        tqdm(total=rows, desc=stage.columns, unit="row", disable=None if execution.progress else True) as bar,
+        bar(total=rows, desc=stage.columns, unit="row", show=execution.progress) as shown,
         ENGINES[execution.engine](worker, shards, workers) as outcomes,
     ):
         for outcome in outcomes:
@@ -47,7 +47,7 @@ def run(stage: StageSpec, options: Any, build: Path, execution: Execution) -> St
             report.made_shards += outcome["made"]
             report.kept_shards += not outcome["made"]
             report.failed.update(outcome["failed"])
-            bar.update(outcome["rows"])
+            shown.update(outcome["rows"])
     return report
 
 
@@ -179,9 +179,10 @@ def _local(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[
         with closing(worker):
             yield map(worker, range(shards))
     else:
-        yield map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,))
+        yield _placed(map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,)), worker)
 
 
+_MARK = ".working-{}.partial"  # a file of each worker process with the number of its shard
 _worker: ShardWorker
 
 
@@ -191,7 +192,27 @@ def _start_worker(worker: ShardWorker) -> None:
 
 
 def _work(shard: int) -> Outcome:
-    return _worker(shard)
+    mark = _worker.build / _worker.stage.columns / _MARK.format(os.getpid())
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(str(shard), encoding="utf-8")
+    try:
+        return _worker(shard)
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _placed(outcomes: Iterator[Outcome], worker: ShardWorker) -> Iterator[Outcome]:
+    """Yield the outcomes; add to the error of a worker that died which images the workers were at."""
+    try:
+        yield from outcomes
+    except Unfinished as error:
+        marks = sorted((worker.build / worker.stage.columns).glob(_MARK.format("*")))  # left by dead processes only
+        texts = [mark.read_text(encoding="utf-8") for mark in marks]
+        images = [read_manifest(worker.build, int(text), ["image_id"])["image_id"] for text in texts if text]
+        places = [f"{ids[0]} to {ids[-1]}" for ids in images]
+        if not places:
+            raise
+        raise Unfinished(f"{error}; in work were the images {' and '.join(places)}") from None
 
 
 @contextmanager

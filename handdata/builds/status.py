@@ -19,6 +19,7 @@ def status(build: BuildFolder) -> dict[str, Any]:
     path = build.path
     state: dict[str, Any] = {"name": build.recipe.name, "build": str(path), "rows": 0, "spares": 0, "stages": {}}
     state["selection"] = build.record().get("selection", {})
+    state["converted"] = build.record().get("converted", {})
     if not (path / "manifest.parquet").exists():
         return state
     rows = read_manifest(path, columns=["image_id", "subject", "spare"])
@@ -42,6 +43,9 @@ def text(state: dict[str, Any]) -> str:
         return "\n".join([*lines, "no images are selected yet"])
     lines.append(f"{state['rows']:,} images selected, {state['spares']:,} of them spare")
     lines.extend(_shortfalls(state["selection"].get("shortfalls", [])))
+    if state["converted"]:
+        counts = ", ".join(f"{count:,} {word}" for word, count in state["converted"].items())
+        lines.append(f"  converted to sRGB in three channels: {counts}")
     for decision, count in sorted(state["decisions"].items()):
         lines.append(f"  {count:,} {decision} by people")
     width = max(map(len, ("stage", *state["stages"]))) + 2

@@ -12,8 +12,10 @@ import pyarrow as pa
 from handdata.dataset.checksums import CHECKSUMS, damaged
 from handdata.errors import Unfinished, UserError
 from handdata.huggingface import HubName, at_commit, first_line, hub_errors, parse
+from handdata.progress import bar
 from handdata.recipe import EvaluateOptions
 from handdata.vision.clip import Clip
+from handdata.vision.pixels import UnreadableImage, open_image, to_rgb
 
 CAPTION_ROWS = 5000  # rows, the first ones, of the caption-caption cosine (as in the released code)
 _BATCH = 32
@@ -166,19 +168,29 @@ def as_json(result: dict[str, Any]) -> str:
 
 
 def _batches(rows: Any, progress: bool, name: str) -> Iterator[dict[str, list[Any]]]:
-    from tqdm import tqdm
+    from datasets import Image
 
-    with tqdm(total=len(rows), desc=f"evaluate {name}", unit="row", disable=None if progress else True) as bar:
-        for batch in rows.select_columns(list(_COLUMNS)).iter(_BATCH):
+    with bar(total=len(rows), desc=f"evaluate {name}", unit="row", show=progress) as shown:
+        undecoded = rows.select_columns(list(_COLUMNS)).cast_column("image", Image(decode=False))
+        for batch in undecoded.iter(_BATCH):
             yield batch
-            bar.update(len(batch["text"]))
+            shown.update(len(batch["text"]))
 
 
 def _embedded(clip: Clip, batch: dict[str, list[Any]]) -> dict[str, np.ndarray]:
     """Return unit vectors (b, d) of `image`, `caption` and `text`."""
-    images = [np.asarray(image.convert("RGB")) for image in batch["image"]]
+    images = [_pixels(image) for image in batch["image"]]
     vectors = {"image": clip.images(images), "caption": clip.texts(batch["caption"]), "text": clip.texts(batch["text"])}
     return {name: rows / np.linalg.norm(rows, axis=1, keepdims=True) for name, rows in vectors.items()}
+
+
+def _pixels(file: dict[str, Any]) -> np.ndarray:
+    """Return the pixels (h, w, 3) of an undecoded cell of the column `image`."""
+    try:
+        with open_image(file["bytes"] or Path(file["path"])) as image:
+            return np.asarray(to_rgb(image))
+    except UnreadableImage as error:
+        raise UserError(f"an image of the dataset cannot be decoded ({error}): build or download it again") from None
 
 
 def _shown(value: float | int | None) -> str:

@@ -86,6 +86,7 @@ REASONS: dict[str, str] = {
     "unsafe-name": "the member's name leaves its archive (../ or an absolute path)",
     "too-large": "larger than the limit: raise fetch.largest",
     "too-many-pixels": "more than 100 million pixels",
+    "odd-shape": "a side is shorter than 16 pixels, or one side more than 16 times as long as the other",
     "unsupported-member": "the member is encrypted or compressed by a method other than deflate",
     "wrong-header": "the archive does not hold the member at the offset in its directory",
     "wrong-crc": "the member's content does not have the CRC-32 that the archive states",
@@ -106,7 +107,7 @@ class Column:
 
 # The published dataset, in the order of its columns; the card prints the meanings.
 COLUMNS = {
-    "image": Column("image", "photograph, as JPEG: upright, without EXIF, scaled down to the recipe's short side"),
+    "image": Column("image", "photograph, a JPEG: upright, sRGB, without EXIF, scaled down to the recipe's short side"),
     "text": Column("string", "hand-aware prompt: one sentence, `gesture_phrase` exactly once, at most 77 CLIP tokens"),
     "caption": Column("string", "caption as the captioner wrote it"),
     "gesture": Column("class", "gesture, by HaGRID's name"),

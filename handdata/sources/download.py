@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from handdata.files import require_room
+from handdata.progress import Bar, bar
 from handdata.sources import archive as archives
 from handdata.sources.archive import BadArchive, LocalFile
 from handdata.sources.http import Client, RemoteFile, identity_of, reject
@@ -43,15 +44,13 @@ def download(file: RemoteFile, path: Path) -> None:
 
     Raises `TransientError` after all attempts, `Refused` where another attempt would fail too.
     """
-    from tqdm import tqdm
-
     partial = path.with_name(f".{path.name}.download")
     label = partial.with_name(f"{partial.name}.identity")  # identity of the file that the partial one is a part of
     bad = 0
-    with tqdm(desc=path.name, unit="B", unit_scale=True, disable=None if file.client.progress else True) as bar:
+    with bar(desc=path.name, unit="B", unit_scale=True, show=file.client.progress) as progress:
         for attempt in range(file.client.options.attempts):
             try:
-                stated = _append(file, partial, label, bar)
+                stated = _append(file, partial, label, progress)
                 _require_archive(partial)
                 partial.replace(path)
                 label.unlink(missing_ok=True)
@@ -92,7 +91,7 @@ def _local(archive: Archive, folder: Path, client: Client) -> Archive:
     return dataclasses.replace(archive, places=(str(path.absolute()), *archive.places))
 
 
-def _append(file: RemoteFile, partial: Path, label: Path, bar: Any) -> bool:
+def _append(file: RemoteFile, partial: Path, label: Path, progress: Bar[Any]) -> bool:
     """Request the missing end of a partial file and write it; the whole file where the host returns only that.
 
     Return whether the host stated a length, which the file has now.
@@ -121,8 +120,8 @@ def _append(file: RemoteFile, partial: Path, label: Path, bar: Any) -> bool:
         require_room(partial.parent, rest or 0, "the archive")
         file.identity = identity_of(headers)
         label.write_text(file.identity, encoding="utf-8")
-        bar.total, bar.n = length, done
-        _write(partial, done, first, body, bar)
+        progress.total, progress.n = length, done
+        _write(partial, done, first, body, progress)
     size = partial.stat().st_size
     if length is not None and size != length:
         raise TransientError(f"{size:,} bytes instead of {length:,}")
@@ -136,17 +135,17 @@ def _continues(file: RemoteFile, response: Any, done: int) -> bool:
     return response.status_code == 206 and stated.startswith(f"bytes {done}-") and same
 
 
-def _write(partial: Path, done: int, first: bytes, body: Any, bar: Any) -> None:
+def _write(partial: Path, done: int, first: bytes, body: Any, progress: Bar[Any]) -> None:
     unmeasured = 0
     with partial.open("r+b" if done else "wb") as output:
         output.seek(done)
         output.write(first)
-        bar.update(len(first))
+        progress.update(len(first))
         for chunk in body:
             output.write(chunk)
-            bar.update(len(chunk))
+            progress.update(len(chunk))
             unmeasured += len(chunk)
-            if bar.total is None and unmeasured >= _ROOM_EVERY:
+            if progress.total is None and unmeasured >= _ROOM_EVERY:
                 require_room(partial.parent, 2 * _ROOM_EVERY, "the archive")
                 unmeasured = 0
 

@@ -39,6 +39,7 @@ class Receipt:
     orig_height: int | None = None
     reason: str | None = None
     detail: str | None = None  # for people
+    converted: str | None = None  # changes of the colours, in the words of `pixels.to_rgb`
 
 
 class Journal:

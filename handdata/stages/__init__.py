@@ -90,7 +90,7 @@ STAGES = (
               more_tables=("source",)),
     StageSpec("fetch", "handdata.stages.fetch:run", "fetch", "fetch", "fetch the images that the manifest names",
               "extracted these from the source's archives, checked CRC-32, baked in the orientation, scaled larger"
-              " images to a short side of {short_side} px, removed EXIF"),
+              " images to a short side of {short_side} px, converted other pixels to sRGB, removed EXIF"),
     StageSpec("facts", "handdata.stages.facts:ImageFacts", None, "facts"),
     StageSpec("landmarks", "handdata.stages.landmarks:HandLandmarks", "landmarks", "landmarks",
               "find 21 landmarks per hand with MediaPipe, and the hand that makes the gesture",

@@ -9,16 +9,17 @@ import hashlib
 import json
 import re
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove, remove_partial, require_room
 from handdata.machine import cores
+from handdata.progress import bar
 from handdata.recipe import FetchOptions, ImageOptions, Recipe
 from handdata.rows.decisions import replay
 from handdata.rows.manifest import SourceFacts, read_manifest, source_facts
@@ -33,8 +34,10 @@ from handdata.sources.places import addresses, safe_member
 from handdata.stages import Execution, StageReport, select
 from handdata.web.urls import public_url
 
-VERSION = 1  # increased when a change of the code changes the stored bytes
-FINAL_REASONS = frozenset({"image-corrupt", "image-truncated", "too-many-pixels"})  # the CRC was right
+VERSION = 2  # increased when a change of the code changes the stored bytes
+FINAL_REASONS = frozenset(  # the CRC was right
+    {"image-corrupt", "image-truncated", "too-many-pixels", "odd-shape"}
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -81,20 +84,25 @@ def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
         connections = recipe.fetch.connections
         runs = Runs(todo, connections)
         with (
-            tqdm(
-                total=size, desc="fetch", unit="B", unit_scale=True, disable=None if execution.progress else True
-            ) as bar,
+            bar(total=size, desc="fetch", unit="B", unit_scale=True, show=execution.progress) as shown,
             ThreadPoolExecutor(cores()) as storing,
             ThreadPoolExecutor(connections) as reading,
             closing(Client(recipe.fetch)) as client,
         ):
             mirrors = _mirrors(build, recipe, facts, client) if todo else {}
-            fetcher = Fetcher(build, recipe.image, client, mirrors, journal, storing, bar)
+            fetcher = Fetcher(build, recipe.image, client, mirrors, journal, storing, shown)
             for future in as_completed([reading.submit(fetcher.read, runs) for _ in range(connections)]):
                 future.result()
         journal.sync()
         failed = write_shards(build, [job.image_id for job in jobs], journal.receipts)
-    return StageReport(rows=len(jobs), failed=failed)
+        return StageReport(len(jobs), failed=failed, notes={"converted": converted(journal, jobs)})
+
+
+def converted(journal: Journal, jobs: list[Job]) -> dict[str, int]:
+    """Return how many images' colours were converted, by the words of `pixels.to_rgb`."""
+    receipts = (journal.receipts.get(job.image_id) for job in jobs)
+    words = (receipt.converted for receipt in receipts if receipt and receipt.converted)
+    return dict(sorted(Counter(word for text in words for word in text.split(", ")).items()))
 
 
 def _mirrors(build: Path, recipe: Recipe, facts: dict[str, SourceFacts], client: Client) -> dict[str, Mirrors]:

@@ -19,6 +19,7 @@ from handdata import gestures
 from handdata.errors import UserError, require_known
 from handdata.files import remove_partial, require_writable_folder, sha256_of, whole_file, write_json, write_jsonl
 from handdata.machine import cores, map_unordered
+from handdata.progress import bar
 from handdata.readers import read_json
 from handdata.recipe import RenderOptions
 from handdata.rows.schema import HAGRID_SPLITS, SPLITS
@@ -130,20 +131,13 @@ def _prepare(options: RenderOptions, folder: Path, own: bool) -> None:
 
 
 def _draw_all(options: RenderOptions, tasks: list[Task], folder: Path, workers: int, progress: bool) -> None:
-    from tqdm import tqdm
-
     missing = [task for task in tasks if not _is_drawn(_stem(task, options, folder))]
     work = partial(_draw_into, options=options, folder=folder)
-    with tqdm(
-        total=len(tasks),
-        initial=len(tasks) - len(missing),
-        desc="render",
-        unit="picture",
-        disable=None if progress else True,
-    ) as bar:
+    begun = len(tasks) - len(missing)
+    with bar(total=len(tasks), initial=begun, desc="render", unit="picture", show=progress) as shown:
         workers = min(workers or cores(), -(-len(missing) // _PER_WORKER))
         for _ in map_unordered(work, missing, workers, "render") if workers > 1 else map(work, missing):
-            bar.update()
+            shown.update()
 
 
 def _stem(task: Task, options: RenderOptions, folder: Path) -> Path:

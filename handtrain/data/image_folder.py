@@ -41,3 +41,8 @@ def split_of(text: str, option: str) -> tuple[Place, str] | None:
 def is_black(image: Any) -> bool:
     """Return whether every value of an RGB image is at most 2 of 255."""
     return all(high <= 2 for _, high in image.getextrema())
+
+
+def is_one_colour(image: Any) -> bool:
+    """Return whether the values of each channel of an RGB image differ by at most 2 of 255."""
+    return all(high - low <= 2 for low, high in image.getextrema())

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from tqdm import tqdm
 
 from handdata.errors import UserError
 from handdata.files import require_writable_folder, sha256_of
 from handdata.huggingface import parse_model
 from handdata.machine import choose_device
+from handdata.progress import bar
 from handdata.readers import read_json
 from handtrain.data.dataset import load
 from handtrain.data.image_folder import split_of
@@ -169,23 +169,22 @@ def _generate(todo: list[Picture], work: Work, out: Path, batch: int, device: to
     rows = {prompt: index for index, prompt in enumerate(prompts)}
     embeddings = embed(pipeline, prompts, options.mu)  # one pass of the flat layer for all of them
     negative = embed_plainly(pipeline, [options.negative_prompt])
-    bar = tqdm(total=len(todo), unit="image", desc=out.name, disable=None if progress else True)
-    for start in range(0, len(todo), batch):
-        part = todo[start : start + batch]
-        images = pipeline(
-            prompt_embeds=embeddings[[rows[picture.prompt] for picture in part]].to(device, pipeline.unet.dtype),
-            negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
-            height=size,
-            width=size,
-            num_inference_steps=steps_of(options),
-            guidance_scale=options.guidance,
-            eta=options.eta,
-            generator=[torch.Generator().manual_seed(picture.noise_seed) for picture in part],
-        ).images
-        for picture, image in zip(part, images, strict=True):
-            pictures.save(out / picture.file, image, picture, work.settings)
-        bar.update(len(part))
-    bar.close()
+    with bar(total=len(todo), unit="image", desc=out.name, show=progress) as shown:
+        for start in range(0, len(todo), batch):
+            part = todo[start : start + batch]
+            images = pipeline(
+                prompt_embeds=embeddings[[rows[picture.prompt] for picture in part]].to(device, pipeline.unet.dtype),
+                negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
+                height=size,
+                width=size,
+                num_inference_steps=steps_of(options),
+                guidance_scale=options.guidance,
+                eta=options.eta,
+                generator=[torch.Generator().manual_seed(picture.noise_seed) for picture in part],
+            ).images
+            for picture, image in zip(part, images, strict=True):
+                pictures.save(out / picture.file, image, picture, work.settings)
+            shown.update(len(part))
 
 
 def _device_name(device: torch.device) -> str:

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from handdata.errors import UserError
 from handdata.files import whole_file, write_json, write_jsonl
 from handdata.readers import read_json
+from handdata.vision.pixels import UnreadableImage, open_image, to_rgb
 from handtrain.data.image_folder import RECORDS_FILE, SETTINGS_FILE, is_black, read_settings
 
 CHUNK = "hand1000"  # name of the text chunk in a PNG that holds the record of the image
@@ -29,10 +29,10 @@ class Picture:
 def read_record(file: Path) -> dict[str, Any] | None:
     """Return the record in a PNG; None if it is missing, damaged or from another program."""
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             image.load()
             text = image.info.get(CHUNK)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, UnreadableImage):
         return None
     return json.loads(text) if text else None
 
@@ -72,8 +72,8 @@ def finish(out: Path, session: dict[str, Any]) -> None:
     for file in sorted(out.glob("*.png")):
         record = read_record(file)
         if record is not None:
-            with Image.open(file) as image:
-                records.append({**record, "black": is_black(image.convert("RGB"))})
+            with open_image(file) as image:
+                records.append({**record, "black": is_black(to_rgb(image))})
     write_jsonl(out / RECORDS_FILE, records)
     settings = read_settings(out)
     if session["images"]:

@@ -36,11 +36,6 @@ class Session:
     progress: bool  # show progress bars; in the first process only
     saved: float = field(default_factory=time.monotonic)  # time of the last checkpoint
 
-    @property
-    def hide_bars(self) -> bool | None:
-        """The value of tqdm's `disable`: None hides bars unless stderr is a terminal."""
-        return None if self.progress else True
-
     def log_step(
         self, stage: int, step: int, image_ids: list[str], losses: torch.Tensor, lr: float, **more: Any
     ) -> None:

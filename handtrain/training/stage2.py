@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from handdata.progress import bar
 from handtrain import tensor_cache
 from handtrain.method.batches import ahead
 from handtrain.method.diffusion import Diffusion
@@ -32,7 +32,7 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
     for number, shard in finished.items():
         embeddings[batches[number]] = shard
     missing = [number for number in range(len(batches)) if number not in finished]
-    bar = tqdm(total=len(batches), initial=len(finished), desc="Stage II", unit="batch", disable=session.hide_bars)
+    shown = bar(total=len(batches), initial=len(finished), desc="Stage II", unit="batch", show=session.progress)
     for start in range(0, len(missing), processes.count):
         turn = missing[start : start + processes.count]
         began, result = time.monotonic(), None
@@ -50,9 +50,9 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
             if processes.first:
                 about = {"image_ids": image_ids, "log_lines": session.run.lines}
                 tensor_cache.write(paths[number], {"embeddings": optimised}, about)
-            bar.update()
+            shown.update()
         session.stop_if(processes.any(bool(session.signals)), f"batch {turn[-1]} of Stage II")
-    bar.close()
+    shown.close()
     return embeddings
 
 

@@ -8,6 +8,7 @@ import torch
 
 from handdata.errors import UserError
 from handdata.files import whole_file
+from handdata.vision.pixels import to_rgb
 from handtrain.data.dataset import Photographs, load, splits_of
 from handtrain.generation.sampling import Sampler, sample_grid
 from handtrain.method.diffusion import Diffusion
@@ -81,7 +82,7 @@ class Observer:
             numbers = range(part.start, part.stop)
             seeds = [seed_of("judge", self.options.seed, number) for number in numbers]
             images += sampler(split.mixed[[number % len(split) for number in numbers]], seeds)
-        return [np.asarray(image.convert("RGB")) for image in images]
+        return [np.asarray(to_rgb(image)) for image in images]
 
     def _write_grid(self, sampler: Sampler, split: EncodedSplit, step: int) -> None:
         rows = slice(0, self.running.sample_prompts)
