@@ -38,6 +38,7 @@ def test_several_requests_are_open_at_once_and_answers_keep_their_order():
         "max_tokens": 50,
         "temperature": 0.7,
         "seed": 3,
+        "chat_template_kwargs": {"date_string": "26 Jul 2024", "enable_thinking": False, "thinking": False},
     }
 
 
