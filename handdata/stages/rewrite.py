@@ -182,8 +182,8 @@ def load_model(options: RewriteOptions) -> ChatModel:
     """Load the model of the options: a client of a server, or llama.cpp."""
     if options.server:
         if options.template:
-            template = flag("rewrite", "template")
-            raise UserError(f"a server has its own chat template: leave out {template}, or {flag('rewrite', 'server')}")
+            option = flag("rewrite", "template")
+            raise UserError(f"a server has its own chat template: leave out {option}, or {flag('rewrite', 'server')}")
         from handdata.texts.openai_server import ServerModel
 
         return ServerModel(

@@ -38,8 +38,9 @@ class ChatTemplate:
         self._errors = (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
                         RecursionError)  # fmt: skip
         self._where, self._source = where, source
+        make: Any = Jinja2ChatFormatter
         try:
-            self._formatter: Any = Jinja2ChatFormatter(template=source, eos_token=eos, bos_token=bos)
+            self._formatter = make(template=source, eos_token=eos, bos_token=bos)
         except self._errors as error:
             raise self._refused(error) from None
         self._formatter.strftime_now = DATE.strftime  # in place of today's date

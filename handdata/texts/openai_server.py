@@ -175,6 +175,7 @@ def _client(url: str, key: str, parallel: int, timeout: float, shown: str) -> An
 
     try:
         host = httpx2.URL(url).host
+        host.encode("idna")  # as the resolver does
     except (httpx2.InvalidURL, ValueError):
         host = ""
     if not url.startswith(("http://", "https://")) or not host:
