@@ -28,6 +28,11 @@ def read_text(path: Path, name: str = "") -> str:
     return _decoded(_bytes_of(path, name), path, name)
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text, which end as on Unix, Windows or an old Mac: U+2028 and the like are characters."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def require_json(path: Path, name: str = "", kind: type = dict) -> Any:
     """Return the content of a JSON file of the user, or of one that no command can make again.
 
@@ -107,9 +112,12 @@ def _bytes_of(path: Path, name: str) -> bytes:
 
 def _decoded(data: bytes, path: Path, name: str) -> str:
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{_label(path, name)} is not UTF-8 text: save it as UTF-8") from None
+        text = "\0"
+    if "\0" in text:  # also UTF-16 without a byte order mark
+        raise UserError(f"{_label(path, name)} is not UTF-8 text: save it as UTF-8")
+    return text
 
 
 def _label(path: Path, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.gestures import PAPER_GESTURES
+from handdata.gestures import PAPER_GESTURES, require_one
 from handdata.huggingface import parse
 from handdata.readers import read_json
 from handtrain.data.dataset import load
@@ -81,6 +81,8 @@ def planned(
         raise UserError("reproduce runs as a single process: launch train and generate in several instead")
     if not gestures:
         raise UserError("--gestures is empty: leave it out for the paper's six")
+    for gesture in gestures:
+        require_one(gesture, "--gestures")
     lines = []
     for gesture in gestures:
         prompts = len(load(parse(str(dataset), "--dataset"), gesture, split, limit).rows)

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from handdata.errors import Unfinished, UserError, require_known
+from handdata.limits.numbers import require_ranges
 from handdata.shipped import version
 from handdata.web.urls import without_secrets
 
@@ -75,6 +76,7 @@ def _run(program: str, table: Table, name: str, argv: list[str]) -> int:
     command = command_class(program, name)
     defaults = command.defaults(argv) if hasattr(command, "defaults") else None
     flags = tyro.cli(command, prog=f"{program} {name}", args=argv, default=defaults)
+    require_ranges(flags)
     return int(flags())
 
 

@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from handdata.files import write_json
-from handdata.gestures import PAPER_GESTURES
+from handdata.gestures import PAPER_GESTURES, require_one
 from handdata.huggingface import parse, parse_model
 from handdata.readers import read_json
 from handtrain.options import EvaluateOptions, GenerateOptions
@@ -50,6 +50,7 @@ class Train:
 
     def __call__(self) -> int:
         check(self.options)
+        require_one(self.gesture, "--gesture")
         parse(self.dataset, "--dataset")
         parse_model(self.base, "--base")
         from handtrain.run.processes import launched

@@ -91,6 +91,11 @@ def splits_of(place: Place, gesture: str, option: str = "--dataset") -> list[str
     return list(_files(place, gesture, option))
 
 
+def require_gesture(place: Place, gesture: str, option: str = "--dataset") -> None:
+    """Raise `UserError` if a dataset lacks a gesture; only its list of files is read."""
+    _files(place, gesture, option)
+
+
 def readme(place: Place) -> str:
     """Return the text of the dataset's card, empty without a card."""
     if isinstance(place, HubName):

@@ -15,9 +15,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from handdata.errors import UserError
 from handdata.files import require_writable_folder, sha256_of
 from handdata.huggingface import parse_model
+from handdata.limits.numbers import require_seeds
 from handdata.machine import choose_device
 from handdata.progress import bar
-from handdata.readers import read_json
+from handdata.readers import lines_of, read_json, read_text
 from handtrain.data.dataset import load
 from handtrain.data.image_folder import split_of
 from handtrain.generation import pictures
@@ -207,16 +208,11 @@ def _work(
     assert options
     base = open_base(parse_model(str(model), "--model"), "--model")
     about: dict[str, Any] = read_json(base.folder / ABOUT_FILE) or {}
-    if options.mu is not None and not 0 <= options.mu <= 1:
-        raise UserError(f"--mu {options.mu} is outside 0 to 1")
     if options.mu is not None and not about:
         raise UserError(
             "--mu is the share of the text against the gesture, and this model has no gesture: leave it out"
         )
-    if options.steps < 1:
-        raise UserError(f"--steps {options.steps} must be at least 1")
-    if not seeds:
-        raise UserError("--seeds is empty: give at least one seed, such as 0")
+    require_seeds(seeds, "--seeds")
     gesture = gesture or about.get("gesture")
     keyed = _prompts(prompts, prompt, gesture, limit)
     todo = [
@@ -244,7 +240,7 @@ def _prompts(
     file = Path(prompts)
     if not file.is_file():
         raise UserError(f"--prompts {file} is not a file: name one with a prompt per line, or DATASET:SPLIT")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in lines_of(read_text(file, "--prompts")) if line.strip()]
     if not lines:
         raise UserError(f"--prompts {file} has no prompt: write one per line")
     return [(f"{number:05d}", line) for number, line in enumerate(lines[: limit or None])]

@@ -8,16 +8,18 @@ from typing import Any
 import torch
 
 from handdata.errors import UserError
+from handdata.gestures import require_one
 from handdata.huggingface import HubName, Place, parse, parse_model
+from handdata.limits.numbers import require_ranges
 from handdata.machine import choose_device
 from handdata.shipped import versions
-from handtrain.data.dataset import Photographs, load, readme
+from handtrain.data.dataset import Photographs, load, readme, require_gesture
 from handtrain.method.fusion import TokenFusion
 from handtrain.method.gesture import GestureFeature
 from handtrain.model.base import Base, open_base
 from handtrain.model.export import fusion_record
 from handtrain.options import changed
-from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of
+from handtrain.presets import RunOptions, TrainOptions, check, options_of
 from handtrain.run.cost import Plan, plan
 from handtrain.run.device import resolved
 from handtrain.run.processes import launched, own_device
@@ -94,8 +96,9 @@ def set_up(
 ) -> Setup:  # fmt: skip
     """Check the arguments of `train`, choose the device, and open the base and the dataset."""
     options, running = changed(changes, options or options_of(preset), running or RunOptions())
+    require_one(gesture, "--gesture")
     check(options)
-    check_running(running)
+    require_ranges(running)
     check_judging(options)
     processes = launched()
     if options.order == "images" and processes.count > 1:
@@ -103,6 +106,7 @@ def set_up(
     place, base_place = parse(str(dataset), "--dataset"), parse_model(str(base), "--base")
     chosen = choose_device(own_device(device, processes))
     options = resolved(options, running, chosen)
+    require_gesture(place, gesture)  # before a base of gigabytes is fetched
     opened = open_base(base_place)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
     photographs = load(place, gesture, limit=options.limit)
