@@ -12,6 +12,7 @@ from handdata.files import sha256_by_path, sha256_of, whole_folder
 from handdata.huggingface import HubName, Place, hub_errors, parse
 from handdata.markdown import markdown_table
 from handdata.readers import read_json
+from handtrain.model.about import require_whole
 from handtrain.model.export import write_texts
 from handtrain.model.pipeline import ABOUT_FILE
 from handtrain.reporting.tables import metric_table, remarks
@@ -24,7 +25,7 @@ def publish(model: Path | str, to: Place | str, private: bool = False, metrics: 
     folder that is not a finished model, and `Unfinished` if the published files differ from the model's.
     """
     folder, to = _model_folder(Path(model)), parse(str(to), "--to", new=True)
-    about = read_json(folder / ABOUT_FILE)
+    about = require_whole(folder, "--model")
     write_texts(folder, about, _metrics(metrics))
     llama3 = bool(about.get("training", {}).get("llama3"))
     if isinstance(to, HubName):

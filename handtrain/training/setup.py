@@ -42,11 +42,12 @@ class Setup:
         """Return the part of run.json that determines the weights."""
         dataset = self.photographs.place  # with its commit
         rows, fingerprint = len(self.photographs.rows), self.photographs.fingerprint()
+        base = {"fingerprint": self.base.fingerprint(), "rest": self.base.rest_fingerprint()}
         return {
             "gesture": self.gesture,
             "options": asdict(self.options),
             "dataset": {**_place(dataset, dataset), "rows": rows, "fingerprint": fingerprint},
-            "base": {**_place(self.base_place, self.base.commit), "fingerprint": self.base.fingerprint()},
+            "base": {**_place(self.base_place, self.base.commit), **base},
         }
 
     def session(self, processes: int) -> dict[str, Any]:
@@ -106,6 +107,7 @@ def set_up(
     opened = open_base(base_place)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
     photographs = load(place, gesture, limit=options.limit)
+    photographs.check_images()
     planned = plan(gesture, photographs, opened, options)
     return Setup(gesture, preset, options, running, chosen, opened, base_place, photographs, planned)
 

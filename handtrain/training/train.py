@@ -81,6 +81,8 @@ def train(
                     print("handtrain: this run is finished", file=sys.stderr)
                 return Run(out)
 
+            observed = validation_split(photographs, gesture, options, running) if processes.first else []
+
             # Stage I: the gesture feature g
             rows = recomputed_landmarks(photographs, progress) if options.landmarks == "recompute" else photographs.rows
             feature = gesture_feature(rows, options.feature)
@@ -91,7 +93,6 @@ def train(
 
             # Encoding: images by the VAE, texts by the text encoder and the flat fusion layer
             encoded = TensorCache(Path(cache) if cache else assets.cache_folder() / "encoded")
-            observed = validation_split(photographs, gesture, options, running) if processes.first else []
             splits, unconditional = processes.first_then_rest(
                 lambda: encode_splits([photographs, *observed], setup.base, options, g, setup.device, encoded, progress)
             )
@@ -104,7 +105,7 @@ def train(
             model = diffusion(unet, schedule, scaling, options, running, setup.device)
             judge = None
             if options.evaluate_every and processes.first:
-                judge = open_judge(session.run, options, photographs, setup.base.resolution, encoded)
+                judge = open_judge(session, options, photographs, setup.base.resolution, encoded)
 
             # Token fusion, before Stage II: one trained layer in place of the flat one
             layer = None
@@ -170,16 +171,24 @@ def plan_run(
 
 def _load_fusion(session: Session, layer: TokenFusion) -> bool:
     """Load the fusion layer in all processes if the run has trained it already; return whether it has."""
-    stored = session.processes.on_first(lambda: tensor_cache.read(session.run.path / _FUSION_FILE))
+    names, file = layer.state_dict().keys(), session.run.path / _FUSION_FILE
+
+    def read() -> tensor_cache.Tensors | None:
+        tensors, about = tensor_cache.read(file) or ({}, {})
+        return tensors if tensors.keys() == names and session.run.owns(about) else None
+
+    stored = session.processes.on_first(read)
     if stored:
-        layer.load_state_dict(stored[0])
+        layer.load_state_dict(stored)
     return stored is not None
 
 
 def _save_fusion(session: Session, layer: TokenFusion) -> None:
     if session.processes.first:
         weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
-        tensor_cache.write(session.run.path / _FUSION_FILE, weights, {"log_lines": session.run.lines})
+        tensor_cache.write(
+            session.run.path / _FUSION_FILE, weights, {"log_lines": session.run.lines, "run": session.run.key}
+        )
 
 
 @contextmanager
