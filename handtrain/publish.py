@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 import sys
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from handdata.errors import Unfinished, UserError
 from handdata.files import sha256_by_path, sha256_of, whole_folder
 from handdata.huggingface import HubName, Place, hub_errors, parse
 from handdata.markdown import markdown_table
-from handdata.readers import read_json
+from handdata.readers import require_json
+from handtrain.evaluation.records import read_evaluation
 from handtrain.model.about import require_whole
 from handtrain.model.export import write_texts
 from handtrain.model.pipeline import ABOUT_FILE
@@ -49,15 +49,11 @@ def _metrics(path: Path | None) -> str:
     """Return the card's table from a JSON file of `handtrain evaluate --json`, or of names and values."""
     if path is None:
         return ""
-    try:
-        metrics = read_json(path)
-    except JSONDecodeError:
-        metrics = None
-    if metrics is None:
-        raise UserError(f"--metrics {path} is not a JSON file")
-    if isinstance(metrics, dict) and {"format", "metrics", "preparation"} <= metrics.keys():
-        return "\n".join([metric_table(metrics).markdown(), "", *(f"- {remark}" for remark in remarks(metrics))])
-    if not isinstance(metrics, dict) or any(isinstance(value, dict | list) for value in metrics.values()):
+    metrics = require_json(path, "--metrics")
+    if {"format", "metrics", "preparation"} <= metrics.keys():
+        evaluation = read_evaluation(path, "--metrics")
+        return "\n".join([metric_table(evaluation).markdown(), "", *(f"- {remark}" for remark in remarks(evaluation))])
+    if any(isinstance(value, dict | list) for value in metrics.values()):
         raise UserError(
             f"--metrics {path} must be a file of `evaluate --json`, or contain one JSON object of names and values"
         )

@@ -44,7 +44,7 @@ class Photographs:
                 f"--dataset {self.place}: the image of row {row.image_id} does not match its sha256: "
                 "publish the dataset again"
             )
-        return data
+        return bytes(data)
 
     def check_images(self) -> None:
         """Raise `UserError` for the first row without an intact image file of the row's size."""

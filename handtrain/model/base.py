@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -214,6 +215,13 @@ def _optional(
         else:
             configs["safety_checker"], weights["safety_checker"] = config, stored
     return left_out
+
+
+def report_left_out(base: Base, safety_checker: bool) -> None:
+    """Print the optional components of a base that an export leaves out because they cannot be used."""
+    for part, reason in base.left_out.items():
+        if safety_checker or part != "safety_checker":
+            print(f"handtrain: the model is made without the {part} of its base: {reason}", file=sys.stderr)
 
 
 def unet_parameters(base: Base) -> int:

@@ -189,7 +189,7 @@ def _text_encoder(config: Config) -> Any:
 
 
 def _safety_checker(config: Config) -> Any:
-    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
     kinds: dict[str, Any] = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
@@ -197,7 +197,8 @@ def _safety_checker(config: Config) -> Any:
     whole = {"projection_dim": config["projection_dim"]}
     _check_size("projection_dim", config["projection_dim"])
     make: Any = StableDiffusionSafetyChecker
-    return make(CLIPConfig(**parts, **whole))
+    describe: Any = CLIPConfig
+    return make(describe(**parts, **whole))
 
 
 NETWORKS = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from handdata.errors import UserError
-from handdata.files import locked, remove_partial, write_json, write_jsonl
+from handdata.files import locked, remove_partial, sha256_of, write_json, write_jsonl
 from handdata.readers import read_json, read_jsonl
 from handtrain.model.about import model_fault, trained_with
 from handtrain.seals import digest, intact, sealed
@@ -150,9 +150,16 @@ class RunFolder:
         self.record = sealed({**self.record, **changes})
         self.write_json("run.json", self.record)
 
+    def finish(self) -> None:
+        """Record that the run is finished, with the time and the hash of its log."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.sync()
+        log = self.path / "log.jsonl"
+        self.update(finished=now, log_sha256=sha256_of(log))
+
     def reopen(self) -> None:
         """Take back that the run is finished."""
-        self.record = {name: value for name, value in self.record.items() if name != "finished"}
+        self.record = {name: value for name, value in self.record.items() if name not in ("finished", "log_sha256")}
         self.update()
 
     def write_json(self, name: str, value: Any) -> None:

@@ -20,6 +20,7 @@ from handtrain.run.checkpoint import Checkpoint
 from handtrain.run.device import peak_mib
 from handtrain.run.folder import RunFolder, open_run
 from handtrain.run.processes import Processes
+from handtrain.run.verify import verify
 
 
 @dataclass
@@ -97,11 +98,12 @@ class Session:
 @contextmanager
 def open_session(
     path: Path, config: dict[str, Any], about: dict[str, Any], processes: Processes, device: torch.device,
-    running: RunOptions, ideal: Mapping[int, float], progress: bool,
+    running: RunOptions, ideal: Mapping[int, float], progress: bool, verified: bool = False,
 ) -> Iterator[Session]:  # fmt: skip
     """Open the run folder in the first process, and find the checkpoint to resume from.
 
-    `config` and `about` are those of `open_run`. Raises `UserError` if the processes have different configurations.
+    With `verified` the pieces of a finished run are read again. `config` and `about` are those of `open_run`. Raises
+    `UserError` if the processes have different configurations.
     """
     if any(other != config for other in processes.all_gather(config)):
         raise UserError("the processes have different options, data or models: give each the same command and files")
@@ -109,6 +111,8 @@ def open_session(
 
     def first() -> tuple[dict[str, Any], Checkpoint | None]:
         runs.append(stack.enter_context(open_run(path, config, about, absent=asdict(TrainOptions()))))
+        if verified and runs[0].finished:
+            verify(runs[0])
         return runs[0].record, _newest_checkpoint(runs[0])
 
     with ExitStack() as stack, _stop_signals() as signals:
@@ -122,9 +126,10 @@ def open_session(
 def _newest_checkpoint(run: RunFolder) -> Checkpoint | None:
     """Return the checkpoint to resume from; newer ones that are damaged or of another run are set aside."""
     folder = run.path / "checkpoints"
-    newest, damaged = checkpoint.newest(folder, run.key)
-    if newest and not run.owns(newest.state):  # of an older version, which stored no key, and run.json is lost
-        newest, damaged = None, [*damaged, newest.folder.name]
+    found, damaged = checkpoint.newest(folder, run.key)
+    newest = found if found and run.owns(found.state) else None
+    if found and not newest:  # of an older version, which stored no key, and run.json is lost
+        damaged.append(found.folder.name)
     for name in () if run.finished else damaged:
         checkpoint.set_aside(folder / name)
         instead = f"{newest.folder.name} is used" if newest else "there is no older one: its work starts again"

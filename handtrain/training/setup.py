@@ -14,7 +14,7 @@ from handdata.shipped import versions
 from handtrain.data.dataset import Photographs, load, readme
 from handtrain.method.fusion import TokenFusion
 from handtrain.method.gesture import GestureFeature
-from handtrain.model.base import Base, open_base
+from handtrain.model.base import Base, open_base, report_left_out
 from handtrain.model.export import fusion_record
 from handtrain.options import changed
 from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of
@@ -105,6 +105,8 @@ def set_up(
     chosen = choose_device(own_device(device, processes))
     options = resolved(options, running, chosen)
     opened = open_base(base_place)
+    if processes.first:
+        report_left_out(opened, running.safety_checker)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
     photographs = load(place, gesture, limit=options.limit)
     photographs.check_images()

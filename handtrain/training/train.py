@@ -4,7 +4,6 @@ A run may be killed at any moment: the same call resumes it and ends with the sa
 """
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -52,6 +51,7 @@ def train(
     device: str = "auto",
     cache: Path | str | None = None,
     progress: bool = True,
+    verify: bool = False,
     **changes: Any,
 ) -> Run:
     """Fine-tune a Stable Diffusion on one gesture of a dataset in the paper's three stages, and return the run.
@@ -59,7 +59,8 @@ def train(
     `dataset` is a folder of `handdata publish` or hf:USER/NAME[@REVISION], `base` a diffusers folder, a name on the Hub
     or the name of a shipped model, `out` the run folder, `cache` the folder of encoded images and texts. `options`
     (default: those of the preset) and `running` are changed by keywords that name their fields, such as `lam=0.5`.
-    The same call resumes an interrupted run and leaves a finished one unchanged. Raises `UserError` for a mistake and
+    The same call resumes an interrupted run and leaves a finished one unchanged; a damaged model is exported again.
+    `verify` reads all other files of a finished run too. Raises `UserError` for a mistake and
     `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
     """
     # Setup: the checked arguments, the other processes, and the run folder with the checkpoint to resume from
@@ -74,7 +75,7 @@ def train(
         processes.on_first(lambda: require_room(setup.plan, out))
         with open_session(
             out, setup.config(), setup.session(processes.count), processes, setup.device, running,
-            ideal_seconds(setup.base, setup.device, processes.count), progress,
+            ideal_seconds(setup.base, setup.device, processes.count), progress, verify,
         ) as session:  # fmt: skip
             if session.run.finished:
                 if progress:
@@ -148,7 +149,7 @@ def train(
                     merge_adapters(unet)
                 about = setup.about(session.run.record["config"], feature, layer, kept)
                 export(out / "model", setup.base, unet, about, layer, running.safety_checker)
-                session.run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+                session.run.finish()
     return Run(out)
 
 
