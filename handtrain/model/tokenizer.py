@@ -1,5 +1,6 @@
 """The tokenizer of a base model, and the image processor of its safety checker: loaded and tried."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ _PROCESSOR_KEYS = (
     "size", "crop_size", "do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "image_mean",
     "image_std", "resample", "rescale_factor",
 )  # fmt: skip
+_PROBE = "A  Hand, 2 fingers: it's PALM-up\u00e9!\tok"  # case, spaces, digits, marks and an accent
 _MOST_PIXELS = 4096  # side of the safety checker's image
 
 
@@ -55,6 +57,7 @@ def check_tokenizer(tokenizer: Any, vocabulary: int) -> None:
             raise Unusable(
                 f"its vocabulary and merges do not fit each other ({len(lost) + len(unmerged)} tokens): fetch it again"
             )
+        _check_rules(tokenizer, model)
     if max(numbers.values()) >= vocabulary or len(set(numbers.values())) != len(numbers):
         raise Unusable(f"it has tokens that the text encoder, with {vocabulary} tokens, does not know")
     with refusals("it cannot read a text"):
@@ -66,6 +69,21 @@ def check_tokenizer(tokenizer: Any, vocabulary: int) -> None:
     )
     if not whole:
         raise Unusable("it does not mark begin and end of a text: fetch it again")
+
+
+def _check_rules(tokenizer: Any, model: Config) -> None:
+    """Raise `Unusable` unless a text is normalized and split as CLIP does: tokenizer.json holds these rules too."""
+    from transformers import CLIPTokenizer
+
+    if not {"vocab", "merges"} <= inspect.signature(CLIPTokenizer).parameters.keys():  # before transformers 5
+        return
+    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
+    with refusals("its rules are not CLIP's"):
+        make: Any = CLIPTokenizer
+        ours = make(vocab=model["vocab"], merges=merges)(_PROBE).input_ids
+        theirs = tokenizer(_PROBE).input_ids
+    if ours != theirs:
+        raise Unusable("its rules are not CLIP's (it cuts a text into other tokens): fetch it again")
 
 
 def _byte_pairs(backend: Any) -> Config:
