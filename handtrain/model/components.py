@@ -236,6 +236,7 @@ OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")  # component
 def require_named(index: Config, part: str, names: tuple[tuple[str, str], ...]) -> None:
     """Raise `Unusable` unless model_index.json names one of these classes (as library and class) for a component."""
     entry = index.get(part)
-    if not (isinstance(entry, list) and tuple(map(str, entry)) in names):
-        found = " of ".join(re.sub(r"\W+", " ", str(word))[:60] for word in reversed(entry)) if entry else "nothing"
+    words = [str(word) for word in entry] if isinstance(entry, list) else []
+    if tuple(words) not in names:
+        found = " of ".join(re.sub(r"\W+", " ", word)[:60] for word in reversed(words)) or "nothing"
         raise Unusable(f"model_index.json names {found} for it: handtrain reads {names[0][1]} of {names[0][0]}")

@@ -1,3 +1,4 @@
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -81,14 +82,19 @@ def test_e_landmarks_that_are_not_numbers_are_found_before_stage_1(tmp_path: Pat
         load(_write(tmp_path, hand_landmarks=[hand]), "call")
 
 
-@pytest.mark.parametrize("data", [None, b"", b"GIF89a not an image of ours"])
-def test_d2_a_row_without_an_image_is_named_before_training(tmp_path: Path, data: bytes | None) -> None:
-    import hashlib
-
-    sha256 = hashlib.sha256(data or b"").hexdigest()
-    dataset = _write(tmp_path, image={"bytes": data, "path": None}, sha256=sha256)
+@pytest.mark.parametrize(
+    "image",
+    [
+        None,
+        {"bytes": None, "path": "gone.jpg"},
+        {"bytes": b"", "path": None},
+        {"bytes": b"GIF89a not an image of ours", "path": None},
+    ],
+)
+def test_d2_a_row_without_an_image_is_named_before_training(tmp_path: Path, image: dict[str, Any] | None) -> None:
+    sha256 = hashlib.sha256((image or {}).get("bytes") or b"").hexdigest()
     with pytest.raises(UserError, match=r"row train-001 (has no image|cannot be read)"):
-        load(dataset, "call").check_images()
+        load(_write(tmp_path, image=image, sha256=sha256), "call").check_images()
 
 
 def test_d2_an_image_of_another_size_than_its_row_is_named(tmp_path: Path) -> None:
