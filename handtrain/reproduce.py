@@ -99,7 +99,7 @@ def _note(gesture: str, part: str) -> None:
 def _is_evaluated(file: Path, fake: Path, base: Path, options: EvaluateOptions) -> bool:
     """Return whether the file is an evaluation of exactly these images with these options."""
     record = read_json(file)
-    if fault_of(record) or record["format"] != evaluation.FORMAT or record.get("options") != recorded(options):
+    if fault_of(record) or record.get("format") != evaluation.FORMAT or record.get("options") != recorded(options):
         return False
     return all(
         record.get(side, {}).get("sha256") == folder_set(folder, side).fingerprint()

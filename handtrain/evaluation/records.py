@@ -28,8 +28,8 @@ def fault_of(record: Any) -> str | None:
     """Return why a JSON value is not the record of an evaluation (docs/evaluation.md), None if it is one."""
     if not isinstance(record, dict):
         return "it is not a JSON object"
-    if type(record.get("format")) is not int:
-        return "it has no format"
+    if type(record.get("format", 0)) is not int:
+        return "its format is not a number"
     if not isinstance(record.get("gesture"), str | None) or not isinstance(record.get("preparation"), str):
         return "its gesture or preparation is not a text"
     if not isinstance(record.get("options", {}), dict):

@@ -1,3 +1,4 @@
+# ruff: noqa: F811
 """Damaged files of a run: the same command again ends in the same weights, or in one sentence."""
 
 import hashlib
@@ -20,7 +21,7 @@ CHANGES = {"checkpoint_minutes": 0.0, "unet_epochs": 3, "unet_batch": 1, "embedd
 
 
 @pytest.fixture(scope="module")
-def finished(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def finished(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of six steps, with checkpoints of the last two."""
     return Path(train(tmp_path_factory.mktemp("finished") / "run", **CHANGES).path)
 
@@ -63,7 +64,7 @@ def _halve(file: Path) -> None:
     ],
 )  # fmt: skip
 def test_d1_a_damaged_model_of_a_finished_run_is_exported_again(
-    train: Train, finished: Path, run: Path, name: str, damage: Callable[[Path], Any],  # noqa: F811
+    train: Train, finished: Path, run: Path, name: str, damage: Callable[[Path], Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     damage(run / name)
@@ -77,7 +78,7 @@ def test_d1_a_lost_run_json_is_written_again_and_the_model_is_kept(
     train: Train,
     finished: Path,
     run: Path,
-    data: bytes | None,  # noqa: F811
+    data: bytes | None,
 ) -> None:
     if data is None:
         (run / "run.json").unlink()
@@ -90,7 +91,7 @@ def test_d1_a_lost_run_json_is_written_again_and_the_model_is_kept(
 def test_d1_a_changed_number_in_run_json_is_not_taken_for_another_run(
     train: Train,
     finished: Path,
-    run: Path,  # noqa: F811
+    run: Path,
 ) -> None:
     text = (run / "run.json").read_text()
     assert '"lam": 0.7' in text
@@ -102,7 +103,7 @@ def test_d1_a_changed_number_in_run_json_is_not_taken_for_another_run(
 def test_d1_without_run_json_nothing_of_another_configuration_is_used(
     train: Train,
     run: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     _interrupted(run)
     (run / "run.json").unlink()
@@ -126,7 +127,7 @@ def test_d1_an_interrupted_run_with_damaged_pieces_ends_in_the_same_weights(
     finished: Path,
     run: Path,
     pattern: str,
-    damage: Callable[[Path], Any],  # noqa: F811
+    damage: Callable[[Path], Any],
 ) -> None:
     _interrupted(run)
     for file in list(run.glob(pattern)):
@@ -140,7 +141,7 @@ def test_d1_verify_reads_the_pieces_of_a_finished_run_again(
     train: Train,
     finished: Path,
     run: Path,
-    capsys: pytest.CaptureFixture[str],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     train(run, **CHANGES, verify=True)
     assert "5 of 5 pieces of the run are intact" in capsys.readouterr().err

@@ -128,7 +128,8 @@ def _evaluation() -> dict[str, Any]:
         lambda r: r["metrics"]["FID"]["reference"]["fake"].update(low="a"),
         lambda r: r["metrics"]["FID"]["reference"]["n"].update(fake=-1), lambda r: r["fake"].update(excluded=[1]),
         lambda r: r["fake"].pop("black"), lambda r: r.update(real="folder"), lambda r: r.update(preparation=None),
-        lambda r: r.update(gesture={}), lambda r: r.update(settings={"fake": {"mu": []}}), lambda r: r.pop("format"),
+        lambda r: r.update(gesture={}), lambda r: r.update(settings={"fake": {"mu": []}}),
+        lambda r: r.update(format="2"),
     ],
 )  # fmt: skip
 def test_d2_a_hostile_evaluation_is_one_sentence(tmp_path: Path, change: Any) -> None:

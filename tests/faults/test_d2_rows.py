@@ -86,7 +86,6 @@ def test_e_landmarks_that_are_not_numbers_are_found_before_stage_1(tmp_path: Pat
     "image",
     [
         None,
-        {"bytes": None, "path": "gone.jpg"},
         {"bytes": b"", "path": None},
         {"bytes": b"GIF89a not an image of ours", "path": None},
     ],
