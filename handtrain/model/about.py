@@ -29,7 +29,7 @@ def read_about(folder: Path, option: str) -> About:
 
 
 def fault_of(folder: Path, about: About) -> str | None:
-    """Return the first file of a model folder that is missing or differs from hand1000.json, None if there is none."""
+    """Return the first file of a model folder that is missing or differs from hand1000.json, None if all are equal."""
     for name, sha256 in about.get("files", {}).items():
         try:
             if sha256_of(folder / name) != sha256:

@@ -68,7 +68,7 @@ class Weights:
 def find_weights(folder: Path, stem: str) -> Weights:
     """Return the weights of a component's folder, which are named `stem`.safetensors, in one file or several.
 
-    Half-precision copies (.fp16, .bf16) are used if there is nothing else. Raises `Unusable` for missing, damaged and
+    Half-precision copies (.fp16, .bf16) are used without a whole one. Raises `Unusable` for missing, damaged and
     pickled weights.
     """
     for variant in _VARIANTS:

@@ -132,7 +132,7 @@ def _newest_checkpoint(run: RunFolder) -> Checkpoint | None:
         damaged.append(found.folder.name)
     for name in () if run.finished else damaged:
         checkpoint.set_aside(folder / name)
-        instead = f"{newest.folder.name} is used" if newest else "there is no older one: its work starts again"
+        instead = f"{newest.folder.name} is used" if newest else "without an older one, its work starts again"
         print(f"handtrain: the checkpoint {name} is damaged or of another run; {instead}", file=sys.stderr)
     return newest
 
