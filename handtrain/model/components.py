@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from handdata.errors import UserError
+from handdata.errors import Unfinished, UserError
 from handdata.readers import require_json
 from handtrain.model.weights import Unusable, Weights, check_fit, fill, find_weights
 
@@ -22,11 +22,8 @@ _LARGEST = 2**20  # of a number in a configuration
 _MOST_LAYERS = 96
 _SCHEDULE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 _BLOCKS = ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block")
-# Raised by the libraries for configurations that they do not support; their own errors derive from these.
-_REFUSED = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RecursionError, RuntimeError,
-    TypeError, ValueError,
-)  # fmt: skip
+# Everything else that diffusers, transformers and tokenizers raise in `refusals` is their refusal of a value.
+_NOT_THEIRS = (Unusable, UserError, Unfinished, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 @dataclass(frozen=True)
@@ -117,15 +114,16 @@ def scaling_of(vae: Config) -> float:
 
 @contextmanager
 def refusals(what: str) -> Iterator[None]:
-    """Convert the errors of diffusers and transformers for unsupported values to `Unusable`, which begins with `what`.
+    """Convert the errors of the libraries for unsupported values to `Unusable`, whose message begins with `what`.
 
-    Both check their configurations by raising whatever the first impossible value leads to.
+    They check by raising whatever the first impossible value leads to; tokenizers raises plain exceptions and panics,
+    which derive from `BaseException` alone.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
     try:
         yield
-    except (*_REFUSED, StrictDataclassError) as error:
+    except _NOT_THEIRS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - see above
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Unusable(f"{what} ({reason[:200]})") from None
 

@@ -90,6 +90,10 @@ def _vocabulary_alone(folder: Path) -> None:
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
 
 
+def _odd_rules(folder: Path) -> None:
+    _set(folder / "tokenizer" / "tokenizer.json", pre_tokenizer=3)
+
+
 def _odd_library(folder: Path) -> None:
     _set(folder / "model_index.json", unet=["subprocess", "Popen"])
 
@@ -102,6 +106,7 @@ def _odd_library(folder: Path) -> None:
         (_long, "header that does not fit its content"),
         (_merges, "vocabulary and merges do not fit"),
         (_vocabulary_alone, "neither tokenizer.json nor both of vocab.json and merges.txt"),
+        (_odd_rules, "tokenizer: its files cannot be read"),
         (_odd_library, "model_index.json names Popen of subprocess for it"),
     ],
 )
