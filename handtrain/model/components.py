@@ -80,9 +80,13 @@ def read_config(file: Path) -> Config:
 
 
 def optional_network(folder: Path, component: Component) -> tuple[Config, Weights]:
-    """Return configuration and weights of a component that fit each other. Raises `Unusable` otherwise."""
+    """Return configuration and weights of a component that fit each other. Raises `Unusable` otherwise.
+
+    The values are read too: the component is first needed after training.
+    """
     config, weights = read_config(folder / "config.json"), find_weights(folder, component.stem)
     component.check(config, weights)
+    weights.load(canonical)
     return config, weights
 
 

@@ -26,6 +26,11 @@ def _cut(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-5])
 
 
+def _not_numbers(folder: Path) -> None:
+    file = folder / "safety_checker" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8] + b"\xff" * 8)
+
+
 def _other_sizes(folder: Path) -> None:
     file = folder / "safety_checker" / "config.json"
     config = json.loads(file.read_text())
@@ -49,7 +54,7 @@ def _odd_class(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [_only_pickled, _cut, _other_sizes, _other_images, _no_extractor, _odd_class, shutil.rmtree]
+    "damage", [_only_pickled, _cut, _not_numbers, _other_sizes, _other_images, _no_extractor, _odd_class, shutil.rmtree]
 )
 def test_a8_a_safety_checker_that_cannot_be_used_is_left_out_before_training(
     guarded: Path, tmp_path: Path, damage: Callable[[Path], Any], capsys: pytest.CaptureFixture[str]
