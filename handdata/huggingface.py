@@ -19,7 +19,7 @@ from handdata.shipped import shipped_model
 # models at the top level.
 COMPONENT_FILES = ["*.json", "*.txt", "*.safetensors"]
 OTHER_WEIGHTS = ["*.fp16.*", "*.bf16.*", "*non_ema*"]
-_PIPELINE_FILES = ["*.json", "*.txt", "*/*.safetensors", "README.md"]
+_PIPELINE_FILES = ["*.json", "*.txt", "*/*.safetensors", "fusion.safetensors", "README.md"]
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 

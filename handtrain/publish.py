@@ -10,7 +10,9 @@ from handdata.errors import Unfinished, UserError
 from handdata.files import sha256_by_path, sha256_of, whole_folder
 from handdata.huggingface import HubName, Place, hub_errors, parse
 from handdata.markdown import markdown_table
-from handdata.readers import read_json, require_json
+from handdata.readers import require_json
+from handtrain.evaluation.records import read_evaluation
+from handtrain.model.about import require_whole
 from handtrain.model.export import write_texts
 from handtrain.model.pipeline import ABOUT_FILE
 from handtrain.reporting.tables import metric_table, remarks
@@ -23,7 +25,7 @@ def publish(model: Path | str, to: Place | str, private: bool = False, metrics: 
     folder that is not a finished model, and `Unfinished` if the published files differ from the model's.
     """
     folder, to = _model_folder(Path(model)), parse(str(to), "--to", new=True)
-    about = read_json(folder / ABOUT_FILE)
+    about = require_whole(folder, "--model")
     write_texts(folder, about, _metrics(metrics))
     llama3 = bool(about.get("training", {}).get("llama3"))
     if isinstance(to, HubName):
@@ -49,7 +51,8 @@ def _metrics(path: Path | None) -> str:
         return ""
     metrics = require_json(path, "--metrics")
     if {"format", "metrics", "preparation"} <= metrics.keys():
-        return "\n".join([metric_table(metrics).markdown(), "", *(f"- {remark}" for remark in remarks(metrics))])
+        evaluation = read_evaluation(path, "--metrics")
+        return "\n".join([metric_table(evaluation).markdown(), "", *(f"- {remark}" for remark in remarks(evaluation))])
     if any(isinstance(value, dict | list) for value in metrics.values()):
         raise UserError(
             f"--metrics {path} must be a file of `evaluate --json`, or contain one JSON object of names and values"

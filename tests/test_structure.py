@@ -22,7 +22,7 @@ ORDER = {
         "vision", "rows", "sources texts world", "dataset", "stages", "builds", "cli",
     ],
     "handtrain": [
-        "options tensor_cache", "presets data", "method", "model", "run", "generation evaluation", "training",
+        "options seals", "tensor_cache", "presets data", "method", "model", "run", "generation evaluation", "training",
         "reporting", "publish bench mini", "reproduce", "cli",
     ],
 }  # fmt: skip

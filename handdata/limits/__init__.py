@@ -1,4 +1,4 @@
-"""Limits that both programs share: the ranges of numbers that a user may give, and deadlines of requests.
+"""Limits that both programs share: the ranges of numbers that a user may give.
 
 Imports errors alone.
 """

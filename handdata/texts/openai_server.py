@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from handdata.errors import Unfinished, UserError
-from handdata.limits.deadlines import deadline, obey_deadlines
 from handdata.recipe import flag
 from handdata.texts.chat import Answer, Ask
 from handdata.texts.openai_format import Terms, error_of, is_too_long, names_field, other_terms, read, request
+from handdata.web.client import Deadline, obey_deadlines, within
 
 _TRIES = 5  # of a request that fails with a transient error
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -135,7 +135,10 @@ class ServerModel:
         )
 
     def _post(self, body: dict[str, Any]) -> _Reply:
-        with deadline(self._timeout), self._client.stream("POST", self._url, json=body) as response:
+        with (
+            within(Deadline(self._timeout, self._timeout)),
+            self._client.stream("POST", self._url, json=body) as response,
+        ):
             data = b""
             for block in response.iter_bytes():
                 data += block

@@ -8,32 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from handdata.errors import UserError
-from handdata.huggingface import HubName, Place, at_commit, hub_errors, require_folder
-from handtrain.data.crops import Box, Window, window
+from handdata.huggingface import HubName, Place, at_commit, first_line, hub_errors, require_folder
+from handtrain.data.crops import Window, window
+from handtrain.data.rows import BadRow, Row, checked_rows
 
+# Raised by datasets and pyarrow for cards, metadata and columns that are not what they expect.
+_NOT_A_DATASET = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _COLUMNS = {
     "image_id", "text", "gesture_phrase", "sha256", "width", "height", "bboxes", "labels",
     "hand_landmarks", "handedness", "gesture_hand", "rewrite",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Row:
-    """The columns of a dataset row that training uses, without pixels. Boxes and landmarks: fractions of the image."""
-
-    image_id: str
-    text: str
-    phrase: str
-    sha256: str
-    width: int
-    height: int
-    box: Box | None  # around all boxes whose label is the gesture
-    landmarks: tuple[tuple[float, float, float], ...] | None  # (21, 3) of the hand that makes the gesture
-    left_hand: bool  # whether those landmarks are of a left hand
-    rewrite: str
 
 
 @dataclass(frozen=True)
@@ -47,14 +32,34 @@ class Photographs:
 
     def image(self, index: int) -> bytes:
         """Return the bytes of a row's image file. Raises `UserError` if their hash differs from the row's `sha256`."""
-        data = bytes(self.table[self.order[index]]["image"]["bytes"])
         row = self.rows[index]
+        cell = self.table[self.order[index]]["image"]
+        data = cell.get("bytes") if isinstance(cell, dict) else None
+        if not data:
+            raise UserError(f"--dataset {self.place}: row {row.image_id} has no image: publish the dataset again")
         if hashlib.sha256(data).hexdigest() != row.sha256:
             raise UserError(
                 f"--dataset {self.place}: the image of row {row.image_id} does not match its sha256: "
                 "publish the dataset again"
             )
-        return data
+        return bytes(data)
+
+    def check_images(self) -> None:
+        """Raise `UserError` for the first row without an intact image file of the row's size."""
+        from handdata.vision.pixels import UnreadableImage, open_image
+
+        for index, row in enumerate(self.rows):
+            data = self.image(index)
+            try:
+                with open_image(data) as image:
+                    size = image.size
+            except UnreadableImage:
+                size = None
+            if size != (row.width, row.height):
+                found = f"is {size[0]} x {size[1]} px, not {row.width} x {row.height}" if size else "cannot be read"
+                raise UserError(
+                    f"--dataset {self.place}: the image of row {row.image_id} {found}: publish the dataset again"
+                )
 
     def fingerprint(self) -> str:
         """Return a hash of the columns that training reads, including the sha256 of the images."""
@@ -64,7 +69,8 @@ class Photographs:
 def load(place: Place, gesture: str, split: str = "train", limit: int = 0, option: str = "--dataset") -> Photographs:
     """Load a gesture's split of a published dataset; `limit` keeps the first rows by image_id (0: all).
 
-    Raises `UserError` if the dataset, gesture or split does not exist, if columns are missing or the split is empty.
+    Raises `UserError` if the dataset, gesture or split does not exist, if columns are missing, the split is empty or a
+    row cannot be used.
     """
     import pyarrow.parquet as pq
     from datasets import Dataset, load_dataset
@@ -79,11 +85,14 @@ def load(place: Place, gesture: str, split: str = "train", limit: int = 0, optio
             table = load_dataset(place.repo, gesture, split=split, revision=place.revision)
         else:
             # load_dataset would return its cached rows even if the folder's files have changed (datasets 5.2).
-            table = Dataset(pq.read_table(files[split]))
+            table = Dataset(pq.read_table(files[split], page_checksum_verification=True))
     _check_columns(table, place, option)
     if not len(table):
         raise UserError(f"{option} {place}: the split '{split}' of {gesture} is empty")
-    return _photographs(table, gesture, place, limit)
+    try:
+        return _photographs(table, gesture, place, limit)
+    except BadRow as error:
+        raise UserError(f"{option} {place}, split '{split}' of {gesture}, {error}: publish the dataset again") from None
 
 
 def splits_of(place: Place, gesture: str, option: str = "--dataset") -> list[str]:
@@ -108,7 +117,7 @@ def readme(place: Place) -> str:
             return ""
     else:
         card = place / "README.md"
-    return card.read_text(encoding="utf-8") if card.exists() else ""
+    return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
 
 
 def row_window(row: Row, size: int, crop: str) -> Window:
@@ -133,8 +142,9 @@ def _files(place: Place, gesture: str, option: str) -> dict[str, list[str]]:
 
 @contextmanager
 def _dataset_errors(place: Place, option: str) -> Iterator[None]:
-    from datasets.exceptions import DatasetGenerationError
-    from pyarrow import ArrowInvalid
+    from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowException
+    from yaml import YAMLError
 
     hub = hub_errors(place, option) if isinstance(place, HubName) else nullcontext()
     try:
@@ -142,8 +152,8 @@ def _dataset_errors(place: Place, option: str) -> Iterator[None]:
             yield
     except FileNotFoundError:  # also datasets' own errors for a folder or repository without data
         raise UserError(f"{option} {place} does not contain a dataset: name one of `handdata publish`") from None
-    except (DatasetGenerationError, ArrowInvalid) as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
+    except (DatasetsError, ArrowException, YAMLError, OSError, *_NOT_A_DATASET) as error:
+        cause = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)[:200]
         raise UserError(f"{option} {place} cannot be read ({cause}): publish it again") from None
 
 
@@ -162,38 +172,14 @@ def _check_columns(table: Any, place: Place, option: str) -> None:
 def _photographs(table: Any, gesture: str, place: Place, limit: int) -> Photographs:
     from datasets import Image
 
-    records = table.select_columns(sorted(_COLUMNS)).to_list()
-    order = sorted(range(len(records)), key=lambda i: records[i]["image_id"])[: limit or None]
-    rows = [_row(records[i], gesture) for i in order]
+    names = sorted(_COLUMNS)
+    with _dataset_errors(place, "--dataset"):
+        records = table.select_columns(names).to_list()
+    # Rows without a valid image_id come first, so that a limit does not hide them.
+    order = sorted(range(len(records)), key=lambda i: _sorting(records[i]["image_id"]))[: limit or None]
+    rows = checked_rows([records[i] for i in order], gesture)
     return Photographs(rows, place, table.select_columns(["image"]).cast_column("image", Image(decode=False)), order)
 
 
-def _row(record: dict[str, Any], gesture: str) -> Row:
-    index = record["gesture_hand"]
-    landmarks, left = None, False
-    if index is not None and 0 <= index < len(record["hand_landmarks"]):
-        landmarks = tuple((float(x), float(y), float(z)) for x, y, z in record["hand_landmarks"][index])
-        left = record["handedness"][index] == "Left"
-    boxes = [box for box, label in zip(record["bboxes"], record["labels"], strict=True) if label == gesture]
-    return Row(
-        image_id=record["image_id"],
-        text=record["text"],
-        phrase=record["gesture_phrase"],
-        sha256=record["sha256"],
-        width=record["width"],
-        height=record["height"],
-        box=_around(boxes),
-        landmarks=landmarks,
-        left_hand=left,
-        rewrite=record["rewrite"] or "",
-    )
-
-
-def _around(boxes: list[list[float]]) -> Box | None:
-    """Return the box (left, top, right, bottom) around boxes (x, y, width, height), clipped to the image."""
-    if not boxes:
-        return None
-    array = np.asarray(boxes, dtype=np.float64)  # (n, 4)
-    corners = np.concatenate([array[:, :2].min(0), (array[:, :2] + array[:, 2:]).max(0)])
-    left, top, right, bottom = (float(value) for value in np.clip(corners, 0, 1))
-    return left, top, right, bottom
+def _sorting(image_id: Any) -> str:
+    return image_id if isinstance(image_id, str) else ""

@@ -18,14 +18,15 @@ from handdata.huggingface import parse_model
 from handdata.limits.numbers import require_seeds
 from handdata.machine import choose_device
 from handdata.progress import bar
-from handdata.readers import lines_of, read_json, read_text
+from handdata.readers import lines_of, read_text
 from handtrain.data.dataset import load
 from handtrain.data.image_folder import split_of
 from handtrain.generation import pictures
 from handtrain.generation.pictures import Picture
 from handtrain.method.noise import seed_of
+from handtrain.model.about import require_whole
 from handtrain.model.base import Base, open_base
-from handtrain.model.pipeline import ABOUT_FILE, Hand1000Pipeline
+from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, Gesture, Hand1000Pipeline
 from handtrain.options import GenerateOptions, changed
 
 REFERENCE_STEPS = 46  # the released code requests 45 from its sampler
@@ -126,16 +127,23 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
     It has no safety checker, which would turn images black: the evaluation would measure the checker.
     """
     kind: Any = Hand1000Pipeline if about else StableDiffusionPipeline
-    try:
-        pipeline = kind.from_pretrained(
-            base.folder,
-            dtype=_TYPES[options.precision],
-            safety_checker=None,
-            requires_safety_checker=False,
-            use_safetensors=True,
-        )
-    except ValueError as error:  # this torch draws another flat layer than the one that trained the model
-        raise UserError(f"--model {base.folder}: {error}") from None
+    pipeline = kind(
+        base.vae(),
+        base.text_encoder(),
+        base.tokenizer(),
+        base.unet(),
+        base.sampling_schedule(),
+        None,
+        None,
+        requires_safety_checker=False,
+    ).to(_TYPES[options.precision])
+    if about:
+        fusion = base.folder / FUSION_FILE
+        try:  # this torch may draw another flat layer than the one that trained the model
+            gesture = Gesture.load(str(base.folder / ABOUT_FILE), str(fusion) if fusion.is_file() else None)
+            pipeline.mix_in(gesture)
+        except ValueError as error:
+            raise UserError(f"--model {base.folder}: {error}") from None
     schedule = base.sampling_schedule()
     if options.sampler == "reference":
         schedule = ReferenceSchedule.from_config(schedule.config)  # type: ignore[no-untyped-call]
@@ -207,7 +215,9 @@ def _work(
     (options,) = changed(changes, options or GenerateOptions())
     assert options
     base = open_base(parse_model(str(model), "--model"), "--model")
-    about: dict[str, Any] = read_json(base.folder / ABOUT_FILE) or {}
+    about = require_whole(base.folder, "--model") if (base.folder / ABOUT_FILE).exists() else {}
+    if options.mu is not None and not 0 <= options.mu <= 1:
+        raise UserError(f"--mu {options.mu} is outside 0 to 1")
     if options.mu is not None and not about:
         raise UserError(
             "--mu is the share of the text against the gesture, and this model has no gesture: leave it out"
@@ -247,7 +257,7 @@ def _prompts(
 
 
 def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: GenerateOptions) -> dict[str, Any]:
-    weights = sorted(base.folder.glob("unet/*.safetensors"))
+    weights = sorted(file for file in base.folder.glob("unet/*.safetensors") if file.is_file())
     lam = about.get("lam")
     return {
         "model": str(base.commit or base.folder),

@@ -20,6 +20,7 @@ from handtrain.run.checkpoint import Checkpoint
 from handtrain.run.device import peak_mib
 from handtrain.run.folder import RunFolder, open_run
 from handtrain.run.processes import Processes
+from handtrain.run.verify import verify
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Session:
     processes: Processes
     device: torch.device
     resume: Checkpoint | None  # the checkpoint from which the run is resumed
-    checkpoint_minutes: float
+    running: RunOptions
     ideal: Mapping[int, float]  # by stage: seconds per image at the hardware's peak, if it is known
     signals: list[int]  # the stop signals received so far
     progress: bool  # show progress bars; in the first process only
@@ -53,12 +54,19 @@ class Session:
 
     def restore(self, part: str, module: torch.nn.Module, optimiser: torch.optim.Optimizer) -> int:
         """Restore a part of the run from the checkpoint in all processes; return its finished steps, 0 without one."""
-        if self.resume is None or self.resume.state.get("part") != part:
+        state = self.processes.on_first(lambda: self.resume.state if self.resume else {})
+        if state.get("part") != part:
             return 0
-        if self.processes.first:
+        if self.processes.first and self.resume:
             checkpoint.restore(self.resume, module, optimiser)
         self.processes.broadcast(module, optimiser)
-        return int(self.resume.state["step"])
+        return int(state["step"])
+
+    def forget_checkpoint(self, reason: str) -> None:
+        """Resume without the checkpoint, from Stage II's shards; in the first process, which decides for all."""
+        print(f"handtrain: {reason}; Stage III starts again", file=sys.stderr)
+        self.resume = None
+        self.run.start_log(_finished_lines(self.run, None), self.running.tensorboard)
 
     def save_when_due(
         self, name: str, tensors: Iterable[tuple[str, torch.Tensor]], state: dict[str, Any], last: bool
@@ -68,10 +76,11 @@ class Session:
         Raises `Unfinished` after a signal to any process.
         """
         stopping = self.processes.any(bool(self.signals))
-        due = last or stopping or time.monotonic() - self.saved >= 60 * self.checkpoint_minutes
+        due = last or stopping or time.monotonic() - self.saved >= 60 * self.running.checkpoint_minutes
         if due and self.processes.first:
             self.run.sync()
-            checkpoint.save(self.run.path / "checkpoints", name, tensors, {**state, "log_lines": self.run.lines})
+            about = {**state, "log_lines": self.run.lines, "run": self.run.key}
+            checkpoint.save(self.run.path / "checkpoints", name, tensors, about)
             self.saved = time.monotonic()
         self.stop_if(stopping, name)
 
@@ -84,11 +93,12 @@ class Session:
 @contextmanager
 def open_session(
     path: Path, config: dict[str, Any], about: dict[str, Any], processes: Processes, device: torch.device,
-    running: RunOptions, ideal: Mapping[int, float], progress: bool,
+    running: RunOptions, ideal: Mapping[int, float], progress: bool, verified: bool = False,
 ) -> Iterator[Session]:  # fmt: skip
     """Open the run folder in the first process, and find the checkpoint to resume from.
 
-    `config` and `about` are those of `open_run`. Raises `UserError` if the processes have different configurations.
+    With `verified` the pieces of a finished run are read again. `config` and `about` are those of `open_run`. Raises
+    `UserError` if the processes have different configurations.
     """
     if any(other != config for other in processes.all_gather(config)):
         raise UserError("the processes have different options, data or models: give each the same command and files")
@@ -96,28 +106,37 @@ def open_session(
 
     def first() -> tuple[dict[str, Any], Checkpoint | None]:
         runs.append(stack.enter_context(open_run(path, config, about, absent=asdict(TrainOptions()))))
-        return runs[0].record, _newest_checkpoint(path / "checkpoints")
+        if verified and runs[0].finished:
+            verify(runs[0])
+        return runs[0].record, _newest_checkpoint(runs[0])
 
     with ExitStack() as stack, _stop_signals() as signals:
         record, resume = processes.on_first(first)
         run = runs[0] if runs else RunFolder(path, record, silent=True)
         if processes.first and not run.finished:
-            run.start_log(_finished_lines(path, resume), running.tensorboard)
-        yield Session(run, processes, device, resume, running.checkpoint_minutes, ideal, signals, progress)
+            run.start_log(_finished_lines(run, resume), running.tensorboard)
+        yield Session(run, processes, device, resume, running, ideal, signals, progress)
 
 
-def _newest_checkpoint(folder: Path) -> Checkpoint | None:
-    newest, damaged = checkpoint.newest(folder)
-    for name in damaged:
-        print(f"handtrain: the checkpoint {name} is damaged; an older one is used", file=sys.stderr)
+def _newest_checkpoint(run: RunFolder) -> Checkpoint | None:
+    """Return the checkpoint to resume from; newer ones that are damaged or of another run are set aside."""
+    folder = run.path / "checkpoints"
+    found, damaged = checkpoint.newest(folder, run.key)
+    newest = found if found and run.owns(found.state) else None
+    if found and not newest:  # of an older version, which stored no key, and run.json is lost
+        damaged.append(found.folder.name)
+    for name in () if run.finished else damaged:
+        checkpoint.set_aside(folder / name)
+        instead = f"{newest.folder.name} is used" if newest else "without an older one, its work starts again"
+        print(f"handtrain: the checkpoint {name} is damaged or of another run; {instead}", file=sys.stderr)
     return newest
 
 
-def _finished_lines(run: Path, resume: Checkpoint | None) -> int:
+def _finished_lines(run: RunFolder, resume: Checkpoint | None) -> int:
     """Return the number of log lines of finished work: Stage II's shards and the checkpoint to resume from."""
-    shards = [tensor_cache.read(path) for path in (run / "stage2").glob("*.safetensors")]
-    lines: list[int] = [about["log_lines"] for _, about in filter(None, shards)]
-    return max([*lines, resume.state["log_lines"] if resume else 0])
+    shards = [tensor_cache.read(path) for path in (run.path / "stage2").glob("*.safetensors")]
+    lines = [about.get("log_lines") for _, about in filter(None, shards) if run.owns(about)]
+    return max([*(count for count in lines if type(count) is int), resume.state["log_lines"] if resume else 0, 0])
 
 
 @contextmanager

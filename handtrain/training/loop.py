@@ -71,6 +71,7 @@ def tune(
             observer.observe(model, step + 1, total)
         ended = observer is not None and observer.ended(step + 1, total)
         name, state = f"stage{phase.stage}-{step + 1:08d}", {"part": phase.part, "step": step + 1}
+        state |= observer.state if observer else {}
         session.save_when_due(name, training_state(module, optimiser), state, last=ended or step + 1 == total)
         if ended:
             break

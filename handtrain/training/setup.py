@@ -16,7 +16,7 @@ from handdata.shipped import versions
 from handtrain.data.dataset import Photographs, load, readme, require_gesture
 from handtrain.method.fusion import TokenFusion
 from handtrain.method.gesture import GestureFeature
-from handtrain.model.base import Base, open_base
+from handtrain.model.base import Base, open_base, report_left_out
 from handtrain.model.export import fusion_record
 from handtrain.options import changed
 from handtrain.presets import RunOptions, TrainOptions, check, options_of
@@ -44,11 +44,12 @@ class Setup:
         """Return the part of run.json that determines the weights."""
         dataset = self.photographs.place  # with its commit
         rows, fingerprint = len(self.photographs.rows), self.photographs.fingerprint()
+        base = {"fingerprint": self.base.fingerprint(), "rest": self.base.rest_fingerprint()}
         return {
             "gesture": self.gesture,
             "options": asdict(self.options),
             "dataset": {**_place(dataset, dataset), "rows": rows, "fingerprint": fingerprint},
-            "base": {**_place(self.base_place, self.base.commit), "fingerprint": self.base.fingerprint()},
+            "base": {**_place(self.base_place, self.base.commit), **base},
         }
 
     def session(self, processes: int) -> dict[str, Any]:
@@ -108,8 +109,11 @@ def set_up(
     options = resolved(options, running, chosen)
     require_gesture(place, gesture)  # before a base of gigabytes is fetched
     opened = open_base(base_place)
+    if processes.first:
+        report_left_out(opened, running.safety_checker)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
     photographs = load(place, gesture, limit=options.limit)
+    photographs.check_images()
     planned = plan(gesture, photographs, opened, options)
     return Setup(gesture, preset, options, running, chosen, opened, base_place, photographs, planned)
 

@@ -8,7 +8,8 @@ import torch
 
 from handdata.progress import bar
 from handtrain.data.crops import hand_weights
-from handtrain.data.dataset import Photographs, Row, row_window
+from handtrain.data.dataset import Photographs, row_window
+from handtrain.data.rows import Row
 from handtrain.method.diffusion import Latents
 from handtrain.method.fusion import FlatFusion, TokenFusion, mix
 from handtrain.method.gesture import NUMBERS, hand_in_box

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,11 @@ class Observer:
     unconditional: torch.Tensor  # (tokens, width), the embedding of ''
     split: EncodedSplit | None
     judge: Judge | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The part of a checkpoint's state that later evaluations depend on."""
+        return self.judge.state if self.judge else {}
 
     def observe(self, model: Diffusion, step: int, total: int) -> None:
         """Log a validation loss, write a sample grid and evaluate, if they are due after this step of Stage III.
@@ -114,4 +120,6 @@ def validation_split(
         print("handtrain: the dataset has no validation split: no validation loss, no samples", file=sys.stderr)
         return []
     count = max(running.validation_images, running.sample_prompts)
-    return [load(photographs.place, gesture, "validation", count)]
+    observed = load(photographs.place, gesture, "validation", count)
+    observed.check_images()
+    return [observed]
