@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial
-from handdata.machine import map_unordered
+from handdata.machine import map_unordered, same_signal_handlers
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, STAGE_COLUMNS
 from handdata.rows.shards import FINGERPRINT, KEY, image_path, shard_count, shard_path, stored_key, write_table
@@ -172,7 +172,9 @@ def _local(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[
         with closing(worker):
             yield map(worker, range(shards))
     else:
-        yield map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,))
+        outcomes = map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,))
+        with closing(outcomes):
+            yield outcomes
 
 
 _worker: ShardWorker
@@ -196,7 +198,8 @@ def _ray(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Ou
     except ImportError:
         raise UserError("--engine ray needs Ray: pip install 'hand1000[ray]'") from None
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        with same_signal_handlers():
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # from_items and not range: reading a range needs a CPU of its own, and waits forever if the workers hold them all

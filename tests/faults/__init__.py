@@ -1,0 +1,1 @@
+"""One file for each kind of fault: a wrong results, b lost or leaked, c stuck, d tracebacks, e found too late."""
