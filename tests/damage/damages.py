@@ -8,22 +8,14 @@ from pathlib import Path
 from typing import Any
 
 JSON_ODD: list[Any] = [
-    None,
-    [],
-    {},
-    "",
-    "x",
-    -1,
-    0,
-    1e308,
-    True,
-    [[]],
-    ["x", 1, None],
-    {"x": 1},
-    2**70,
-    "\ud800",
-    "\u2028",
-]
+    None, [], {}, "", "x", -1, 0, 1e308, True, [[]], ["x", 1, None], {"x": 1}, 2**70, "\ud800", "\u2028",
+]  # fmt: skip
+JSON_WHOLE = [
+    "[]", "{}", "null", "1", '"x"', "[" * 3000 + "]" * 3000, '{"a": ' * 3000, "NaN", "[1, 2]\n[3]", "1" * 5000,
+]  # fmt: skip
+TOML_ODD = [
+    "-1", '"x"', "[]", "{}", "nan", "1e400", "true", '["x", 1]', "9" * 30, "1979-05-27", '""', "[[1]]", '"\\u0000"',
+]  # fmt: skip
 BYTES_FLIPPED = 8
 
 
@@ -66,19 +58,7 @@ def encoded(path: Path, chance: random.Random) -> None:
 
 def other_json(path: Path, chance: random.Random) -> None:
     """Replace the content by another JSON value."""
-    values = [
-        "[]",
-        "{}",
-        "null",
-        "1",
-        '"x"',
-        "[" * 3000 + "]" * 3000,
-        '{"a": ' * 3000,
-        "NaN",
-        "[1, 2]\n[3]",
-        "1" * 5000,
-    ]
-    path.write_text(chance.choice(values), encoding="utf-8")
+    path.write_text(chance.choice(JSON_WHOLE), encoding="utf-8")
 
 
 def types(path: Path, chance: random.Random) -> None:
@@ -149,22 +129,7 @@ def _toml(path: Path, chance: random.Random) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     keys = [place for place, line in enumerate(lines) if " = " in line]
     place = chance.choice(keys)
-    values = [
-        "-1",
-        '"x"',
-        "[]",
-        "{}",
-        "nan",
-        "1e400",
-        "true",
-        '["x", 1]',
-        "9" * 30,
-        "1979-05-27",
-        '""',
-        "[[1]]",
-        '"\\u0000"',
-    ]
-    lines[place] = f"{lines[place].partition(' = ')[0]} = {chance.choice(values)}"
+    lines[place] = f"{lines[place].partition(' = ')[0]} = {chance.choice(TOML_ODD)}"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -174,10 +139,8 @@ def _parquet(path: Path, chance: random.Random) -> None:
 
     table = pq.read_table(path)
     place = chance.randrange(table.num_columns)
-    name, kind = (
-        table.column_names[place],
-        chance.choice(["drop", "null", "string", "number", "rows", "order", "metadata"]),
-    )
+    kind = chance.choice(["drop", "null", "string", "number", "rows", "order", "metadata"])
+    name = table.column_names[place]
     if kind == "drop":
         table = table.drop_columns([name])
     elif kind in ("null", "string", "number"):

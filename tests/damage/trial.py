@@ -80,7 +80,7 @@ class Trial:
         return code
 
     def compare(self, place: Path, expected: str, allowed: str = "") -> None:
-        """Note a finished folder or file that differs from the fixture's of that name; `allowed` declares the reason."""
+        """Note a finished folder or file that differs from the fixture's; `allowed` declares the reason."""
         difference = different(self.fixture / expected, place)
         if difference and allowed:
             self.allowed.append(f"{allowed}: {difference}")
@@ -145,6 +145,7 @@ def in_this_process(fixture: Path, folder: Path, family: str, name: str, seed: i
         result = trial.result()
     except BaseException:  # noqa: BLE001 - a fault of the harness itself
         result = {"verdict": "broken harness", "ended": [], "wrong": [traceback.format_exc()], "allowed": []}
+    result["processor"] = round(sum(os.times()[:2]), 2)
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
