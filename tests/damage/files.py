@@ -192,7 +192,7 @@ def _publish_model(trial: Trial, model: Path, allowed: str) -> None:
 
 def _publish_metrics(trial: Trial, run: Path, allowed: str) -> None:
     metrics = ["--metrics", run / "evaluation.json"]
-    trial.run("handtrain", "publish", "--model", trial.fixture / "run", "--to", trial.folder / "copy", *metrics)
+    trial.run("handtrain", "publish", "--model", trial.copy("model"), "--to", trial.folder / "copy", *metrics)
 
 
 def _as_base(trial: Trial, model: Path, allowed: str) -> None:

@@ -140,6 +140,8 @@ def in_this_process(fixture: Path, folder: Path, family: str, name: str, seed: i
     tempfile.tempdir = str(folder)
     datasets.config.HF_DATASETS_CACHE = folder / "hf" / "datasets"
     os.environ["HAND1000_CACHE"] = str(fixture / "cache")
+    (folder / "here").mkdir()
+    os.chdir(folder / "here")  # relative names must not meet a real folder
     try:
         FAMILIES[family].run(trial, name)
         result = trial.result()
