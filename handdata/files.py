@@ -21,6 +21,7 @@ def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
     With `sync` its content is on the disk before it appears, so that a power failure cannot leave an empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _require_no_folder(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -112,6 +113,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
     `{process}` in the message becomes the id of that process.
     """
+    _require_no_folder(path)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,6 +145,11 @@ def require_room(folder: Path, size: int, purpose: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise Unfinished(f"{purpose} needs {size / 1e9:,.2f} GB in {folder}, {free / 1e9:,.2f} GB are free: make room")
+
+
+def _require_no_folder(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder where a file belongs: move it away, then run the same command again")
 
 
 def _sync(path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,6 +128,18 @@ def end_with_parent() -> Callable[[], None]:
             os._exit(1)
 
     return end
+
+
+def watch_parent(seconds: float = 0.5) -> None:
+    """End this process when its parent has died, from a thread that looks every so many seconds."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _start_worker(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial
-from handdata.machine import map_unordered, same_signal_handlers
+from handdata.machine import map_unordered, same_signal_handlers, watch_parent
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, STAGE_COLUMNS
 from handdata.rows.shards import FINGERPRINT, KEY, image_path, shard_count, shard_path, stored_key, write_table
@@ -215,6 +215,7 @@ class _RayWorker:
 
     def __init__(self, worker: ShardWorker) -> None:
         self._worker = worker
+        watch_parent()  # Ray's own check waits until the worker is idle
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:

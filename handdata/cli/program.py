@@ -26,13 +26,15 @@ DEBUG = "--debug"  # flag of every command: print the trace of an unexpected err
 # The sentence and exit code of an error of the operating system, by its number.
 _NO_SPACE = ("no space is left for {file}: free some space, then run the same command again", 1)
 _NO_PERMISSION = ("{file} cannot be read or written: check its permissions", 2)
+_FOLDER = ("{file} is a folder where a file belongs: move it away, or name a file", 2)
+_NO_FOLDER = ("{file} cannot be used, since a part of this path is a file, not a folder: correct it", 2)
 _NO_PATH = ("{file} cannot be used as a path ({reason}): correct it", 2)
 _FAULTY = ("{file} cannot be read or written ({reason}): check the disk, then run the same command again", 1)
 _FILES = ("too many files are open: raise the limit (ulimit -n), then run the same command again", 1)
 _SYSTEM = {
     errno.ENOSPC: _NO_SPACE, errno.EDQUOT: _NO_SPACE,
     errno.EACCES: _NO_PERMISSION, errno.EPERM: _NO_PERMISSION, errno.EROFS: _NO_PERMISSION,
-    errno.ENAMETOOLONG: _NO_PATH, errno.ELOOP: _NO_PATH,
+    errno.EISDIR: _FOLDER, errno.ENOTDIR: _NO_FOLDER, errno.ENAMETOOLONG: _NO_PATH, errno.ELOOP: _NO_PATH,
     errno.EIO: _FAULTY, errno.ESTALE: _FAULTY,
     errno.EMFILE: _FILES, errno.ENFILE: _FILES,
 }  # fmt: skip

@@ -121,13 +121,14 @@ def main() -> int:
     outcomes, began = [], itertools.count(1)
     for outcome in results(fixture, cases, 1 if given.case else given.at_once):
         outcomes.append(outcome)
+        if given.json:
+            with given.json.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(outcome) + "\n")
         number = next(began)
         if outcome["verdict"] not in GOOD:
             print(described(outcome), flush=True)
         if number % 100 == 0:
             print(f"{number} of {len(cases)}", file=sys.stderr, flush=True)
-    if given.json:
-        given.json.write_text("".join(json.dumps(outcome) + "\n" for outcome in outcomes), encoding="utf-8")
     if given.case:
         print(json.dumps(outcomes[0], indent=1))
     print(table(outcomes))

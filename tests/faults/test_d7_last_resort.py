@@ -106,6 +106,8 @@ def test_d7_ordinary_text_is_not_changed() -> None:
         (Terminated(), 143, "interrupted; the same command resumes"),
         (MemoryError(), 1, "out of memory"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), 2, "cannot be used as a path"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/b/run.json"), 2, "/b/run.json is a folder where a file"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/b/x/y"), 2, "/b/x/y cannot be used, since a part"),
         (OSError(errno.EIO, "Input/output error", "/disk/file"), 1, "/disk/file cannot be read or written"),
         (OSError(errno.EMFILE, "Too many open files", "x"), 1, "ulimit -n"),
         (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "/root/x cannot be read or written"),
