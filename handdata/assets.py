@@ -13,6 +13,7 @@ from pathlib import Path
 
 from handdata.errors import Unfinished, UserError, require_known
 from handdata.files import require_writable_folder, sha256_of
+from handdata.machine import end_with_parent
 from handdata.shipped import resource
 
 
@@ -111,7 +112,7 @@ def _from_wheel(source: str, partial: Path) -> str | None:
     folder = partial.parent
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
-    pip = subprocess.run(command, capture_output=True, text=True, check=False)
+    pip = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=end_with_parent())
     wheels = list(folder.glob("*.whl"))
     if pip.returncode or not wheels:
         lines = pip.stderr.splitlines() or ["pip downloaded no wheel"]

@@ -131,14 +131,11 @@ def environment(folder: Path) -> None:
 
 
 def written(request: dict[str, Any]) -> tuple[int, Any]:
-    """Answer as a language model that does what it is told."""
-    from handdata.gestures import gestures
-
-    text = " ".join(str(message["content"]) for message in request["messages"][-1:])
-    phrase = next((gestures()[name].phrase for name in GESTURES if gestures()[name].phrase in text), "showing a hand")
-    colour = re.search(r"\b(red|blue|green|black|white|grey)\b", text)
-    answer = f"a person in a {colour.group() if colour else 'plain'} shirt {phrase} in front of a wall."
-    return 200, {"choices": [{"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}]}
+    """Answer as a language model that keeps every word of the caption and adds the phrase."""
+    text = "\n".join(str(message["content"]) for message in request["messages"] if message["role"] == "user")
+    caption, phrase = (re.findall(rf"{label}:\s*(.*)", text)[-1].strip().strip('"') for label in ("Caption", "Words"))
+    message = {"role": "assistant", "content": f"{caption}, {phrase}"}
+    return 200, {"choices": [{"message": message, "finish_reason": "stop"}]}
 
 
 def _decide(folder: Path) -> None:

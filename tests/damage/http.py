@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _drip(self, data: bytes, start: int, end: int) -> None:
         self.wfile.write(_part(data, start, end).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
-        for place in range(start, min(end, start + 200)):
+        for place in range(start, min(end, start + 60)):
             self.wfile.write(data[place : place + 1])
             self.wfile.flush()
             time.sleep(0.3)
