@@ -14,6 +14,7 @@ from pathlib import Path
 
 from handdata.errors import Unfinished, UserError, require_known
 from handdata.files import require_writable_folder, sha256_of
+from handdata.machine import end_with_parent
 from handdata.progress import bar
 from handdata.shipped import resource
 from handdata.web.client import Deadline, Refused, TransientError, exchange, open_client, whole_number
@@ -121,7 +122,15 @@ def _from_wheel(source: str, partial: Path, most: int) -> str | None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--timeout=30"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
     try:
-        pip = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_PIP)
+        pip = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_PIP,
+            preexec_fn=end_with_parent(),
+        )
     except subprocess.TimeoutExpired:
         return f"pip needs more than {_PIP // 60} minutes"
     wheels = list(folder.glob("*.whl"))

@@ -17,8 +17,8 @@ from tests import ROOT
 # Lowest first. Modules and folders of one line do not import each other; a folder's own modules may, without a circle.
 ORDER = {
     "handdata": [
-        "errors", "shipped markdown readers progress limits", "files gestures strict_toml web",
-        "machine recipe assets huggingface",
+        "errors", "shipped markdown readers progress limits", "files gestures strict_toml web machine",
+        "recipe assets huggingface",
         "vision", "rows", "sources texts world", "dataset", "stages", "builds", "cli",
     ],
     "handtrain": [

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial
-from handdata.machine import map_unordered
+from handdata.machine import map_unordered, same_signal_handlers, watch_parent
 from handdata.progress import bar
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, STAGE_COLUMNS, shard_schema
@@ -179,7 +179,9 @@ def _local(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[
         with closing(worker):
             yield map(worker, range(shards))
     else:
-        yield _placed(map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,)), worker)
+        outcomes = map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,))
+        with closing(outcomes):
+            yield _placed(outcomes, worker)
 
 
 _MARK = ".working-{}.partial"  # a file of each worker process with the number of its shard
@@ -224,7 +226,8 @@ def _ray(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Ou
     except ImportError:
         raise UserError("--engine ray needs Ray: pip install 'hand1000[ray]'") from None
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        with same_signal_handlers():
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # from_items and not range: reading a range needs a CPU of its own, and waits forever if the workers hold them all
@@ -240,6 +243,7 @@ class _RayWorker:
 
     def __init__(self, worker: ShardWorker) -> None:
         self._worker = worker
+        watch_parent()  # Ray's own check waits until the worker is idle
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:

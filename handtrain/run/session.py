@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from handdata.errors import Unfinished, UserError
+from handdata.errors import Stopped, Unfinished, UserError
+from handdata.machine import STOP_SIGNALS, raise_stop
 from handtrain import tensor_cache
 from handtrain.presets import RunOptions, TrainOptions
 from handtrain.run import checkpoint
@@ -33,9 +34,14 @@ class Session:
     resume: Checkpoint | None  # the checkpoint from which the run is resumed
     running: RunOptions
     ideal: Mapping[int, float]  # by stage: seconds per image at the hardware's peak, if it is known
-    signals: list[int]  # the stop signals received so far
+    stops: "StopSignals"
     progress: bool  # show progress bars; in the first process only
     saved: float = field(default_factory=time.monotonic)  # time of the last checkpoint
+
+    @property
+    def stopping(self) -> int:
+        """The number of the stop signal that any process has received, 0 without one."""
+        return max(self.processes.all_gather(self.stops.received))
 
     def log_step(
         self, stage: int, step: int, image_ids: list[str], losses: torch.Tensor, lr: float, **more: Any
@@ -73,21 +79,57 @@ class Session:
     ) -> None:
         """Save a checkpoint after the last step, after a signal, or if the previous one is too old.
 
-        Raises `Unfinished` after a signal to any process.
+        Raises `Stopped` after a signal to any process.
         """
-        stopping = self.processes.any(bool(self.signals))
-        due = last or stopping or time.monotonic() - self.saved >= 60 * self.running.checkpoint_minutes
+        stopping = self.stopping
+        due = last or bool(stopping) or time.monotonic() - self.saved >= 60 * self.running.checkpoint_minutes
         if due and self.processes.first:
             self.run.sync()
             about = {**state, "log_lines": self.run.lines, "run": self.run.key}
             checkpoint.save(self.run.path / "checkpoints", name, tensors, about)
             self.saved = time.monotonic()
         self.stop_if(stopping, name)
+        if last:
+            self.stops.deferred = False
 
-    def stop_if(self, stopping: bool, place: str) -> None:
-        """Raise `Unfinished` if the run is to stop after a place that the message names."""
-        if stopping:
-            raise Unfinished(f"stopped by a signal after {place}; the same command resumes the run")
+    def stop_if(self, signum: int, place: str) -> None:
+        """Raise `Stopped` if a signal was received; its message names the last place that is saved."""
+        if signum:
+            raise Stopped(f"stopped by a signal after {place}; the same command resumes the run", signum)
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM of a training: while the UNet is trained they stop it after the step, elsewhere at once.
+
+    Stage II has nothing to save within a batch of images. A second signal always stops the training at once.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0  # number of the deferred signal
+        self.deferred = False
+        self._before: dict[int, Any] = {}
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the signals inside the block, if this is the main thread: Python has handlers in no other."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._before = {signum: signal.signal(signum, self._stop) for signum in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for signum, handler in self._before.items():
+                signal.signal(signum, handler)
+
+    def _stop(self, signum: int, frame: Any) -> None:
+        if self.deferred and not self.received:
+            self.received = int(signum)
+            return
+        before = self._before[signum]
+        if callable(before):
+            before(signum, frame)
+        raise_stop(signum)
 
 
 @contextmanager
@@ -110,12 +152,13 @@ def open_session(
             verify(runs[0])
         return runs[0].record, _newest_checkpoint(runs[0])
 
-    with ExitStack() as stack, _stop_signals() as signals:
+    stops = StopSignals()
+    with ExitStack() as stack, stops.handled():
         record, resume = processes.on_first(first)
         run = runs[0] if runs else RunFolder(path, record, silent=True)
         if processes.first and not run.finished:
             run.start_log(_finished_lines(run, resume), running.tensorboard)
-        yield Session(run, processes, device, resume, running, ideal, signals, progress)
+        yield Session(run, processes, device, resume, running, ideal, stops, progress)
 
 
 def _newest_checkpoint(run: RunFolder) -> Checkpoint | None:
@@ -137,23 +180,3 @@ def _finished_lines(run: RunFolder, resume: Checkpoint | None) -> int:
     shards = [tensor_cache.read(path) for path in (run.path / "stage2").glob("*.safetensors")]
     lines = [about.get("log_lines") for _, about in filter(None, shards) if run.owns(about)]
     return max([*(count for count in lines if type(count) is int), resume.state["log_lines"] if resume else 0, 0])
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM signals in a list; the second one raises `Unfinished` at once."""
-    signals: list[int] = []
-
-    def stop(signum: int, frame: Any) -> None:
-        if signals:
-            raise Unfinished("stopped by a signal; the same command resumes the run")
-        signals.append(signum)
-
-    if threading.current_thread() is not threading.main_thread():  # Python has signal handlers in the main thread only
-        yield signals
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield signals
-    finally:
-        signal.signal(signal.SIGTERM, before)

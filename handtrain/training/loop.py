@@ -45,11 +45,12 @@ def tune(
     """Train the parameters of a module that require gradients, from the checkpoint if it is of this phase.
 
     `embeddings` (n, tokens, width) are the frozen ones of the images of the split; a trained layer `fuse` maps them to
-    those of the UNet. Raises `Unfinished` after a signal, or if a loss is not finite.
+    those of the UNet. Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
     processes, total = session.processes, steps_of(len(split), phase.batch, phase.epochs)
     optimiser = adam([p for p in module.parameters() if p.requires_grad], phase.lr, phase.optimizer)
     first = session.restore(phase.part, module, optimiser)
+    session.stops.deferred = True  # until the last checkpoint
     if observer and first == 0:
         observer.observe(model, 0, total)
     elif observer and observer.ended(first, total):  # stopped early, before the run was interrupted

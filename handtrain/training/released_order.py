@@ -19,10 +19,11 @@ def released_order(
 ) -> None:
     """Train the UNet on one image of a split after the other, each with a new Adam; resume from a checkpoint.
 
-    Raises `Unfinished` after a signal, or if a loss is not finite.
+    Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
     count, unet, lr = len(split), model.unet, options.embedding_lr
     first = 0
+    session.stops.deferred = True  # until the last checkpoint
     if session.resume:
         checkpoint.restore(session.resume, unet)
         first = session.resume.state["images"]

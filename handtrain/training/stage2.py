@@ -23,7 +23,7 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
     """Return the optimized embeddings (n, tokens, width) of a split's images, on the CPU.
 
     A batch of images becomes a shard in RUN/stage2. Each process optimizes one batch at a time; the first writes all.
-    Raises `Unfinished` after a signal, or if a loss is not finite.
+    Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
     processes, lr, steps = session.processes, options.embedding_lr, options.embedding_steps
     batches = parts(len(split), options.embedding_batch)
@@ -54,7 +54,7 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
                 about = {"image_ids": image_ids, "log_lines": session.run.lines, "run": session.run.key}
                 tensor_cache.write(paths[number], {"embeddings": optimised}, about)
             shown.update()
-        session.stop_if(processes.any(bool(session.signals)), f"batch {turn[-1]} of Stage II")
+        session.stop_if(session.stopping, f"batch {turn[-1]} of Stage II")
     shown.close()
     return embeddings
 
