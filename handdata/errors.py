@@ -1,4 +1,4 @@
-"""The two errors that end a command and are not bugs."""
+"""The errors that end a command and are not bugs."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,17 @@ class UserError(Exception):
 
 class Unfinished(Exception):
     """The work could not be finished (a server is down, a disk is full): one sentence. Exit code 1."""
+
+
+class Stopped(Unfinished):
+    """The work ended in good order after a signal such as Ctrl-C or SIGTERM. Exit code 128 + the signal's number."""
+
+    def __init__(self, sentence: str, signum: int) -> None:
+        super().__init__(sentence)
+        self.signum = signum
+
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[str, int]]:  # exceptions pass between processes
+        return type(self), (str(self), self.signum)
 
 
 def require_known(name: str, known: Iterable[str], kind: str, hint: str = "") -> None:

@@ -20,6 +20,7 @@ from handdata.errors import Unfinished, UserError, first_line
 from handdata.files import sha256_of, write_text
 from handdata.readers import check_secret, read_secret
 from handdata.shipped import shipped_model
+from handdata.web.client import require_proxies
 
 # These patterns leave out pickles (.bin, .ckpt), half-precision and non-EMA copies of the same weights, and single-file
 # models at the top level.
@@ -322,6 +323,8 @@ def hub_errors(name: HubName, option: str) -> Iterator[None]:
             raise UserError(f"{option} {name}: the Hub refuses this token (HTTP {status}): check its rights") from None
         raise Unfinished(f"{option} {name}: the Hub answered HTTP {status}; run the same command again") from None
     except Exception as error:
+        if not constants.is_offline_mode():
+            require_proxies()
         if not is_down(error):
             raise
         if constants.is_offline_mode():

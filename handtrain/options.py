@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from handdata.errors import UserError, require_known
+from handdata.limits.numbers import require_ranges
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -49,8 +50,8 @@ class EvaluateOptions:
 def changed(changes: Mapping[str, Any], *options: Any) -> tuple[Any, ...]:
     """Return options dataclasses with the fields that `changes` names replaced.
 
-    Raises `UserError` for a name that no dataclass has, naming the nearest field, and for a value that is not among
-    the choices of a field.
+    Raises `UserError` for a name that no dataclass has, naming the nearest field, for a value that is not among the
+    choices of a field, and for a number out of range.
     """
     hints = {name: hint for each in options for name, hint in get_type_hints(type(each)).items()}
     for name, value in changes.items():
@@ -58,7 +59,10 @@ def changed(changes: Mapping[str, Any], *options: Any) -> tuple[Any, ...]:
         if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
             raise UserError(f"{name}={value!r}: choose one of {', '.join(get_args(hints[name]))}")
     own = [{f.name: changes[f.name] for f in fields(each) if f.name in changes} for each in options]
-    return tuple(replace(each, **values) for each, values in zip(options, own, strict=True))
+    replaced = tuple(replace(each, **values) for each, values in zip(options, own, strict=True))
+    for each in replaced:
+        require_ranges(each)
+    return replaced
 
 
 def recorded(options: "DataclassInstance") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from handdata.errors import UserError
+from handdata.limits.numbers import require_ranges
 
 # The metrics of --best-by, which the log names so. `evaluation.table` has others: distances of sets and both variants.
 LOWER_IS_BETTER = {
@@ -118,30 +119,11 @@ def options_of(preset: str) -> TrainOptions:
 
 def check(options: TrainOptions) -> None:
     """Raise `UserError` for the first option with an invalid value."""
-    if not 0 <= options.lam <= 1:
-        raise UserError(f"--lam {options.lam} is outside 0 to 1: the paper's best is 0.7")
-    _require(options, ("embedding_batch", "unet_batch", "fusion_batch", "evaluation_images"), 1, "must be at least 1")
-    for name in ("embedding_lr", "unet_lr", "fusion_lr", "hand_weight"):
-        if getattr(options, name) <= 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be above 0")
-    counts = ("embedding_steps", "unet_epochs", "fusion_epochs", "unet_warmup", "resolution", "limit", "lora_rank")
-    _require(options, (*counts, "evaluate_every", "patience"), 0, "must not be below 0")
+    require_ranges(options)
     if (options.patience or options.keep == "best") and not options.evaluate_every:
         raise UserError("--keep best and --patience need evaluations during training: give --evaluate-every STEPS")
     if options.order == "images":
         _check_image_order(options)
-
-
-def check_running(running: RunOptions) -> None:
-    """Raise `UserError` for the first option of a run with an invalid value."""
-    if running.micro_batch != "auto" and running.micro_batch < 0:
-        raise UserError(f"--micro-batch {running.micro_batch} must not be below 0: give 0 for the whole batch, or auto")
-
-
-def _require(options: TrainOptions, names: tuple[str, ...], least: int, rule: str) -> None:
-    for name in names:
-        if getattr(options, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} {rule}")
 
 
 def _check_image_order(options: TrainOptions) -> None:

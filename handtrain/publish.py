@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 import sys
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ from handdata.errors import Unfinished, UserError
 from handdata.files import require_only, sha256_by_path, sha256_of, whole_folder, write_json
 from handdata.huggingface import HubName, Place, hub_errors, parse_new
 from handdata.markdown import markdown_table
-from handdata.readers import read_json
+from handdata.readers import read_json, require_json
+from handtrain.evaluation.records import read_evaluation
+from handtrain.model.about import require_whole
 from handtrain.model.export import write_texts
 from handtrain.model.pipeline import ABOUT_FILE
 from handtrain.reporting.tables import metric_table, remarks
@@ -26,7 +27,7 @@ def publish(model: Path | str, to: Place | str, private: bool = False, metrics: 
     folder that is not a finished model, and `Unfinished` if the published files differ from the model's.
     """
     folder, to = _model_folder(Path(model)), parse_new(to, "--to")
-    about = read_json(folder / ABOUT_FILE)
+    about = require_whole(folder, "--model")
     write_texts(folder, about, _metrics(metrics))
     llama3 = bool(about.get("training", {}).get("llama3"))
     if isinstance(to, HubName):
@@ -50,15 +51,11 @@ def _metrics(path: Path | None) -> str:
     """Return the card's table from a JSON file of `handtrain evaluate --json`, or of names and values."""
     if path is None:
         return ""
-    try:
-        metrics = read_json(path)
-    except JSONDecodeError:
-        metrics = None
-    if metrics is None:
-        raise UserError(f"--metrics {path} is not a JSON file")
-    if isinstance(metrics, dict) and {"format", "metrics", "preparation"} <= metrics.keys():
-        return "\n".join([metric_table(metrics).markdown(), "", *(f"- {remark}" for remark in remarks(metrics))])
-    if not isinstance(metrics, dict) or any(isinstance(value, dict | list) for value in metrics.values()):
+    metrics = require_json(path, "--metrics")
+    if {"format", "metrics", "preparation"} <= metrics.keys():
+        evaluation = read_evaluation(path, "--metrics")
+        return "\n".join([metric_table(evaluation).markdown(), "", *(f"- {remark}" for remark in remarks(evaluation))])
+    if any(isinstance(value, dict | list) for value in metrics.values()):
         raise UserError(
             f"--metrics {path} must be a file of `evaluate --json`, or contain one JSON object of names and values"
         )

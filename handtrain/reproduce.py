@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.gestures import PAPER_GESTURES
+from handdata.gestures import PAPER_GESTURES, require_one
 from handdata.huggingface import parse_dataset
 from handdata.readers import read_json
 from handtrain.data.dataset import load
 from handtrain.evaluation import evaluate as evaluation
 from handtrain.evaluation.image_sets import folder_set
+from handtrain.evaluation.records import fault_of
 from handtrain.generation import generate as generation
 from handtrain.options import EvaluateOptions, GenerateOptions, recorded
 from handtrain.reporting.report import report
@@ -81,6 +82,8 @@ def planned(
         raise UserError("reproduce runs as a single process: launch train and generate in several instead")
     if not gestures:
         raise UserError("--gestures is empty: leave it out for the paper's six")
+    for gesture in gestures:
+        require_one(gesture, "--gestures")
     lines = []
     for gesture in gestures:
         prompts = len(load(parse_dataset(str(dataset), "--dataset"), gesture, split, limit).rows)
@@ -98,9 +101,9 @@ def _note(gesture: str, part: str) -> None:
 def _is_evaluated(file: Path, fake: Path, base: Path, options: EvaluateOptions) -> bool:
     """Return whether the file is an evaluation of exactly these images with these options."""
     record = read_json(file)
-    if record is None or record["format"] != evaluation.FORMAT or record["options"] != recorded(options):
+    if fault_of(record) or record.get("format") != evaluation.FORMAT or record.get("options") != recorded(options):
         return False
     return all(
-        record[side]["sha256"] == folder_set(folder, side).fingerprint()
+        record.get(side, {}).get("sha256") == folder_set(folder, side).fingerprint()
         for side, folder in (("fake", fake), ("base", base))
     )

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from handdata import assets
@@ -17,7 +18,7 @@ from handtrain.evaluation.bootstrap import MEAN_DRAWS, Draws
 from handtrain.evaluation.extraction import Models
 from handtrain.evaluation.features import extract
 from handtrain.evaluation.gesture_judge import gesture_judge, known_hands, named
-from handtrain.evaluation.image_sets import ImageSet, Preparation, dataset_set, folder_set, one_size, partners
+from handtrain.evaluation.image_sets import ImageSet, Preparation, dataset_set, folder_set, partners
 from handtrain.evaluation.scores import Scores
 from handtrain.options import EvaluateOptions, changed, recorded
 from handtrain.tensor_cache import TensorCache
@@ -52,7 +53,7 @@ def evaluate(
     base = images_of(base, "--base", "base") if base else None
     settings = read_settings(fake)
     gesture = gesture or settings.get("gesture")
-    sides = _sides(str(real), fake, base, gesture, options.prepare)
+    sides = _sides(str(real), fake, base, gesture)
     prepare = _preparation(options, settings, sides)
     kept = TensorCache(Path(cache) if cache else assets.cache_folder() / "features")
     with Models(options, device, sides) as models:
@@ -121,16 +122,12 @@ def _details(models: Models, judge: metrics.GestureJudge | str) -> Iterator[dict
             }
 
 
-def _sides(
-    real: str, fake_folder: Path, base: str | Path | None, gesture: str | None, prepare: str
-) -> dict[str, ImageSet]:
-    """Return the real, generated and, if given, base images; with `prepare` auto, generated images of one size only."""
+def _sides(real: str, fake_folder: Path, base: str | Path | None, gesture: str | None) -> dict[str, ImageSet]:
+    """Return the real, generated and, if given, base images; the last two with the same names."""
     dataset = split_of(real, "--real")
     if dataset and gesture is None:
         raise UserError(f"--real {real} needs --gesture: the generated images do not name theirs")
     fake = folder_set(fake_folder, "--fake")
-    if prepare == "auto":
-        fake = one_size(fake)
     sides = {"fake": fake}
     if base:
         sides["fake"], sides["base"] = partners(fake, folder_set(Path(base), "--base"))
@@ -148,8 +145,8 @@ def _preparation(options: EvaluateOptions, settings: dict[str, Any], sides: dict
         raise UserError(
             f"--real {sides['real'].source} has no boxes for the hand crop: use --crop center, or name a dataset"
         )
-    first = sides["fake"].members[0]
-    return Preparation(min(first.width, first.height), crop)
+    # Generated images have one size as a rule; of several, the median is neither a thumbnail's nor a poster's.
+    return Preparation(median_low(min(member.width, member.height) for member in sides["fake"].members), crop)
 
 
 def _judge(
@@ -180,6 +177,8 @@ def _about(images: ImageSet) -> dict[str, Any]:
         "sha256": images.fingerprint(),
         "excluded": images.excluded,
         "black": sum(member.black for member in images.members),
+        "one_colour": sum(member.one_colour for member in images.members),
+        "sizes": len({(member.width, member.height) for member in images.members}),
     }
 
 

@@ -14,6 +14,7 @@ from diffusers import StableDiffusionPipeline  # type: ignore[attr-defined]
 from handtrain.method.fusion import FlatFusion, TokenFusion, mix
 
 ABOUT_FILE, FUSION_FILE = "hand1000.json", "fusion.safetensors"
+NUMBERS = 63  # of the gesture feature: 21 landmarks x (x, y, z)
 
 
 @dataclass
@@ -27,19 +28,20 @@ class Gesture:
 
     @classmethod
     def load(cls, about_file: str, fusion_file: str | None) -> "Gesture":
-        """Read the two files. Raises `ValueError` if this torch cannot reproduce the flat layer."""
-        about = json.loads(Path(about_file).read_text(encoding="utf-8"))
+        """Read the two files. Raises `ValueError` if they are damaged, or this torch cannot reproduce the layer."""
+        try:
+            about = json.loads(Path(about_file).read_text(encoding="utf-8-sig"))
+            check_about(about)
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{about_file} is damaged ({error})") from None
         fusion, feature = about["fusion"], torch.tensor(about["feature"]["values"], dtype=torch.float32)
         layer: FlatFusion | TokenFusion | None = None
         if fusion["kind"] == "flat":
             layer = FlatFusion(fusion["seed"], fusion["tokens"], fusion["width"], len(feature))
             layer.require_same_stream(fusion["first_block_sha256"])
         elif fusion["kind"] == "token":
-            from safetensors.torch import load_file
-
-            assert fusion_file is not None, f"{about_file} needs {FUSION_FILE}"
             layer = TokenFusion(fusion["width"], len(feature))
-            layer.load_state_dict(load_file(fusion_file))
+            layer.load_state_dict(_layer_weights(fusion_file, layer))
             layer.requires_grad_(False)
         return cls(about, feature, layer)
 
@@ -56,6 +58,74 @@ class Gesture:
             results = self.layer(plain[[keys.index(key) for key in missing]], self.feature)
             self.fused.update(zip(missing, results, strict=True))
         return torch.stack([self.fused[key] for key in keys])
+
+
+def check_about(about: Any) -> None:
+    """Raise `ValueError` for the first entry of hand1000.json without which, or with which, no image can be made."""
+    if not isinstance(about, dict):
+        raise ValueError("it is not a JSON object")
+    values, fusion = (_entry(about, name, dict) for name in ("feature", "fusion"))
+    numbers = _entry(values, "values", list)
+    if len(numbers) != NUMBERS or not all(_is_number(value, 1e6) for value in numbers):
+        raise ValueError(f"the gesture feature is not a list of {NUMBERS} finite numbers")
+    if not _is_number(about.get("lam"), 1) or about["lam"] < 0:
+        raise ValueError("lam is not a number in 0 to 1")
+    for name in ("gesture", "gesture_phrase", "crop"):
+        _entry(about, name, str)
+    if about["crop"] not in ("center", "hand"):
+        raise ValueError("crop is neither center nor hand")
+    if not 0 < _entry(about, "resolution", int) <= 8192:
+        raise ValueError("resolution is not a number of pixels")
+    if _entry(values, "kind", str) not in ("absolute", "normalised"):
+        raise ValueError("the kind of the feature is unknown")
+    _check_fusion(fusion)
+    files = about.get("files", {})
+    if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
+        raise ValueError("files is not a list of hashes")
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
+        raise ValueError("files names a path outside of the folder")
+
+
+def _check_fusion(fusion: dict[str, Any]) -> None:
+    kind = _entry(fusion, "kind", str)
+    if kind not in ("flat", "token", "none"):
+        raise ValueError("the kind of the fusion is unknown")
+    for name in ("tokens", "width") if kind != "none" else ():
+        if not 0 < _entry(fusion, name, int) <= 4096:
+            raise ValueError(f"the {name} of the fusion are not those of a text encoder")
+    if kind == "flat":
+        _entry(fusion, "first_block_sha256", str)
+        if not 0 <= _entry(fusion, "seed", int) < 2**63:
+            raise ValueError("the seed of the fusion is not below 2^63")
+
+
+def _entry(entries: dict[str, Any], name: str, kind: type) -> Any:
+    value = entries.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{name} is missing or has another type")
+    return value
+
+
+def _is_number(value: Any, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
+
+
+def _layer_weights(file: str | None, layer: TokenFusion) -> dict[str, torch.Tensor]:
+    """Return the weights of the token layer. Raises `ValueError` if their file is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if file is None:
+        raise ValueError(f"the model has no {FUSION_FILE}, which its {ABOUT_FILE} requires")
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} is damaged ({error})") from None
+    wanted = {name: tensor.shape for name, tensor in layer.state_dict().items()}
+    whole = all(bool(torch.isfinite(tensor).all()) for tensor in weights.values() if tensor.is_floating_point())
+    if {name: tensor.shape for name, tensor in weights.items()} != wanted or not whole:
+        raise ValueError(f"{file} does not hold the fusion layer that {ABOUT_FILE} describes")
+    return weights
 
 
 class Hand1000Pipeline(StableDiffusionPipeline):
@@ -81,8 +151,16 @@ class Hand1000Pipeline(StableDiffusionPipeline):
                 f"{pretrained_model_name_or_path} has no {ABOUT_FILE}: it was not trained by handtrain; "
                 "load it as a StableDiffusionPipeline"
             )
-        pipeline.gesture = Gesture.load(about, _file(pretrained_model_name_or_path, FUSION_FILE, hub))
+        pipeline.mix_in(Gesture.load(about, _file(pretrained_model_name_or_path, FUSION_FILE, hub)))
         return pipeline
+
+    def mix_in(self, gesture: Gesture) -> None:
+        """Use a gesture from now on. Raises `ValueError` if its fusion layer does not fit the text encoder."""
+        fusion, text = gesture.about["fusion"], self.text_encoder.config  # type: ignore[attr-defined]
+        sizes = (text.max_position_embeddings, text.hidden_size)
+        if gesture.layer is not None and (fusion["tokens"], fusion["width"]) != sizes:
+            raise ValueError(f"the fusion layer of {ABOUT_FILE} does not fit the text encoder of the model")
+        self.gesture = gesture
 
     def __call__(self, *args: Any, mu: float | None = None, **kwargs: Any) -> Any:
         """Generate images; the arguments are StableDiffusionPipeline's.
@@ -149,7 +227,9 @@ class Hand1000Pipeline(StableDiffusionPipeline):
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         if self.gesture is None:
             return
-        (folder / ABOUT_FILE).write_text(json.dumps(self.gesture.about, indent=2) + "\n", encoding="utf-8")
+        # The hashes are those of the files that were loaded.
+        about = {name: value for name, value in self.gesture.about.items() if name not in ("files", "sha256_of_this")}
+        (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         if isinstance(self.gesture.layer, TokenFusion):
             from safetensors.torch import save_file
 

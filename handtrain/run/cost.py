@@ -1,5 +1,6 @@
 """The steps, memory, disk space and time of a run, computed before it starts."""
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +89,8 @@ def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptio
     moments = trained // 2 if options.optimizer == "adam8bit" else 2 * trained
     by_image = options.order == "images"
     checkpoint = trained if by_image else trained + moments
-    model_bytes = weights + sum(
-        file.stat().st_size for file in base.folder.glob("*/*.safetensors") if file.parent.name != "unet"
-    )
+    others = [stored for name, of_part in base.weights.items() if name != "unet" for stored in of_part.tensors.values()]
+    model_bytes = weights + _FLOAT * sum(math.prod(stored.shape) for stored in others)
     embeddings = count * base.tokens * base.width * _FLOAT
     steps = count * options.unet_epochs if by_image else steps_of(count, options.unet_batch, options.unet_epochs)
     token = options.fusion == "token"

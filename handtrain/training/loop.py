@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from tqdm import tqdm
 
+from handdata.progress import bar
 from handtrain.method.batches import ahead, batch_of, steps_of
 from handtrain.method.diffusion import Diffusion, Latents
 from handtrain.method.noise import Draw, image_draws, moved
@@ -45,32 +45,34 @@ def tune(
     """Train the parameters of a module that require gradients, from the checkpoint if it is of this phase.
 
     `embeddings` (n, tokens, width) are the frozen ones of the images of the split; a trained layer `fuse` maps them to
-    those of the UNet. Raises `Unfinished` after a signal, or if a loss is not finite.
+    those of the UNet. Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
     processes, total = session.processes, steps_of(len(split), phase.batch, phase.epochs)
     optimiser = adam([p for p in module.parameters() if p.requires_grad], phase.lr, phase.optimizer)
     first = session.restore(phase.part, module, optimiser)
+    session.stops.deferred = True  # until the last checkpoint
     if observer and first == 0:
         observer.observe(model, 0, total)
     elif observer and observer.ended(first, total):  # stopped early, before the run was interrupted
         return
     load = partial(_batch, split, embeddings, phase, model, processes)
-    bar = tqdm(
+    steps = bar(
         ahead(load, range(first, total), model.device),
-        desc=f"Stage {'I' * phase.stage}", unit="step", initial=first, total=total, disable=session.hide_bars,
+        desc=f"Stage {'I' * phase.stage}", unit="step", initial=first, total=total, show=session.progress,
     )  # fmt: skip
-    for step, (image_ids, latents, draw, inputs) in bar:
+    for step, (image_ids, latents, draw, inputs) in steps:
         rate = warmed_up(phase.lr, step, phase.warmup)
         for group in optimiser.param_groups:
             group["lr"] = rate
         losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, len(image_ids), processes.add_gradients)
         losses = processes.gather_losses(losses, len(image_ids))
         session.log_step(phase.stage, step, image_ids, losses, rate, part=phase.part)
-        bar.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
+        steps.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
         if observer:
             observer.observe(model, step + 1, total)
         ended = observer is not None and observer.ended(step + 1, total)
         name, state = f"stage{phase.stage}-{step + 1:08d}", {"part": phase.part, "step": step + 1}
+        state |= observer.state if observer else {}
         session.save_when_due(name, training_state(module, optimiser), state, last=ended or step + 1 == total)
         if ended:
             break

@@ -8,17 +8,19 @@ from typing import Any
 import torch
 
 from handdata.errors import UserError
+from handdata.gestures import require_one
 from handdata.huggingface import HubName, Place, parse_dataset, parse_model
+from handdata.limits.numbers import require_ranges
 from handdata.machine import choose_device
 from handdata.readers import read_json
 from handdata.shipped import versions
-from handtrain.data.dataset import Photographs, load, readme
+from handtrain.data.dataset import Photographs, load, readme, require_gesture
 from handtrain.method.fusion import TokenFusion
 from handtrain.method.gesture import GestureFeature
-from handtrain.model.base import Base, open_base
+from handtrain.model.base import Base, open_base, report_left_out
 from handtrain.model.export import fusion_record
 from handtrain.options import changed
-from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of
+from handtrain.presets import RunOptions, TrainOptions, check, options_of
 from handtrain.run.cost import Plan, plan
 from handtrain.run.device import resolved
 from handtrain.run.processes import launched, own_device
@@ -44,11 +46,12 @@ class Setup:
         """Return the part of run.json that determines the weights."""
         dataset = self.photographs.place  # with its commit
         rows, fingerprint = len(self.photographs.rows), self.photographs.fingerprint()
+        base = {"fingerprint": self.base.fingerprint(), "rest": self.base.rest_fingerprint()}
         return {
             "gesture": self.gesture,
             "options": asdict(self.options),
             "dataset": {**_place(dataset, dataset), "rows": rows, "fingerprint": fingerprint},
-            "base": {**_place(self.base_place, self.base.commit), "fingerprint": self.base.fingerprint()},
+            "base": {**_place(self.base_place, self.base.commit), **base},
         }
 
     def session(self, processes: int) -> dict[str, Any]:
@@ -100,8 +103,9 @@ def set_up(
     Repositories of the Hub have the commits that a run in `out` recorded.
     """
     options, running = changed(changes, options or options_of(preset), running or RunOptions())
+    require_one(gesture, "--gesture")
     check(options)
-    check_running(running)
+    require_ranges(running)
     check_judging(options)
     processes = launched()
     if options.order == "images" and processes.count > 1:
@@ -113,9 +117,13 @@ def set_up(
     )
     chosen = choose_device(own_device(device, processes))
     options = resolved(options, running, chosen)
+    require_gesture(place, gesture)  # before a base of gigabytes is fetched
     opened = open_base(base_place)
+    if processes.first:
+        report_left_out(opened, running.safety_checker)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
     photographs = load(place, gesture, limit=options.limit)
+    photographs.check_images()
     planned = plan(gesture, photographs, opened, options)
     return Setup(gesture, preset, options, running, chosen, opened, base_place, photographs, planned, requested)
 

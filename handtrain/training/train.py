@@ -4,7 +4,6 @@ A run may be killed at any moment: the same call resumes it and ends with the sa
 """
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -52,6 +51,7 @@ def train(
     device: str = "auto",
     cache: Path | str | None = None,
     progress: bool = True,
+    verify: bool = False,
     **changes: Any,
 ) -> Run:
     """Fine-tune a Stable Diffusion on one gesture of a dataset in the paper's three stages, and return the run.
@@ -59,7 +59,8 @@ def train(
     `dataset` is a folder of `handdata publish` or hf:USER/NAME[@REVISION], `base` a diffusers folder, a name on the Hub
     or the name of a shipped model, `out` the run folder, `cache` the folder of encoded images and texts. `options`
     (default: those of the preset) and `running` are changed by keywords that name their fields, such as `lam=0.5`.
-    The same call resumes an interrupted run and leaves a finished one unchanged. Raises `UserError` for a mistake and
+    The same call resumes an interrupted run and leaves a finished one unchanged; a damaged model is exported again.
+    `verify` reads all other files of a finished run too. Raises `UserError` for a mistake and
     `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
     """
     # Setup: the checked arguments, the other processes, and the run folder with the checkpoint to resume from
@@ -75,12 +76,14 @@ def train(
         processes.on_first(lambda: require_room(setup.plan, out))
         with open_session(
             out, setup.config(), setup.session(processes.count), processes, setup.device, running,
-            ideal_seconds(setup.base, setup.device, processes.count), progress,
+            ideal_seconds(setup.base, setup.device, processes.count), progress, verify,
         ) as session:  # fmt: skip
             if session.run.finished:
                 if progress:
                     print("handtrain: this run is finished", file=sys.stderr)
                 return Run(out)
+
+            observed = validation_split(photographs, gesture, options, running) if processes.first else []
 
             # Stage I: the gesture feature g
             rows = recomputed_landmarks(photographs, progress) if options.landmarks == "recompute" else photographs.rows
@@ -92,7 +95,6 @@ def train(
 
             # Encoding: images by the VAE, texts by the text encoder and the flat fusion layer
             encoded = TensorCache(Path(cache) if cache else assets.cache_folder() / "encoded")
-            observed = validation_split(photographs, gesture, options, running) if processes.first else []
             splits, unconditional = processes.first_then_rest(
                 lambda: encode_splits([photographs, *observed], setup.base, options, g, setup.device, encoded, progress)
             )
@@ -105,7 +107,7 @@ def train(
             model = diffusion(unet, schedule, scaling, options, running, setup.device)
             judge = None
             if options.evaluate_every and processes.first:
-                judge = open_judge(session.run, options, photographs, setup.base.resolution, encoded)
+                judge = open_judge(session, options, photographs, setup.base.resolution, encoded)
 
             # Token fusion, before Stage II: one trained layer in place of the flat one
             layer = None
@@ -148,7 +150,7 @@ def train(
                     merge_adapters(unet)
                 about = setup.about(session.run.record["config"], feature, layer, kept)
                 export(out / "model", setup.base, unet, about, layer, running.safety_checker)
-                session.run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+                session.run.finish()
     return Run(out)
 
 
@@ -171,16 +173,24 @@ def plan_run(
 
 def _load_fusion(session: Session, layer: TokenFusion) -> bool:
     """Load the fusion layer in all processes if the run has trained it already; return whether it has."""
-    stored = session.processes.on_first(lambda: tensor_cache.read(session.run.path / _FUSION_FILE))
+    names, file = layer.state_dict().keys(), session.run.path / _FUSION_FILE
+
+    def read() -> tensor_cache.Tensors | None:
+        tensors, about = tensor_cache.read(file) or ({}, {})
+        return tensors if tensors.keys() == names and session.run.owns(about) else None
+
+    stored = session.processes.on_first(read)
     if stored:
-        layer.load_state_dict(stored[0])
+        layer.load_state_dict(stored)
     return stored is not None
 
 
 def _save_fusion(session: Session, layer: TokenFusion) -> None:
     if session.processes.first:
         weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
-        tensor_cache.write(session.run.path / _FUSION_FILE, weights, {"log_lines": session.run.lines})
+        tensor_cache.write(
+            session.run.path / _FUSION_FILE, weights, {"log_lines": session.run.lines, "run": session.run.key}
+        )
 
 
 @contextmanager

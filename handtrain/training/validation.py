@@ -2,12 +2,14 @@
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from handdata.errors import UserError
 from handdata.files import whole_file
+from handdata.vision.pixels import to_rgb
 from handtrain.data.dataset import Photographs, load, splits_of
 from handtrain.generation.sampling import Sampler, sample_grid
 from handtrain.method.diffusion import Diffusion
@@ -34,6 +36,11 @@ class Observer:
     unconditional: torch.Tensor  # (tokens, width), the embedding of ''
     split: EncodedSplit | None
     judge: Judge | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The part of a checkpoint's state that later evaluations depend on."""
+        return self.judge.state if self.judge else {}
 
     def observe(self, model: Diffusion, step: int, total: int) -> None:
         """Log a validation loss, write a sample grid and evaluate, if they are due after this step of Stage III.
@@ -81,7 +88,7 @@ class Observer:
             numbers = range(part.start, part.stop)
             seeds = [seed_of("judge", self.options.seed, number) for number in numbers]
             images += sampler(split.mixed[[number % len(split) for number in numbers]], seeds)
-        return [np.asarray(image.convert("RGB")) for image in images]
+        return [np.asarray(to_rgb(image)) for image in images]
 
     def _write_grid(self, sampler: Sampler, split: EncodedSplit, step: int) -> None:
         rows = slice(0, self.running.sample_prompts)
@@ -113,4 +120,6 @@ def validation_split(
         print("handtrain: the dataset has no validation split: no validation loss, no samples", file=sys.stderr)
         return []
     count = max(running.validation_images, running.sample_prompts)
-    return [load(photographs.place, gesture, "validation", count)]
+    observed = load(photographs.place, gesture, "validation", count)
+    observed.check_images()
+    return [observed]

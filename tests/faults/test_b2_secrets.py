@@ -8,9 +8,10 @@ import httpx2
 import pytest
 
 from handdata.builds.upload import Hub
-from handdata.errors import UserError, first_line
+from handdata.errors import Unfinished, UserError, first_line
 from handdata.huggingface import HubName, at_commit
-from handdata.sources.http import address
+from handdata.recipe import FetchOptions
+from handdata.sources.http import Client, address
 from handdata.texts.chat import Ask
 from handdata.texts.openai_server import ServerModel
 from handtrain.publish import _to_hub
@@ -126,3 +127,46 @@ def test_b2_a_server_that_repeats_the_key_cannot_publish_a_part_of_it(monkeypatc
 def test_b2_an_error_about_a_header_is_its_class(kind: type[Exception]) -> None:
     assert first_line(kind("Illegal header value b'Bearer sk-secret'")) == kind.__name__
     assert first_line(kind("no route to host\nBearer sk-secret")) == "no route to host"
+
+
+ADDRESSES = [
+    "http://user:secret@127.0.0.1:9/v1",
+    "http://user:s/ecret@127.0.0.1:9/v1",
+    "http://127.0.0.1:9/v1?api-key=secret",
+    "http://user:secret@[::1/v1",
+    "user:secret@127.0.0.1:9/v1",
+    "ftp://user:secret@127.0.0.1/v1",
+]
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+def test_b2_the_password_of_a_servers_address_is_not_repeated(url: str) -> None:
+    with pytest.raises((UserError, Unfinished)) as caught:
+        model = ServerModel(url, "any", "NO_KEY", timeout=1.0)
+        model.pause = 0.0
+        model.answer([ASK], 8)
+    words = str(caught.value)
+    assert "ecret" not in words and "user:" not in words and "\n" not in words, words
+
+
+PROXIES = ["http://user:secret@[::1", "nonsense://user:secret@proxy:1", "http://user:secret@proxy:port"]
+PROXY_DOORS: dict[str, Callable[[], Any]] = {
+    "model": HUB_DOORS["model"],
+    "dataset": HUB_DOORS["dataset"],
+    "archive": lambda: Client(FetchOptions()).open("https://example.invalid/a.zip"),
+    "chat server": lambda: ServerModel("https://example.invalid/v1", "any", "NO_KEY"),
+}
+
+
+@pytest.mark.parametrize("door", PROXY_DOORS)
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_b2_a_proxy_that_cannot_be_used_is_one_sentence(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, door: str, variable: str, proxy: str
+) -> None:
+    from huggingface_hub import close_session
+
+    monkeypatch.setenv(variable, proxy)
+    close_session()
+    words = raises_without("secret", PROXY_DOORS[door])
+    assert "HTTPS_PROXY" in words

@@ -11,13 +11,15 @@ import pytest
 from handdata.builds.build import Build
 from handdata.errors import UserError
 from handdata.stages import assemble
+from handtrain.method.gesture import NUMBERS
 from handtrain.publish import publish
 from tests.finished import QUIET, finished_build
 
 OWN = ["notes.txt", "unet/mine.json", ".git/config", "pictures/hand.png", "data/call/mine.parquet"]
 ABOUT = {
     "gesture": "call", "gesture_phrase": "making phone call hand gesture", "lam": 0.7, "crop": "center",
-    "resolution": 16, "fusion": {"kind": "flat"}, "feature": {"kind": "paper"}, "training": {"imported": "a.ckpt"},
+    "resolution": 16, "fusion": {"kind": "none"}, "feature": {"kind": "absolute", "values": [0.0] * NUMBERS},
+    "training": {"imported": "a.ckpt"},
 }  # fmt: skip
 
 

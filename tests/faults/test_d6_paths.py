@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from handdata.assets import cache_folder
 from handdata.builds.build import Build
 from handdata.dataset.evaluate import open_dataset
 from handdata.errors import UserError
@@ -29,6 +30,9 @@ ODD_NAMES = ["hands[1]", "a::b", "call*", "what?", "{gesture}", "{}", "50%", "a 
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    (tmp_path / "cache").mkdir()
+    for file in (path for path in cache_folder().glob("*") if path.is_file()):  # of models, which `assemble` reads
+        (tmp_path / "cache" / file.name).symlink_to(file.absolute())
     monkeypatch.setenv("HAND1000_CACHE", str(tmp_path / "cache"))
 
 

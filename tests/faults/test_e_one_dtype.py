@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from handtrain import Hand1000Pipeline
-from handtrain.model.precision import to_float32
 from handtrain.training.train import train
 from tests.handtrain.tiny import write_base, write_dataset
 
@@ -75,15 +74,3 @@ def test_e_dtype_of_an_older_export_is_made_one_when_it_is_loaded(model: Path, t
     pipeline = Hand1000Pipeline.from_pretrained(older)
     assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
     pipeline("a hand", num_inference_steps=1, height=16, width=16, output_type="np")
-
-
-def test_e_dtype_conversion_leaves_other_files_and_whole_numbers_alone(tmp_path: Path) -> None:
-    save_file({"a": torch.ones(2), "ids": torch.arange(3)}, tmp_path / "full.safetensors", {"format": "pt"})
-    save_file({"a": torch.ones(2).half(), "ids": torch.arange(3)}, tmp_path / "half.safetensors", {"format": "pt"})
-    (tmp_path / "config.json").write_text('{"dtype":   "float32", "size": 1}')
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    for path in list(tmp_path.iterdir()):
-        to_float32(path)
-    assert {name for name, data in before.items() if (tmp_path / name).read_bytes() != data} == {"half.safetensors"}
-    converted = load_file(tmp_path / "half.safetensors")
-    assert converted["a"].dtype == torch.float32 and converted["ids"].tolist() == [0, 1, 2]
