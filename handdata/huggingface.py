@@ -24,7 +24,6 @@ from handdata.web.client import require_proxies
 
 # These patterns leave out pickles (.bin, .ckpt), half-precision and non-EMA copies of the same weights, and single-file
 # models at the top level.
-COMPONENT_FILES = ["*.json", "*.txt", "*.safetensors"]
 OTHER_WEIGHTS = ["*.fp16.*", "*.bf16.*", "*non_ema*"]
 _PIPELINE_FILES = ["*.json", "*.txt", "*/*.safetensors", "fusion.safetensors", "README.md"]
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
