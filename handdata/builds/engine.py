@@ -193,6 +193,8 @@ def _work(shard: int) -> Outcome:
 def _ray(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Outcome]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage statistics to its maker by default
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ parts log to the terminal, into our bar
+    # Ray's agents outlive a killed cluster until they give up their server: 60 s by default
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     try:
         import ray.data
     except ImportError:
