@@ -7,8 +7,7 @@ from pathlib import Path
 import ray
 
 if __name__ == "__main__":
-    quiet = {"include_dashboard": False, "log_to_driver": False}
-    context = ray.init("local", num_cpus=2, _node_ip_address="127.0.0.1", **quiet)  # no proxy is used for this address
+    context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     place = Path(sys.argv[1])
     place.with_suffix(".part").write_text(context.address_info["gcs_address"])
     place.with_suffix(".part").rename(place)
