@@ -221,13 +221,21 @@ def _placed(outcomes: Iterator[Outcome], worker: ShardWorker) -> Iterator[Outcom
 def _ray(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Outcome]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage statistics to its maker by default
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ parts log to the terminal, into our bar
+    # Ray's agents outlive a killed cluster until they give up their server: 60 s by default
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     try:
         import ray.data
     except ImportError:
         raise UserError("--engine ray needs Ray: pip install 'hand1000[ray]'") from None
     if not ray.is_initialized():
-        with same_signal_handlers():
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        try:
+            with same_signal_handlers():
+                ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            place = os.environ.get("RAY_ADDRESS", "of this machine")
+            raise Unfinished(
+                f"the Ray cluster {place} cannot be used ({error}): check RAY_ADDRESS and ray status"
+            ) from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # from_items and not range: reading a range needs a CPU of its own, and waits forever if the workers hold them all
