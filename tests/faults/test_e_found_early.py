@@ -43,7 +43,7 @@ def test_e_the_front_matter_of_a_card_has_no_aliases(tmp_path):
 def test_e_status_separates_long_names_from_numbers(gesture):
     counts = {"done": 240, "failed": {}, "left": 0}
     state = {
-        "name": "n", "build": "b", "rows": 240, "spares": 0, "selection": {}, "decisions": {},
+        "name": "n", "build": "b", "rows": 240, "spares": 0, "selection": {}, "decisions": {}, "converted": {},
         "stages": {"a_stage_with_a_long_name": counts, "fetch": counts},
         "dataset": {"rows": {gesture: {"train": 240}, "ok": {"train": 1}}, "shortfalls": [], "current": True},
     }  # fmt: skip
