@@ -15,7 +15,7 @@ from handdata.texts.openai_server import ServerModel
 from handdata.texts.template import splice
 from tests.chat_server import chat_server, says
 
-LARGE = 1 << 17
+LARGE = 1 << 16
 LONG = {
     "dots": "." * LARGE + "x",
     "dots and blanks": ". " * (LARGE // 2) + "x",
@@ -45,7 +45,7 @@ def test_c6_a_long_answer_is_read_in_linear_time(kind):
     checks.sentence_ends(LONG[kind])
     english.gestures_named(english.tokenise(LONG[kind]))
     plain(LONG[kind])
-    assert time.process_time() - start < 10  # quadratic time would be minutes
+    assert time.process_time() - start < 5  # linear time is below 1 s
 
 
 def test_c6_an_answer_that_stays_long_has_no_end():

@@ -67,6 +67,7 @@ def scores_of(real: Path, fake: Path, tmp_path: Path, **changes: Any) -> Scores:
     return evaluate(options=NO_NETWORKS, **{**places, **changes})
 
 
+@pytest.mark.slow
 def test_blurred_hands_score_worse_on_every_hand_metric(fid_weights, squares, blurred, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating.metrics, "LEAST_HANDS", 2)
     points = _normalised(squares)
