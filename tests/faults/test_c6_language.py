@@ -56,7 +56,7 @@ def test_c6_an_answer_that_stays_long_has_no_end():
 
 
 def test_c6_a_reply_beyond_the_cap_is_not_read_to_its_end():
-    with chat_server(lambda body: says("a man " * (LARGE * 8))) as server:
+    with chat_server(lambda body: says("a man " * (LARGE * 16))) as server:
         (answer,) = ServerModel(server.url, "m", "NO_KEY").answer([Ask((("user", "hi"),))], 5)
     assert (answer.text, answer.stop) == ("", "length")
 
