@@ -202,6 +202,7 @@ def test_an_unknown_option_is_an_error_that_names_the_nearest(squares):
         evaluate(real=squares, fake=squares, bootstraps=3)
 
 
+@pytest.mark.slow
 def test_the_forward_pass_is_five_of_our_functions_below_evaluate(fid_weights, squares, tmp_path):
     """The chain is evaluate, extract, the rows of a shard, Network.__call__, run."""
     chains = set()
