@@ -3,6 +3,7 @@
 Each line of stdin is a case as JSON; each line of stdout its result.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,16 @@ def load_everything() -> None:
     torch.set_num_threads(1)
 
 
+def learn(modules: list[str]) -> None:
+    """Import what a fork had to import, so that the next ones need not."""
+    from PIL import Image
+
+    Image.init()  # all its formats
+    for module in modules:
+        with suppress(Exception):  # some exist only while another module is imported
+            importlib.import_module(module)
+
+
 def one(fixture: Path, case: dict[str, Any]) -> dict[str, Any]:
     """Run one case in a fork; return its result."""
     from tests.damage.trial import in_this_process
@@ -51,6 +63,7 @@ def one(fixture: Path, case: dict[str, Any]) -> dict[str, Any]:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status == 0:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        learn(result.pop("imported"))
     else:
         tail = (folder / "stderr.txt").read_text(encoding="utf-8", errors="replace")[-1500:]
         verdict = "time-out" if status == -signal.SIGALRM else "killed by a signal"
