@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-SECONDS = 60  # of a try, before it counts as stuck
+SECONDS = 150  # of a try, before it counts as stuck; one takes 1 to 5 s, more on a busy machine
 
 
 def load_everything() -> None:
@@ -25,7 +25,7 @@ def load_everything() -> None:
     import diffusers  # noqa: F401
     import mediapipe  # noqa: F401
     import torch
-    import transformers  # noqa: F401
+    from transformers import conversion_mapping
 
     import handtrain.cli.flags
     import handtrain.evaluation.evaluate
@@ -34,6 +34,7 @@ def load_everything() -> None:
     import handtrain.reporting.report
     import handtrain.training.train  # noqa: F401
 
+    conversion_mapping.get_checkpoint_conversion_mapping("")  # compiles a thousand patterns
     datasets.disable_progress_bars()
     torch.set_num_threads(1)
 
