@@ -125,7 +125,7 @@ def main() -> int:
     parser.add_argument("--case", help="one case of the family; its folder is kept")
     parser.add_argument("--at-once", type=int, default=2, help="number of tries at the same time")
     parser.add_argument("--fixture", type=Path, help="folder for the fixture (default: one for temporary files)")
-    parser.add_argument("--json", type=Path, help="file for all results, one per line; good ones in it are not repeated")
+    parser.add_argument("--json", type=Path, help="file for results; good ones in it are not repeated")
     given = parser.parse_args()
     fixture = fixture_folder(given.fixture)
     if given.case:
