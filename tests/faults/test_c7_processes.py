@@ -157,7 +157,7 @@ def test_c7_a_ray_cluster_of_a_build_ends_with_it(recipe: Path, tmp_path: Path, 
     command = Command(*words, "--engine", "ray", "--workers", "1")
     command.wait_for(lambda: any(b"MapWorker" in _title(pid) for pid in command.alive()), 120)
     assert command.process.poll() is None, command.end()
-    stopped(command, signum, 45)  # Ray's own agents notice a killed cluster after 2 to 15 s, later on a busy machine
+    stopped(command, signum, 45)  # Ray's own agents notice a killed cluster late on a busy machine
 
 
 @pytest.mark.slow
