@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from handdata.recipe import CaptionOptions, RenderOptions
-from handdata.texts.captioner import Captioner
+from handdata.texts.captioners.local import LocalCaptioner
 from handdata.world.render import draw
 from handdata.world.skeleton import GESTURES
 from handtrain.mini.colours import agreement, share
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=3000)
     given = parser.parse_args()
     images, truths = pictures(-(-given.pictures // len(GESTURES)), given.size, given.seed)
-    captioner = Captioner(CaptionOptions(model="mini-blip", device="cpu"))
+    captioner = LocalCaptioner(CaptionOptions(model="mini-blip", device="cpu"))
     captions = captioner.describe(images)
     captioner.close()
     right: dict[str, list[bool]] = {"both colours": [], "skin": [], "place": []}

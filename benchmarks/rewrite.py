@@ -20,10 +20,11 @@ from typing import Any
 
 from handdata.gestures import gestures
 from handdata.recipe import RewriteOptions
-from handdata.stages.rewrite import load_model, model_file, prompt_text, rewrite
+from handdata.stages.rewrite import load_model, prompt_text, rewrite
 from handdata.texts.answers import tidy
 from handdata.texts.chat import Ask, read_prompt
 from handdata.texts.checks import failures
+from handdata.weights.gguf import gguf_file
 
 
 def main() -> None:
@@ -122,7 +123,7 @@ def one_call_per_row(asks: list[Ask], options: RewriteOptions) -> dict[str, Any]
     from handdata.machine import cores
 
     threads = options.threads or cores()
-    path = str(model_file(options.model))
+    path = str(gguf_file(options))
     plain: Any = llama_cpp.Llama(path, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
     start, cpu = time.perf_counter(), time.process_time()
     answers = []

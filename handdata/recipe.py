@@ -105,20 +105,28 @@ class LandmarkOptions:
 class CaptionOptions:
     """Model that describes the images."""
 
-    model: str = "Salesforce/blip-image-captioning-large"  # name of a model on the Hub, a folder, or mini-blip
+    # name of a model on the Hub, a folder, mini-blip, or the server's name of the model
+    model: str = "Salesforce/blip-image-captioning-large"
     revision: str = "main"  # branch, tag or commit; run.json keeps the commit that it first resolved to
+    server: str = ""  # URL of an OpenAI-compatible server with a vision model; empty: in this process
+    prompt: str = "Describe this photograph in one short sentence."  # request, for models that follow one
     batch: int = 16  # images per batch; halved if the GPU runs out of memory
     max_new_tokens: int = 50  # maximum number of tokens per caption
     device: Literal["auto", "cpu", "cuda"] = "auto"  # device of the model; auto: a GPU if torch can use one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: bfloat16 on a GPU, float32 on a CPU
+    key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the server's key, if it needs one
+    parallel: int = 16  # concurrent requests to the server
+    timeout: float = 60.0  # seconds to wait for an answer of the server
+    extra_body: str = ""  # further fields of a request to the server, as a JSON object
 
 
 @dataclass(frozen=True)
 class RewriteOptions:
     """Language model that rewrites the captions."""
 
-    # GGUF file, name of a model file of `handdata assets`, or the server's name of the model (paper: LLaMA 3)
-    model: str = "Meta-Llama-3-8B-Instruct.Q4_K_M.gguf"
+    # GGUF file, hf:USER/NAME/FILE.gguf, llama-3-8b-instruct (paper: LLaMA 3), name of a model file of
+    # `handdata assets`, or the server's name of the model
+    model: str = "llama-3-8b-instruct"
     server: str = ""  # URL of an OpenAI-compatible server, such as http://localhost:8000/v1; empty: in this process
     key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the server's key, if it needs one
     prompt: str = ""  # prompt file; empty: the shipped prompts/rewrite.txt
@@ -132,6 +140,12 @@ class RewriteOptions:
     grammar: bool = False  # force the phrase with a grammar in the last attempt
     timeout: float = 60.0  # seconds to wait for an answer of the server
     seed: int = 0  # random seed for sampling
+    revision: str = "main"  # branch, tag or commit of a model on the Hub; run.json keeps the commit
+    sha256: str = ""  # hash that the GGUF file must have; empty: that of the Hub's listing, which run.json keeps
+    extra_body: str = ""  # further fields of a request to the server, as a JSON object
+    # field of a request that limits the answer; auto: the first one that the server takes
+    limit_field: Literal["auto", "max_tokens", "max_completion_tokens", "none"] = "auto"
+    send_temperature: bool = True  # send a temperature to the server, unless it refuses one
 
 
 @dataclass(frozen=True)
@@ -166,6 +180,8 @@ class EvaluateOptions:
     clip: str = "openai/clip-vit-base-patch32"  # CLIP model: name on the Hub or a folder (paper, table 1)
     device: str = "auto"  # device of the model: auto, cpu or cuda
     split: str = "all"  # split to measure: train, validation, test, or all
+    # captioners to compare on these images: names on the Hub, folders, mini-blip, or URL#MODEL for one of a server
+    captioners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,11 @@ class Connection(BaseHTTPRequestHandler):
         if user.role != "write" or user.name != owner:
             raise Refusal(403, f'You don\'t have the rights to write to "{owner}"')
 
+    def _require_accepted(self, repo: Repo) -> None:
+        user = self._user()
+        if repo.gated and not (user and user.name in repo.accepted):
+            raise Refusal(403 if user else 401, f"Access to model {repo.name} is restricted", "GatedRepo")
+
     def _commit(self, repo: Repo, revision: str) -> Commit:
         sha = repo.branches.get(revision, revision)
         if sha not in repo.commits:

@@ -61,9 +61,19 @@ class Answers(Connection):
     def info(self, kind: str, name: str, revision: str = "main") -> None:
         repo = self._repo(KINDS[kind], name)
         commit = self._commit(repo, revision)
-        siblings = [{"rfilename": path, "size": blob.size, "blobId": blob.git} for path, blob in commit.files.items()]
+        siblings = [
+            {"rfilename": path, "size": blob.size, "blobId": blob.git}
+            | ({"lfs": {"sha256": blob.sha256, "size": blob.size, "pointerSize": 134}} if blob.lfs else {})
+            for path, blob in commit.files.items()
+        ]
         facts = {"id": name, "author": name.split("/")[0], "sha": commit.sha, "private": repo.private, "tags": []}
-        self._answer({**facts, "_id": name, "gated": False, "disabled": False, "siblings": siblings})
+        facts |= {"cardData": {"license": repo.licence}} if repo.licence else {}
+        gated = "auto" if repo.gated else False
+        self._answer({**facts, "_id": name, "gated": gated, "disabled": False, "siblings": siblings})
+
+    def auth_check(self, kind: str, name: str) -> None:
+        self._require_accepted(self._repo(KINDS[kind], name))
+        self._answer({})
 
     def refs(self, kind: str, name: str) -> None:
         repo = self._repo(KINDS[kind], name)
@@ -127,7 +137,9 @@ class Answers(Connection):
         self._answer(rows)
 
     def resolve(self, name: str, revision: str, path: str, prefix: str | None = None) -> None:
-        commit = self._commit(self._repo("dataset" if prefix else "model", name), revision)
+        repo = self._repo("dataset" if prefix else "model", name)
+        self._require_accepted(repo)
+        commit = self._commit(repo, revision)
         blob = commit.files.get(path)
         headers = {"X-Repo-Commit": commit.sha}
         if blob is None:
@@ -264,6 +276,7 @@ Answers.routes = [
     ("POST", "/api/repos/create", Answers.create),
     ("DELETE", "/api/repos/delete", Answers.delete),
     ("PUT", f"{_API}/settings", Answers.settings),
+    ("GET", f"{_API}/auth-check", Answers.auth_check),
     ("GET", f"{_API}/refs", Answers.refs),
     ("GET", f"{_API}/lfs-files", Answers.lfs_list),
     ("POST", f"{_API}/lfs-files/batch", Answers.lfs_delete),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.hub_routes import Answers
-from tests.hub_store import Blob, Commit, Repo, User, make_blob
+from tests.hub_store import LFS_SUFFIXES, Blob, Commit, Repo, User, make_blob
 
 
 class HubServer:
@@ -98,6 +98,17 @@ class HubServer:
             commits.append(repo.commits[sha])
             sha = commits[-1].parent
         return commits
+
+    def host(self, name: str, files: Path | dict[str, bytes], gated: bool = False, licence: str | None = None) -> Repo:
+        """Put a model with the files of a folder, or with these, on the Hub; return its repository."""
+        if isinstance(files, Path):
+            paths = [path for path in files.rglob("*") if path.is_file()]
+            files = {path.relative_to(files).as_posix(): path.read_bytes() for path in paths}
+        repo = Repo("model", name, private=False, gated=gated, licence=licence)
+        blobs = {path: self.store(data, path.endswith(LFS_SUFFIXES)) for path, data in files.items()}
+        repo.commit("main", "files", blobs, None)
+        self.repos["model", name] = repo
+        return repo
 
     def store(self, data: bytes, lfs: bool) -> Blob:
         sha = hashlib.sha256(data).hexdigest()

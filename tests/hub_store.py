@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import time
 
-LFS_SUFFIXES = (".parquet", ".jpg", ".png", ".safetensors", ".zip", ".bin")
+LFS_SUFFIXES = (".gguf", ".parquet", ".jpg", ".png", ".safetensors", ".zip", ".bin")
 ATTRIBUTES = b"".join(b"*%s filter=lfs diff=lfs merge=lfs -text\n" % suffix.encode() for suffix in LFS_SUFFIXES)
 
 
@@ -29,6 +29,9 @@ class Repo:
     kind: str
     name: str  # owner/name
     private: bool
+    gated: bool = False  # only users in `accepted` may read the files
+    licence: str | None = None
+    accepted: set[str] = dataclasses.field(default_factory=set)
     commits: dict[str, Commit] = dataclasses.field(default_factory=dict)
     branches: dict[str, str] = dataclasses.field(default_factory=dict)
 

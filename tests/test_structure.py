@@ -19,6 +19,7 @@ ORDER = {
     "handdata": [
         "errors", "shipped markdown readers progress limits", "files gestures strict_toml web machine",
         "recipe assets huggingface",
+        "weights",  # the stages' models on the Hub, for the texts and for the plan of a build
         "vision", "rows", "sources texts world", "dataset", "stages", "builds", "cli",
     ],
     "handtrain": [
@@ -31,7 +32,7 @@ SHARED = {
     "readers", "progress", "limits", "rows.schema", "rows.published",
 }  # fmt: skip
 # The mini models are trained on the drawn world and judged by the captioner; both programs share one main function.
-ALSO_SHARED = {"handtrain.mini": {"world", "texts.captioner", "recipe"}, "handtrain.cli": {"cli.program"}}
+ALSO_SHARED = {"handtrain.mini": {"world", "texts.captioners", "recipe"}, "handtrain.cli": {"cli.program"}}
 
 MODULES_IN_A_FOLDER = 12
 LINES_OF_A_FILE = 350

@@ -6,16 +6,17 @@ from typing import Any
 WORDS = """[PAD] [CLS] [SEP] [UNK] [MASK] a man woman boy girl person in front of the wall with red blue green black
 white shirt hat hand standing sitting on chair room kitchen holding phone cup and large small""".split()
 SIZE = 32  # px
+FOLLOWING = ("idefics3", "qwen2_vl")  # types of SmolVLM and Qwen2-VL, which follow a request
 
 
 def make(kind: str, folder: Path, seed: int = 0) -> Path:
-    """Write a model of this kind, one of the keys of `captioner.FAMILIES`, and return its folder."""
+    """Write a model of this kind, a key of `local.FAMILIES` or one of FOLLOWING, and return its folder."""
     import torch
 
     torch.manual_seed(seed)
-    model = {"blip": _blip, "blip-2": _blip2, "paligemma": _paligemma, "vision-encoder-decoder": _vit_gpt2}[kind](
-        folder
-    )
+    makers = {"blip": _blip, "blip-2": _blip2, "paligemma": _paligemma, "vision-encoder-decoder": _vit_gpt2}
+    makers |= {"florence2": _florence2, "idefics3": _idefics3, "qwen2_vl": _qwen2_vl}
+    model = makers[kind](folder)
     for parameter in model.parameters():  # large random weights: captions differ from image to image
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=1.0)
@@ -151,3 +152,107 @@ def _vit_gpt2(folder: Path) -> Any:
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, text)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
     return VisionEncoderDecoderModel(config)
+
+
+def _florence2(folder: Path) -> Any:
+    from transformers import (
+        BartConfig,
+        CLIPImageProcessor,
+        Florence2Config,
+        Florence2ForConditionalGeneration,
+        Florence2Processor,
+        Florence2VisionConfig,
+    )
+
+    tokenizer = _word_tokenizer(folder, extra_special_tokens={"image_token": "<image>"})
+    images = CLIPImageProcessor(size={"height": SIZE, "width": SIZE}, do_center_crop=False)
+    images.image_seq_length = 2  # one place, and their mean
+    Florence2Processor(images, tokenizer).save_pretrained(folder)
+    vision = Florence2VisionConfig(
+        depths=(1, 1, 1, 1), patch_size=(7, 3, 3, 3), embed_dim=(8, 8, 16, 16), num_heads=(2, 2, 2, 2),
+        num_groups=(2, 2, 2, 2), window_size=4, projection_dim=16, max_position_embeddings=8,
+    )  # fmt: skip
+    text = BartConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=128,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0, decoder_start_token_id=2, forced_eos_token_id=2,
+    )  # fmt: skip
+    return Florence2ForConditionalGeneration(
+        Florence2Config(
+            text_config=text.to_dict(), vision_config=vision.to_dict(), image_token_id=tokenizer.image_token_id
+        )
+    )
+
+
+_TEMPLATE = (
+    "{% for turn in messages %}{{ turn['role'] + ' ' }}{% for part in turn['content'] %}"
+    "{{ IMAGE if part['type'] == 'image' else part['text'] }}{{ ' ' }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'person' }}{% endif %}"
+)
+
+
+def _idefics3(folder: Path) -> Any:
+    from transformers import (
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        Idefics3ImageProcessor,
+        Idefics3Processor,
+        LlamaConfig,
+    )
+
+    marks = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
+    tokenizer = _word_tokenizer(folder, additional_special_tokens=marks)
+    images = Idefics3ImageProcessor(size={"longest_edge": SIZE}, max_image_size={"longest_edge": SIZE})
+    Idefics3Processor(
+        images, tokenizer, image_seq_len=4, chat_template=_TEMPLATE.replace("IMAGE", "'<image>'")
+    ).save_pretrained(folder)
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = LlamaConfig(
+        vocab_size=len(tokenizer), num_key_value_heads=1, bos_token_id=1, eos_token_id=2, pad_token_id=0, **vision
+    )
+    config = Idefics3Config(
+        vision_config={**vision, "image_size": SIZE, "patch_size": 8},
+        text_config=text.to_dict(),
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=0,
+    )
+    return Idefics3ForConditionalGeneration(config)
+
+
+def _qwen2_vl(folder: Path) -> Any:
+    from transformers import (
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer = _word_tokenizer(folder, additional_special_tokens=marks)
+    limits = {"size": {"shortest_edge": SIZE * SIZE, "longest_edge": 4 * SIZE * SIZE}, "patch_size": 8}
+    Qwen2VLProcessor(
+        Qwen2VLImageProcessor(**limits),
+        tokenizer,
+        Qwen2VLVideoProcessor(**limits),
+        chat_template=_TEMPLATE.replace("IMAGE", "'<|vision_start|><|image_pad|><|vision_end|>'"),
+    ).save_pretrained(folder)
+    start, end, image, video = tokenizer.convert_tokens_to_ids(marks)
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "bos_token_id": 1, "eos_token_id": 2,
+            "pad_token_id": 0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+        },
+        vision_config={
+            "depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "patch_size": 8, "mlp_ratio": 2,
+            "spatial_merge_size": 2, "temporal_patch_size": 2,
+        },
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )  # fmt: skip
+    return Qwen2VLForConditionalGeneration(config)

@@ -53,7 +53,7 @@ class Build(BuildFolder):
                 implementation = stage.load()
                 if isinstance(implementation, type):  # a `Stage`, which works on shards
                     options = self._options(stage, implementation)
-                    if verify and hasattr(implementation, "at_commit"):
+                    if verify and stage.name == "caption" and not options.server:
                         model, _ = model_folder(options.model, options.revision)
                         verification.verify_model(model, f"--{stage.table}.model")
                     report = engines.run(stage, options, self.path, execution)
@@ -98,8 +98,12 @@ class Build(BuildFolder):
             return options
         requested, pins = {"model": options.model, "revision": options.revision}, self.record().get("pins", {})
         if pins.get(stage.name, {}).get("asked") == requested:
-            return replace(options, revision=pins[stage.name]["commit"])
+            sha256 = pins[stage.name].get("sha256")  # of a single file on the Hub
+            known = {"sha256": options.sha256 or sha256} if sha256 else {}
+            return replace(options, revision=pins[stage.name]["commit"], **known)
         pinned = implementation.at_commit(options)
         if pinned != options:
-            self.update_record({}, pins={**pins, stage.name: {"asked": requested, "commit": pinned.revision}})
+            pin = {"asked": requested, "commit": pinned.revision}
+            pin |= {"sha256": pinned.sha256} if getattr(pinned, "sha256", "") else {}
+            self.update_record({}, pins={**pins, stage.name: pin})
         return pinned

@@ -271,7 +271,8 @@ class Evaluate:
     """Measure a published dataset, per gesture and in total.
 
     CLIP cosines of image and caption, and of caption and caption, as in the paper's table 1; the share of texts that
-    contain the phrase once; how often the hand was detected inside the box with the gesture's label.
+    contain the phrase once; how often the hand was detected inside the box with the gesture's label. With --captioners,
+    the same images are described by each of them: a row per captioner, after those of the dataset's captions and texts.
     """
 
     dataset: Positional[str]  # hf:USER/NAME[@REVISION], a folder that `publish --to` made, or a build
@@ -279,8 +280,12 @@ class Evaluate:
     json: bool = False  # print one JSON object on stdout
 
     def __call__(self) -> int:
-        from handdata.dataset import evaluate
+        from handdata.dataset import captioners, evaluate
 
+        if self.options.captioners:
+            compared = captioners.compare(self.dataset, self.options)
+            print(evaluate.as_json(compared) if self.json else captioners.text(compared))
+            return 0
         scores = evaluate.evaluate(self.dataset, self.options)
         print(evaluate.as_json(scores) if self.json else evaluate.text(scores))
         return 0
@@ -294,10 +299,12 @@ def _shown(recipe: Recipe, argv: list[str]) -> Recipe:
     """Return a recipe as the defaults of flags; for --help, which prints them, without secrets of URLs."""
     if not {"-h", "--help"} & set(argv):
         return recipe
-    source, server = recipe.source, public_url(recipe.rewrite.server)
+    source, caption, rewrite = recipe.source, recipe.caption, recipe.rewrite
     annotations, images = (tuple(map(public_url, places)) for places in (source.annotations, source.images))
     source = dataclasses.replace(source, annotations=annotations, images=images)
-    return dataclasses.replace(recipe, source=source, rewrite=dataclasses.replace(recipe.rewrite, server=server))
+    caption = dataclasses.replace(caption, server=public_url(caption.server))
+    rewrite = dataclasses.replace(rewrite, server=public_url(rewrite.server))
+    return dataclasses.replace(recipe, source=source, caption=caption, rewrite=rewrite)
 
 
 def _run_stage(stage: StageSpec, folder: Path, **tables: Any) -> int:

@@ -121,7 +121,7 @@ def provenance(build: Path, recipe: Recipe) -> Provenance:
         licence, sentence = _licence(name)
         models.append(Model(stage, name, _revision(fingerprint), licence))
         sentences += [sentence] if sentence else []
-        prompt = fingerprint.get("prompt", prompt)
+        prompt = fingerprint.get("prompt", prompt) if stage == "texts" else prompt
     return Provenance(tuple(models), prompt, tuple(dict.fromkeys(sentences)))
 
 

@@ -34,19 +34,12 @@ def evaluate(dataset: str | Path, options: EvaluateOptions, progress: bool = Tru
     Without CLIP's weights the cosines are None and `not_computed` gives the reason. Raises `UserError` as
     `open_dataset` does, and for a split that the dataset does not have.
     """
-    splits = open_dataset(dataset)
-    wanted = list(splits) if options.split == "all" else [options.split]
-    missing = [name for name in wanted if name not in splits]
-    if missing:
-        raise UserError(f"--split {missing[0]}: {dataset} has {', '.join(splits)}")
-    try:
-        clip, why = Clip(options.clip, options.device), None
-    except (UserError, Unfinished) as error:
-        clip, why = None, str(error)
+    splits = requested_splits(dataset, options.split)
+    clip, why = open_clip(options)
     groups: dict[str, Group] = {}
-    for name in wanted:
-        names = splits[name].features["gesture"].names
-        for batch in _batches(splits[name], progress, name):
+    for name, split in splits.items():
+        names = split.features["gesture"].names
+        for batch in batches(split, progress, f"evaluate {name}"):
             vectors = _embedded(clip, batch) if clip else None
             for index, number in enumerate(batch["gesture"]):
                 row = {key: values[index] for key, values in batch.items()}
@@ -54,7 +47,26 @@ def evaluate(dataset: str | Path, options: EvaluateOptions, progress: bool = Tru
                 group.add(row, names[number], None if vectors is None else {k: v[index] for k, v in vectors.items()})
     everything = Group.together(list(groups.values()))
     scores = {name: group.scores() for name, group in groups.items()} | {"all": everything.scores()}
-    return {"dataset": str(dataset), "splits": wanted, "clip": options.clip, "not_computed": why, "gestures": scores}
+    about = {"dataset": str(dataset), "splits": list(splits), "clip": options.clip, "not_computed": why}
+    return {**about, "gestures": scores}
+
+
+def requested_splits(dataset: str | Path, split: str) -> dict[str, Any]:
+    """Return the named split of a dataset, or all of them. Raises `UserError` for a split that it does not have."""
+    splits = open_dataset(dataset)
+    wanted = list(splits) if split == "all" else [split]
+    missing = [name for name in wanted if name not in splits]
+    if missing:
+        raise UserError(f"--split {missing[0]}: {dataset} has {', '.join(splits)}")
+    return {name: splits[name] for name in wanted}
+
+
+def open_clip(options: EvaluateOptions) -> tuple[Clip | None, str | None]:
+    """Return CLIP, or None and the reason why it cannot be loaded."""
+    try:
+        return Clip(options.clip, options.device), None
+    except (UserError, Unfinished) as error:
+        return None, str(error)
 
 
 class Group:
@@ -68,8 +80,8 @@ class Group:
     def add(self, row: dict[str, Any], gesture: str, vectors: dict[str, np.ndarray] | None) -> None:
         """Count one row; `vectors` are unit vectors of its image, caption and text."""
         self.rows += 1
-        text, phrase = (str(row[name] or "").lower() for name in ("text", "gesture_phrase"))
-        self.phrase += bool(phrase) and text.count(phrase) == 1
+        text, phrase = (str(row[name] or "") for name in ("text", "gesture_phrase"))
+        self.phrase += names_phrase(text, phrase)
         self.hand += row["gesture_hand"] is not None and row["gesture_hand"] >= 0
         self.agree += (row["landmarks_in_box"] or 0) >= 0.5 and gesture in (row["labels"] or ())
         if row["landmarks_in_box"] is not None:
@@ -103,6 +115,11 @@ class Group:
             scores[f"clip_image_{name}"] = None if cosines is None else float(np.mean(cosines))
             scores[f"clip_{name}_{name}"] = None if words is None else mean_cosine(words[:CAPTION_ROWS])
         return scores
+
+
+def names_phrase(text: str, phrase: str) -> bool:
+    """Return whether a text contains the phrase of its gesture exactly once."""
+    return bool(phrase) and text.lower().count(phrase.lower()) == 1
 
 
 def mean_cosine(vectors: np.ndarray) -> float:
@@ -177,7 +194,7 @@ def text(result: dict[str, Any]) -> str:
     heads = [name.replace("_", " ") for name in names]
     lines = ["  ".join([" " * width, *heads])]
     for gesture, scores in result["gestures"].items():
-        cells = [_shown(scores[name]).rjust(len(head)) for name, head in zip(names, heads, strict=True)]
+        cells = [shown(scores[name]).rjust(len(head)) for name, head in zip(names, heads, strict=True)]
         lines.append("  ".join([gesture.ljust(width), *cells]))
     if result["not_computed"]:
         lines.append(f"CLIP cosines not computed: {result['not_computed']}")
@@ -189,10 +206,11 @@ def as_json(result: dict[str, Any]) -> str:
     return json.dumps(result, indent=1)
 
 
-def _batches(rows: Any, progress: bool, name: str) -> Iterator[dict[str, list[Any]]]:
+def batches(rows: Any, progress: bool, task: str) -> Iterator[dict[str, list[Any]]]:
+    """Yield the columns of 32 rows at a time, with undecoded images."""
     from datasets import Image
 
-    with bar(total=len(rows), desc=f"evaluate {name}", unit="row", show=progress) as shown:
+    with bar(total=len(rows), desc=task, unit="row", show=progress) as shown:
         undecoded = rows.select_columns(list(_COLUMNS)).cast_column("image", Image(decode=False))
         for batch in undecoded.iter(_BATCH):
             yield batch
@@ -201,12 +219,17 @@ def _batches(rows: Any, progress: bool, name: str) -> Iterator[dict[str, list[An
 
 def _embedded(clip: Clip, batch: dict[str, list[Any]]) -> dict[str, np.ndarray]:
     """Return unit vectors (b, d) of `image`, `caption` and `text`."""
-    images = [_pixels(image) for image in batch["image"]]
+    images = [pixels(image) for image in batch["image"]]
     vectors = {"image": clip.images(images), "caption": clip.texts(batch["caption"]), "text": clip.texts(batch["text"])}
-    return {name: rows / np.linalg.norm(rows, axis=1, keepdims=True) for name, rows in vectors.items()}
+    return {name: unit(rows) for name, rows in vectors.items()}
 
 
-def _pixels(file: dict[str, Any]) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors (n, d) of length 1."""
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def pixels(file: dict[str, Any]) -> np.ndarray:
     """Return the pixels (h, w, 3) of an undecoded cell of the column `image`."""
     try:
         with open_image(file["bytes"] or Path(file["path"])) as image:
@@ -215,7 +238,8 @@ def _pixels(file: dict[str, Any]) -> np.ndarray:
         raise UserError(f"an image of the dataset cannot be decoded ({error}): build or download it again") from None
 
 
-def _shown(value: float | int | None) -> str:
+def shown(value: float | int | None) -> str:
+    """Return a score for people."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

@@ -93,6 +93,7 @@ REASONS: dict[str, str] = {
     "wrong-size": "the member's content does not have the size that the archive states",
     "hand-not-found": "MediaPipe finds no hand in the image",
     "caption-empty": "the captioner returned an empty caption",
+    "caption-timeout": "the captioner's server did not answer in time: run the same command again",
     "text-impossible": "no text with the gesture phrase and the caption's words fits 77 CLIP tokens",
 }
 

@@ -1,12 +1,10 @@
 """The stage `caption`: descriptions of the stored images by an image captioner."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
-from handdata.huggingface import local_model, model_commit
 from handdata.recipe import CaptionOptions
 from handdata.stages import Columns
-from handdata.texts.captioner import OPTION, Captioner, arithmetic
+from handdata.texts.captioners.captioner import captioner_class, open_captioner
 from handdata.vision.landmarks import decode
 
 
@@ -19,19 +17,16 @@ class Captions:
 
     @staticmethod
     def at_commit(options: CaptionOptions) -> CaptionOptions:
-        """Return the options with a branch on the Hub resolved to its commit; those of a local model unchanged."""
-        if local_model(options.model):
-            return options
-        return replace(options, revision=model_commit(options.model, options.revision, OPTION))
+        """Return the options with a branch on the Hub resolved to its commit; those of other models unchanged."""
+        pinned: CaptionOptions = captioner_class(options).at_commit(options)
+        return pinned
 
     @staticmethod
     def fingerprint(options: CaptionOptions) -> Any:
-        revision = model_commit(options.model, options.revision, OPTION)
-        deciding = {"model": options.model, "revision": revision, "max_new_tokens": options.max_new_tokens}
-        return deciding | arithmetic(options)
+        return captioner_class(options).fingerprint(options)
 
     def __init__(self, options: CaptionOptions) -> None:
-        self._captioner = Captioner(options)
+        self._captioner = open_captioner(options)
 
     def __call__(self, columns: Columns) -> Columns:
         """Take `image` (bytes or None); return `caption` and `reason`."""
@@ -50,4 +45,6 @@ def _reason(data: bytes | None, image: Any, caption: str | None) -> str | None:
         return "image-missing"
     if image is None:
         return "image-corrupt"
+    if caption is None:
+        return "caption-timeout"
     return None if caption else "caption-empty"

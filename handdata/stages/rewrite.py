@@ -10,13 +10,10 @@ import json
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from handdata import assets
 from handdata.errors import UserError
-from handdata.files import sha256_of
 from handdata.gestures import gestures
 from handdata.readers import read_text
 from handdata.recipe import RewriteOptions, flag
@@ -28,6 +25,7 @@ from handdata.texts.chat import Answer, Ask, ChatModel, Prompt, read_prompt
 from handdata.texts.chat_template import DATE
 from handdata.texts.checks import DRAFT_FAILURES, FAILURES, Evidence, explain, failures
 from handdata.texts.template import splice
+from handdata.weights.gguf import gguf_file, gguf_hash, hub_file, pinned
 
 _STOPS = {"length": "endless", "timeout": "timeout", "prompt": "prompt-too-long"}
 _MANY, _NEARLY_ALL = 8, 0.9  # a shard of so many first drafts of which so many fail alike is remarked on
@@ -40,7 +38,8 @@ _REMEDIES = {
     "phrase-missing": "the words of the gesture are missing",
     "phrase-repeated": "the words of the gesture are repeated",
 }
-_NOT_DECIDING = ("key_variable", "threads", "gpu_layers", "timeout", "server")
+_NOT_DECIDING = ("key_variable", "threads", "gpu_layers", "timeout", "server", "revision", "sha256", "limit_field")
+_LATER = ("extra_body", "send_temperature")  # keys that earlier versions lacked; their texts are kept
 
 
 @dataclass
@@ -61,16 +60,21 @@ class Rewriting:
     final_reasons: ClassVar = frozenset({"text-impossible"})
 
     @staticmethod
+    def at_commit(options: RewriteOptions) -> RewriteOptions:
+        """Return the options with a branch on the Hub resolved to its commit; those of other models unchanged."""
+        return pinned(options)
+
+    @staticmethod
     def fingerprint(options: RewriteOptions) -> Any:
         # llama.cpp in this process rounds differently for another number of sequences
-        excluded = (*_NOT_DECIDING, "parallel") if options.server else _NOT_DECIDING
+        excluded: tuple[str, ...] = (*_NOT_DECIDING, "parallel") if options.server else _NOT_DECIDING
+        excluded += tuple(name for name in _LATER if getattr(options, name) == getattr(RewriteOptions(), name))
         deciding = {name: value for name, value in asdict(options).items() if name not in excluded}
         names = {name: asdict(gesture) for name, gesture in gestures().items()}
-        model = options.model if options.server else Path(options.model).name
         return {
             **deciding,
-            "model": model,
-            "sha256": None if options.server else model_hash(options.model),
+            "model": _model_name(options),
+            "sha256": None if options.server else gguf_hash(options),
             "prompt": prompt_text(options),
             "template": template_text(options),
             "date": DATE.date().isoformat(),  # printed by chat templates
@@ -111,7 +115,7 @@ class Rewriting:
         rows = [row for table in tables if table is not None for row in table.to_pylist()]
         ways = Counter(row["rewrite"] or "without text" for row in rows)
         failed = Counter(name for row in rows for name in row["draft_checks"] or ())
-        model = options.model if options.server else Path(options.model).stem
+        model = options.model if options.server else Path(_model_name(options)).stem
         counts = ", ".join(f"{count:,} {way}" for way, count in ways.most_common())
         lines = [f"  {count:>6,}  {name}" for name, count in failed.most_common()]
         return "\n".join([f"{len(rows):,} texts by {model}: {counts}", *lines])
@@ -184,42 +188,28 @@ def load_model(options: RewriteOptions) -> ChatModel:
         if options.template:
             option = flag("rewrite", "template")
             raise UserError(f"a server has its own chat template: leave out {option}, or {flag('rewrite', 'server')}")
+        from handdata.texts.openai_format import extra_fields, first_terms
         from handdata.texts.openai_server import ServerModel
 
         return ServerModel(
-            options.server, options.model, options.key_variable, parallel=options.parallel, timeout=options.timeout
-        )
+            options.server, options.model, options.key_variable, parallel=options.parallel, timeout=options.timeout,
+            extra=extra_fields(options.extra_body, "rewrite"), terms=first_terms(options),
+        )  # fmt: skip
     from handdata.texts.llama import LlamaModel, idle_gpu
 
     remark = idle_gpu()
     if remark:
         print(f"handdata: {remark}", file=sys.stderr)
-    path, template = model_file(options.model), template_text(options)
+    path, template = gguf_file(options), template_text(options)
     return LlamaModel(path, options.parallel, options.threads, options.gpu_layers, template)
 
 
-def model_file(model: str) -> Path:
-    """Return the GGUF file of the option `model`: a path, or the name of a model file of `handdata assets`."""
-    if model in assets.assets():
-        return assets.path(model)
-    if not Path(model).is_file():
-        raise UserError(
-            f"model file {model} does not exist: give a GGUF file with {flag('rewrite', 'model')}, for instance of "
-            "Meta-Llama-3-8B-Instruct (smollm2-135m is a small one for trials)"
-        )
-    return Path(model)
-
-
-def model_hash(model: str) -> str:
-    """Return the sha256 of the GGUF file."""
-    path = model_file(model)
-    facts = path.stat()
-    return _sha256(path, facts.st_size, facts.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, changed: int) -> str:
-    return sha256_of(path)
+def _model_name(options: RewriteOptions) -> str:
+    """Return the name of a server's model, or of the GGUF file."""
+    if options.server:
+        return options.model
+    file = hub_file(options)
+    return Path(file.path if file else options.model).name
 
 
 def prompt_text(options: RewriteOptions) -> str:

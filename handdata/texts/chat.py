@@ -21,6 +21,7 @@ class Ask:
     temperature: float = 0.0  # 0: the likeliest token each time
     seed: int = 0  # random seed where temperature > 0
     grammar: str | None = None  # GBNF that the answer must follow
+    image: bytes | None = None  # PNG file that the last turn shows, for servers with a vision model
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from handdata.machine import cores
 from handdata.recipe import flag
 from handdata.texts.chat import Answer, Ask, Message
 from handdata.texts.chat_template import ChatTemplate
+from handdata.texts.llama_api import require_api
 from handdata.texts.llama_batch import PROMPT_TOKENS, Decoder, piece, shared_beginning
 
 DECODERS = 4  # greatest number of groups of questions on a CPU, each of at least _QUESTIONS
@@ -46,6 +47,7 @@ class LlamaModel:
             raise UserError("rewriting needs llama-cpp-python: pip install 'hand1000[data]'") from None
         if not path.is_file():
             raise UserError(f"model file {path} does not exist: give a GGUF file with {flag('rewrite', 'model')}")
+        require_api(llama_cpp)
         self._c: Any = llama_cpp
         _silence(llama_cpp)
         self.name, self.parallel = path.stem, parallel

@@ -4,11 +4,14 @@ Servers differ in the fields that they take: newer ones of OpenAI refuse `max_to
 every field that OpenAI's format lacks, models such as Gemma a system turn.
 """
 
+import base64
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from handdata.errors import UserError
+from handdata.recipe import RewriteOptions, flag
 from handdata.texts.chat import Answer, Ask, merged
 from handdata.texts.chat_template import VARIABLES
 
@@ -25,16 +28,41 @@ _REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 _ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
-def request(model: str, ask: Ask, max_tokens: int, terms: Terms) -> dict[str, Any]:
-    """Return the body of a request in the forms that the server takes."""
-    messages = merged(ask.messages) if terms.get(_SYSTEM) else ask.messages
-    body: dict[str, Any] = {"model": model, "messages": [{"role": role, "content": text} for role, text in messages]}
+def extra_fields(text: str, table: str) -> dict[str, Any]:
+    """Return the option `extra_body` of a table as a JSON object. Raises `UserError` for another text."""
+    if not text.strip():
+        return {}
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict) or {"model", "messages"} & set(fields):
+        option = flag(table, "extra_body")
+        raise UserError(f"{option} must be a JSON object without model and messages, such as '{{\"top_k\": 20}}'")
+    return fields
+
+
+def first_terms(options: RewriteOptions) -> Terms:
+    """Return the form of the first request by the options `limit_field` and `send_temperature`."""
+    forms = {"auto": 0, _TOKENS: 0, "max_completion_tokens": 1, "none": 2}
+    terms = {_TOKENS: forms[options.limit_field], "temperature": 0 if options.send_temperature else 2}
+    return {topic: form for topic, form in terms.items() if form}
+
+
+def request(model: str, ask: Ask, max_tokens: int, terms: Terms, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the body of a request in the forms that the server takes; fields of `extra` replace others."""
+    turns = merged(ask.messages) if terms.get(_SYSTEM) else ask.messages
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+    if ask.image is not None:
+        messages[-1]["content"] = [_image_part(ask.image), {"type": "text", "text": turns[-1][1]}]
+    body: dict[str, Any] = {"model": model, "messages": messages}
     if terms.get(_TOKENS, 0) < 2:
         body[_FIELDS[_TOKENS][terms.get(_TOKENS, 0)]] = max_tokens
     if terms.get("temperature", 0) < 2:
         body["temperature"] = 1 if terms.get("temperature") else ask.temperature
     optional = {"seed": ask.seed, "grammar": ask.grammar, _TEMPLATE: VARIABLES}  # the last two: llama.cpp, vLLM, SGLang
-    return body | {name: value for name, value in optional.items() if value is not None and not terms.get(name)}
+    body |= {name: value for name, value in optional.items() if value is not None and not terms.get(name)}
+    return body | (extra or {})
 
 
 def other_terms(body: dict[str, Any], refusal: str, terms: Terms) -> Terms | None:
@@ -90,6 +118,11 @@ def read(text: str) -> Answer | None:
         return None
     content = "".join(contents) or "".join(refusals) or "".join(str(choice.get("text") or "") for choice in choices)
     return Answer(content, "length" if ends and ends[-1] in _CUT else "end", reasoned=reasoned)
+
+
+def _image_part(png: bytes) -> dict[str, Any]:
+    data = base64.b64encode(png).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
 
 def _sent(topic: str, body: dict[str, Any]) -> bool:

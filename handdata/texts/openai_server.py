@@ -29,11 +29,18 @@ class _Reply:
 
 
 class ServerModel:
-    """A model behind `POST <url>/chat/completions`. `parallel` requests are open at once."""
+    """A model behind `POST <url>/chat/completions`. `parallel` requests are open at once.
+
+    `table` is the recipe's table that names it, for messages. `extra` are further fields of every request, `terms` the
+    form of the first one.
+    """
 
     room = 4096  # tokens for an answer after reasoning
 
-    def __init__(self, url: str, model: str, key_variable: str, parallel: int = 8, timeout: float = 60.0) -> None:
+    def __init__(
+        self, url: str, model: str, key_variable: str, parallel: int = 8, timeout: float = 60.0, *,
+        table: str = "rewrite", extra: dict[str, Any] | None = None, terms: Terms | None = None,
+    ) -> None:  # fmt: skip
         """`key_variable` names the environment variable with the key. No file and no message contains the key."""
         self.name, self.parallel, self._timeout = model, parallel, timeout
         self._url = url.rstrip("/") + "/chat/completions"
@@ -41,12 +48,13 @@ class ServerModel:
             public_url(self._url) if "://" in url else public_url(f"http://{self._url}").removeprefix("http://")
         )
         if not key_variable.isidentifier():
-            option = flag("rewrite", "key_variable")
+            option = flag(table, "key_variable")
             raise UserError(f"{option} is the name of an environment variable with the key, not the key itself")
         self._key = read_secret(key_variable)
         self._key_variable = key_variable
-        self._client = _client(self._url, self._key, parallel, timeout, self._shown)
-        self._terms: Terms = {}  # replaced as a whole when the server takes another form of requests
+        self._table, self._extra = table, extra or {}
+        self._client = _client(self._url, self._key, parallel, timeout, self._shown, flag(table, "server"))
+        self._terms: Terms = terms or {}  # replaced as a whole when the server takes another form of requests
         self._negotiating = threading.Lock()
         self._answered, self._slow = False, 0
         self.pause = 1.0  # seconds before the second try of a request; doubled for each further one
@@ -97,7 +105,7 @@ class ServerModel:
             terms = self._terms
             reply = self._send(ask, max_tokens, terms)
         while reply and self._may_take_other_form(reply, ask, max_tokens, terms):
-            other = other_terms(request(self.name, ask, max_tokens, terms), reply.text or "", terms)
+            other = other_terms(self._request(ask, max_tokens, terms), reply.text or "", terms)
             if other is None:
                 return refusal
             terms = other
@@ -110,13 +118,16 @@ class ServerModel:
         text = reply.text or ""
         if reply.status not in _REFUSED or is_too_long(text):
             return False
-        return reply.status < 500 or names_field(request(self.name, ask, max_tokens, terms), text)
+        return reply.status < 500 or names_field(self._request(ask, max_tokens, terms), text)
+
+    def _request(self, ask: Ask, max_tokens: int, terms: Terms) -> dict[str, Any]:
+        return request(self.name, ask, max_tokens, terms, self._extra)
 
     def _send(self, ask: Ask, max_tokens: int, terms: Terms) -> _Reply | None:
         """Return the reply to a request, repeated after a transient error; None if it did not come in time."""
         import httpx2
 
-        body = request(self.name, ask, max_tokens, terms)
+        body = self._request(ask, max_tokens, terms)
         problem = ""
         for attempt in range(_TRIES):
             if attempt:
@@ -152,7 +163,7 @@ class ServerModel:
     def _too_slow(self) -> Answer:
         self._slow += 1
         if not self._answered and self._slow >= _SLOW_IN_A_ROW:
-            remedy = f"raise {flag('rewrite', 'timeout')}"
+            remedy = f"raise {flag(self._table, 'timeout')}"
             raise Unfinished(f"the server {self._shown} did not answer {self._slow} requests in time: {remedy}")
         return Answer("", "timeout")
 
@@ -161,9 +172,10 @@ class ServerModel:
         if reply.status in (401, 403):
             return f"{place} refuses the key in ${self._key_variable} ({problem}): set it to a valid one"
         if reply.status == 404:
-            options = f"see {flag('rewrite', 'server')} and {flag('rewrite', 'model')}"
+            options = f"see {flag(self._table, 'server')} and {flag(self._table, 'model')}"
             return f"{self._shown} lacks the model '{self.name}' or the OpenAI API ({problem}): {options}"
-        return f"{place} rejects the request ({problem}): check {flag('rewrite', 'model')}"
+        options = flag(self._table, "model") + (f" and {flag(self._table, 'extra_body')}" if self._extra else "")
+        return f"{place} rejects the request ({problem}): check {options}"
 
     def _problem(self, reply: _Reply) -> str:
         return f"HTTP {reply.status}: {self._redact(reply.text or '')[:200]}"
@@ -173,7 +185,7 @@ class ServerModel:
         return text.replace(self._key, "[key]") if self._key else text
 
 
-def _client(url: str, key: str, parallel: int, timeout: float, shown: str) -> Any:
+def _client(url: str, key: str, parallel: int, timeout: float, shown: str, option: str) -> Any:
     """Return an HTTP client whose requests end at their deadline. Raises `UserError` for what is not a URL."""
     import httpx2
 
@@ -183,7 +195,6 @@ def _client(url: str, key: str, parallel: int, timeout: float, shown: str) -> An
     except (httpx2.InvalidURL, ValueError):
         host = ""
     if not url.startswith(("http://", "https://")) or not host:
-        option = flag("rewrite", "server")
         raise UserError(f"{shown.removesuffix('/chat/completions')} is not a URL: give {option} one such as"
                         " http://localhost:8000/v1")  # fmt: skip
     client = open_client(timeout, parallel)

@@ -16,7 +16,7 @@ import tyro
 from handdata.errors import UserError
 from handdata.files import write_json
 from handdata.recipe import CaptionOptions
-from handdata.texts.captioner import Captioner
+from handdata.texts.captioners.local import LocalCaptioner
 from handdata.vision.pixels import open_image, to_rgb
 from handdata.world.backdrop import COLOURS, DETAILS
 from handdata.world.scene import SLEEVES
@@ -58,7 +58,7 @@ def share(right: np.ndarray) -> Share:
 
 def judge(folders: list[Path]) -> dict[str, Any]:
     """Return the share of correct colours by attribute and folder; for two folders also the paired difference."""
-    captioner = Captioner(CaptionOptions(model="mini-blip", batch=_BATCH, device="cpu"))
+    captioner = LocalCaptioner(CaptionOptions(model="mini-blip", batch=_BATCH, device="cpu"))
     verdicts = [dict(_verdicts(folder, captioner)) for folder in folders]
     captioner.close()
     shares: dict[str, Any] = {}
@@ -76,7 +76,7 @@ def judge(folders: list[Path]) -> dict[str, Any]:
     return shares
 
 
-def _verdicts(folder: Path, captioner: Captioner) -> Iterator[tuple[tuple[str, int], dict[str, bool]]]:
+def _verdicts(folder: Path, captioner: LocalCaptioner) -> Iterator[tuple[tuple[str, int], dict[str, bool]]]:
     lines = read_records(folder)
     for start in range(0, len(lines), _BATCH):
         part = lines[start : start + _BATCH]

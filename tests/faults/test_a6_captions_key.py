@@ -29,7 +29,7 @@ def test_a6_another_number_format_is_another_key():
 
 def test_a6_a_machine_with_a_gpu_has_another_key(monkeypatch):
     without = key(device="cpu")
-    monkeypatch.setattr("handdata.texts.captioner.choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("handdata.texts.captioners.local.choose_device", lambda name: torch.device("cuda"))
     assert key()["dtype"] == "bfloat16" and key() != without
     assert key(dtype="float32")["device"] == "cuda" and key(dtype="float32") != without
 

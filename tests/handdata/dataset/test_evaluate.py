@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from handdata.builds.build import Build
-from handdata.dataset import evaluate
+from handdata.dataset import captioners, evaluate
 from handdata.dataset.evaluate import Group, mean_cosine
 from handdata.errors import UserError
 from handdata.recipe import EvaluateOptions
 from handdata.stages import assemble
 from tests import ROOT
+from tests.chat_server import chat_server, says
 from tests.finished import QUIET, finished_build
 from tests.hub_server import HubServer
 
@@ -119,6 +120,42 @@ def test_a_wrong_dataset_is_one_sentence(tmp_path, dataset):
         evaluate.open_dataset(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"--split tests: .* has train, test"):
         evaluate.evaluate(dataset, EvaluateOptions(split="tests"), progress=False)
+
+
+def caption_server():
+    """Answer every picture with a caption that names the gesture ok."""
+    return chat_server(lambda body: says("a man making ok hand gesture"))
+
+
+def test_captioners_are_compared_by_the_measures_of_table_1(dataset, clip, capsys):
+    with caption_server() as server:
+        name = f"{server.url}#vlm"
+        given = EvaluateOptions(clip=clip, device="cpu", split="test", captioners=("mini-blip", name))
+        result = captioners.compare(dataset, given, progress=False)
+        assert len(server.requests) == 4
+    scores = result["captioners"]
+    assert list(scores) == ["the dataset's captions", "the dataset's texts", "mini-blip", name]
+    whole = evaluate.evaluate(dataset, EvaluateOptions(clip=clip, device="cpu", split="test"), progress=False)
+    for row, column in (("the dataset's captions", "caption"), ("the dataset's texts", "text")):
+        for measure in ("image_{}", "{0}_{0}"):
+            expected = whole["gestures"]["all"]["clip_" + measure.format(column)]
+            assert scores[row]["clip_" + measure.format("caption")] == pytest.approx(expected, abs=1e-6)
+    assert scores["the dataset's texts"]["phrase_rate"] == whole["gestures"]["all"]["phrase_rate"]
+    assert scores[name]["phrase_rate"] == 0.5 and scores[name]["gesture_agreement"] == 0.5, "two of four images are ok"
+    assert scores[name]["clip_caption_caption"] == pytest.approx(1.0, abs=1e-6), "equal captions"
+    assert scores["mini-blip"]["described"] == 4 and scores["mini-blip"]["clip_caption_caption"] < 1
+    printed = captioners.text(result)
+    assert "| mini-blip |" in printed and "clip image caption" in printed and "not computed" not in printed
+
+
+def test_a_captioner_that_cannot_be_used_ends_the_comparison_before_it_starts(dataset, clip):
+    with caption_server() as server:
+        given = EvaluateOptions(clip=clip, device="cpu", captioners=(f"{server.url}#vlm", "no/such/name"))
+        with pytest.raises(UserError, match="neither a folder nor a name on the Hub"):
+            captioners.compare(dataset, given, progress=False)
+        with pytest.raises(UserError, match=r"names no model: write .*#MODEL"):
+            captioners.compare(dataset, EvaluateOptions(captioners=(server.url,)), progress=False)
+        assert not server.requests
 
 
 OPEN = """

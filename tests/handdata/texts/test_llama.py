@@ -1,15 +1,21 @@
 """Answers of GGUF models through llama.cpp: templates, ends of answers, batches, seeds and grammars."""
 
+import re
+import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
+import llama_cpp
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from handdata import assets
 from handdata.errors import UserError
-from handdata.texts import llama
+from handdata.texts import llama, llama_api
 from handdata.texts.chat import Ask
 from handdata.texts.llama import LlamaModel
-from tests import tiny_llama
+from tests import ROOT, tiny_llama
 
 HELLO = (("system", "Be brief."), ("user", "hello there"))
 
@@ -170,3 +176,36 @@ def test_a_gpu_that_llama_cpp_cannot_use_is_reported(monkeypatch, gpu, supported
     remark = llama.idle_gpu()
     assert (remark is not None) == warned
     assert remark is None or "-DGGML_CUDA=on pip install" in remark
+
+
+def test_the_list_of_llama_cpps_functions_is_what_the_code_calls():
+    files = ("llama.py", "llama_batch.py")
+    code = "".join((ROOT / "handdata" / "texts" / name).read_text() for name in files)
+    called = set(re.findall(r"(?:\bc|_c|llama_cpp)\.(llama_\w+)", code))
+    assert called == {*llama_api.FUNCTIONS, *llama_api.TYPES}
+    for fields in llama_api.FIELDS.values():
+        assert all(f".{field}" in code for field in fields)
+
+
+def test_the_installed_llama_cpp_has_these_functions_and_is_the_tested_one():
+    assert llama_api.faults(llama_cpp) == []
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["data"]
+    assert f"llama-cpp-python{llama_api.TESTED}" in extra
+    assert llama_cpp.__version__ in SpecifierSet(llama_api.TESTED)
+
+
+def test_a_llama_cpp_beyond_the_tested_range_is_refused_by_the_names_of_what_changed(tmp_path, monkeypatch):
+    later = SimpleNamespace(**{**vars(llama_cpp), "__version__": "0.4.0"})
+    del later.llama_get_memory  # as llama_kv_self_clear went before
+    later.llama_decode = SimpleNamespace(argtypes=[int, int, int])
+    fields = [field for field in llama_cpp.llama_context_params._fields_ if field[0] != "kv_unified"]
+    later.llama_context_params = SimpleNamespace(_fields_=fields)
+    assert llama_api.faults(later) == [
+        "llama_get_memory is missing",
+        "llama_decode takes 3 arguments instead of 2",
+        "llama_context_params.kv_unified is missing",
+    ]
+    monkeypatch.setitem(sys.modules, "llama_cpp", later)
+    (tmp_path / "any.gguf").touch()
+    with pytest.raises(UserError, match=r"0\.4\.0 cannot be used \(llama_get_memory is missing; .*pip install 'llama"):
+        LlamaModel(tmp_path / "any.gguf")

@@ -6,7 +6,9 @@ import time
 import pytest
 
 from handdata.errors import Unfinished, UserError
+from handdata.recipe import RewriteOptions
 from handdata.texts.chat import Ask
+from handdata.texts.openai_format import extra_fields, first_terms
 from handdata.texts.openai_server import ServerModel
 from tests.chat_server import chat_server, says
 
@@ -155,3 +157,15 @@ def test_a_password_in_the_url_is_not_printed():
     with chat_server(lambda body: (401, "no")) as server, pytest.raises(UserError) as error:
         model(server.url.replace("http://", "http://me:pw@")).answer([ASK], 5)
     assert "pw" not in str(error.value)
+
+
+def test_the_recipe_chooses_the_fields_of_a_request():
+    options = RewriteOptions("m", limit_field="max_completion_tokens", send_temperature=False)
+    with chat_server(lambda body: says("hello")) as server:
+        extra = extra_fields('{"top_k": 20, "seed": 7}', "rewrite")
+        model(server.url, terms=first_terms(options), extra=extra).answer([ASK], 50)
+        model(server.url, terms=first_terms(RewriteOptions("m", limit_field="none"))).answer([ASK], 50)
+    first, second = server.requests
+    assert first["max_completion_tokens"] == 50 and not {"max_tokens", "temperature"} & set(first)
+    assert (first["top_k"], first["seed"]) == (20, 7)
+    assert second["temperature"] == 0.0 and not {"max_tokens", "max_completion_tokens"} & set(second)

@@ -43,12 +43,12 @@ def test_the_base_is_a_stable_diffusion_of_at_most_five_million_weights():
 
 
 def test_the_captioner_names_the_colours_of_new_pictures(tmp_path):
-    from handdata.texts.captioner import Captioner
+    from handdata.texts.captioners.local import LocalCaptioner
 
     options = RenderOptions(gestures=("call", "palm"), train=0, validation=0, test=8, size=64, seed=77, oddities=False)
     draw(options, tmp_path, progress=False)
     world = load_world(tmp_path)
-    captioner = Captioner(CaptionOptions(model="mini-blip", device="cpu"))
+    captioner = LocalCaptioner(CaptionOptions(model="mini-blip", device="cpu"))
     seen = captioner.describe([np.asarray(picture) for picture in world.pixels.permute(0, 2, 3, 1)])
     captioner.close()
     right = [value for truth, text in zip(world.truths, seen, strict=True)
