@@ -5,11 +5,13 @@ run by `builds/engine`; the others are called here.
 """
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from handdata.builds import engine as engines
+from handdata.builds import rates
 from handdata.builds import verify as verification
 from handdata.builds.drop import Dropped, drop
 from handdata.builds.folder import BuildFolder
@@ -19,6 +21,8 @@ from handdata.builds.review import Applied, apply_decisions, write_page
 from handdata.builds.status import status
 from handdata.errors import UserError
 from handdata.huggingface import model_folder
+from handdata.rows.manifest import read_manifest
+from handdata.rows.shards import shard_count, shard_path
 from handdata.stages import Execution, StageReport, StageSpec, stage_named, stages_until
 
 
@@ -45,12 +49,14 @@ class Build(BuildFolder):
             raise UserError(f"unknown engine '{engine}': use {' or '.join(engines.ENGINES)}")
         execution, reports = Execution(engine, workers, progress), {}
         stages = stages_until(until) if only is None else (stage_named(only),)
+        seconds: dict[str, float] = {}
         with self.lock():
             self.write_recipe()  # another process may have started since, and changed it
             if verify:
                 print(verification.report(verification.verify(self)), file=sys.stderr)
+            self._require_models(stages)
             for stage in stages:
-                implementation = stage.load()
+                started, implementation = time.monotonic(), stage.load()
                 if isinstance(implementation, type):  # a `Stage`, which works on shards
                     options = self._options(stage, implementation)
                     if verify and stage.name == "caption" and not options.server:
@@ -61,7 +67,8 @@ class Build(BuildFolder):
                     report = implementation(self.path, self.recipe, execution)
                 outcome = {"rows": report.rows, "failed": dict(sorted(report.failed.items()))}
                 self.update_record({stage.name: outcome}, **report.notes)
-                reports[stage.name] = report
+                reports[stage.name], seconds[stage.name] = report, time.monotonic() - started
+        rates.record(self.recipe, reports, seconds, workers)
         return reports
 
     def status(self) -> dict[str, Any]:
@@ -87,6 +94,22 @@ class Build(BuildFolder):
     ) -> Published:
         """Publish the dataset to `hf:USER/NAME` or a folder, and read it back; the result's `place` is its address."""
         return publish(self, to, private, revision, purge_history)
+
+    def _require_models(self, stages: tuple[StageSpec, ...]) -> None:
+        """Look up the models of all stages, their gates and files; raise `UserError` before the first stage runs."""
+        for stage in stages:
+            implementation = stage.load()
+            if isinstance(implementation, type):
+                options = self._options(stage, implementation)
+                if hasattr(implementation, "require") and not self._has_shards(stage):
+                    implementation.require(options)
+
+    def _has_shards(self, stage: StageSpec) -> bool:
+        """Return whether every shard of a stage exists: a finished build needs no model file."""
+        if not (self.path / "manifest.parquet").exists():
+            return False
+        shards = shard_count(read_manifest(self.path, columns=["image_id"]).num_rows)
+        return all(shard_path(self.path, stage.columns, shard).exists() for shard in range(shards))
 
     def _options(self, stage: StageSpec, implementation: Any) -> Any:
         """Return a stage's options, with a model's branch replaced by the commit that it first resolved to.

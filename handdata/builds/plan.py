@@ -1,10 +1,14 @@
-"""The cost of a build, known before it starts: images, bytes, requests, disk and minutes."""
+"""The cost of a build, known before it starts: images, bytes, requests, disk, weights, and the time of every stage.
+
+Times are those of earlier builds on this machine (`rates`), else assumptions, and each line names which.
+"""
 
 import json
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from handdata.builds import rates
 from handdata.recipe import Recipe
 from handdata.rows.decisions import Decisions
 from handdata.rows.schema import SPLITS
@@ -13,12 +17,23 @@ from handdata.sources import archive
 from handdata.sources.fetcher import Runs
 from handdata.sources.http import Client
 from handdata.sources.places import Sources, resolve
-from handdata.stages import select
+from handdata.stages import STAGES, select
 from handdata.stages.fetch import manifest_jobs
 from handdata.web.urls import is_remote
+from handdata.weights.needed import Needed, needed
 
 # Assumptions for a host that was not measured, per connection: seconds to the first byte, bytes/s.
 _LATENCY, _RATE = 0.1, 1e6
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """The time of one stage with one worker."""
+
+    stage: str
+    seconds: float
+    basis: str  # where the seconds come from
+    device: str  # cpu, cuda or server
 
 
 @dataclass(frozen=True)
@@ -31,19 +46,33 @@ class Cost:
     spares: int
     bytes: int  # to read, over the network or from local archives
     requests: int
-    disk: int  # upper limit, in bytes
-    minutes: float | None  # None if all sources are local
+    disk: int  # upper limit of the images, in bytes
+    minutes: float | None  # of reading the images over the network; None if all sources are local
     latency: float  # seconds to the first byte, for the minutes
     rate: float  # bytes/s of one connection, for the minutes
     measured: bool  # latency and rate were measured while the index was read
     licence: str = "HaGRID's own public licence: attribution, share-alike, not a Creative Commons licence"
+    stages: tuple[StageCost, ...] = ()
+    models: tuple[Needed, ...] = ()
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of a GPU, all stages together."""
+        return sum(stage.seconds for stage in self.stages if stage.device == "cuda") / 3600
 
 
 def plan(recipe: Recipe, offline: bool) -> Cost:
     """Return the cost of a build of this recipe; unless `offline`, its annotations and archive indices are read.
 
-    Raises `UserError` if a source cannot be read, or is unknown to an offline plan.
+    Unless `offline`, the Hub is asked for the models too. Raises `UserError` if a source cannot be read or is unknown
+    to an offline plan, and for a model that does not exist.
     """
+    cost = _of_images(recipe, offline)
+    stages = tuple(_of_stage(stage.name, recipe, cost) for stage in STAGES)
+    return replace(cost, stages=stages, models=tuple(needed(recipe, offline)))
+
+
+def _of_images(recipe: Recipe, offline: bool) -> Cost:
     counts = {split: getattr(recipe.select, split) for split in SPLITS}
     gestures = len(recipe.select.gestures)
     images = {split: gestures * with_spares(count, recipe.select.spare) for split, count in counts.items()}
@@ -65,22 +94,51 @@ def plan(recipe: Recipe, offline: bool) -> Cost:
 def report(cost: Cost, as_json: bool = False) -> str:
     """Return the cost as lines for people, or as one JSON object."""
     if as_json:
-        return json.dumps(asdict(cost))
+        return json.dumps({**asdict(cost), "gpu_hours": cost.gpu_hours})
     about = "" if cost.exact else "about "
     images = ", ".join(f"{count:,} {split}" for split, count in cost.images.items())
+    download = [model.download for model in cost.models]
+    weights = _bytes(sum(size or 0 for size in download)) + (" and those of unknown size" if None in download else "")
     lines = [
         f"{cost.name}",
         f"images     {sum(cost.images.values()):,} ({images}; {cost.spares:,} of them spare)",
         f"to read    {about}{_bytes(cost.bytes)} in {about}{cost.requests:,} requests",
-        f"disk       at most {about}{_bytes(cost.disk)}",
+        f"disk       at most {about}{_bytes(cost.disk)} of images, as much again for the dataset, {weights} of weights",
     ]
-    if cost.minutes is not None:
-        origin = "as observed" if cost.measured else "assumed, not measured"
-        lines.append(
-            f"time       {cost.minutes:,.1f} minutes ({cost.latency * 1e3:,.0f} ms and {cost.rate / 1e6:,.1f} MB/s"
-            f" per connection, {origin})"
-        )
+    lines += [f"{'models' if not number else '':<11}{_model_line(model)}" for number, model in enumerate(cost.models)]
+    lines += [f"{'time' if not number else '':<11}{_stage_line(stage)}" for number, stage in enumerate(cost.stages)]
+    total = sum(stage.seconds for stage in cost.stages)
+    lines.append(f"           {'total':<10} {_time(total):>13}  with one worker; {cost.gpu_hours:,.2f} GPU-hours")
     return "\n".join([*lines, f"licence    {cost.licence}"])
+
+
+def _model_line(model: Needed) -> str:
+    size = "unknown size" if model.download is None else f"{_bytes(model.download)} to download"
+    state = size if model.place in ("Hub", "assets") else f"on {model.place}" if model.place == "server" else "local"
+    licence = model.licence or ("unknown" if model.place == "Hub" else "see the model")
+    gate = "; gated: accept its terms on the Hub" if model.gated else ""
+    return f"{model.stage:<10} {model.model}: {state}, licence {licence}{gate}"
+
+
+def _stage_line(stage: StageCost) -> str:
+    where = {"cuda": " on the GPU", "server": " on the server"}.get(stage.device, "")
+    return f"{stage.stage:<10} {_time(stage.seconds):>13}{where}  ({stage.basis})"
+
+
+def _of_stage(stage: str, recipe: Recipe, cost: Cost) -> StageCost:
+    """Return the time of a stage: measured by an earlier build, or else assumed."""
+    images = sum(cost.images.values())
+    amount = rates.units(stage, recipe, images - cost.spares if stage == "assemble" else images)
+    device, known = rates.device(stage, recipe), rates.recorded(stage, recipe, amount)
+    if stage == "fetch" and cost.minutes is not None and (known is None or cost.measured):
+        origin = "as observed" if cost.measured else "assumed, not measured"
+        basis = f"{cost.latency * 1e3:,.0f} ms and {cost.rate / 1e6:,.1f} MB/s per connection, {origin}"
+        return StageCost(stage, cost.minutes * 60, basis, device)
+    if known is not None:
+        basis = f"measured here on {known.date}: {known.units:,} in {_time(known.seconds)}"
+        return StageCost(stage, known.seconds * amount / known.units, basis, device)
+    each = rates.assumed(stage, recipe)
+    return StageCost(stage, each * amount, f"assumed, not measured: {amount:,} of {each:g} s", device)
 
 
 def _exact(recipe: Recipe, sources: Sources, cost: Cost) -> Cost:
@@ -110,6 +168,13 @@ def _exact(recipe: Recipe, sources: Sources, cost: Cost) -> Cost:
         requests=requests,
         disk=sum(job.entry.size for job in jobs),
     )
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} seconds"
 
 
 def _bytes(count: int) -> str:

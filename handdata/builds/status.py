@@ -10,6 +10,7 @@ from handdata.rows.decisions import replay
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, SPLITS
 from handdata.rows.shards import SHARD_ROWS, read_shard, shard_count
+from handdata.rows.shortfalls import of_dataset, of_selection
 from handdata.sources.journal import journal_path, read_receipts
 from handdata.stages import STAGES, StageSpec, assemble
 
@@ -42,7 +43,7 @@ def text(state: dict[str, Any]) -> str:
     if not state["rows"]:
         return "\n".join([*lines, "no images are selected yet"])
     lines.append(f"{state['rows']:,} images selected, {state['spares']:,} of them spare")
-    lines.extend(_shortfalls(state["selection"].get("shortfalls", [])))
+    lines.extend(f"  {of_selection(shortfall)}" for shortfall in state["selection"].get("shortfalls", []))
     if state["converted"]:
         counts = ", ".join(f"{count:,} {word}" for word, count in state["converted"].items())
         lines.append(f"  converted to sRGB in three channels: {counts}")
@@ -82,16 +83,7 @@ def _dataset(dataset: dict[str, Any] | None) -> list[str]:
     for gesture, splits in dataset["rows"].items():
         counts = [f"{splits[split]:,} {split}" for split in SPLITS if split in splits]
         lines.append(f"  {gesture:<{width}}" + ", ".join(counts))
-    short = "  {gesture}, {split}: {there:,} of {asked:,} rows; no spares are left"
-    return [*lines, *(short.format(**shortfall) for shortfall in dataset["shortfalls"])]
-
-
-def _shortfalls(shortfalls: list[dict[str, Any]]) -> list[str]:
-    """Return a line for each gesture with fewer images than the recipe requests."""
-    by_gesture: dict[str, list[str]] = {}
-    for shortfall in shortfalls:
-        by_gesture.setdefault(shortfall["gesture"], []).append(f"{shortfall['lacking']:,} {shortfall['split']}")
-    return [f"  {gesture}: lacks {', '.join(counts)}" for gesture, counts in by_gesture.items()]
+    return [*lines, *(f"  {of_dataset(shortfall)}" for shortfall in dataset["shortfalls"])]
 
 
 def _counts(build: Path, folder: str, image_ids: list[str]) -> dict[str, Any]:

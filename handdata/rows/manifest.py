@@ -27,10 +27,14 @@ class Manifest:
     odd: Oddities
     candidates: int  # number of annotated images of the gestures
     shortfalls: dict[tuple[str, str], int] = field(default_factory=dict)  # number of missing images by gesture, split
+    not_taken: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)  # of these: images by reason
 
     def notes(self) -> dict[str, Any]:
         """Return the entry `selection` of run.json."""
-        lacking = [{"gesture": g, "split": s, "lacking": count} for (g, s), count in self.shortfalls.items()]
+        lacking = [
+            {"gesture": g, "split": s, "lacking": count, "not_taken": self.not_taken.get((g, s), {})}
+            for (g, s), count in self.shortfalls.items()
+        ]
         odd = {"odd": dict(self.odd.counts), "examples": self.odd.examples}
         return {"candidates": self.candidates, **odd, "shortfalls": lacking}
 

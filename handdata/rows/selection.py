@@ -6,7 +6,7 @@ depend on the order of the annotations, and a larger count keeps the earlier cho
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ class Choice:
     ranks: np.ndarray  # (n,) int32, place within gesture and split
     spares: np.ndarray  # (n,) bool
     shortfalls: dict[tuple[str, str], int]  # number of missing images by (gesture, split)
+    not_taken: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)  # of these: images by reason
 
 
 def choose(table: pa.Table, available: np.ndarray, options: SelectOptions, odd: Oddities) -> Choice:
@@ -38,19 +39,29 @@ def choose(table: pa.Table, available: np.ndarray, options: SelectOptions, odd: 
     """
     unique = available & ~_repeated(table, available, odd)
     splits = _splits(table, unique, options, odd)
-    usable = unique & (splits >= 0) & _filter(table, options)
+    usable = unique & (splits >= 0)
+    for removed in _filtered(table, options).values():
+        usable &= ~removed
     order = _hashes(table["image_id"], options.seed)
     subjects = _codes(table["subject"])
     gesture_names = table["gesture"].to_numpy(zero_copy_only=False)
-    chosen, shortfalls = [], {}
+    chosen, shortfalls, not_taken = [], {}, {}
+    reasons = {"not-in-archive": ~available, "repeated-image": available & ~unique}
+    reasons |= {"subject-in-splits": unique & (splits < 0), **_filtered(table, options)}
+    hagrid = table["hagrid_split"].to_numpy(zero_copy_only=False)
     for gesture_index, gesture in enumerate(options.gestures):
         of_gesture = usable & (gesture_names == gesture)
         for split_index, split in enumerate(SPLITS):
             count = getattr(options, split)
             group = np.flatnonzero(of_gesture & (splits == split_index))
+            candidates = len(group)
             group = _capped(group[np.argsort(order[group], kind="stable")], subjects, options.max_per_subject)
             if len(group) < count:
                 shortfalls[gesture, split] = count - len(group)
+                of_split = (splits == split_index) | ((splits < 0) & (hagrid == HAGRID_SPLITS[split]))
+                counts = _first_reasons((gesture_names == gesture) & of_split, reasons)
+                counts["max_per_subject"] = candidates - len(group)
+                not_taken[gesture, split] = {reason: number for reason, number in counts.items() if number}
             for rank, row in enumerate(group[: with_spares(count, options.spare)]):
                 chosen.append((rank, gesture_index, split_index, row, rank >= count))
     chosen.sort()
@@ -61,6 +72,7 @@ def choose(table: pa.Table, available: np.ndarray, options: SelectOptions, odd: 
         ranks=np.array(ranks, dtype=np.int32),
         spares=np.array(spares, dtype=bool),
         shortfalls=shortfalls,
+        not_taken=not_taken,
     )
 
 
@@ -117,11 +129,21 @@ def _report(kind: str, rows: np.ndarray, table: pa.Table, odd: Oddities) -> None
     odd.add_many(kind, first, int(rows.sum()))
 
 
-def _filter(table: pa.Table, options: SelectOptions) -> np.ndarray:
-    keep: np.ndarray = table["gesture_area"].to_numpy() >= options.min_hand
+def _filtered(table: pa.Table, options: SelectOptions) -> dict[str, np.ndarray]:
+    """Return a mask of the rows that each filter of the options removes, by its key."""
+    removed: dict[str, np.ndarray] = {"min_hand": ~(table["gesture_area"].to_numpy() >= options.min_hand)}
     if options.single_hand:
-        keep &= table["other_hands"].to_numpy() == 0
-    return keep
+        removed["single_hand"] = table["other_hands"].to_numpy() > 0
+    return removed
+
+
+def _first_reasons(rows: np.ndarray, reasons: dict[str, np.ndarray]) -> dict[str, int]:
+    """Return how many rows (n,) bool are removed by each reason; a row counts for the first of its reasons."""
+    left, counts = rows.copy(), {}
+    for name, removed in reasons.items():
+        counts[name] = int((left & removed).sum())
+        left &= ~removed
+    return counts
 
 
 def _capped(group: np.ndarray, subjects: np.ndarray, cap: int) -> np.ndarray:

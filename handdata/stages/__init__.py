@@ -26,8 +26,9 @@ class Stage(Protocol):
     """A stage that works on shards: the constructor loads the model, the call computes columns from columns.
 
     `options` is the frozen dataclass of the stage's table in the recipe. Optional are a method `close()`, called after
-    the last shard, and two static methods: `at_commit(options)` returns the options with a model's branch resolved to
-    its commit, and `summary(build, options)` returns a text that the stage's command prints.
+    the last shard, and three static methods: `at_commit(options)` returns the options with a model's branch resolved to
+    its commit; `summary(build, options)` returns a text that the stage's command prints; and `require(options)` raises
+    `UserError` for a model or file that is missing, before the first stage of a build runs.
     """
 
     version: ClassVar[int]  # increased when a change of the code changes the output
@@ -61,6 +62,7 @@ class StageReport:
     rows: int = 0  # number of rows of the build
     kept_shards: int = 0  # shards that an earlier run finished from the same inputs
     made_shards: int = 0  # shards that this run computed
+    made_rows: int = 0  # of a stage that works on the whole build: rows that this run computed
     failed: Counter[str] = field(default_factory=Counter)  # number of rows by reason
     notes: dict[str, Any] = field(default_factory=dict)  # keys to store in run.json
 

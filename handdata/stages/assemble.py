@@ -25,6 +25,7 @@ from handdata.rows.manifest import public_metadata, read_manifest
 from handdata.rows.publication import Choice, choose
 from handdata.rows.schema import SPLITS, STAGE_COLUMNS, features
 from handdata.rows.shards import SHARD_ROWS, read_shard, shard_count, shard_path
+from handdata.rows.shortfalls import of_dataset
 from handdata.stages import STAGES, Execution, StageReport, needs, stage_named
 
 VERSION = 1  # raised when a change of the code changes the dataset
@@ -36,11 +37,14 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     Raises `UserError` if a stage has not been run, `Unfinished` if an image changed after it was measured.
     """
     summary = read_summary(build)
-    if summary is None or not is_current(build, recipe) or changed_files(build, summary):
+    stale = summary is None or not is_current(build, recipe) or bool(changed_files(build, summary))
+    if stale:
         summary = _assemble(build, recipe, execution.progress)
+    assert summary is not None
     for short in summary["shortfalls"] if execution.progress else ():
-        print("{gesture}, {split}: {there:,} of {asked:,} rows; no spares are left".format(**short), file=sys.stderr)
-    return StageReport(rows=sum(sum(splits.values()) for splits in summary["rows"].values()))
+        print(of_dataset(short), file=sys.stderr)
+    rows = sum(sum(splits.values()) for splits in summary["rows"].values())
+    return StageReport(rows, made_rows=rows if stale else 0)
 
 
 def is_current(build: Path, recipe: Recipe) -> bool:
@@ -148,7 +152,10 @@ def _summary(key: str, choice: Choice, files: list[File]) -> dict[str, Any]:
             gesture: {split: len(choice.rows[gesture, split]) for split in reversed(SPLITS)}
             for gesture in choice.gestures
         },
-        "shortfalls": [dict(zip(names, short, strict=True)) for short in choice.shortfalls],
+        "shortfalls": [
+            {**dict(zip(names, short, strict=True)), "not_taken": dict(choice.left_out[short[0], short[1]])}
+            for short in choice.shortfalls
+        ],
         "left_out": [
             {
                 "gesture": gesture,

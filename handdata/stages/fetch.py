@@ -95,7 +95,8 @@ def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
                 future.result()
         journal.sync()
         failed = write_shards(build, [job.image_id for job in jobs], journal.receipts)
-        return StageReport(len(jobs), failed=failed, notes={"converted": converted(journal, jobs)})
+        notes = {"converted": converted(journal, jobs)}
+        return StageReport(len(jobs), failed=failed, notes=notes, made_rows=len(todo))
 
 
 def converted(journal: Journal, jobs: list[Job]) -> dict[str, int]:

@@ -19,6 +19,11 @@ class HandLandmarks:
     final_reasons: ClassVar = frozenset({"image-corrupt", "hand-not-found"})
 
     @staticmethod
+    def require(options: LandmarkOptions) -> None:
+        """Raise `UserError` if MediaPipe's model file is missing or damaged."""
+        assets.path(ASSET)
+
+    @staticmethod
     def fingerprint(options: LandmarkOptions) -> Any:
         deciding = {name: value for name, value in asdict(options).items() if name != "threads"}
         asset = assets.assets()[ASSET]

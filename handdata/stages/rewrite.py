@@ -65,6 +65,14 @@ class Rewriting:
         return pinned(options)
 
     @staticmethod
+    def require(options: RewriteOptions) -> None:
+        """Raise `UserError` for a model file, prompt or template that is missing or malformed."""
+        read_prompt(prompt_text(options), options.prompt or "prompts/rewrite.txt")
+        template_text(options)
+        if not options.server and hub_file(options) is None:
+            gguf_file(options)
+
+    @staticmethod
     def fingerprint(options: RewriteOptions) -> Any:
         # llama.cpp in this process rounds differently for another number of sequences
         excluded: tuple[str, ...] = (*_NOT_DECIDING, "parallel") if options.server else _NOT_DECIDING

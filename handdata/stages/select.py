@@ -18,6 +18,7 @@ from handdata.rows.oddities import Oddities
 from handdata.rows.schema import MANIFEST
 from handdata.rows.selection import Choice, choose
 from handdata.rows.shards import KEY, stored_key, write_table
+from handdata.rows.shortfalls import of_selection
 from handdata.sources import annotations
 from handdata.sources.archive import ENCRYPTED
 from handdata.sources.download import download_all
@@ -28,6 +29,7 @@ from handdata.stages import Execution, StageReport
 from handdata.web.urls import identity_url, is_remote
 
 VERSION = 1  # increased when a change of the code changes the choice
+_SHORTFALLS = 12  # gestures and splits that are named while a build runs
 
 
 def run(build: Path, recipe: Recipe, execution: Execution, again: bool = False) -> StageReport:
@@ -49,12 +51,14 @@ def run(build: Path, recipe: Recipe, execution: Execution, again: bool = False) 
                 if source.whole:
                     sources = download_all(sources, build / "source", client)
                 manifest = make_manifest(sources, recipe, replay(build), client)
-                if manifest.shortfalls:
-                    lacking = sum(manifest.shortfalls.values())
-                    client.announce(f"{lacking:,} images fewer than requested: `handdata status` lists them")
+                shortfalls = manifest.notes()["shortfalls"]
+                for shortfall in shortfalls[:_SHORTFALLS]:
+                    client.announce(of_selection(shortfall))
+                if len(shortfalls) > _SHORTFALLS:
+                    client.announce(f"{len(shortfalls) - _SHORTFALLS} more of these: `handdata status` lists all")
             metadata = {**(manifest.table.schema.metadata or {}), KEY: key.encode()}
             write_table(manifest.table.replace_schema_metadata(metadata), path)
-            report.notes["selection"] = manifest.notes()
+            report.notes["selection"], report.made_rows = manifest.notes(), manifest.table.num_rows
     report.rows = read_manifest(build, columns=["image_id"]).num_rows
     return report
 
@@ -88,7 +92,8 @@ def make_manifest(sources: Sources, recipe: Recipe, decisions: Decisions, client
         client.announce(line)
     chosen = _rows(table, choice, members, indices, names(sources.images))
     metadata = _metadata(sources.images, indices, recipe.image)
-    return Manifest(chosen.replace_schema_metadata(metadata), odd, table.num_rows, choice.shortfalls)
+    chosen = chosen.replace_schema_metadata(metadata)
+    return Manifest(chosen, odd, table.num_rows, choice.shortfalls, choice.not_taken)
 
 
 def input_key(sources: Sources, recipe: Recipe) -> str:

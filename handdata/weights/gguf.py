@@ -82,17 +82,22 @@ def gguf_file(options: RewriteOptions) -> Path:
         if options.sha256 and _hash_of(path) != options.sha256:
             raise Unfinished(f"{path.resolve()} is damaged: delete it, and the same command fetches it again")
         return path
-    path = assets.path(options.model) if options.model in assets.assets() else Path(options.model)
-    if not path.is_file():
-        raise UserError(
-            f"model file {options.model} does not exist: give a GGUF file with {OPTION}, hf:USER/NAME/FILE.gguf for one"
-            f" on the Hub, or a name: {', '.join(NAMED)}, or smollm2-135m, a small one for trials"
-        )
+    path = assets.path(options.model) if options.model in assets.assets() else require_file(options.model)
     if options.sha256 and _hash_of(path) != options.sha256:
         raise UserError(
             f"{path} does not have the hash that {flag('rewrite', 'sha256')} states: correct one of the two"
         )
     return path
+
+
+def require_file(model: str) -> Path:
+    """Return the path of a local GGUF file. Raises `UserError` if it does not exist."""
+    if not Path(model).is_file():
+        raise UserError(
+            f"model file {model} does not exist: give a GGUF file with {OPTION}, hf:USER/NAME/FILE.gguf for one on the"
+            f" Hub, or a name: {', '.join(NAMED)}, or smollm2-135m, a small one for trials"
+        )
+    return Path(model)
 
 
 def gguf_hash(options: RewriteOptions) -> str:

@@ -78,7 +78,9 @@ class LocalCaptioner:
 
         Raises `UserError` for a model whose terms the user has not accepted.
         """
-        if local_model(options.model):
+        folder = local_model(options.model)
+        if folder:
+            _read_config(folder, options.model)
             return options
         commit = model_commit(options.model, options.revision, OPTION)
         require_access(HubName(options.model.removeprefix("hf:").partition("@")[0], commit), OPTION)

@@ -24,6 +24,8 @@ class ServerCaptioner:
 
     @staticmethod
     def at_commit(options: CaptionOptions) -> CaptionOptions:
+        """Return the options, whose extra body must be a JSON object: `UserError` else."""
+        extra_fields(options.extra_body, "caption")
         return options
 
     @staticmethod

@@ -59,7 +59,7 @@ def test_a_drawn_world_is_planned_without_drawing_it(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     assert handdata("plan", "mini", "--select.gestures", "ok", "--select.train", "20", "--select.spare", "0") == 0
     printed = capsys.readouterr().out
-    assert "20 train" in printed and "0 of them spare" in printed and "minutes" not in printed
+    assert "20 train" in printed and "0 of them spare" in printed and "per connection" not in printed
     assert not list(tmp_path.iterdir())
 
 

@@ -190,6 +190,24 @@ def test_shortfalls_are_named():
     }
 
 
+def test_a_shortfall_counts_the_images_that_were_not_taken_by_reason():
+    rows = [(f"i{n}", "ok", "test", "one person", 0.2, 0) for n in range(39)]
+    rows += [
+        ("small", "ok", "test", "b", 0.001, 0),
+        ("two", "ok", "test", "c", 0.2, 1),
+        ("gone", "ok", "test", "d", 0.2, 0),
+    ]
+    rows += [("elsewhere", "ok", "train", "one person", 0.2, 0), ("i0", "peace", "test", "one person", 0.2, 0)]
+    options = SelectOptions(("ok",), 2, 0, 9, spare=0, max_per_subject=1, min_hand=0.01, single_hand=True)
+    available = np.array([name != "gone" for name, *_ in rows])
+    choice = choose(table(rows), available, options, Oddities())
+    assert choice.shortfalls == {("ok", "train"): 2, ("ok", "test"): 8}
+    assert choice.not_taken["ok", "test"] == {
+        "not-in-archive": 1, "min_hand": 1, "single_hand": 1, "max_per_subject": 38,
+    }  # fmt: skip
+    assert choice.not_taken["ok", "train"] == {"subject-in-splits": 1}, "a person of the test split"
+
+
 @pytest.mark.parametrize(("count", "seconds"), [(100_000, 2), pytest.param(500_000, 8, marks=pytest.mark.slow)])
 def test_a_choice_among_many_images_is_made_in_seconds(count, seconds):
     rng = random.Random(0)
