@@ -57,7 +57,6 @@ PLACES = [
     (r"^duckdb -c", 'python -c "import duckdb, sys; print(duckdb.sql(sys.argv[1]))"'),
     (r"^python ", f"{sys.executable} "),
     (r"^handdata plan hand1000", "handdata plan hand1000 --offline"),
-    (r" --rewrite\.model Meta-Llama\S*", ""),
     (r"^handdata build hand1000 --out build/hand1000", f"handdata build mini --out build/hand1000 {_BUILD}"),
     (r"^handdata build hand1000", f"handdata build mini --until select {_BUILD}"),
     (r"--manifest manifest\.parquet", "--manifest build/paper/manifest.parquet"),
@@ -83,7 +82,7 @@ PLACES = [
     (r"--train 0 --validation 0 --test 20", "--gestures call --train 0 --validation 0 --test 1 --size 64"),
     # of Python blocks
     (r'"USER/NAME"', '"tester/NAME"'),
-    (r'"hand1000", "build/hand1000", rewrite=\{.*?\}', '"mini", "build/hand1000", **SMALL'),
+    (r'"hand1000", "build/hand1000"', '"mini", "build/hand1000", **SMALL'),
     (r'(base="hf:CompVis/stable-diffusion-v1-4")', r'\1, preset="smoke", device="cpu", sample_every=0'),
     (r"guidance_scale=3.0", "num_inference_steps=2"),
 ]  # fmt: skip

@@ -1,5 +1,6 @@
-"""Captioners of the real transformers classes with few and random weights, in the folder layout of the real ones."""
+"""Captioners and CLIP of the real transformers classes with few and random weights, in the real ones' folder layout."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,33 @@ def _qwen2_vl(folder: Path) -> Any:
         vision_end_token_id=end,
     )  # fmt: skip
     return Qwen2VLForConditionalGeneration(config)
+
+
+def make_clip(folder: Path) -> Path:
+    """Write a CLIPModel of a few thousand random weights with its processor, as the real one is; return its folder."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    letters = [chr(code) for code in range(97, 123)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
+    layer = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={
+            **layer,
+            "vocab_size": len(words),
+            "max_position_embeddings": 77,
+            "eos_token_id": 1,
+            "bos_token_id": 0,
+        },
+        vision_config={**layer, "image_size": 32, "patch_size": 16},
+        projection_dim=8,
+    )
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
+    CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    return folder

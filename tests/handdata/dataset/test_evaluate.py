@@ -16,7 +16,7 @@ from handdata.dataset.evaluate import Group, mean_cosine
 from handdata.errors import UserError
 from handdata.recipe import EvaluateOptions
 from handdata.stages import assemble
-from tests import ROOT
+from tests import ROOT, tiny_captioners
 from tests.chat_server import chat_server, says
 from tests.finished import QUIET, finished_build
 from tests.hub_server import HubServer
@@ -35,34 +35,7 @@ def dataset(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> str:
-    """A CLIPModel of a few thousand random weights, saved with its processor as the real one is."""
-    import torch
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
-
-    folder = tmp_path_factory.mktemp("clip")
-    letters = [chr(code) for code in range(97, 123)]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
-    layer = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config={
-            **layer,
-            "vocab_size": len(words),
-            "max_position_embeddings": 77,
-            "eos_token_id": 1,
-            "bos_token_id": 0,
-        },
-        vision_config={**layer, "image_size": 32, "patch_size": 16},
-        projection_dim=8,
-    )
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    size = {"height": 32, "width": 32}
-    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
-    CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
-    return str(folder)
+    return str(tiny_captioners.make_clip(tmp_path_factory.mktemp("clip")))
 
 
 def test_without_weights_the_cosines_are_not_computed_and_the_reason_is_given(dataset, tmp_path):
