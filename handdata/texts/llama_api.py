@@ -30,7 +30,7 @@ FIELDS = {  # of structs
 
 
 def faults(llama_cpp: Any) -> list[str]:
-    """Return what the module lacks or has in another form, as phrases; nothing for a version that can be used."""
+    """Return the differences of the module as phrases, an empty list for a version that can be used."""
     found = [name for name in (*FUNCTIONS, *TYPES) if not hasattr(llama_cpp, name)]
     lacking = [f"{name} is missing" for name in found]
     for name, count in FUNCTIONS.items():

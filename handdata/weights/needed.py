@@ -26,7 +26,7 @@ class Needed:
 
 
 def needed(recipe: Recipe, offline: bool = False) -> list[Needed]:
-    """Return the models of a recipe's stages; with `offline` the Hub is not asked, and sizes of its files are unknown.
+    """Return the models of a recipe's stages; with `offline` nothing is looked up on the Hub, and sizes are unknown.
 
     Raises `UserError` for a model that does not exist.
     """

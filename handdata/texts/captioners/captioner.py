@@ -28,7 +28,7 @@ class Captioner(Protocol):
 
     @staticmethod
     def fingerprint(options: CaptionOptions) -> dict[str, Any]:
-        """Return what decides the captions besides the images, as JSON."""
+        """Return as JSON the options that decide the captions, the model's revision included."""
 
     def describe(self, images: list[Any]) -> Sequence[str | None]:
         """Return a caption for each RGB image (h, w, 3), empty without words, None where time ran out."""

@@ -4,6 +4,7 @@ import pytest
 
 from handdata.builds.build import Build
 from handdata.recipe import find, load, override
+from handdata.rows.manifest import read_manifest
 from handdata.rows.shards import read_shard
 from tests import tiny_captioners
 from tests.chat_server import chat_server, says
@@ -15,7 +16,7 @@ SELECT = {"gestures": ["call", "ok"], "train": 2, "validation": 0, "test": 1, "s
 
 
 def captions(build):
-    ids = read_shard(build.path, "captions", 0)["image_id"].to_pylist()
+    ids = read_manifest(build.path)["image_id"].to_pylist()
     assert len(ids) == 6
     return read_shard(build.path, "captions", 0, ids)["caption"].to_pylist()
 
