@@ -64,7 +64,7 @@ class Cost:
 def plan(recipe: Recipe, offline: bool) -> Cost:
     """Return the cost of a build of this recipe; unless `offline`, its annotations and archive indices are read.
 
-    Unless `offline`, the models are looked up on the Hub too. Raises `UserError` if a source cannot be read or is unknown
+    Unless `offline`, models are looked up on the Hub too. Raises `UserError` if a source cannot be read or is unknown
     to an offline plan, and for a model that does not exist.
     """
     cost = _of_images(recipe, offline)
