@@ -114,7 +114,8 @@ def report(cost: Cost, as_json: bool = False) -> str:
 
 def _model_line(model: Needed) -> str:
     size = "unknown size" if model.download is None else f"{_bytes(model.download)} to download"
-    state = size if model.place in ("Hub", "assets") else f"on {model.place}" if model.place == "server" else "local"
+    states = {"server": "on the server", "this machine": "on this machine"}
+    state = states.get(model.place) or (size if model.download != 0 else "in the cache")
     licence = model.licence or ("unknown" if model.place == "Hub" else "see the model")
     gate = "; gated: accept its terms on the Hub" if model.gated else ""
     return f"{model.stage:<10} {model.model}: {state}, licence {licence}{gate}"
