@@ -15,12 +15,14 @@ from handdata.assets import cache_folder
 from handdata.errors import UserError
 from handdata.files import exclusive, read_sealed_json, write_sealed_json
 from handdata.recipe import Recipe
+from handdata.rows.shards import SHARD_ROWS
 from handdata.stages import StageReport, stage_named
 from handdata.web.urls import is_remote
 
 FILE = "rates.json"
 _LEAST = 32  # images of a run that is recorded
 _KEPT = 8  # records of one kind of work
+_NEAR = 8  # greatest ratio of a planned amount to that of a small run
 
 # Assumptions for work that no build has measured: seconds per unit on a CPU, and on a GPU. Those of the drawn world,
 # of landmarks and of small stages are near the two cores of docs/benchmarks.md; captions and texts are guesses.
@@ -108,9 +110,13 @@ def record(recipe: Recipe, reports: dict[str, StageReport], seconds: dict[str, f
 
 
 def recorded(stage: str, recipe: Recipe, amount: int) -> Record | None:
-    """Return the record of this kind of work whose amount is the nearest, None without one."""
+    """Return the record of this kind of work whose amount is the nearest, None without one that can be scaled.
+
+    The time of a run of less than a shard is mostly that of loading: it holds for at most eight times its amount.
+    """
     table = read_sealed_json(cache_folder() / FILE) or {}
     records = [Record(**entry) for entry in table.get(kind_of_work(stage, recipe), [])]
+    records = [entry for entry in records if entry.units >= SHARD_ROWS or amount <= _NEAR * entry.units]
     return min(records, key=lambda entry: abs(entry.units - amount), default=None)
 
 

@@ -55,6 +55,13 @@ def test_time_grows_with_the_amount_from_the_record_of_the_nearest_size():
     assert rates.recorded("facts", MINI, 900).seconds == 20.0, "the latest run of a size counts"
 
 
+def test_a_run_of_less_than_a_shard_is_not_scaled_to_thousands_of_rows():
+    rates.record(MINI, reports(100), dict.fromkeys(seconds(1), 10.0), 1)
+    assert rates.recorded("facts", MINI, 800) and rates.recorded("facts", MINI, 801) is None
+    rates.record(MINI, reports(256), dict.fromkeys(seconds(1), 12.0), 1)
+    assert rates.recorded("facts", MINI, 100_000).units == 256
+
+
 def test_other_models_sizes_and_devices_are_other_work():
     rates.record(MINI, reports(100), seconds(1.0), 1)
     assert rates.recorded("caption", MINI, 100)
