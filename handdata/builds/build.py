@@ -54,9 +54,10 @@ class Build(BuildFolder):
             self.write_recipe()  # another process may have started since, and changed it
             if verify:
                 print(verification.report(verification.verify(self)), file=sys.stderr)
+            started = time.monotonic()  # the time of the first stage includes the look-ups
             self._require_models(stages)
             for stage in stages:
-                started, implementation = time.monotonic(), stage.load()
+                implementation = stage.load()
                 if isinstance(implementation, type):  # a `Stage`, which works on shards
                     options = self._options(stage, implementation)
                     if verify and stage.name == "caption" and not options.server:
@@ -68,6 +69,7 @@ class Build(BuildFolder):
                 outcome = {"rows": report.rows, "failed": dict(sorted(report.failed.items()))}
                 self.update_record({stage.name: outcome}, **report.notes)
                 reports[stage.name], seconds[stage.name] = report, time.monotonic() - started
+                started += seconds[stage.name]
         rates.record(self.recipe, reports, seconds, workers)
         return reports
 
