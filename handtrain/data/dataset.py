@@ -91,6 +91,17 @@ def splits_of(place: Place, gesture: str, option: str = "--dataset") -> list[str
     return list(_files(place, gesture, option))
 
 
+def gestures_of(place: Place, option: str = "--dataset") -> tuple[str, ...]:
+    """Return the names of a dataset's gestures: its configurations except `all`."""
+    from datasets import get_dataset_config_names
+
+    path, revision = (place.repo, place.revision) if isinstance(place, HubName) else (str(place), None)
+    if isinstance(place, Path):
+        require_folder(place, option)
+    with _dataset_errors(place, option):
+        return tuple(name for name in get_dataset_config_names(path, revision=revision) if name != "all")
+
+
 def readme(place: Place) -> str:
     """Return the text of the dataset's card, empty without a card."""
     if isinstance(place, HubName):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-ROUTES = ("map", "time", "tokens")
 POSE_NUMBERS = 64  # 21 joints x (x, y, z) in sides of the square image, then 1 for a left hand and -1 for a right one
 TOKENS = 8  # beside the text
 _INPUTS = 67  # see `normalised_pose`

@@ -84,6 +84,14 @@ def sample_latents(mean: torch.Tensor, deviation: torch.Tensor, normal: torch.Te
     return (mean + deviation * normal) * scaling
 
 
+def snr_weights(schedule: Any, timesteps: torch.Tensor, limit: float) -> torch.Tensor:
+    """Return the loss weights (b,) of min-SNR (Hang et al. 2023): min(snr, limit) / snr, for velocities / (snr + 1)."""
+    alphas = schedule.alphas_cumprod[timesteps.cpu()].double()
+    snr = alphas / (1 - alphas)
+    velocity = schedule.config.prediction_type == "v_prediction"
+    return (snr.clamp(max=limit) / (snr + 1 if velocity else snr)).float()
+
+
 def noise_prediction_loss(
     unet: Any,
     schedule: Any,

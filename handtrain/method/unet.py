@@ -78,11 +78,6 @@ def decayed(step: int, total: int, decay: str) -> float:
     return max(0.05, 1 - step / total) if decay == "linear" else 1.0
 
 
-def add_layers(optimiser: torch.optim.Optimizer, layers: torch.nn.Module, factor: float) -> None:
-    """Add layers to an optimizer, whose learning rate is `factor` times that of the other weights."""
-    optimiser.add_param_group({"params": list(layers.parameters()), "factor": factor})
-
-
 class Average:
     """The running mean of trained weights; in the first steps it follows them faster."""
 

@@ -56,12 +56,21 @@ class Session:
             more |= {"peak_mib": peak_mib(self.device), "ideal": self.ideal.get(stage) if step else None}
         self.run.log_step(stage, step, image_ids, float(values.mean()), lr, **more)
 
-    def restore(self, part: str, module: torch.nn.Module, optimiser: torch.optim.Optimizer) -> int:
-        """Restore a part of the run from the checkpoint in all processes; return its finished steps, 0 without one."""
+    def restore(
+        self,
+        part: str,
+        module: torch.nn.Module,
+        optimiser: torch.optim.Optimizer,
+        average: Mapping[str, torch.Tensor] | None = None,
+    ) -> int:
+        """Restore a part of the run from the checkpoint in all processes; return its finished steps, 0 without one.
+
+        The running average of the weights is restored in the first process only, which exports it.
+        """
         if self.resume is None or self.resume.state.get("part") != part:
             return 0
         if self.processes.first:
-            checkpoint.restore(self.resume, module, optimiser)
+            checkpoint.restore(self.resume, module, optimiser, average)
         self.processes.broadcast(module, optimiser)
         return int(self.resume.state["step"])
 
