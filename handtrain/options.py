@@ -24,6 +24,10 @@ class GenerateOptions:
     eta: float = 0.0  # amount of noise that DDIM adds in each step; 0: none
     negative_prompt: str = ""  # negative prompt, encoded without the gesture
     resolution: int = 0  # side of the images in pixels; 0: the model's
+    # pose of the hand, for a model trained with poses: own (of the gesture that the prompt names), none, rows (of the
+    # dataset's rows of --prompts), a gesture, or a file: a photograph or JSON with landmarks
+    pose: str = "own"
+    pose_guidance: float | None = None  # scale of the guidance towards the pose; default: that of --guidance
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # number format of the networks
 
 

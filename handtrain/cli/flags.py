@@ -19,14 +19,14 @@ _Preset: TypeAlias = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
 
 @dataclass(frozen=True)
 class Train:
-    """Fine-tune a Stable Diffusion on one gesture of a dataset, in the paper's three stages.
+    """Fine-tune a Stable Diffusion on one or more gestures of a dataset, in the paper's three stages.
 
     The result is RUN/model. The same command resumes an interrupted run and leaves a finished one unchanged. Flags
     override the preset, in any order.
     """
 
     dataset: str  # dataset: hf:USER/NAME[@REVISION], or a folder of `handdata publish`
-    gesture: str  # HaGRID's name of the gesture, a configuration of the dataset
+    gesture: tuple[str, ...]  # gestures, configurations of the dataset: HaGRID's names, or all
     base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
     out: Path  # run folder
     preset: _Preset = "paper"  # see docs/training.md
@@ -137,7 +137,7 @@ class Generate:
     out: Path  # folder of the images
     prompts: str | None = None  # file with one prompt per line, or DATASET:SPLIT for the texts of its rows
     prompt: str | None = None  # single prompt, in place of --prompts
-    gesture: str | None = None  # gesture of the dataset's rows; default: the model's own
+    gesture: str | None = None  # gesture of the dataset's rows; default: the model's own, if it has one
     seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
     options: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
     limit: int = 0  # number of prompts to use, from the first; 0: all

@@ -1,9 +1,11 @@
-"""Generate with a trained model: a Stable Diffusion whose prompt embedding is mixed with the gesture feature.
+"""Generate with a trained model: a Stable Diffusion with the gesture feature in its prompt, or with poses.
 
-A published model contains `fusion` and this file as its `pipeline.py`, so no other module of ours is imported.
+A published model contains `fusion`, `conditioning` and this file as its `pipeline.py`, so no other module of ours is
+imported.
 """
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline  # type: ignore[attr-defined]
 
+from handtrain.method.conditioning import PoseLayers, attach, guided, make_pose_layers
 from handtrain.method.fusion import FlatFusion, TokenFusion, mix
 
-ABOUT_FILE, FUSION_FILE = "hand1000.json", "fusion.safetensors"
+ABOUT_FILE, FUSION_FILE, POSE_FILE = "hand1000.json", "fusion.safetensors", "pose.safetensors"
+NEWEST_FORMAT = 2  # of hand1000.json; 2 has poses and several gestures
 
 
 @dataclass
@@ -29,6 +33,8 @@ class Gesture:
     def load(cls, about_file: str, fusion_file: str | None) -> "Gesture":
         """Read the two files. Raises `ValueError` if this torch cannot reproduce the flat layer."""
         about = json.loads(Path(about_file).read_text(encoding="utf-8"))
+        if about.get("format", 1) > NEWEST_FORMAT:
+            raise ValueError(f"{about_file} has format {about['format']}: it needs a newer version of hand1000")
         fusion, feature = about["fusion"], torch.tensor(about["feature"]["values"], dtype=torch.float32)
         layer: FlatFusion | TokenFusion | None = None
         if fusion["kind"] == "flat":
@@ -42,6 +48,20 @@ class Gesture:
             layer.load_state_dict(load_file(fusion_file))
             layer.requires_grad_(False)
         return cls(about, feature, layer)
+
+    def own_poses(self, gesture: str | None = None) -> torch.Tensor:
+        """Return the poses (n, 64) of a gesture in training; none for a model without pose layers.
+
+        `gesture` may be left out for a model of one. Raises `ValueError` if the model does not have it.
+        """
+        table = self.about.get("gestures", {})
+        name = gesture or (next(iter(table)) if len(table) == 1 else None)
+        if table and name not in table:
+            known = ", ".join(table)
+            raise ValueError(f"the model has no poses of {name}: choose a gesture of {known}" if name else
+                             f"the model has several gestures: choose one of {known}")  # fmt: skip
+        lines = table.get(name, {}).get("poses", [])
+        return torch.tensor([[float(value) for value in line.split()] for line in lines]).reshape(-1, 64)
 
     def fuse(self, text: torch.Tensor) -> torch.Tensor:
         """Return F (n, tokens, width) of T in float32 on the CPU; the flat layer's results are cached."""
@@ -62,6 +82,7 @@ class Hand1000Pipeline(StableDiffusionPipeline):
     """StableDiffusionPipeline with the gesture mixed into the prompt: E = mu * T + (1 - mu) * F (paper, section 3)."""
 
     gesture: Gesture | None = None
+    pose_layers: PoseLayers | None = None  # of a model trained with poses, attached to the UNet
     _mu: float | None = None
 
     @classmethod
@@ -82,19 +103,42 @@ class Hand1000Pipeline(StableDiffusionPipeline):
                 "load it as a StableDiffusionPipeline"
             )
         pipeline.gesture = Gesture.load(about, _file(pretrained_model_name_or_path, FUSION_FILE, hub))
+        if routes := pipeline.gesture.about.get("pose", {}).get("routes"):
+            file = _file(pretrained_model_name_or_path, POSE_FILE, hub)
+            if file is None:
+                raise ValueError(f"{pretrained_model_name_or_path} lacks {POSE_FILE}: copy the whole model folder")
+            pipeline.pose_layers = _pose_layers(loaded.unet, routes, file)
         return pipeline
 
-    def __call__(self, *args: Any, mu: float | None = None, **kwargs: Any) -> Any:
-        """Generate images; the arguments are StableDiffusionPipeline's.
+    def __call__(
+        self,
+        *args: Any,
+        mu: float | None = None,
+        poses: torch.Tensor | None = None,
+        pose_guidance: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate images; the other arguments are StableDiffusionPipeline's.
 
         `mu` in 0..1 is the text's share of the prompt embedding, by default the lam of the training; at 1 the gesture
         is left out. The negative prompt is encoded without the gesture. `prompt_embeds` are used unchanged.
+        `poses` (64,) or one for each image (n, 64) are those of the hands, such as `gesture.own_poses("ok")`; a row of
+        NaN, or none at all, leaves the pose open. `pose_guidance` is their scale, by default the `guidance_scale`.
         """
         if mu is not None and not 0 <= mu <= 1:
             raise ValueError(f"mu is {mu}, it must be in 0 to 1")
+        if poses is not None and self.pose_layers is None:
+            raise ValueError("this model was trained without poses: leave poses out")
         self._mu = mu
+        if self.pose_layers is not None:
+            self.pose_layers.to(self.unet.device)
+        asked: Any = nullcontext()
+        if self.pose_layers is not None and poses is not None:
+            every = _one_per_image(poses, _images(args, kwargs)).to(self.unet.device)
+            asked = guided(self.pose_layers, every, kwargs.get("guidance_scale", 7.5), pose_guidance)
         try:
-            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+            with asked:
+                return super().__call__(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._mu = None
 
@@ -150,10 +194,38 @@ class Hand1000Pipeline(StableDiffusionPipeline):
         if self.gesture is None:
             return
         (folder / ABOUT_FILE).write_text(json.dumps(self.gesture.about, indent=2) + "\n", encoding="utf-8")
-        if isinstance(self.gesture.layer, TokenFusion):
-            from safetensors.torch import save_file
+        from safetensors.torch import save_file
 
+        if isinstance(self.gesture.layer, TokenFusion):
             save_file(self.gesture.layer.state_dict(), folder / FUSION_FILE)
+        if self.pose_layers is not None:
+            weights = {name: tensor.cpu() for name, tensor in self.pose_layers.state_dict().items()}
+            save_file(weights, folder / POSE_FILE)
+
+
+def _pose_layers(unet: Any, routes: list[str], file: str) -> PoseLayers:
+    from safetensors.torch import load_file
+
+    layers = make_pose_layers(unet, routes)
+    layers.load_state_dict(load_file(file))
+    layers.requires_grad_(False)
+    attach(unet, layers)
+    return layers
+
+
+def _one_per_image(poses: Any, count: int) -> torch.Tensor:
+    every = torch.as_tensor(poses, dtype=torch.float32).reshape(-1, 64)
+    if count % len(every):
+        raise ValueError(f"{len(every)} poses for {count} images: give one, or one for each image")
+    return every.repeat_interleave(count // len(every), 0)
+
+
+def _images(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Return the number of images of a call."""
+    prompt = kwargs.get("prompt", args[0] if args else None)
+    embeddings = kwargs.get("prompt_embeds")
+    count = 1 if isinstance(prompt, str) else len(prompt if prompt is not None else embeddings)
+    return count * int(kwargs.get("num_images_per_prompt", 1))
 
 
 def _file(model: Any, name: str, hub: dict[str, Any]) -> str | None:

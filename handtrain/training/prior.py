@@ -16,7 +16,7 @@ from handtrain.model.base import Base
 from handtrain.presets import TrainOptions, routes
 from handtrain.tensor_cache import TensorCache, key_of
 from handtrain.training.encode import encode_texts
-from handtrain.training.training_set import EncodedSplit, joined
+from handtrain.training.training_set import EncodedSplit, merged
 
 STEPS = 20  # DDIM steps of a picture
 _AT_ONCE = 16  # pictures: a fixed number, so that a resumed run draws the same
@@ -65,5 +65,5 @@ def with_prior(
     """Return a split and its embeddings with the base's pictures behind them."""
     if prior is None:
         return split, embeddings
-    both = joined([split, prior])
+    both = merged([split, prior])
     return replace(both, groups=split.groups), torch.cat([embeddings, prior.mixed])

@@ -105,7 +105,7 @@ class Setup:
             "resolution": self.base.resolution,
             "seed": self.options.seed,
             "training": training,
-            "fusion": {"kind": "none"} if self.options.lam == 1 else fusion_record(self.base, self.options.seed, layer),
+            "fusion": {"kind": "none"} if several else fusion_record(self.base, self.options.seed, layer),
         }
         if several or routes(self.options):
             about |= {"format": 2, "gestures": self._gestures(features, poses)}

@@ -35,7 +35,7 @@ from handtrain.training.prior import gesture_free, prior_split, with_prior
 from handtrain.training.released_order import released_order
 from handtrain.training.setup import set_up, stage1_record
 from handtrain.training.stage2 import stage2
-from handtrain.training.training_set import encode_splits, joined, recomputed_landmarks
+from handtrain.training.training_set import encode_splits, merged, recomputed_landmarks
 from handtrain.training.validation import Observer, validation_split
 
 def train(
@@ -96,7 +96,7 @@ def train(
                 lambda: encode_splits([*photographs, *observed], setup.base, options, g, setup.device, encoded, progress)
             )
             trained, watched = splits[: len(photographs)], splits[len(photographs) :]
-            splits = [joined(part) for part in (trained, watched) if part]
+            splits = [merged(part) for part in (trained, watched) if part]
             prior = None
             if options.prior:
                 texts = [text for each in photographs for text in gesture_free(each.rows)]
@@ -116,7 +116,7 @@ def train(
 
             # Token fusion, before Stage II: one trained layer in place of the flat one
             layer = None
-            if options.fusion == "token" and options.lam < 1:
+            if options.fusion == "token" and len(features) == 1:
                 layer, splits = token_fusion(session, model, splits, g, setup.base.width, options)
 
             split, *validation = splits

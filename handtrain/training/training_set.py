@@ -40,7 +40,7 @@ class EncodedSplit:
         return replace(self, mixed=mix(self.text, torch.cat(fused), lam))
 
 
-def joined(splits: Sequence[EncodedSplit]) -> EncodedSplit:
+def merged(splits: Sequence[EncodedSplit]) -> EncodedSplit:
     """Return the splits of several gestures as one; a single one unchanged."""
     if len(splits) == 1:
         return splits[0]
