@@ -1,0 +1,151 @@
+"""The rows of `benchmarks.pose_method`: every training of every stage, and the images drawn from it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+HELD = ("ok", "rock", "three")  # never trained by the models of all others
+TRAINED = (
+    "call", "dislike", "fist", "four", "like", "mute", "one", "palm", "peace", "peace_inverted", "stop",
+    "stop_inverted", "three2", "two_up", "two_up_inverted",
+)  # fmt: skip
+SHOWN = ("palm", "peace", "fist", "call")  # of TRAINED: those of the first trials
+PAPER = ("call", "four", "like", "mute", "ok", "palm")
+EVERY = tuple(sorted((*TRAINED, *HELD)))
+
+BATCH = 32
+ROUTES = "map,time,tokens"
+# Plain fine-tuning: one gesture's images and texts, nothing else.
+PLAIN: dict[str, Any] = {
+    "lam": 1.0, "embedding_steps": 0, "unet_batch": BATCH, "unet_lr": 4e-4, "unet_warmup": 50, "precision": "bf16",
+}  # fmt: skip
+# The same with the switches that any training may have.
+TUNED: dict[str, Any] = {
+    **PLAIN, "unet_decay": "linear", "unet_clip": 1.0, "text_dropout": 0.1, "times": "late", "ema": 0.995,
+}  # fmt: skip
+PLUS: dict[str, Any] = {**TUNED, "pose": ROUTES}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of a row: `count` for each gesture.
+
+    kind: `rows`, test texts with their rows' own landmarks as poses; `own`, test texts with poses from the model's
+    bank; `words`, test texts without a pose; `free`, captions without a gesture and without a pose.
+    """
+
+    kind: str
+    gestures: tuple[str, ...]
+    count: int = 40
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training and its images. Rows with equal names are equal."""
+
+    stage: str
+    variant: str
+    gestures: tuple[str, ...]
+    options: dict[str, Any]
+    samples: int
+    parts: tuple[Part, ...]
+    seed: int = 0
+    keep: bool = field(default=False, compare=False)  # whether the model is kept
+
+    @property
+    def name(self) -> str:
+        """The name of the row's files."""
+        what = self.gestures[0] if len(self.gestures) == 1 else str(len(self.gestures))
+        text = f"{self.stage}-{self.variant}-{what}-{self.samples}-{self.seed}"
+        return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in text)
+
+
+_SCREENED = (Part("rows", (*SHOWN, *HELD)), Part("words", SHOWN, 20), Part("free", EVERY, 6))
+_SCREENED_PLAIN = (Part("words", (*SHOWN, *HELD)), Part("free", EVERY, 6))
+
+
+def screen(samples: int) -> Iterator[Row]:
+    """Yield one training of every route and every switch, all other things equal."""
+    for routes in ("tokens", "time", "map", "time,tokens", "map,time", "map,tokens", ROUTES):
+        yield _screened(routes, {"pose": routes}, samples)
+    switches: dict[str, dict[str, Any]] = {
+        "hand weight 2": {"hand_weight": 2.0},
+        "hand weight 4": {"hand_weight": 4.0},
+        "hand weight 8": {"hand_weight": 8.0},
+        "prior 0.25": {"prior": 0.25},
+        "no average": {"ema": 0.0},
+        "times uniform": {"times": "uniform"},
+        "times middle": {"times": "middle"},
+        "times early": {"times": "early"},
+        "min-SNR 5": {"min_snr": 5.0},
+        "rate 2e-4": {"unet_lr": 2e-4},
+        "rate 8e-4": {"unet_lr": 8e-4},
+        "pose rate 1": {"pose_rate": 1.0},
+        "pose rate 10": {"pose_rate": 10.0},
+        "no text dropout": {"text_dropout": 0.0},
+        "constant rate": {"unet_decay": "none"},
+    }
+    for name, changes in switches.items():
+        yield _screened(name, changes, samples)
+    yield Row("screen", "no pose", TRAINED, TUNED, samples, _SCREENED_PLAIN)
+
+
+def grid(samples: int) -> Iterator[Row]:
+    """Yield plain fine-tuning on `palm` at rates and lengths, with and without the switches of any training."""
+    parts = (Part("words", ("palm",), 80), Part("free", EVERY, 4))
+    for length in (samples // 2, samples, 2 * samples, 4 * samples):
+        for rate in (1e-4, 2e-4, 4e-4, 8e-4):
+            for name, options in (("plain", PLAIN), ("tuned", TUNED)):
+                yield Row("grid", f"{name} {rate:g}", ("palm",), {**options, "unet_lr": rate}, length, parts)
+
+
+def final(samples: int, winner: dict[str, Any], baseline: dict[str, Any], seeds: int) -> Iterator[Row]:
+    """Yield five trainings each of the winner, the baseline and two ablations, on 15 gestures."""
+    rows = (Part("rows", TRAINED), Part("rows", HELD, 100))
+    posed = (*rows, Part("own", TRAINED), Part("words", (*SHOWN, *HELD)), Part("free", EVERY, 24))
+    plain = (Part("words", EVERY), Part("free", EVERY, 24))
+    for seed in range(seeds):
+        first = seed == 0
+        yield Row("final", "winner", TRAINED, winner, samples, posed, seed, keep=first)
+        yield Row("final", "no pose", TRAINED, {**baseline}, samples, plain, seed)
+        yield Row("final", "no map", TRAINED, {**winner, "pose": "time,tokens"}, samples, posed, seed)
+        yield Row("final", "map alone", TRAINED, {**winner, "pose": "map"}, samples, posed, seed)
+
+
+def single(samples: int, winner: dict[str, Any], baseline: dict[str, Any], seeds: int) -> Iterator[Row]:
+    """Yield trainings on one gesture: the winner and plain fine-tuning at equal samples; then one model for six."""
+    free = Part("free", EVERY, 24)
+    for seed in range(seeds):
+        for gesture in ("ok", "call", "fist"):
+            own, words = Part("own", (gesture,), 400), Part("words", (gesture,), 400)
+            yield Row("single", "winner", (gesture,), winner, samples, (own, Part("rows", (gesture,)), free), seed)
+            yield Row("single", "plain", (gesture,), baseline, samples, (words, free), seed)
+    for seed in range(seeds):
+        six = tuple(Part(kind, PAPER, 200) for kind in ("own", "words"))
+        yield Row("single", "six in one", PAPER, winner, 2 * samples, (*six, free), seed)
+    for gesture in PAPER:
+        if gesture not in ("ok", "call"):
+            yield Row("single", "winner", (gesture,), winner, samples, (Part("own", (gesture,), 400), free))
+
+
+def unseen(samples: int, winner: dict[str, Any]) -> Iterator[Row]:
+    """Yield the final winner with 100 images of each gesture that it never saw, by joints of unseen persons."""
+    yield Row("unseen", "winner", TRAINED, winner, samples, (Part("rows", HELD, 100), Part("rows", TRAINED, 80)))
+
+
+def specificity(samples: int, winner: dict[str, Any], baseline: dict[str, Any]) -> Iterator[Row]:
+    """Yield the images that show what else a training changed: 400 a side without a gesture, 400 of others."""
+    free, others = Part("free", EVERY, 24), Part("words", SHOWN, 100)
+    yield Row("specificity", "winner", ("ok",), winner, samples, (free, others, Part("own", ("ok",), 400)))
+    yield Row("specificity", "plain", ("ok",), baseline, samples, (free, others, Part("words", ("ok",), 400)))
+    fifteen = tuple(Part("own", (gesture,), 100) for gesture in SHOWN)
+    yield Row("specificity", "15 gestures", TRAINED, winner, 4 * samples, (free, others, *fifteen))
+
+
+def base() -> Row:
+    """Return the untrained base: the same prompts and noise."""
+    return Row("base", "base", (), {}, 0, (Part("words", EVERY), Part("free", EVERY, 24)))
+
+
+def _screened(name: str, changes: dict[str, Any], samples: int) -> Row:
+    return Row("screen", name, TRAINED, {**PLUS, **changes}, samples, _SCREENED)
