@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def rows_of(given: argparse.Namespace) -> list[Row]:
         "specificity": lambda: pose_rows.specificity(samples, winner, baseline),
     }
     rows = [pose_rows.base(), *(row for stage in given.stages for row in by_stage[stage]())]
+    rows = [replace(row, options={**row.options, "limit": given.limit}) if given.limit else row for row in rows]
     return [row for row in rows if not given.only or row.stage == "base" or any(o in row.name for o in given.only)]
 
 
@@ -70,7 +72,7 @@ def make(row: Row, folder: Path, device: str, threads: int) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}")
     with partial.open("wb") as file:
-        np.savez_compressed(file, about=np.array(json.dumps(about)), **columns)
+        np.savez_compressed(file, **columns, about=np.array(json.dumps(about)))  # type: ignore[arg-type]
     partial.rename(target)
     if not row.keep:
         shutil.rmtree(run, ignore_errors=True)
@@ -254,7 +256,9 @@ def _number(value: float) -> float | None:
 def _named(device: str) -> str:
     import torch
 
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
+    )
 
 
 def _options(path: Path | None, default: dict[str, Any]) -> dict[str, Any]:
@@ -287,8 +291,10 @@ def table(rows: Sequence[Row], results: Path) -> str:
         cells.append(f"{record.get('retention', {}).get('distance', float('nan')):.3f}")
         cells.append(str(record["about"]["train_s"]))
         lines.append("| " + " | ".join(cells) + " |")
-    head = ["stage", "variant", "samples", "seed", "posed, trained", "posed, new", "own, trained", "own, new",
-            "words, trained", "words, new", "error, trained", "error, new", "unasked", "sleeve", "wall", "scene", "s"]  # fmt: skip
+    head = [
+        "stage", "variant", "samples", "seed", "posed, trained", "posed, new", "own, trained", "own, new",
+        "words, trained", "words, new", "error, trained", "error, new", "unasked", "sleeve", "wall", "scene", "s",
+    ]  # fmt: skip
     return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines])
 
 
@@ -307,7 +313,7 @@ def perform(rows: list[Row], given: argparse.Namespace) -> None:
     can_judge = not given.draw_only and find_spec("mediapipe") is not None
     with pose_world.pool(given.jobs) as workers:
         if any(row.gestures for row in undrawn):
-            every = Row("encode", "encode", pose_rows.EVERY, pose_rows.PLUS, 0, ())
+            every = Row("encode", "encode", pose_rows.EVERY, {**pose_rows.PLUS, "limit": given.limit}, 0, ())
             print(workers.submit(encode, every, given.out, given.device, threads).result(), file=sys.stderr, flush=True)
         print(workers.submit(make, pose_rows.base(), given.out, given.device, threads).result(), file=sys.stderr)
         coming = [workers.submit(_whole, row, given, threads, end, can_judge) for row in missing]
@@ -334,6 +340,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--samples", type=int, default=4000, help="training samples of a row")
     made.add_argument("--final-samples", type=int, default=65536, help="training samples of the final rows")
     made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--limit", type=int, default=0, help="training images per gesture, for a trial; 0: all")
     made.add_argument("--winner", type=Path, help="JSON file with the winner's options")
     made.add_argument("--baseline", type=Path, help="JSON file with the fair baseline's options")
     made.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of processes")

@@ -35,7 +35,7 @@ def render_options() -> RenderOptions:
 
 
 def prepare(folder: Path, jobs: int) -> Path:
-    """Draw the world, find its hands and write FOLDER/dataset and FOLDER/known.npz, unless they exist; return FOLDER."""
+    """Draw the world, find its hands, write FOLDER/dataset and FOLDER/known.npz unless they exist; return FOLDER."""
     if not (folder / "dataset" / "README.md").is_file():
         from handdata.world.render import draw
 

@@ -38,14 +38,16 @@ class TrainOptions:
     unet_decay: Literal["none", "linear"] = "none"
     unet_samples: int = 0  # Stage III: images in all steps together, in place of --unet-epochs; 0: by epochs
     unet_clip: float = 0.0  # Stage III: largest norm of the gradients; 0: no limit
-    # Stage III: routes of the joints of every image's hand to the UNet: none, or map,time,tokens or some of them
+    # Stage III: routes of the joints of each image's hand to the UNet, such as map,time,tokens; none: trained by text
     pose: str = "none"
     pose_rate: float = 4.0  # learning rate of the pose layers relative to that of the UNet
     pose_dropout: float = 0.1  # Stage III: share of images trained without their pose, for guidance
     text_dropout: float = 0.0  # Stage III: share of images trained without their text, for guidance
     # Stage III: density of the diffusion times; late: more of the noisy times, at which the composition forms
     times: Literal["uniform", "late", "middle", "early"] = "uniform"
-    min_snr: float = 0.0  # Stage III: limit of the signal-to-noise ratio in the loss weights (5 is usual); 0: weights of 1
+    min_snr: float = (
+        0.0  # Stage III: limit of the signal-to-noise ratio in the loss weights (5 is usual); 0: weights of 1
+    )
     ema: float = 0.0  # Stage III: decay of the running mean of the weights, which is the result; 0: the last weights
     # Stage III: share of every batch that are the base model's own pictures of the texts without the gesture
     prior: float = 0.0
@@ -110,7 +112,7 @@ class Preset:
 
 _FAST: dict[str, Any] = {"unet_batch": 16, "unet_lr": 1.6e-5, "unet_warmup": 50, "precision": "auto"}
 _PLUS_2025: dict[str, Any] = {**_FAST, "crop": "hand", "feature": "normalised", "fusion": "token", "hand_weight": 2.0}
-# The fusion drops out with lam 1: a gesture's feature is one constant. The pose tells every image's own hand.
+# The fusion drops out with lam 1: a gesture's feature is one constant. The pose differs from image to image.
 _PLUS: dict[str, Any] = {
     **_FAST, "lam": 1.0, "embedding_steps": 0, "crop": "hand", "pose": "map,time,tokens", "unet_batch": 32,
     "unet_lr": 3.2e-5, "unet_decay": "linear", "unet_clip": 1.0, "text_dropout": 0.1, "times": "late", "ema": 0.995,
@@ -176,7 +178,9 @@ def routes(options: TrainOptions) -> tuple[str, ...]:
         return ()
     for word in words:
         if word not in ROUTES:
-            raise UserError(f"--pose {options.pose}: '{word}' is not a route; give none, or some of {','.join(ROUTES)}")
+            raise UserError(
+                f"--pose {options.pose}: '{word}' is not a route: choose none, or some of {','.join(ROUTES)}"
+            )
     return tuple(route for route in ROUTES if route in words)
 
 

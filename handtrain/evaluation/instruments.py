@@ -1,4 +1,4 @@
-"""Three questions that gesture accuracy leaves open: is the pose met, is the gesture specific, is the rest kept?
+"""Pose error, specificity and retention: three properties of a trained model that gesture accuracy leaves open.
 
 Pure functions of arrays and detected hands. Intervals are 95 %, by percentile bootstrap over the images; two sides from
 the same prompts and seeds are compared by the paired difference.
@@ -44,10 +44,10 @@ def difference(before: np.ndarray, after: np.ndarray, seed: int = 0) -> Estimate
 
 
 def pose_errors(asked: np.ndarray, hands: Sequence[Sequence[Hand]]) -> np.ndarray:
-    """Return each image's distance (n,) between the asked joints and those of the nearest hand found in it.
+    """Return each image's distance (n,) between the requested joints and those of the nearest hand found in it.
 
     `asked` (n, 64) are poses in fractions of the square image. The distance is the mean over the 21 joints, divided by
-    the longer side of the box of the asked joints. NaN where no pose was asked or no hand is found.
+    the longer side of the box of the requested joints. NaN where no pose was given or no hand is found.
     """
     errors = np.full(len(asked), np.nan)
     for number, (pose, found) in enumerate(zip(asked, hands, strict=True)):
@@ -61,7 +61,7 @@ def pose_errors(asked: np.ndarray, hands: Sequence[Sequence[Hand]]) -> np.ndarra
 
 
 def pose_error(asked: np.ndarray, hands: Sequence[Sequence[Hand]]) -> dict[str, Any]:
-    """Return the median pose error with its interval, and the share of asked images without a hand."""
+    """Return the median pose error with its interval, and the share of posed images without a hand."""
     errors, known = pose_errors(asked, hands), ~np.isnan(asked).any(axis=1)
     missing = np.array([not found for found in hands], float)[known]
     return {
@@ -81,10 +81,10 @@ def specificity(
     free_base: Sequence[Sequence[str]] | None = None,
     others: Sequence[tuple[str, Sequence[str]]] = (),
 ) -> dict[str, Any]:
-    """Return how often the trained gesture appears unasked, and how well others are still drawn when they are asked.
+    """Return how often the trained gesture appears without request, and how well others are still drawn on request.
 
     `free` are the gestures in images whose prompts name none, `free_base` those of the base model from the same
-    prompts and seeds, `others` an asked gesture and the gestures found, for each image that asks for another one.
+    prompts and seeds, `others` the requested gesture and those found, for each image of another gesture.
     """
     unasked = makes(free, trained)
     result: dict[str, Any] = {"unasked": mean(unasked).record()}

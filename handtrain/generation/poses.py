@@ -28,7 +28,7 @@ def check_pose(about: dict[str, Any], pose: str, pose_guidance: float | None) ->
         raise UserError(f"--pose-guidance {pose_guidance} must not be below 0")
     if pose not in (*WORDS, *about["gestures"]) and not Path(pose).is_file():
         raise UserError(
-            f"--pose {pose} is neither a file nor a gesture of the model ({', '.join(about['gestures'])}): "
+            f"--pose {pose} is not a file or a gesture of the model ({', '.join(about['gestures'])}): "
             f"give a photograph, a JSON file with landmarks, a gesture, or {', '.join(WORDS)}"
         )
 
@@ -89,7 +89,9 @@ def _of_photograph(path: Path) -> np.ndarray:
     with HandFinder(hands=1) as finder:
         hands = finder.find(image)
     if not len(hands.landmarks):
-        raise UserError(f"--pose {path}: no hand is found in it; give a photograph in which one hand is clearly visible")
+        raise UserError(
+            f"--pose {path}: no hand is found in it; give a photograph in which one hand is clearly visible"
+        )
     height, width = image.shape[:2]
     cut = window(width, height, min(width, height))
     return pose_in_square(hands.landmarks[0], hands.handedness[0] == "Left", width, height, cut)

@@ -26,9 +26,7 @@ class Sampler:
     resolution: int  # pixels
     pose: PoseLayers | None = None  # attached to the UNet
 
-    def __call__(
-        self, embeddings: torch.Tensor, seeds: Sequence[int], poses: torch.Tensor | None = None
-    ) -> list[Any]:
+    def __call__(self, embeddings: torch.Tensor, seeds: Sequence[int], poses: torch.Tensor | None = None) -> list[Any]:
         """Return a Pillow image for each embedding (n, tokens, width), seed and, if given, pose (n, 64); guidance 3."""
         images: list[Any] = self._draw(embeddings, seeds, poses, "pil")
         return images
@@ -42,12 +40,12 @@ class Sampler:
         make: Any = StableDiffusionPipeline  # diffusers has no types
         pipeline = make(self.vae, None, None, self.unet, self.schedule, None, None, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
-        asked = nullcontext()
+        drawing: Any = nullcontext()
         if self.pose is not None:
             self.pose.poses = None
             if poses is not None:
-                asked = guided(self.pose, poses, GUIDANCE, None)
-        with asked:
+                drawing = guided(self.pose, poses, GUIDANCE, None)
+        with drawing:
             return pipeline(
                 prompt_embeds=embeddings,
                 negative_prompt_embeds=self.unconditional.expand(len(seeds), -1, -1),

@@ -1,7 +1,7 @@
 """Pose conditioning: layers that pass the joints of one hand to a UNet, and guidance towards the pose.
 
-The text names a gesture; the joints say where every finger is. They reach the UNet by up to three routes: `tokens`
-beside the text embedding, a vector added to the `time` embedding, and a `map` of the joints added after the first
+The text names a gesture; the joints place every finger. They reach the UNet by up to three routes: `tokens` after
+the text embedding, a vector added to the `time` embedding, and a `map` of the joints added after the first
 convolution. An unknown pose has a learnt value of its own. This module imports no other module of ours: published
 models contain it in their one-file pipeline.
 """
@@ -13,14 +13,17 @@ from typing import Any
 import torch
 
 POSE_NUMBERS = 64  # 21 joints x (x, y, z) in sides of the square image, then 1 for a left hand and -1 for a right one
-TOKENS = 8  # beside the text
+TOKENS = 8  # behind those of the text
 _INPUTS = 67  # see `normalised_pose`
 _HIDDEN, _MAP_CHANNELS = 256, 64
 _SPREAD = 0.6 / 16  # standard deviation of a joint's Gaussian, in sides of the image
 
 
 class PoseLayers(torch.nn.Module):
-    """The layers of the chosen routes. `poses` (b, 64) are those of the UNet's next call; a row of NaN is no pose."""
+    """The layers of the chosen routes.
+
+    `poses` (b, 64) are those of the UNet's next call; a row of NaN leaves a pose open.
+    """
 
     def __init__(self, routes: Sequence[str], width: int, time_width: int, channels: int) -> None:
         """Make the layers for text embeddings, time embeddings and a first convolution of these sizes.
@@ -49,21 +52,22 @@ class PoseLayers(torch.nn.Module):
         """Return the embeddings (b, tokens, width) with those of the poses behind them."""
         if "tokens" not in self.routes:
             return text
-        poses = self._asked(text)
+        poses = self._current(text)
         return torch.cat([text, self.tokens(normalised_pose(poses), _known(poses)).to(text.dtype)], dim=1)
 
     def add_time(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         """Add the poses to a time embedding (b, width): a forward hook."""
-        poses = self._asked(output)
+        poses = self._current(output)
         vectors = torch.where(_known(poses)[:, None], self.time(normalised_pose(poses)), self.no_time)
-        return output + vectors.to(output.dtype)
+        added: torch.Tensor = output + vectors.to(output.dtype)
+        return added
 
     def add_map(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         """Add the joint maps to the first convolution's output (b, channels, h, w): a forward hook."""
-        poses = self._asked(output)
+        poses = self._current(output)
         return output + self.map(joint_maps(poses, output.shape[2], output.shape[3])).to(output.dtype)
 
-    def _asked(self, batch: torch.Tensor) -> torch.Tensor:
+    def _current(self, batch: torch.Tensor) -> torch.Tensor:
         if self.poses is None:
             return torch.full((len(batch), POSE_NUMBERS), torch.nan, device=batch.device)
         return self.poses.to(batch.device)

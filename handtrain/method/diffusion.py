@@ -18,7 +18,7 @@ class Latents:
     mean: torch.Tensor  # (b, c, h, w)
     deviation: torch.Tensor  # (b, c, h, w)
     weights: torch.Tensor | None = None  # (b, 1, h, w) with mean 1 in each sample
-    poses: torch.Tensor | None = None  # (b, 64), see `conditioning`; a row of NaN is no pose
+    poses: torch.Tensor | None = None  # (b, 64), see `conditioning`; a row of NaN leaves the pose open
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -89,7 +89,8 @@ def snr_weights(schedule: Any, timesteps: torch.Tensor, limit: float) -> torch.T
     alphas = schedule.alphas_cumprod[timesteps.cpu()].double()
     snr = alphas / (1 - alphas)
     velocity = schedule.config.prediction_type == "v_prediction"
-    return (snr.clamp(max=limit) / (snr + 1 if velocity else snr)).float()
+    weights: torch.Tensor = (snr.clamp(max=limit) / (snr + 1 if velocity else snr)).float()
+    return weights
 
 
 def noise_prediction_loss(

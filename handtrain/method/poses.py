@@ -43,7 +43,7 @@ def medoids(poses: np.ndarray, count: int) -> np.ndarray:
     """
     known = poses[~np.isnan(poses).any(axis=1)]
     if len(known) <= count:
-        return known
+        return np.asarray(known)
     squares = (known**2).sum(axis=1)
     distances = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * known @ known.T, 0))  # (n, n)
     chosen = [int(distances.sum(axis=1).argmin())]
@@ -56,7 +56,7 @@ def medoids(poses: np.ndarray, count: int) -> np.ndarray:
         if new == chosen:
             break
         chosen = new
-    return known[sorted(chosen)]
+    return np.asarray(known[sorted(chosen)])
 
 
 def bank(poses: np.ndarray, gestures: int) -> list[str]:

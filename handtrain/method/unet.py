@@ -79,14 +79,17 @@ def decayed(step: int, total: int, decay: str) -> float:
 
 
 class Average:
-    """The running mean of trained weights; in the first steps it follows them faster."""
+    """The running mean of trained weights; in the first steps it follows them faster. A decay of 0 keeps no mean."""
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad} if decay else {}
+        self.weights = {name: p.detach().clone() for name, p in trained.items()}
 
     def update(self, module: torch.nn.Module, step: int) -> None:
         """Add the weights after a step, counted from 0."""
+        if not self.weights:
+            return
         parameters = dict(module.named_parameters())
         means, new = list(self.weights.values()), [parameters[name].detach() for name in self.weights]
         torch._foreach_lerp_(means, new, 1 - min(self.decay, (step + 1) / (step + 10)))

@@ -70,7 +70,7 @@ for a right one. Without them the pose is left open. `pose_guidance` is their sc
 from handtrain import Hand1000Pipeline
 
 pipeline = Hand1000Pipeline.from_pretrained("THIS MODEL")
-image = pipeline("a woman {entry['phrase']}", guidance_scale=3.0{drawn}).images[0]
+image = pipeline("a woman {entry["phrase"]}", guidance_scale=3.0{drawn}).images[0]
 ```
 
 Name a gesture in the prompt as in the training texts:

@@ -34,8 +34,8 @@ def export(
 ) -> None:  # fmt: skip
     """Write a model folder that is whole or absent.
 
-    `about` becomes hand1000.json; the fusion layer and the pose layers have files of their own. All components but the UNet are the base's own files; its safety checker is left out
-    unless `safety_checker` is set.
+    `about` becomes hand1000.json; the fusion layer and the pose layers have files of their own. All components but the
+    UNet are the base's own files; its safety checker is left out unless `safety_checker` is set.
     """
     from safetensors.torch import save_file
 

@@ -130,14 +130,15 @@ class Hand1000Pipeline(StableDiffusionPipeline):
         if poses is not None and self.pose_layers is None:
             raise ValueError("this model was trained without poses: leave poses out")
         self._mu = mu
+        unet: Any = self.unet  # type: ignore[attr-defined]
         if self.pose_layers is not None:
-            self.pose_layers.to(self.unet.device)
-        asked: Any = nullcontext()
+            self.pose_layers.to(unet.device)
+        drawing: Any = nullcontext()
         if self.pose_layers is not None and poses is not None:
-            every = _one_per_image(poses, _images(args, kwargs)).to(self.unet.device)
-            asked = guided(self.pose_layers, every, kwargs.get("guidance_scale", 7.5), pose_guidance)
+            every = _one_per_image(poses, _images(args, kwargs)).to(unet.device)
+            drawing = guided(self.pose_layers, every, kwargs.get("guidance_scale", 7.5), pose_guidance)
         try:
-            with asked:
+            with drawing:
                 return super().__call__(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._mu = None
@@ -223,8 +224,8 @@ def _one_per_image(poses: Any, count: int) -> torch.Tensor:
 def _images(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Return the number of images of a call."""
     prompt = kwargs.get("prompt", args[0] if args else None)
-    embeddings = kwargs.get("prompt_embeds")
-    count = 1 if isinstance(prompt, str) else len(prompt if prompt is not None else embeddings)
+    several: Any = kwargs.get("prompt_embeds") if prompt is None else prompt
+    count = 1 if isinstance(prompt, str) else len(several)
     return count * int(kwargs.get("num_images_per_prompt", 1))
 
 

@@ -62,8 +62,8 @@ def tune(
     total = course.order.steps if course else steps_of(len(split), phase.batch, phase.epochs)
     options = course.options if course else TrainOptions()
     optimiser = _optimiser(module, model, phase, options)
-    average = Average(module, options.ema) if options.ema else None
-    first = session.restore(phase.part, module, optimiser, average and average.weights)
+    average = Average(module, options.ema)  # a decay of 0 keeps none
+    first = session.restore(phase.part, module, optimiser, average.weights)
     if observer and first == 0:
         observer.observe(model, 0, total)
     elif observer and observer.ended(first, total):  # stopped early, before the run was interrupted
@@ -74,32 +74,33 @@ def tune(
         desc=f"Stage {'I' * phase.stage}", unit="step", initial=first, total=total, disable=session.hide_bars,
     )  # fmt: skip
     for step, (image_ids, latents, draw, inputs) in bar:
-        rate = warmed_up(phase.lr, step, phase.warmup) * decayed(step, total, options.unet_decay)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group.get("factor", 1)
-        losses = tuning_step(
-            model, optimiser, latents, draw, inputs, fuse, len(image_ids), processes.add_gradients, options.unet_clip
-        )
+        rate = _set_rate(optimiser, phase, options, step, total)
+        add, clip = processes.add_gradients, options.unet_clip
+        losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, len(image_ids), add, clip)
         losses = processes.gather_losses(losses, len(image_ids))
+        average.update(module, step)
         session.log_step(phase.stage, step, image_ids, losses, rate, part=phase.part)
         bar.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
-        if average:
-            average.update(module, step)
         if observer:
             observer.observe(model, step + 1, total)
         ended = observer is not None and observer.ended(step + 1, total)
         name, state = f"stage{phase.stage}-{step + 1:08d}", {"part": phase.part, "step": step + 1}
-        tensors = training_state(module, optimiser, average and average.weights)
+        tensors = training_state(module, optimiser, average.weights)
         session.save_when_due(name, tensors, state, last=ended or step + 1 == total)
         if ended:
             break
-    if average:
-        average.replace(module)
+    average.replace(module)
 
 
-def _optimiser(
-    module: torch.nn.Module, model: Diffusion, phase: Phase, options: TrainOptions
-) -> torch.optim.Optimizer:
+def _set_rate(optimiser: torch.optim.Optimizer, phase: Phase, options: TrainOptions, step: int, total: int) -> float:
+    """Set the learning rate of a step and return that of the UNet."""
+    rate = warmed_up(phase.lr, step, phase.warmup) * decayed(step, total, options.unet_decay)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group.get("factor", 1)
+    return rate
+
+
+def _optimiser(module: torch.nn.Module, model: Diffusion, phase: Phase, options: TrainOptions) -> torch.optim.Optimizer:
     """Return the optimizer of the parameters that require gradients; pose layers have a rate of their own."""
     layers = list(model.pose.parameters()) if model.pose is not None and phase.course else []
     of_layers = set(map(id, layers))

@@ -25,7 +25,7 @@ from handtrain.run.cost import estimate, ideal_seconds, require_room, stage3_ord
 from handtrain.run.device import diffusion
 from handtrain.run.folder import Run
 from handtrain.run.processes import joined, launched
-from handtrain.run.session import Session, open_session
+from handtrain.run.session import open_session
 from handtrain.tensor_cache import TensorCache
 from handtrain.training.early_stopping import open_judge
 from handtrain.training.fusion_stage import token_fusion
@@ -37,6 +37,7 @@ from handtrain.training.setup import set_up, stage1_record
 from handtrain.training.stage2 import stage2
 from handtrain.training.training_set import encode_splits, merged, recomputed_landmarks
 from handtrain.training.validation import Observer, validation_split
+
 
 def train(
     dataset: Place | str,
@@ -54,9 +55,10 @@ def train(
 ) -> Run:
     """Fine-tune a Stable Diffusion on gestures of a dataset in the paper's three stages, and return the run.
 
-    `gesture` is a name, several names, or `all`. `dataset` is a folder of `handdata publish` or hf:USER/NAME[@REVISION], `base` a diffusers folder, a name on the Hub
-    or the name of a shipped model, `out` the run folder, `cache` the folder of encoded images and texts. `options`
-    (default: those of the preset) and `running` are changed by keywords that name their fields, such as `lam=0.5`.
+    `gesture` is a name, several names, or `all`, `dataset` a folder of `handdata publish` or hf:USER/NAME[@REVISION],
+    `base` a diffusers folder, a name on the Hub or the name of a shipped model, `out` the run folder, `cache` the
+    folder of encoded images and texts. `options` (default: those of the preset) and `running` are changed by keywords
+    that name their fields, such as `lam=0.5`.
     The same call resumes an interrupted run and leaves a finished one unchanged. Raises `UserError` for a mistake and
     `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
     """
@@ -92,8 +94,9 @@ def train(
             # Encoding: images by the VAE, texts by the text encoder and the flat fusion layer
             encoded = TensorCache(Path(cache) if cache else assets.cache_folder() / "encoded")
             observed = validation_split(photographs, setup.gestures, options, running) if processes.first else []
+            every, device = [*photographs, *observed], setup.device
             splits, unconditional = processes.first_then_rest(
-                lambda: encode_splits([*photographs, *observed], setup.base, options, g, setup.device, encoded, progress)
+                lambda: encode_splits(every, setup.base, options, g, device, encoded, progress)
             )
             trained, watched = splits[: len(photographs)], splits[len(photographs) :]
             splits = [merged(part) for part in (trained, watched) if part]
@@ -101,7 +104,7 @@ def train(
             if options.prior:
                 texts = [text for each in photographs for text in gesture_free(each.rows)]
                 prior = processes.first_then_rest(
-                    lambda: prior_split(setup.base, texts, unconditional, options, setup.device, encoded, progress)
+                    lambda: prior_split(setup.base, texts, unconditional, options, device, encoded, progress)
                 )
 
             # Model: the UNet, frozen until Stage III, with adapters if only they are trained; the judge of its samples
@@ -145,7 +148,7 @@ def train(
                 kept = judge.restore(unet) if judge and options.keep == "best" else None
                 if options.lora_rank:
                     merge_adapters(unet)
-                poses = [encoded_split.latents.poses for encoded_split in trained]
+                poses = [each.latents.poses for each in trained]
                 about = setup.about(session.run.record["config"], features, layer, kept, poses)
                 export(out / "model", setup.base, unet, about, layer, running.safety_checker, model.pose)
                 session.run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))

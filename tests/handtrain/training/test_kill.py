@@ -95,7 +95,7 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
     ("kills", "flags"),
     [
         (20, ["--preset", "paper", "--unet-epochs", "2", "--embedding-batch", "2", "--embedding-steps", "3"]),
-        (5, "--preset plus --unet-epochs 2 --unet-batch 2 --fusion-epochs 1 --fusion-batch 2".split()),
+        (5, "--preset plus-2025 --unet-epochs 2 --unet-batch 2 --fusion-epochs 1 --fusion-batch 2".split()),
         (5, ["--preset", "reference", "--unet-epochs", "2", "--embedding-steps", "2"]),
     ],
     ids=["paper", "plus", "reference"],
