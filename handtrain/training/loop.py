@@ -75,18 +75,18 @@ def tune(
     )  # fmt: skip
     for step, (image_ids, latents, draw, inputs) in bar:
         rate = _set_rate(optimiser, phase, options, step, total)
-        add, clip = processes.add_gradients, options.unet_clip
-        losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, len(image_ids), add, clip)
-        losses = processes.gather_losses(losses, len(image_ids))
+        add, clip, count = processes.add_gradients, options.unet_clip, len(image_ids)
+        losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, count, add, clip)
+        losses = processes.gather_losses(losses, count)
         average.update(module, step)
         session.log_step(phase.stage, step, image_ids, losses, rate, part=phase.part)
         bar.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
         if observer:
             observer.observe(model, step + 1, total)
         ended = observer is not None and observer.ended(step + 1, total)
-        name, state = f"stage{phase.stage}-{step + 1:08d}", {"part": phase.part, "step": step + 1}
+        state, last = {"part": phase.part, "step": step + 1}, ended or step + 1 == total
         tensors = training_state(module, optimiser, average.weights)
-        session.save_when_due(name, tensors, state, last=ended or step + 1 == total)
+        session.save_when_due(f"stage{phase.stage}-{step + 1:08d}", tensors, state, last)
         if ended:
             break
     average.replace(module)
