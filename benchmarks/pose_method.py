@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from benchmarks import pose_rows, pose_world
 from benchmarks.pose_rows import Part, Row
 
 BASE = "mini-stable-diffusion"
-STEPS, GUIDANCE, AT_ONCE = 20, 3.0, 120
+STEPS, GUIDANCE, AT_ONCE = 20, 3.0, 240
 STAGES = ("screen", "grid", "final", "single", "unseen", "specificity")
 RESULTS = Path(__file__).parent / "results" / "pose"
 
@@ -46,7 +47,11 @@ def rows_of(given: argparse.Namespace) -> list[Row]:
         "specificity": lambda: pose_rows.specificity(samples, winner, baseline),
     }
     rows = [pose_rows.base(), *(row for stage in given.stages for row in by_stage[stage]())]
-    rows = [replace(row, options={**row.options, "limit": given.limit}) if given.limit else row for row in rows]
+    if given.limit:
+        rows = [replace(row, options={**row.options, "limit": given.limit}) for row in rows]
+    if given.images:
+        fewer = [tuple(replace(part, count=min(part.count, given.images)) for part in row.parts) for row in rows]
+        rows = [replace(row, parts=parts) for row, parts in zip(rows, fewer, strict=True)]
     return [row for row in rows if not given.only or row.stage == "base" or any(o in row.name for o in given.only)]
 
 
@@ -63,12 +68,11 @@ def make(row: Row, folder: Path, device: str, threads: int) -> str:
     if row.gestures:
         model = _train(row, folder, run, device)
     trained = time.monotonic()
-    images = list(_drawn(row, model, folder, device))
+    columns = _drawn(row, model, folder, device)
     about = {
         "train_s": round(trained - start, 1), "draw_s": round(time.monotonic() - trained, 1), "device": _named(device),
         "torch": torch.__version__,
     }  # fmt: skip
-    columns = {name: np.concatenate([image[name] for image in images]) for name in images[0]}
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}")
     with partial.open("wb") as file:
@@ -105,13 +109,12 @@ def encode(row: Row, folder: Path, device: str, threads: int) -> str:
     return "encoded"
 
 
-def _drawn(row: Row, model: str | Path, folder: Path, device: str) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the images of each part and gesture with their prompts and poses."""
+def _drawn(row: Row, model: str | Path, folder: Path, device: str) -> dict[str, np.ndarray]:
+    """Return the images of all parts with their prompts and poses, drawn in batches across the gestures."""
     import torch
 
     from handdata.huggingface import parse_model
-    from handtrain.generation.generate import embed, embed_plainly, load_pipeline
-    from handtrain.method.noise import seed_of
+    from handtrain.generation.generate import load_pipeline
     from handtrain.model.base import open_base
     from handtrain.options import GenerateOptions
 
@@ -119,52 +122,63 @@ def _drawn(row: Row, model: str | Path, folder: Path, device: str) -> Iterator[d
     file = base.folder / "hand1000.json"
     about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     pipeline = load_pipeline(base, about, GenerateOptions(), torch.device(device))
-    empty = embed_plainly(pipeline, [""])
-    for part in row.parts:
-        for gesture in part.gestures:
-            prompts, poses = _prompts(part, gesture, folder, about)
-            unique = list(dict.fromkeys(prompts))
-            places = {prompt: place for place, prompt in enumerate(unique)}
-            text = embed(pipeline, unique, None)
-            pixels = []
-            for first in range(0, len(prompts), AT_ONCE):
-                of = slice(first, min(first + AT_ONCE, len(prompts)))
-                posed = {} if np.isnan(poses[of]).all() else {"poses": torch.from_numpy(poses[of])}
-                seeds = [seed_of("bench", gesture, number) for number in range(of.start, of.stop)]
-                with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
-                    drawn = pipeline(
-                        prompt_embeds=text[[places[prompt] for prompt in prompts[of]]].to(device),
-                        negative_prompt_embeds=empty.expand(of.stop - of.start, -1, -1).to(device),
-                        height=pose_world.SIZE, width=pose_world.SIZE, num_inference_steps=STEPS,
-                        guidance_scale=GUIDANCE, output_type="np",
-                        generator=[torch.Generator().manual_seed(seed) for seed in seeds], **posed,
-                    ).images  # fmt: skip
-                pixels.append((np.asarray(drawn, dtype=np.float32) * 255).round().astype(np.uint8))
-            yield {
-                "images": np.concatenate(pixels), "poses": poses, "prompts": np.array(prompts),
-                "kinds": np.array([part.kind] * len(prompts)), "gestures": np.array([gesture] * len(prompts)),
-            }  # fmt: skip
+    entries = [
+        entry for part in row.parts for gesture in part.gestures for entry in _entries(part, gesture, folder, about)
+    ]
+    poses = np.stack([entry[3] for entry in entries]).astype(np.float32)
+    empty, pixels = _embedded(pipeline, "").to(device), []
+    for first in range(0, len(entries), AT_ONCE):
+        chunk, of = entries[first : first + AT_ONCE], slice(first, first + AT_ONCE)
+        posed = {"poses": torch.from_numpy(poses[of])} if about.get("pose") else {}
+        text = torch.stack([_embedded(pipeline, entry[2]) for entry in chunk])
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
+            drawn = pipeline(
+                prompt_embeds=text.to(device), negative_prompt_embeds=empty.expand(len(chunk), -1, -1),
+                height=pose_world.SIZE, width=pose_world.SIZE, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+                output_type="np", generator=[torch.Generator().manual_seed(entry[4]) for entry in chunk], **posed,
+            ).images  # fmt: skip
+        pixels.append((np.asarray(drawn, dtype=np.float32) * 255).round().astype(np.uint8))
+    kinds, gestures, prompts = (np.array([entry[column] for entry in entries]) for column in range(3))
+    columns = {"kinds": kinds, "gestures": gestures, "prompts": prompts}
+    return {"images": np.concatenate(pixels), "poses": poses, **columns}
 
 
-def _prompts(part: Part, gesture: str, folder: Path, about: dict[str, Any]) -> tuple[list[str], np.ndarray]:
-    """Return the prompts and poses (n, 64) of a part; NaN is no pose. Test rows repeat with other noise."""
-    from handtrain.data.dataset import load
+def _entries(part: Part, gesture: str, folder: Path, about: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield kind, gesture, prompt, pose (64,) and noise seed of the images of a part; NaN is an open pose.
+
+    Test rows repeat with other noise. The noise depends on gesture and number alone: all rows of the table share it.
+    """
     from handtrain.method.noise import seed_of
     from handtrain.method.poses import from_bank, pose_of_row
 
-    numbers = range(part.count)
-    if part.kind == "free":
-        texts = list(pose_world.texts_without_gesture(folder / "dataset", [gesture], 40))
-        return [texts[number % len(texts)] for number in numbers], np.full((part.count, 64), np.nan, np.float32)
-    rows = load(folder / "dataset", gesture, "test").rows
-    prompts = [rows[number % len(rows)].text for number in numbers]
-    poses = np.full((part.count, 64), np.nan, np.float32)
-    if part.kind == "rows":
-        poses = np.stack([pose_of_row(rows[number % len(rows)], pose_world.SIZE, "center") for number in numbers])
-    elif part.kind == "own":
-        bank = from_bank(about["gestures"][gesture].get("poses", []))
-        poses = np.stack([bank[seed_of("own", gesture, number) % len(bank)] for number in numbers])
-    return prompts, poses.astype(np.float32)
+    rows, captions = _test_rows(folder / "dataset", gesture)
+    bank = from_bank(about["gestures"][gesture].get("poses", [])) if part.kind == "own" else []
+    for number in range(part.count):
+        row, pose = rows[number % len(rows)], np.full(64, np.nan)
+        if part.kind == "rows":
+            pose = pose_of_row(row, pose_world.SIZE, "center")
+        elif len(bank):
+            pose = bank[seed_of("own", gesture, number) % len(bank)]
+        prompt = captions[number % len(captions)] if part.kind == "free" else row.text
+        yield part.kind, gesture, prompt, pose, seed_of("bench", gesture, number)
+
+
+@cache
+def _test_rows(dataset: Path, gesture: str) -> tuple[list[Any], list[str]]:
+    from handtrain.data.dataset import load
+
+    return load(dataset, gesture, "test").rows, list(pose_world.texts_without_gesture(dataset, [gesture], 40))
+
+
+_EMBEDDINGS: dict[str, Any] = {}  # of this process; the text encoder is the base's in all models
+
+
+def _embedded(pipeline: Any, prompt: str) -> Any:
+    from handtrain.generation.generate import embed_plainly
+
+    if prompt not in _EMBEDDINGS:
+        _EMBEDDINGS[prompt] = embed_plainly(pipeline, [prompt])[0]
+    return _EMBEDDINGS[prompt]
 
 
 def judge(row: Row, folder: Path, results: Path, colours: bool) -> str:
@@ -315,7 +329,7 @@ def perform(rows: list[Row], given: argparse.Namespace) -> None:
         if any(row.gestures for row in undrawn):
             every = Row("encode", "encode", pose_rows.EVERY, {**pose_rows.PLUS, "limit": given.limit}, 0, ())
             print(workers.submit(encode, every, given.out, given.device, threads).result(), file=sys.stderr, flush=True)
-        print(workers.submit(make, pose_rows.base(), given.out, given.device, threads).result(), file=sys.stderr)
+        print(workers.submit(make, rows[0], given.out, given.device, threads).result(), file=sys.stderr, flush=True)
         coming = [workers.submit(_whole, row, given, threads, end, can_judge) for row in missing]
         for future in coming:
             print(future.result(), file=sys.stderr, flush=True)
@@ -344,6 +358,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--winner", type=Path, help="JSON file with the winner's options")
     made.add_argument("--baseline", type=Path, help="JSON file with the fair baseline's options")
     made.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of processes")
+    made.add_argument("--images", type=int, default=0, help="images per gesture and part, for a trial; 0: all")
     made.add_argument("--device", default="cpu")
     made.add_argument("--minutes", type=float, default=0, help="start no row after this time; 0: no limit")
     made.add_argument("--results", type=Path, default=RESULTS)
