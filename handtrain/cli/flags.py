@@ -172,6 +172,9 @@ class Evaluate:
     base: Path | None = None  # folder of the base model's images from the same prompts and seeds; adds the difference
     gesture: str | None = None  # gesture that the images should show; default: the one that the generated images record
     landmarks: str | None = None  # DATASET whose training hands tell gestures apart; default: that of --real
+    free: Path | None = None  # folder of the model's images of prompts without a gesture; adds specificity
+    free_base: Path | None = None  # folder of the base's images from the prompts and seeds of --free; adds retention
+    others: tuple[Path, ...] = ()  # folders of the model's images of other gestures, each with its own --gesture
     options: Annotated[EvaluateOptions, tyro.conf.arg(name="")] = field(default_factory=EvaluateOptions)
     json: Path | None = None  # file for the whole evaluation as JSON
     details: Path | None = None  # JSON Lines file for the hands of every image and their gestures

@@ -1,7 +1,7 @@
 """Evaluate generated images against real ones: read both, extract features and hands, compute the table of metrics."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from handtrain.data.image_folder import read_settings, split_of
 from handtrain.evaluation import hands, metrics, table
 from handtrain.evaluation.bootstrap import MEAN_DRAWS, Draws
 from handtrain.evaluation.extraction import Models
-from handtrain.evaluation.features import extract
+from handtrain.evaluation.features import Rows, extract
 from handtrain.evaluation.gesture_judge import gesture_judge, known_hands, named
 from handtrain.evaluation.image_sets import ImageSet, Preparation, dataset_set, folder_set, one_size, partners
 from handtrain.evaluation.scores import Scores
+from handtrain.evaluation.side_effects import Further, pose_entry
 from handtrain.options import EvaluateOptions, changed, recorded
 from handtrain.tensor_cache import TensorCache
 
@@ -32,6 +33,9 @@ def evaluate(
     base: str | Path | None = None,
     gesture: str | None = None,
     landmarks: str | Path | None = None,
+    free: str | Path | None = None,
+    free_base: str | Path | None = None,
+    others: Sequence[str | Path] = (),
     device: str = "auto",
     cache: str | Path | None = None,
     details: str | Path | None = None,
@@ -41,7 +45,9 @@ def evaluate(
     """Evaluate generated images against real ones, and against those of the base model from the same prompts and seeds.
 
     `real` is a folder of images or DATASET:SPLIT, `landmarks` a dataset whose training hands tell gestures apart (by
-    default that of `real`), `cache` a folder for features of real images. `details` is a JSON Lines file to write: the
+    default that of `real`). `free` are the model's images of prompts without a gesture, `free_base` the base's from the
+    same prompts and seeds, `others` folders of the model's images of other gestures: see `side_effects`. `cache` is a
+    folder for features of real images. `details` is a JSON Lines file to write: the
     hands of every image and their gestures. `changes` are fields of the options. Raises `UserError` for a mistake; a
     metric whose weights or input are missing has a reason in place of a value.
     """
@@ -51,6 +57,7 @@ def evaluate(
     settings = read_settings(Path(fake))
     gesture = gesture or settings.get("gesture")
     sides = _sides(str(real), Path(fake), base, gesture, options.prepare)
+    further = Further.open(*(Path(each) if each else None for each in (free, free_base)), [Path(o) for o in others])
     prepare = _preparation(options, settings, sides)
     kept = TensorCache(Path(cache) if cache else assets.cache_folder() / "features")
     with Models(options, device, sides) as models:
@@ -64,10 +71,26 @@ def evaluate(
                 side: extract(images, prepare, extractor, kept if side == "real" else None)
                 for side, images in sides.items()
             }
+        further_rows = _further_rows(further, models, prepare)
     judge = _judge(str(real), landmarks, gesture, models, prepare, kept)
     if details:
         write_jsonl(Path(details), _details(models, judge))
-    return Scores(_record(models, prepare, gesture, judge))
+    record = _record(models, prepare, gesture, judge)
+    of_hands = models.rows["hands"]
+    if not isinstance(of_hands, str):
+        added = pose_entry(Path(fake), sides["fake"], of_hands["fake"])
+        added |= further.entries(further_rows, prepare, gesture, judge)
+        record["metrics"] |= {name: {"standard": entry} for name, entry in added.items()}
+    return Scores(record)
+
+
+def _further_rows(further: Further, models: Models, prepare: Preparation) -> dict[str, Rows]:
+    """Return the hands of the further sets; {} where MediaPipe is missing."""
+    if isinstance(models.rows["hands"], str):
+        return {}
+    extractor = models.extractor("hands")
+    assert not isinstance(extractor, str)
+    return {name: extract(images, prepare, extractor, None) for name, images in further.sets().items()}
 
 
 def _record(

@@ -106,14 +106,15 @@ def retention(tuned: np.ndarray, base: np.ndarray, other_base: np.ndarray | None
     The distance of two images is their mean absolute difference, in shares of the full range. `other_base` are the
     base's images from other seeds: their distance is that of images which share the prompt alone.
     """
-    moved = _distances(tuned, base)
+    moved = distances(tuned, base)
     result = {"distance": mean(moved).record()}
     if other_base is not None:
-        result["distance of other seeds"] = mean(_distances(other_base, base)).record()
+        result["distance of other seeds"] = mean(distances(other_base, base)).record()
     return result
 
 
-def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the mean absolute difference (n,) of images (n, h, w, 3), in shares of the full range."""
     return np.asarray(np.abs(x.astype(np.float32) - y.astype(np.float32)).mean(axis=(1, 2, 3)) / 255)
 
 

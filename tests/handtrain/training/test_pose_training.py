@@ -99,9 +99,7 @@ def test_every_switch_changes_the_weights(train: Jobs, posed: Path, tmp_path: Pa
         assert not _same(train(tmp_path / str(number), **{**PLUS, **change}).model, posed), change
 
 
-def test_several_gestures_are_one_model_with_balanced_batches(
-    train: Jobs, two_gestures: Path, tmp_path: Path
-) -> None:
+def test_several_gestures_are_one_model_with_balanced_batches(train: Jobs, two_gestures: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", dataset=two_gestures, **{**PLUS, "gesture": ("all",), "prior": 0.0})
     about = json.loads((run.model / "hand1000.json").read_text())
     assert about["gesture"] is None
@@ -130,16 +128,16 @@ def test_batches_have_as_many_of_each_gesture_and_the_share_of_the_prior() -> No
     order = Order((range(10), range(10, 12), range(12, 15)), 8, 600, 0, "unet", range(15, 20), 2)
     assert order.steps == 100
     rows = [[row for row, _ in order(step)] for step in range(100)]
-    assert all([sum(row in group for row in of) for group in (*order.groups, order.prior)] == [2, 2, 2, 2] for of in rows)
+    assert all(
+        [sum(row in group for row in of) for group in (*order.groups, order.prior)] == [2, 2, 2, 2] for of in rows
+    )
     counts = np.bincount([row for of in rows for row in of], minlength=20)
     assert set(counts[:10]) == {20}
     assert set(counts[10:12]) == {100}
     assert len({pair for step in range(100) for pair in order(step)}) == 800  # an image's epochs differ
 
 
-@pytest.mark.parametrize(
-    ("pose", "posed_images"), [("own", 4), ("none", 0), ("rows", 4), ("call", 4), ("FILE", 4)]
-)
+@pytest.mark.parametrize(("pose", "posed_images"), [("own", 4), ("none", 0), ("rows", 4), ("call", 4), ("FILE", 4)])
 def test_generation_takes_poses_from_every_source(
     posed: Path, dataset: Path, tmp_path: Path, pose: str, posed_images: int
 ) -> None:
