@@ -60,6 +60,7 @@ def make(row: Row, folder: Path, device: str, threads: int) -> str:
     import torch
 
     torch.set_num_threads(threads)
+    pose_world.know_files()
     target = folder / "images" / f"{row.name}.npz"
     if target.is_file():
         return f"{row.name}: drawn before"
@@ -102,6 +103,7 @@ def encode(row: Row, folder: Path, device: str, threads: int) -> str:
     import torch
 
     torch.set_num_threads(threads)
+    pose_world.know_files()
     run = folder / "runs" / "encode"
     shutil.rmtree(run, ignore_errors=True)
     _train(row, folder, run, device, samples=row.options["unet_batch"])
