@@ -142,7 +142,7 @@ def _drawn(row: Row, model: str | Path, folder: Path, device: str) -> dict[str, 
         pixels.append((np.asarray(drawn, dtype=np.float32) * 255).round().astype(np.uint8))
     kinds, gestures, prompts = (np.array([entry[column] for entry in entries]) for column in range(3))
     columns = {"kinds": kinds, "gestures": gestures, "prompts": prompts}
-    return {"images": np.concatenate(pixels), "poses": poses, **columns}
+    return {**pose_world.packed(np.concatenate(pixels)), "poses": poses, **columns}
 
 
 def _entries(part: Part, gesture: str, folder: Path, about: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
@@ -188,7 +188,7 @@ def judge(row: Row, folder: Path, results: Path, colours: bool) -> str:
     from handtrain.evaluation import gesture_judge, instruments, metrics
 
     with np.load(folder / "images" / f"{row.name}.npz") as file:
-        columns = {name: file[name] for name in file.files}
+        columns = pose_world.unpacked({name: file[name] for name in file.files})
     found = pose_world.find_hands(columns["images"])
     known = metrics.GestureJudge.fit(*pose_world.known_hands(folder))
     names = [gesture_judge.named(hands, known) if hands else [] for hands in found]
@@ -232,7 +232,7 @@ def _scenes(row: Row, columns: dict[str, np.ndarray], folder: Path) -> dict[str,
     if row.stage == "base" or not file.is_file() or not len(free):
         return {}
     with np.load(file) as of_base:
-        base = {name: of_base[name] for name in ("images", "kinds", "gestures")}
+        base = pose_world.unpacked({name: of_base[name] for name in of_base.files})
     partners, others = [], []
     for gesture in dict.fromkeys(columns["gestures"][free].tolist()):
         places = np.flatnonzero((base["kinds"] == "free") & (base["gestures"] == gesture))

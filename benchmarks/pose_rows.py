@@ -101,9 +101,9 @@ def grid(samples: int) -> Iterator[Row]:
 
 def final(samples: int, winner: dict[str, Any], baseline: dict[str, Any], seeds: int) -> Iterator[Row]:
     """Yield five trainings each of the winner, the baseline and two ablations, on 15 gestures."""
-    rows = (Part("rows", TRAINED), Part("rows", HELD, 100))
-    posed = (*rows, Part("own", TRAINED), Part("words", (*SHOWN, *HELD)), Part("free", EVERY, 24))
-    plain = (Part("words", EVERY), Part("free", EVERY, 24))
+    rows = (Part("rows", TRAINED, 30), Part("rows", HELD, 100))
+    posed = (*rows, Part("own", SHOWN), Part("words", (*SHOWN, *HELD), 30), Part("free", EVERY, 12))
+    plain = (Part("words", EVERY, 30), Part("free", EVERY, 12))
     for seed in range(seeds):
         first = seed == 0
         yield Row("final", "winner", TRAINED, winner, samples, posed, seed, keep=first)
