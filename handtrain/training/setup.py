@@ -108,18 +108,16 @@ class Setup:
             "fusion": {"kind": "none"} if several else fusion_record(self.base, self.options.seed, layer),
         }
         if several or routes(self.options):
-            about |= {"format": 2, "gestures": self._gestures(features, poses)}
+            about |= {"format": 2, "gestures": self._gestures(poses)}
         if routes(self.options):
             about["pose"] = {"routes": routes(self.options)}
         return about
 
-    def _gestures(
-        self, features: Sequence[GestureFeature], poses: Sequence[torch.Tensor | None]
-    ) -> dict[str, dict[str, Any]]:
-        """Return each gesture's phrase and feature, and the bank of its own poses."""
+    def _gestures(self, poses: Sequence[torch.Tensor | None]) -> dict[str, dict[str, Any]]:
+        """Return each gesture's phrase and the bank of its own poses; stage1.json has the features."""
         table: dict[str, dict[str, Any]] = {}
-        for name, each, feature, of_rows in zip(self.gestures, self.photographs, features, poses, strict=True):
-            table[name] = {"phrase": each.rows[0].phrase, "feature": list(feature.values)}
+        for name, each, of_rows in zip(self.gestures, self.photographs, poses, strict=True):
+            table[name] = {"phrase": each.rows[0].phrase}
             if of_rows is not None:
                 table[name]["poses"] = bank(of_rows.numpy(), len(self.gestures))
         return table
