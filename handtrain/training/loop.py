@@ -139,7 +139,7 @@ def _altered(
     if options.min_snr and keys:
         scale = snr_weights(model.schedule, draw.timesteps, options.min_snr)[:, None, None, None]
         weights = torch.ones_like(latents.mean[:, :1]) if latents.weights is None else latents.weights
-        latents = replace(latents, weights=weights * scale)
+        latents = replace(latents, weights=weights * scale.to(weights.device))
     if options.text_dropout:
         inputs[_dropped(options.seed, "no text", keys, options.text_dropout)] = course.empty
     if latents.poses is not None and options.pose_dropout:
