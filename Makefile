@@ -8,13 +8,19 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export RAY_USAGE_STATS_ENABLED = 0
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: test test-slow lint format docs quickstart mini-models mini-benchmark setup constraints clean
+.PHONY: test test-slow damage lint format docs quickstart mini-models mini-benchmark setup constraints clean
 
 test: setup
 	$(BIN)/python -m pytest -n 2
 
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow -rs
+
+# attack both programs with 3,000 damaged files, answers and inputs; TRIES, SEED and FAMILY change that
+TRIES ?= 3000
+SEED  ?= 0
+damage: setup
+	$(BIN)/python -m tests.damage --tries $(TRIES) --seed $(SEED) $(if $(FAMILY),--only "$(FAMILY)")
 
 lint: setup
 	$(BIN)/ruff check .

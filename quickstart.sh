@@ -4,7 +4,7 @@
 # QUICK=1 uses counts that are too small for meaningful results.
 set -euo pipefail
 cd "$(dirname "$0")"
-out=${OUT:-quickstart}
+out=${OUT:-./quickstart}
 gesture=palm
 build=$out/build
 dataset=$out/dataset

@@ -60,7 +60,6 @@ def make(row: Row, folder: Path, device: str, threads: int) -> str:
     import torch
 
     torch.set_num_threads(threads)
-    pose_world.know_files()
     target = folder / "images" / f"{row.name}.npz"
     if target.is_file():
         return f"{row.name}: drawn before"
@@ -103,7 +102,6 @@ def encode(row: Row, folder: Path, device: str, threads: int) -> str:
     import torch
 
     torch.set_num_threads(threads)
-    pose_world.know_files()
     run = folder / "runs" / "encode"
     shutil.rmtree(run, ignore_errors=True)
     _train(row, folder, run, device, samples=row.options["unet_batch"])
@@ -154,7 +152,7 @@ def _entries(part: Part, gesture: str, folder: Path, about: dict[str, Any]) -> I
     from handtrain.method.poses import from_bank, pose_of_row
 
     rows, captions = _test_rows(folder / "dataset", gesture)
-    bank = from_bank(about["gestures"][gesture].get("poses", [])) if part.kind == "own" else []
+    bank: Any = from_bank(about["gestures"][gesture].get("poses", [])) if part.kind == "own" else []
     for number in range(part.count):
         row, pose = rows[number % len(rows)], np.full(64, np.nan)
         if part.kind == "rows":
@@ -185,19 +183,19 @@ def _embedded(pipeline: Any, prompt: str) -> Any:
 
 def judge(row: Row, folder: Path, results: Path, colours: bool) -> str:
     """Write the result of a row from its images; return a line about it. It runs in a process of its own."""
-    from handtrain.evaluation import gesture_judge, instruments, metrics
+    from handtrain.evaluation import gesture_judge, metrics, side_effects
 
     with np.load(folder / "images" / f"{row.name}.npz") as file:
         columns = pose_world.unpacked({name: file[name] for name in file.files})
-    found = pose_world.find_hands(columns["images"])
+    found = pose_world.find_hands(list(columns["images"]))
     known = metrics.GestureJudge.fit(*pose_world.known_hands(folder))
     names = [gesture_judge.named(hands, known) if hands else [] for hands in found]
-    errors = instruments.pose_errors(columns["poses"], found)
+    errors = side_effects.pose_errors(columns["poses"], found)
     right = _colours(columns) if colours else {}
     parts = []
     for kind, gesture in dict.fromkeys(zip(columns["kinds"].tolist(), columns["gestures"].tolist(), strict=True)):
         chosen = np.flatnonzero((columns["kinds"] == kind) & (columns["gestures"] == gesture))
-        made = instruments.makes([names[place] for place in chosen], gesture)
+        made = side_effects.makes([names[place] for place in chosen], gesture)
         asked = chosen[~np.isnan(columns["poses"][chosen]).any(axis=1)]
         entry: dict[str, Any] = {
             "kind": kind, "gesture": gesture, "n": len(chosen), "accuracy": round(float(made.mean()), 4),
@@ -225,7 +223,7 @@ def judge(row: Row, folder: Path, results: Path, colours: bool) -> str:
 
 def _scenes(row: Row, columns: dict[str, np.ndarray], folder: Path) -> dict[str, Any]:
     """Return the distance of gesture-free images to the base's from the same prompts and noise."""
-    from handtrain.evaluation import instruments
+    from handtrain.evaluation import side_effects
 
     file = folder / "images" / f"{pose_rows.base().name}.npz"
     free = np.flatnonzero(columns["kinds"] == "free")
@@ -240,7 +238,7 @@ def _scenes(row: Row, columns: dict[str, np.ndarray], folder: Path) -> dict[str,
         partners += places[:count].tolist()
         others += np.roll(places[:count], 1).tolist()
     pixels = columns["images"][free], base["images"][partners], base["images"][others]
-    return {"retention": {name: value["value"] for name, value in instruments.retention(*pixels).items()}}
+    return {"retention": {name: value["value"] for name, value in side_effects.retention(*pixels).items()}}
 
 
 def _colours(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -59,21 +59,6 @@ def pool(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
 
 
-def know_files() -> None:
-    """Let this process find the dataset's files by name.
-
-    datasets resolves the patterns of all configurations at every load, about a second for each of 18 gestures.
-    """
-    import handtrain.data.dataset as dataset
-
-    def files(place: Any, gesture: str, option: str) -> dict[str, list[str]]:
-        return {
-            split: [str(place / "data" / gesture / f"{split}-00000-of-00001.parquet")] for split in ("train", "test")
-        }
-
-    dataset._files = files
-
-
 def packed(images: np.ndarray) -> dict[str, np.ndarray]:
     """Return images (n, h, w, 3) as JPEGs (quality 95, full colour), a fifth of their size: for files that travel."""
     files = [_jpeg(image) for image in images]

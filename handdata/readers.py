@@ -5,11 +5,12 @@ sentence that names it and the remedy.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handdata.errors import UserError
+from handdata.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +29,11 @@ def read_text(path: Path, name: str = "") -> str:
     return _decoded(_bytes_of(path, name), path, name)
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text, which end as on Unix, Windows or an old Mac: U+2028 and the like are characters."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def require_json(path: Path, name: str = "", kind: type = dict) -> Any:
     """Return the content of a JSON file of the user, or of one that no command can make again.
 
@@ -37,7 +43,9 @@ def require_json(path: Path, name: str = "", kind: type = dict) -> Any:
     try:
         value = json.loads(text)
     except _NOT_JSON as error:
-        raise UserError(f"{_label(path, name)} is not JSON ({_first_line(error)}): correct or replace it") from None
+        raise UserError(
+            f"{_label(path, name)} is not JSON ({first_line(error)[:200]}): correct or replace it"
+        ) from None
     if not isinstance(value, kind):
         raise UserError(f"{_label(path, name)} holds no JSON {_JSON_NAMES[kind]}: correct or replace it")
     return value
@@ -91,6 +99,25 @@ def read_table(
     return table if columns is None or table.column_names == list(columns) else None
 
 
+def read_secret(variable: str) -> str:
+    """Return the key in an environment variable, empty if it is not set.
+
+    Raises `UserError`, which does not contain the key, as `check_secret` does.
+    """
+    return check_secret(os.environ.get(variable, ""), f"the key in ${variable}")
+
+
+def check_secret(secret: str, name: str) -> str:
+    """Return a key or token without the white space around it.
+
+    Raises `UserError`, which does not contain it, for one that no header of a request can hold.
+    """
+    secret = secret.strip()
+    if not all("!" <= character <= "~" for character in secret):
+        raise UserError(f"{name} has a space, a line break or a letter outside ASCII in it: copy it again")
+    return secret
+
+
 _JSON_NAMES: dict[type, str] = {dict: "object", list: "list", str: "string"}
 
 
@@ -107,14 +134,13 @@ def _bytes_of(path: Path, name: str) -> bytes:
 
 def _decoded(data: bytes, path: Path, name: str) -> str:
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{_label(path, name)} is not UTF-8 text: save it as UTF-8") from None
+        text = "\0"
+    if "\0" in text:  # also UTF-16 without a byte order mark
+        raise UserError(f"{_label(path, name)} is not UTF-8 text: save it as UTF-8")
+    return text
 
 
 def _label(path: Path, name: str) -> str:
     return f"{name} {path}" if name else str(path)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -3,16 +3,23 @@
 The defaults are the paper's values where it gives them. A trailing comment is the help of the flag of the same name.
 """
 
+import os
+import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from handdata import gestures
 from handdata.errors import UserError
 from handdata.gestures import PAPER_GESTURES
+from handdata.readers import read_text
 from handdata.shipped import known_archives, resource
 from handdata.strict_toml import from_table, to_table
 
+GESTURE = "{gesture}"  # placeholder in a place: one archive per gesture
+_PLACEHOLDER = re.compile(r"\{\{gesture\}\}|\{gesture\}")
 MIN_SIDE = 256  # px; MediaPipe finds small hands better in enlarged images (docs/decisions.md)
 
 
@@ -36,7 +43,11 @@ class RenderOptions:
     test: int = 8  # pictures per gesture in the test split
     size: int = 256  # width and height of a picture, px
     seed: int = 0  # random seed for drawing: the same seed gives the same bytes
-    malformed: bool = False  # draw malformed hands: wrong finger counts, bends and lengths
+    malformed: bool = False  # draw malformed hands as before 'flaws': also fingers up that the gesture wants down
+    flaws: tuple[str, ...] = ()  # draw wrong hands with some of these flaws; all: any of them (docs/mini_world.md)
+    flaw_count: int = 0  # flaws of a hand; 0: one to three
+    pairs: bool = False  # draw every hand twice: right, and with flaws (of 'flaws', else any)
+    natural: float = 0.0  # share of pictures whose hand takes a natural pose instead of a gesture's
     second_hand: float = 0.2  # share of pictures with a second, idle hand
     oddities: bool = True  # include HaGRID's oddities: missing members, null and short fields, junk folders
     deflated: bool = False  # compress the members of the image archives (HaGRID has both kinds)
@@ -111,6 +122,7 @@ class RewriteOptions:
     server: str = ""  # URL of an OpenAI-compatible server, such as http://localhost:8000/v1; empty: in this process
     key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the server's key, if it needs one
     prompt: str = ""  # prompt file; empty: the shipped prompts/rewrite.txt
+    template: str = ""  # file of the chat template (Jinja) for a GGUF file without one; empty: the file's own
     retries: int = 3  # attempts after the first one, before the template is used
     temperature: float = 0.7  # sampling temperature of the retries; the first attempt is greedy
     max_tokens: int = 96  # maximum number of tokens per answer; 77 CLIP tokens take about as many
@@ -195,13 +207,15 @@ def shipped() -> list[str]:
 def load(path: Path) -> Recipe:
     """Read a recipe file; relative paths in it start at the file's folder and become absolute.
 
-    Raises `UserError` for unknown keys, naming the nearest known one, and for wrong types.
+    Raises `UserError` for unknown keys, naming the nearest known one, wrong types, numbers out of range and unknown
+    gestures.
     """
+    text = read_text(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError; an integer of 5,000 digits; 1,000 brackets
         raise UserError(f"{path} is not valid TOML: {error}") from None
-    return _absolute(from_table(Recipe, table, str(path)), path.parent)
+    return _checked(from_table(Recipe, table, str(path)), path.parent)
 
 
 def override(recipe: Recipe, **tables: Any) -> Recipe:
@@ -213,7 +227,13 @@ def override(recipe: Recipe, **tables: Any) -> Recipe:
     for name, given in tables.items():
         values = to_table(given) if is_dataclass(given) else given
         table[name] = {**table.get(name, {}), **values} if isinstance(values, dict) else values
-    return _absolute(from_table(Recipe, table, "the recipe"), Path.cwd())
+    return _checked(from_table(Recipe, table, "the recipe"), Path.cwd())
+
+
+def flag(table: str, key: str) -> str:
+    """Return the flag of a recipe's key for messages, as `handdata build` and the command of the stage have it."""
+    name = key.replace("_", "-")
+    return f"--{table}.{name} (in `handdata {table}`: --{name})"
 
 
 def dump(recipe: Recipe) -> str:
@@ -224,16 +244,39 @@ def dump(recipe: Recipe) -> str:
 
 
 def absolute_place(place: str, folder: Path) -> str:
-    """Return a path as an absolute one that starts at `folder`; URLs and names of `sources.toml` stay as they are."""
+    """Return a path as an absolute one that starts at `folder`; URLs and names of `sources.toml` stay as they are.
+
+    `{gesture}` in `place` is a placeholder. In the name of `folder` it is literal text, and becomes `{{gesture}}`.
+    """
     if "://" in place or place in known_archives():
         return place
-    return str((folder / Path(place).expanduser()).absolute())
+    try:
+        path = Path(place).expanduser()
+    except RuntimeError:  # ~name of a person that this machine does not know
+        path = Path(place)
+    if path.is_absolute():
+        return str(path)
+    return str(Path(str(folder.absolute()).replace(GESTURE, f"{{{GESTURE}}}")) / path)
 
 
-def _absolute(recipe: Recipe, folder: Path) -> Recipe:
-    """Return the recipe with absolute paths. A model or prompt is a path only if it exists in the folder."""
-    source, rewrite = recipe.source, recipe.rewrite
-    model, gguf, prompt = (folder / name for name in (recipe.caption.model, rewrite.model, rewrite.prompt))
+def with_gesture(place: str, gesture: str | None) -> str:
+    """Return a place with the placeholder `{gesture}` replaced; `{{gesture}}` is the literal text `{gesture}`."""
+    return _PLACEHOLDER.sub(lambda match: GESTURE if match[0] != GESTURE else gesture or "", place)
+
+
+def has_gesture(place: str) -> bool:
+    """Return whether a place has the placeholder `{gesture}`."""
+    return any(match[0] == GESTURE for match in _PLACEHOLDER.finditer(place))
+
+
+def _checked(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe with absolute paths. A model, prompt or template is a path only if it exists in the folder.
+
+    Raises `UserError` for a gesture without a definition.
+    """
+    gestures.require(recipe.select.gestures)
+    gestures.require(recipe.render.gestures)
+    source, caption, rewrite = recipe.source, recipe.caption, recipe.rewrite
     return replace(
         recipe,
         source=replace(
@@ -241,10 +284,17 @@ def _absolute(recipe: Recipe, folder: Path) -> Recipe:
             annotations=tuple(absolute_place(place, folder) for place in source.annotations),
             images=tuple(absolute_place(place, folder) for place in source.images),
         ),
-        caption=replace(recipe.caption, model=str(model.absolute())) if model.is_dir() else recipe.caption,
+        caption=replace(caption, model=_existing(caption.model, folder, os.path.isdir)),
         rewrite=replace(
             rewrite,
-            model=str(gguf.absolute()) if gguf.is_file() else rewrite.model,
-            prompt=str(prompt.absolute()) if prompt.is_file() else rewrite.prompt,
+            model=_existing(rewrite.model, folder, os.path.isfile),
+            prompt=_existing(rewrite.prompt, folder, os.path.isfile),
+            template=_existing(rewrite.template, folder, os.path.isfile),
         ),
     )
+
+
+def _existing(name: str, folder: Path, exists: Callable[[Path], bool]) -> str:
+    """Return the absolute path of a name in a folder if it exists there, else the name."""
+    path = (folder / name).absolute()
+    return str(path) if exists(path) else name

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from handdata.errors import UserError, require_known
+from handdata.limits.numbers import fault_of
 
 T = TypeVar("T")
 
@@ -14,7 +15,8 @@ T = TypeVar("T")
 def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
     """Return a dataclass, nested ones included, from a TOML table or a dict of Python values.
 
-    `where` names the table in messages. Raises `UserError` for an unknown or missing key and a value of a wrong type.
+    `where` names the table in messages. Raises `UserError` for an unknown or missing key, a value of a wrong type and a
+    number out of range.
     """
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
@@ -22,6 +24,9 @@ def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
     for key, value in table.items():
         require_known(key, known, "key", f" ({where})")
         values[key] = _convert(hints[key], value, f"{where}, key '{key}'")
+        fault = fault_of(cls, key, values[key])
+        if fault:
+            raise UserError(f"{where}, key '{key}' is {fault}")
     missing = [f.name for f in known.values() if f.name not in values and _required(f)]
     if missing:
         raise UserError(f"{where} lacks the key '{missing[0]}'")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from handdata.errors import UserError, require_known
+from handdata.limits.numbers import require_ranges
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -20,7 +21,8 @@ class GenerateOptions:
     # sampler of the images; reference: the released code's 46 steps with the same noise for all prompts
     sampler: Literal["ddim", "reference"] = "ddim"
     steps: int = 45  # number of DDIM steps (released code: 45, which are 46 in its sampler)
-    guidance: float = 3.0  # scale of classifier-free guidance (released code)
+    # scale of classifier-free guidance; default: 3 (released code), 2 for a model trained with poses
+    guidance: float | None = None
     eta: float = 0.0  # amount of noise that DDIM adds in each step; 0: none
     negative_prompt: str = ""  # negative prompt, encoded without the gesture
     resolution: int = 0  # side of the images in pixels; 0: the model's
@@ -53,8 +55,8 @@ class EvaluateOptions:
 def changed(changes: Mapping[str, Any], *options: Any) -> tuple[Any, ...]:
     """Return options dataclasses with the fields that `changes` names replaced.
 
-    Raises `UserError` for a name that no dataclass has, naming the nearest field, and for a value that is not among
-    the choices of a field.
+    Raises `UserError` for a name that no dataclass has, naming the nearest field, for a value that is not among the
+    choices of a field, and for a number out of range.
     """
     hints = {name: hint for each in options for name, hint in get_type_hints(type(each)).items()}
     for name, value in changes.items():
@@ -62,7 +64,10 @@ def changed(changes: Mapping[str, Any], *options: Any) -> tuple[Any, ...]:
         if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
             raise UserError(f"{name}={value!r}: choose one of {', '.join(get_args(hints[name]))}")
     own = [{f.name: changes[f.name] for f in fields(each) if f.name in changes} for each in options]
-    return tuple(replace(each, **values) for each, values in zip(options, own, strict=True))
+    replaced = tuple(replace(each, **values) for each, values in zip(options, own, strict=True))
+    for each in replaced:
+        require_ranges(each)
+    return replaced
 
 
 def recorded(options: "DataclassInstance") -> dict[str, Any]:

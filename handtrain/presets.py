@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from handdata.errors import UserError
+from handdata.limits.numbers import require_ranges
 
 # The metrics of --best-by, which the log names so. `evaluation.table` has others: distances of sets and both variants.
 LOWER_IS_BETTER = {
@@ -73,7 +74,7 @@ class TrainOptions:
     noise_device: Literal["cpu", "cuda"] = "cpu"
 
 
-ROUTES = ("map", "time", "tokens")  # of --pose; `method.conditioning` has the layers
+ROUTES = ("map", "time", "tokens")  # choices of --pose; `method.conditioning` has the layers
 _NOT_RELEASED = (
     "unet_decay", "unet_samples", "unet_clip", "pose", "text_dropout", "times", "min_snr", "ema", "prior",
 )  # fmt: skip
@@ -148,14 +149,7 @@ def options_of(preset: str) -> TrainOptions:
 
 def check(options: TrainOptions) -> None:
     """Raise `UserError` for the first option with an invalid value."""
-    if not 0 <= options.lam <= 1:
-        raise UserError(f"--lam {options.lam} is outside 0 to 1: the paper's best is 0.7")
-    _require(options, ("embedding_batch", "unet_batch", "fusion_batch", "evaluation_images"), 1, "must be at least 1")
-    for name in ("embedding_lr", "unet_lr", "fusion_lr", "hand_weight", "pose_rate"):
-        if getattr(options, name) <= 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be above 0")
-    counts = ("embedding_steps", "unet_epochs", "fusion_epochs", "unet_warmup", "resolution", "limit", "lora_rank")
-    _require(options, (*counts, "evaluate_every", "patience"), 0, "must not be below 0")
+    require_ranges(options)
     _check_stage3(options)
     if (options.patience or options.keep == "best") and not options.evaluate_every:
         raise UserError("--keep best and --patience need evaluations during training: give --evaluate-every STEPS")
@@ -164,11 +158,10 @@ def check(options: TrainOptions) -> None:
 
 
 def check_running(running: RunOptions, options: TrainOptions) -> None:
-    """Raise `UserError` for the first option of a run with an invalid value, or one that `options` do not support."""
+    """Raise `UserError` for an option of a run that is out of range, or that the options of training do not support."""
+    require_ranges(running)
     if running.compile != "no" and options.pose != "none":
         raise UserError("--compile does not support pose layers yet: leave it at no, or give --pose none")
-    if running.micro_batch != "auto" and running.micro_batch < 0:
-        raise UserError(f"--micro-batch {running.micro_batch} must not be below 0: give 0 for the whole batch, or auto")
 
 
 def routes(options: TrainOptions) -> tuple[str, ...]:
@@ -191,11 +184,9 @@ def prior_batch(options: TrainOptions) -> int:
 
 def _check_stage3(options: TrainOptions) -> None:
     routes(options)
-    _require(options, ("unet_samples", "unet_clip", "min_snr", "prior"), 0, "must not be below 0")
-    _require(options, ("prior_images",), 1, "must be at least 1")
     for name in ("pose_dropout", "text_dropout", "ema"):
-        if not 0 <= getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least 0 and below 1")
+        if getattr(options, name) == 1:
+            raise UserError(f"--{name.replace('_', '-')} 1 must be below 1")
     if options.prior and not 0 < prior_batch(options) < options.unet_batch:
         raise UserError(
             f"--prior {options.prior} of a batch of {options.unet_batch} leaves no image of one kind: "
@@ -203,12 +194,6 @@ def _check_stage3(options: TrainOptions) -> None:
         )
     if options.ema and options.keep == "best":
         raise UserError("--ema averages the weights up to the last step: leave --keep at last, or --ema at 0")
-
-
-def _require(options: TrainOptions, names: tuple[str, ...], least: int, rule: str) -> None:
-    for name in names:
-        if getattr(options, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} {rule}")
 
 
 def _check_image_order(options: TrainOptions) -> None:

@@ -3,18 +3,21 @@
 import hashlib
 import shutil
 import sys
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from handdata.errors import Unfinished, UserError
-from handdata.files import sha256_by_path, sha256_of, whole_folder
-from handdata.huggingface import HubName, Place, hub_errors, parse
+from handdata.files import require_only, sha256_by_path, sha256_of, whole_folder, write_json
+from handdata.huggingface import HubName, Place, hub_errors, parse_new
 from handdata.markdown import markdown_table
-from handdata.readers import read_json
+from handdata.readers import read_json, require_json
+from handtrain.evaluation.records import read_evaluation
+from handtrain.model.about import require_whole
 from handtrain.model.export import write_texts
 from handtrain.model.pipeline import ABOUT_FILE
 from handtrain.reporting.tables import metric_table, remarks
+
+_LIST, _LIST_FORMAT = "checksums.json", "hand1000 model 1"  # of a published folder: the sha256 of every file by path
 
 
 def publish(model: Path | str, to: Place | str, private: bool = False, metrics: Path | None = None) -> str:
@@ -23,8 +26,8 @@ def publish(model: Path | str, to: Place | str, private: bool = False, metrics: 
     `metrics` is a JSON file for the card: of `handtrain evaluate`, or of names and values. Raises `UserError` for a
     folder that is not a finished model, and `Unfinished` if the published files differ from the model's.
     """
-    folder, to = _model_folder(Path(model)), parse(str(to), "--to", new=True)
-    about = read_json(folder / ABOUT_FILE)
+    folder, to = _model_folder(Path(model)), parse_new(to, "--to")
+    about = require_whole(folder, "--model")
     write_texts(folder, about, _metrics(metrics))
     llama3 = bool(about.get("training", {}).get("llama3"))
     if isinstance(to, HubName):
@@ -48,15 +51,11 @@ def _metrics(path: Path | None) -> str:
     """Return the card's table from a JSON file of `handtrain evaluate --json`, or of names and values."""
     if path is None:
         return ""
-    try:
-        metrics = read_json(path)
-    except JSONDecodeError:
-        metrics = None
-    if metrics is None:
-        raise UserError(f"--metrics {path} is not a JSON file")
-    if isinstance(metrics, dict) and {"format", "metrics", "preparation"} <= metrics.keys():
-        return "\n".join([metric_table(metrics).markdown(), "", *(f"- {remark}" for remark in remarks(metrics))])
-    if not isinstance(metrics, dict) or any(isinstance(value, dict | list) for value in metrics.values()):
+    metrics = require_json(path, "--metrics")
+    if {"format", "metrics", "preparation"} <= metrics.keys():
+        evaluation = read_evaluation(path, "--metrics")
+        return "\n".join([metric_table(evaluation).markdown(), "", *(f"- {remark}" for remark in remarks(evaluation))])
+    if any(isinstance(value, dict | list) for value in metrics.values()):
         raise UserError(
             f"--metrics {path} must be a file of `evaluate --json`, or contain one JSON object of names and values"
         )
@@ -64,16 +63,23 @@ def _metrics(path: Path | None) -> str:
 
 
 def _to_folder(folder: Path, to: Path) -> str:
-    if to.exists() and any(to.iterdir()) and not (to / ABOUT_FILE).is_file():
-        raise UserError(f"--to {to} contains other files: choose a new folder, or one with an earlier version")
-    if to.resolve() == folder.resolve():
-        raise UserError(f"--to {to} is the model itself: choose another folder")
+    """Replace the files that an earlier `publish` wrote to the folder. Its list of files is `checksums.json`."""
+    if to.resolve() == folder.resolve() or folder.resolve() in to.resolve().parents:
+        raise UserError(f"--to {to} is the model itself or inside it: choose another folder")
+    hashes = {path: value for path, value in sha256_by_path(folder).items() if path != _LIST}
+    listed = read_json(to / _LIST) or {}
+    earlier = listed.get("files") if listed.get("format") == _LIST_FORMAT else None
+    # before version 1 of the list, an earlier model had the files of this one
+    ours = [_LIST, *earlier] if isinstance(earlier, dict) else hashes if (to / ABOUT_FILE).is_file() else []
+    require_only(to, ours, "--to")
     with whole_folder(to) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True)
-        if sha256_by_path(partial) != sha256_by_path(folder):
+        (partial / _LIST).unlink(missing_ok=True)
+        if sha256_by_path(partial) != hashes:
             raise Unfinished(
                 f"--to {to}: the copy differs from the model; check the disk and run the same command again"
             )
+        write_json(partial / _LIST, {"format": _LIST_FORMAT, "files": hashes})
     return str(to)
 
 

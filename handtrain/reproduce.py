@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.gestures import PAPER_GESTURES
-from handdata.huggingface import parse
+from handdata.gestures import PAPER_GESTURES, require_one
+from handdata.huggingface import parse_dataset
 from handdata.readers import read_json
 from handtrain.data.dataset import load
 from handtrain.evaluation import evaluate as evaluation
 from handtrain.evaluation.image_sets import folder_set
+from handtrain.evaluation.records import fault_of
 from handtrain.generation import generate as generation
+from handtrain.generation.sampling import guidance_of
 from handtrain.options import EvaluateOptions, GenerateOptions, recorded
+from handtrain.presets import options_of
 from handtrain.reporting.report import report
 from handtrain.run.processes import launched
 from handtrain.training.train import plan_run, train
@@ -46,6 +49,9 @@ def reproduce(
     """
     out, generate, evaluate = Path(out), generate or GenerateOptions(), evaluate or EvaluateOptions()
     training = {"base": base, "device": device, **training}
+    if generate.guidance is None:  # the same for both sides
+        posed = training.get("pose", (training.get("options") or options_of(training.get("preset", "paper"))).pose)
+        generate = replace(generate, guidance=guidance_of(posed != "none"))
     plan = planned(dataset, gestures=gestures, split=split, limit=limit, seeds=seeds, generate=generate, **training)
     print(plan, file=sys.stderr)
     for gesture in gestures:
@@ -81,9 +87,11 @@ def planned(
         raise UserError("reproduce runs as a single process: launch train and generate in several instead")
     if not gestures:
         raise UserError("--gestures is empty: leave it out for the paper's six")
+    for gesture in gestures:
+        require_one(gesture, "--gestures")
     lines = []
     for gesture in gestures:
-        prompts = len(load(parse(str(dataset), "--dataset"), gesture, split, limit).rows)
+        prompts = len(load(parse_dataset(str(dataset), "--dataset"), gesture, split, limit).rows)
         images = 2 * prompts * len(seeds)
         passes = images * generation.steps_of(generate) * 2  # with and without the prompt
         lines.append(f"{gesture}: {images:,} images, base and tuned, {passes:,} passes of the UNet")
@@ -98,9 +106,9 @@ def _note(gesture: str, part: str) -> None:
 def _is_evaluated(file: Path, fake: Path, base: Path, options: EvaluateOptions) -> bool:
     """Return whether the file is an evaluation of exactly these images with these options."""
     record = read_json(file)
-    if record is None or record["format"] != evaluation.FORMAT or record["options"] != recorded(options):
+    if fault_of(record) or record.get("format") != evaluation.FORMAT or record.get("options") != recorded(options):
         return False
     return all(
-        record[side]["sha256"] == folder_set(folder, side).fingerprint()
+        record.get(side, {}).get("sha256") == folder_set(folder, side).fingerprint()
         for side, folder in (("fake", fake), ("base", base))
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from handdata.files import write_bytes
+from handtrain import seals
 
 Tensors = dict[str, torch.Tensor]
 
@@ -18,7 +19,8 @@ def write(path: Path, tensors: Tensors, about: Any) -> None:
     from safetensors.torch import save
 
     # One entry: safetensors writes several in an order that changes from process to process.
-    metadata = {"hand1000": json.dumps({"about": about, "sha256": digest(tensors)})}
+    record = {"about": about, "sha256": digest(tensors), "about_sha256": seals.digest(about)}
+    metadata = {"hand1000": json.dumps(record)}
     write_bytes(path, save(tensors, metadata=metadata))
 
 
@@ -28,13 +30,16 @@ def read(path: Path) -> tuple[Tensors, Any] | None:
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("hand1000", "{}"))
+            record = json.loads((file.metadata() or {}).get("hand1000", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (FileNotFoundError, SafetensorError):
+    except (OSError, SafetensorError, ValueError, RecursionError):
         return None
-    if metadata.get("sha256") != digest(tensors):
+    if not isinstance(record, dict) or record.keys() - {"about_sha256"} != {"about", "sha256"}:
         return None
-    return tensors, metadata["about"]
+    about = record["about"]
+    if record["sha256"] != digest(tensors) or record.get("about_sha256", seals.digest(about)) != seals.digest(about):
+        return None
+    return tensors, about
 
 
 def digest(tensors: Tensors) -> str:

@@ -1,6 +1,6 @@
 """Build a dataset of drawn hands and publish it to a folder or to the Hub.
 
-    python docs/examples/build_dataset.py --out build/mini --to dataset/mini
+    python docs/examples/build_dataset.py --out build/mini --to ./dataset/mini
 
 The same command resumes after an interruption.
 """
@@ -16,7 +16,7 @@ def main() -> None:
     """Build, publish and print the number of rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="build/mini", help="build folder")
-    parser.add_argument("--to", default="dataset/mini", help="folder or hf:USER/NAME of the dataset")
+    parser.add_argument("--to", default="./dataset/mini", help="folder or hf:USER/NAME of the dataset")
     parser.add_argument("--gestures", nargs="+", default=["call", "ok", "palm"], help="names of HaGRID's gestures")
     parser.add_argument("--train", type=int, default=80, help="training rows per gesture")
     parser.add_argument("--validation", type=int, default=4, help="validation rows per gesture")

@@ -4,11 +4,13 @@
 run by `builds/engine`; the others are called here.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from handdata.builds import engine as engines
+from handdata.builds import verify as verification
 from handdata.builds.drop import Dropped, drop
 from handdata.builds.folder import BuildFolder
 from handdata.builds.payload import Published
@@ -16,6 +18,7 @@ from handdata.builds.publish import publish
 from handdata.builds.review import Applied, apply_decisions, write_page
 from handdata.builds.status import status
 from handdata.errors import UserError
+from handdata.huggingface import model_folder
 from handdata.stages import Execution, StageReport, StageSpec, stage_named, stages_until
 
 
@@ -29,11 +32,13 @@ class Build(BuildFolder):
         workers: int = 1,
         progress: bool = True,
         only: str | None = None,
+        verify: bool = False,
     ) -> dict[str, StageReport]:
         """Run all stages in order, those up to `until`, or the stage `only`; return their reports by name.
 
         Shards that were finished from the same inputs are kept, so the same call resumes a build that was stopped.
-        `engine` is local or ray, `workers` the number of processes per stage; the rows do not depend on them. Raises
+        `engine` is local or ray, `workers` the number of processes per stage; the rows do not depend on them. With
+        `verify` every file that the build relies on is read first, and damaged ones are listed on stderr. Raises
         `UserError` for a mistake, `Unfinished` if a stage cannot continue.
         """
         if engine not in engines.ENGINES:
@@ -41,10 +46,17 @@ class Build(BuildFolder):
         execution, reports = Execution(engine, workers, progress), {}
         stages = stages_until(until) if only is None else (stage_named(only),)
         with self.lock():
+            self.write_recipe()  # another process may have started since, and changed it
+            if verify:
+                print(verification.report(verification.verify(self)), file=sys.stderr)
             for stage in stages:
                 implementation = stage.load()
                 if isinstance(implementation, type):  # a `Stage`, which works on shards
-                    report = engines.run(stage, self._options(stage, implementation), self.path, execution)
+                    options = self._options(stage, implementation)
+                    if verify and hasattr(implementation, "at_commit"):
+                        model, _ = model_folder(options.model, options.revision)
+                        verification.verify_model(model, f"--{stage.table}.model")
+                    report = engines.run(stage, options, self.path, execution)
                 else:  # a function, which works on the whole build
                     report = implementation(self.path, self.recipe, execution)
                 outcome = {"rows": report.rows, "failed": dict(sorted(report.failed.items()))}
@@ -74,7 +86,7 @@ class Build(BuildFolder):
         self, to: str | Path, private: bool = False, revision: str | None = None, purge_history: bool = False
     ) -> Published:
         """Publish the dataset to `hf:USER/NAME` or a folder, and read it back; the result's `place` is its address."""
-        return publish(self, str(to), private, revision, purge_history)
+        return publish(self, to, private, revision, purge_history)
 
     def _options(self, stage: StageSpec, implementation: Any) -> Any:
         """Return a stage's options, with a model's branch replaced by the commit that it first resolved to.

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial
-from handdata.machine import map_unordered
+from handdata.machine import map_unordered, same_signal_handlers, watch_parent
+from handdata.progress import bar
 from handdata.rows.manifest import read_manifest
-from handdata.rows.schema import REASONS, STAGE_COLUMNS
-from handdata.rows.shards import FINGERPRINT, KEY, image_path, shard_count, shard_path, stored_key, write_table
-from handdata.stages import STAGES, Columns, Execution, Stage, StageReport, StageSpec
+from handdata.rows.schema import REASONS, STAGE_COLUMNS, shard_schema
+from handdata.rows.shards import FINGERPRINT, KEY, image_path, read_shard, shard_count, shard_path, write_table
+from handdata.stages import STAGES, Columns, Execution, Stage, StageReport, StageSpec, needs
 
 Outcome = dict[str, Any]  # of a shard: `rows`, `made` (bool), `failed` (number of rows by reason)
 
@@ -40,7 +39,7 @@ def run(stage: StageSpec, options: Any, build: Path, execution: Execution) -> St
     workers = min(execution.workers, shards)
     report = StageReport()
     with (
-        tqdm(total=rows, desc=stage.columns, unit="row", disable=None if execution.progress else True) as bar,
+        bar(total=rows, desc=stage.columns, unit="row", show=execution.progress) as shown,
         ENGINES[execution.engine](worker, shards, workers) as outcomes,
     ):
         for outcome in outcomes:
@@ -48,7 +47,7 @@ def run(stage: StageSpec, options: Any, build: Path, execution: Execution) -> St
             report.made_shards += outcome["made"]
             report.kept_shards += not outcome["made"]
             report.failed.update(outcome["failed"])
-            bar.update(outcome["rows"])
+            shown.update(outcome["rows"])
     return report
 
 
@@ -62,10 +61,10 @@ class ShardWorker:
     def __call__(self, shard: int) -> Outcome:
         """Make the shard unless it is finished; return its outcome."""
         work: type[Stage] = self.stage.load()
-        path = shard_path(self.build, self.stage.columns, shard)
         columns, failed_earlier = read_inputs(self.build, work.inputs, shard, self.stage)
         key = input_key(self.stage, self.options, columns, failed_earlier)
-        reasons = _finished_reasons(path, key, work.final_reasons)
+        finished = read_shard(self.build, self.stage.columns, shard, columns["image_id"])
+        reasons = _finished_reasons(finished, key, work.final_reasons)
         made = reasons is None
         if reasons is None:
             self._model = self._model or work(self.options)
@@ -75,6 +74,7 @@ class ShardWorker:
                 results = self._model({name: [values[index] for index in todo] for name, values in columns.items()})
             table = _shard_table(self.stage, columns["image_id"], todo, results)
             fingerprint = json.dumps(work.fingerprint(self.options), ensure_ascii=False)
+            path = shard_path(self.build, self.stage.columns, shard)
             write_table(table.replace_schema_metadata({KEY: key, FINGERPRINT: fingerprint}), path)
             reasons = table["reason"].to_pylist()
         return {"rows": len(reasons), "made": made, "failed": Counter(filter(None, reasons))}
@@ -91,29 +91,28 @@ def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: StageSp
     """Return the columns of a shard's rows, and whether each row failed in an earlier stage.
 
     Columns come from the manifest and the stages that fill them. `image_id` is always among them; `image` is the bytes
-    of the stored file, None if it is missing. Raises `UserError` if a stage that fills an input has not been run.
+    of the stored file, None if it is missing. Raises `UserError` if a stage that fills an input has not been run,
+    `Unfinished` if an image is not the one that was fetched.
     """
     manifest = read_manifest(build, shard)
     columns: Columns = {"image_id": manifest["image_id"].to_pylist()}
     suppliers = {name for name, schema in STAGE_COLUMNS.items() if set(schema.names) & set(inputs)}
     if "image" in inputs and (build / "fetch").is_dir():
         suppliers.add("fetch")
-    failed = [False] * manifest.num_rows
+    failed, fetched = [False] * manifest.num_rows, None
     for supplier in (other for other in STAGES if other.columns in suppliers):
-        path = shard_path(build, supplier.columns, shard)
-        if not path.exists():
-            raise UserError(
-                f"'{stage.name}' needs the output of '{supplier.name}', and {path} is missing: run that stage first"
-            )
-        table = pq.read_table(path)
-        assert table["image_id"].equals(manifest["image_id"]), f"{path} holds other rows than the manifest"
+        table = read_shard(build, supplier.columns, shard, columns["image_id"])
+        if table is None:
+            raise needs(build, stage, supplier, shard)
         reasons = table["reason"].to_pylist()
         failed = [before or reason is not None for before, reason in zip(failed, reasons, strict=True)]
+        fetched = table["sha256"].to_pylist() if supplier.columns == "fetch" else fetched
         columns.update({name: table[name].to_pylist() for name in inputs if name in table.column_names})
     for name in inputs:
         if name == "image":
             pairs = zip(manifest["gesture"].to_pylist(), columns["image_id"], strict=True)
             columns["image"] = [_read_bytes(image_path(build, *pair)) for pair in pairs]
+            _require_fetched(build, manifest, columns["image"], fetched)
         elif name not in columns:
             columns[name] = manifest[name].to_pylist()
     return columns, failed
@@ -144,22 +143,30 @@ def _shard_table(stage: StageSpec, image_ids: list[str], todo: list[int], result
             table[name][index] = value
     unknown = set(filter(None, table["reason"])) - set(REASONS)
     assert not unknown, f"{stage.name} returned reasons that schema.REASONS does not explain: {unknown}"
-    return pa.table(table, schema=pa.schema([("image_id", pa.string()), *schema, ("reason", pa.string())]))
+    return pa.table(table, schema=shard_schema(stage.columns))
 
 
-def _finished_reasons(path: Path, key: str, final: frozenset[str]) -> list[str | None] | None:
+def _finished_reasons(table: pa.Table | None, key: str, final: frozenset[str]) -> list[str | None] | None:
     """Return the reasons of a finished shard, None if it has to be made."""
-    if stored_key(path) != key:
+    if table is None or (table.schema.metadata or {}).get(KEY) != key.encode():
         return None
-    reasons: list[str | None] = pq.read_table(path, columns=["reason"])["reason"].to_pylist()
+    reasons: list[str | None] = table["reason"].to_pylist()
     transient = set(filter(None, reasons)) - final - {"failed-earlier"}
     return None if transient else reasons
+
+
+def _require_fetched(build: Path, manifest: pa.Table, images: list[bytes | None], fetched: list[str] | None) -> None:
+    """Compare images with the hashes of the stage `fetch`, which has none in a build whose images came otherwise."""
+    for index, sha256 in enumerate(fetched or ()):
+        if sha256 and hashlib.sha256(images[index] or b"").hexdigest() != sha256:
+            path = image_path(build, manifest["gesture"][index].as_py(), manifest["image_id"][index].as_py())
+            raise Unfinished(f"{path} is not the image that was fetched: run `handdata fetch {build}`")
 
 
 def _read_bytes(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
 
 
@@ -172,9 +179,12 @@ def _local(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[
         with closing(worker):
             yield map(worker, range(shards))
     else:
-        yield map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,))
+        outcomes = map_unordered(_work, range(shards), workers, worker.stage.name, _start_worker, (worker,))
+        with closing(outcomes):
+            yield _placed(outcomes, worker)
 
 
+_MARK = ".working-{}.partial"  # a file of each worker process with the number of its shard
 _worker: ShardWorker
 
 
@@ -184,19 +194,48 @@ def _start_worker(worker: ShardWorker) -> None:
 
 
 def _work(shard: int) -> Outcome:
-    return _worker(shard)
+    mark = _worker.build / _worker.stage.columns / _MARK.format(os.getpid())
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(str(shard), encoding="utf-8")
+    try:
+        return _worker(shard)
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _placed(outcomes: Iterator[Outcome], worker: ShardWorker) -> Iterator[Outcome]:
+    """Yield the outcomes; add to the error of a worker that died which images the workers were at."""
+    try:
+        yield from outcomes
+    except Unfinished as error:
+        marks = sorted((worker.build / worker.stage.columns).glob(_MARK.format("*")))  # left by dead processes only
+        texts = [mark.read_text(encoding="utf-8") for mark in marks]
+        images = [read_manifest(worker.build, int(text), ["image_id"])["image_id"] for text in texts if text]
+        places = [f"{ids[0]} to {ids[-1]}" for ids in images]
+        if not places:
+            raise
+        raise Unfinished(f"{error}; in work were the images {' and '.join(places)}") from None
 
 
 @contextmanager
 def _ray(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Outcome]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage statistics to its maker by default
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ parts log to the terminal, into our bar
+    # Ray's agents outlive a killed cluster until they give up their server: 60 s by default
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     try:
         import ray.data
     except ImportError:
         raise UserError("--engine ray needs Ray: pip install 'hand1000[ray]'") from None
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        try:
+            with same_signal_handlers():
+                ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            place = os.environ.get("RAY_ADDRESS", "of this machine")
+            raise Unfinished(
+                f"the Ray cluster {place} cannot be used ({error}): check RAY_ADDRESS and ray status"
+            ) from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # from_items and not range: reading a range needs a CPU of its own, and waits forever if the workers hold them all
@@ -212,6 +251,7 @@ class _RayWorker:
 
     def __init__(self, worker: ShardWorker) -> None:
         self._worker = worker
+        watch_parent()  # Ray's own check waits until the worker is idle
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -1,15 +1,13 @@
 """The folder of a build: its recipe, its lock, and `run.json`."""
 
 import hashlib
-import json
 import platform
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
 from handdata.errors import UserError
-from handdata.files import locked, require_writable_folder, sha256_of, write_json, write_text
-from handdata.readers import read_json
+from handdata.files import locked, read_sealed_json, require_writable_folder, sha256_of, write_sealed_json, write_text
 from handdata.recipe import Recipe, dump, find, load, override
 from handdata.shipped import versions
 
@@ -25,13 +23,15 @@ class BuildFolder:
         """Create a build folder, or give an existing one a new recipe; finished rows are kept.
 
         `recipe` is a file, the name of a shipped recipe, or a `Recipe`. `tables` change its tables, for instance
-        `select={"train": 80}`. Raises `UserError` for an unknown recipe or key and a folder that cannot be written.
+        `select={"train": 80}`. Raises `UserError` for an unknown recipe or key, and for a folder that cannot be written
+        or that another process works on.
         """
         if not isinstance(recipe, Recipe):
             recipe = load(find(str(recipe)))
         build = cls(Path(out), override(recipe, **tables))
         require_writable_folder(build.path, "the build folder")
-        write_text(build.path / "recipe.toml", dump(build.recipe))
+        with build.lock():
+            build.write_recipe()
         return build
 
     @classmethod
@@ -40,25 +40,17 @@ class BuildFolder:
 
         Raises `UserError` for a file that is not a manifest.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from handdata.rows.manifest import image_options, read_foreign
+        from handdata.rows.shards import read_table, write_table
 
-        from handdata.rows.schema import MANIFEST
-        from handdata.rows.shards import write_table
-
-        try:
-            table = pq.read_table(manifest)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"--manifest {manifest} cannot be read as Parquet: {error}") from None
-        missing = [name for name in MANIFEST.names if name not in table.column_names]
-        if missing:
-            raise UserError(f"--manifest {manifest} lacks the column '{missing[0]}': it is not a manifest of handdata")
-        image = json.loads((table.schema.metadata or {}).get(b"hand1000:image", b"{}"))
+        table = read_foreign(manifest)
+        image = image_options(table.schema, f"--manifest {manifest}")
         select = {"gestures": tuple(dict.fromkeys(table["gesture"].to_pylist()))}
         build = cls.start(Recipe(out.name), out, select=select, image=image, **tables)
-        own = out / "manifest.parquet"
-        if not own.exists() or not pq.read_table(own).equals(table, check_metadata=True):
-            write_table(table, own)
+        with build.lock():
+            own = read_table(out / "manifest.parquet")
+            if own is None or not own.equals(table, check_metadata=True):
+                write_table(table, out / "manifest.parquet")
         return build
 
     @classmethod
@@ -74,9 +66,13 @@ class BuildFolder:
         busy = f"process {{process}} is working on {self.path}: wait for it or end it"
         return locked(self.path / ".lock", busy)
 
+    def write_recipe(self) -> None:
+        """Write `recipe.toml`. The lock is held, so that a refused process changes nothing."""
+        write_text(self.path / "recipe.toml", dump(self.recipe))
+
     def record(self) -> dict[str, Any]:
         """Return the content of `run.json`, empty before the first stage."""
-        return read_json(self.path / "run.json") or {}
+        return read_sealed_json(self.path / "run.json") or {}
 
     def update_record(self, stages: dict[str, Any], **more: Any) -> None:
         """Update `run.json`: versions, seed, hashes of the inputs, and the outcome of stages by name."""
@@ -88,4 +84,4 @@ class BuildFolder:
         software = {"python": platform.python_version(), **versions("pillow", "pyarrow", "numpy")}
         record |= {"name": self.recipe.name, "seed": self.recipe.select.seed, "versions": software, **more}
         record |= {"inputs": inputs, "stages": {**record.get("stages", {}), **stages}}
-        write_json(self.path / "run.json", record)
+        write_sealed_json(self.path / "run.json", record)

@@ -8,7 +8,6 @@ from typing import Any
 from handdata.builds.folder import BuildFolder
 from handdata.dataset.checksums import CHECKSUMS, checksums_text, read_checksums
 from handdata.errors import UserError
-from handdata.files import sha256_of
 from handdata.stages import assemble
 
 _PLACEHOLDER = "USER/NAME"  # in the card's example
@@ -48,14 +47,16 @@ def payload(build: BuildFolder, name: str) -> Payload:
     Raises `UserError` if the dataset is missing or older than the build, or a file was changed by hand.
     """
     folder = build.path / "dataset"
+    summary, remedy = assemble.read_summary(build.path), f"run `handdata assemble {build.path}`"
+    if summary is None or not folder.is_dir():
+        raise UserError(f"the dataset of {build.path} is not assembled yet: {remedy}")
+    changed = assemble.changed_files(build.path, summary)
+    if changed:
+        raise UserError(f"{folder / changed[0]} was changed after it was made: {remedy}")
     if not assemble.is_current(build.path, build.recipe):
-        state = "older than the build's rows" if folder.is_dir() else "not assembled yet"
-        raise UserError(f"the dataset of {build.path} is {state}: run `handdata assemble {build.path}`")
+        raise UserError(f"the dataset of {build.path} is older than the build's rows: {remedy}")
     checksums = read_checksums(folder / CHECKSUMS)
     files: dict[str, Path | bytes] = {path: folder / path for path in checksums}
-    for path, entry in checksums.items():
-        if sha256_of(folder / path) != entry["sha256"]:
-            raise UserError(f"{folder / path} was changed after it was made: run `handdata assemble {build.path}`")
     card = (folder / "README.md").read_text(encoding="utf-8").replace(_PLACEHOLDER, name).encode()
     checksums["README.md"] = _described(card)
     listing = checksums_text(checksums).encode()

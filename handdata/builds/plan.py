@@ -12,9 +12,10 @@ from handdata.rows.selection import with_spares
 from handdata.sources import archive
 from handdata.sources.fetcher import Runs
 from handdata.sources.http import Client
-from handdata.sources.places import Sources, is_remote, resolve
+from handdata.sources.places import Sources, resolve
 from handdata.stages import select
 from handdata.stages.fetch import manifest_jobs
+from handdata.web.urls import is_remote
 
 # Assumptions for a host that was not measured, per connection: seconds to the first byte, bytes/s.
 _LATENCY, _RATE = 0.1, 1e6

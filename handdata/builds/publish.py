@@ -10,24 +10,27 @@ from handdata.builds.folder import BuildFolder
 from handdata.builds.payload import Payload, Published, payload
 from handdata.dataset.checksums import CHECKSUMS, read_checksums
 from handdata.errors import Unfinished, UserError
-from handdata.files import require_room, require_writable_folder, sha256_of, whole_folder
+from handdata.files import require_only, require_room, require_writable_folder, sha256_of, whole_folder
+from handdata.huggingface import parse_new
 
 
 def publish(
-    build: BuildFolder, to: str, private: bool = False, revision: str | None = None, purge_history: bool = False
+    build: BuildFolder, to: str | Path, private: bool = False, revision: str | None = None, purge_history: bool = False
 ) -> Published:
     """Publish a build's dataset to `hf:USER/NAME` or a folder.
 
     Raises `UserError` for a mistake, `Unfinished` if a server or a disk fails; then nothing is half-published, and
     the same call resumes.
     """
-    if to.startswith("hf:"):
+    if isinstance(to, str) and to.startswith("hf:"):
         name = upload.repository_name(to)
         return upload.publish(payload(build, name), name, private, revision, purge_history)
+    folder = parse_new(to, "--to")
+    assert isinstance(folder, Path)
     for option, given in (("--private", private), ("--revision", revision), ("--purge-history", purge_history)):
         if given:
             raise UserError(f"{option} is for the Hub: {to} is a folder (a place on the Hub is written hf:USER/NAME)")
-    return _to_folder(payload(build, Path(to).absolute().name), Path(to))
+    return _to_folder(payload(build, folder.absolute().name), folder)
 
 
 def _to_folder(sent: Payload, folder: Path) -> Published:
@@ -48,15 +51,8 @@ def _to_folder(sent: Payload, folder: Path) -> Published:
 
 def _require_ours(folder: Path) -> None:
     """Refuse a folder with files that `publish` did not write."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UserError(f"--to {folder} is a file: give a folder")
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    listed = read_checksums(folder / CHECKSUMS) if CHECKSUMS in present else {}
-    foreign = sorted(present - set(listed) - {CHECKSUMS})
-    if foreign:
-        raise UserError(f"--to {folder} holds '{foreign[0]}', which publish did not write: give an empty folder")
+    listed = read_checksums(folder / CHECKSUMS) if (folder / CHECKSUMS).is_file() else {}
+    require_only(folder, {*listed, *([CHECKSUMS] if listed else [])}, "--to")
 
 
 def _read_back(folder: Path, sent: Payload) -> None:

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from handdata.errors import UserError
 from handdata.files import write_text
 from handdata.gestures import gestures
+from handdata.readers import read_text
 from handdata.rows import decisions
 from handdata.rows.decisions import Decision
 from handdata.rows.manifest import read_manifest
-from handdata.rows.shards import SHARD_ROWS, shard_count, shard_path
+from handdata.rows.shards import SHARD_ROWS, read_shard, shard_count
 from handdata.stages import STAGES
 from handdata.texts.checks import ALLOWED_TO_PEOPLE, DRAFT_FAILURES, FAILURES, REMARKS, explain, failures
 
 _TEMPLATE = Path(__file__).with_name("review.html")
 _COLUMNS = ("image_id", "gesture", "split", "subject", "bboxes", "labels")
+_FROM_PAGE = ("accepted", "rejected", "edited")  # decisions that the page makes; a removal is a command of its own
 _DIGITS = 4  # decimals of a landmark: a ten-thousandth of the image
 
 
@@ -59,10 +59,11 @@ def read_rows(build: Path) -> list[dict[str, Any]]:
     """Return the page's fields of each row, with the decision that applies to it, in manifest order."""
     manifest = read_manifest(build, columns=list(_COLUMNS)).to_pylist()
     outputs: list[dict[str, Any]] = [{} for _ in manifest]
+    ids = [row["image_id"] for row in manifest]
     for stage in filter(None, (stage.columns for stage in STAGES)):
         for shard in range(shard_count(len(manifest))):
-            path = shard_path(build, stage, shard)
-            for place, row in enumerate(pq.read_table(path).to_pylist() if path.exists() else ()):
+            table = read_shard(build, stage, shard, ids[shard * SHARD_ROWS :][:SHARD_ROWS])
+            for place, row in enumerate(table.to_pylist() if table is not None else ()):
                 outputs[shard * SHARD_ROWS + place] |= {key: value for key, value in row.items() if value is not None}
     decided = decisions.replay(build)
     rows = [_row(row, output, decided) for row, output in zip(manifest, outputs, strict=True)]
@@ -76,22 +77,36 @@ def apply_decisions(build: Path, exported: Path) -> Applied:
     checks.
     """
     rows = {row["image_id"]: row for row in read_rows(build)}
-    try:
-        entries = [json.loads(line) for line in exported.read_text(encoding="utf-8").splitlines() if line.strip()]
-        given = [Decision(str(e["what"]), image_id=str(e["image_id"]), text=e.get("text")) for e in entries]  # type: ignore[arg-type]
-    except FileNotFoundError:
-        raise UserError(f"--apply {exported} does not exist") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"--apply {exported} is not a file that the review page exported") from None
-    for decision in given:
-        if decision.image_id not in rows:
-            raise UserError(f"--apply {exported} decides about {decision.image_id}, which is not in {build}")
-        if decision.what == "edited":
-            _require_fit(decision, rows[decision.image_id])
+    given = []
+    for number, line in enumerate(read_text(exported, "--apply").split("\n"), 1):  # a text may hold other line ends
+        if line.strip():
+            decision = _exported(line, f"--apply {exported}, line {number}")
+            if decision.image_id not in rows:
+                raise UserError(
+                    f"--apply {exported}, line {number} decides about {decision.image_id}, which is not in {build}"
+                )
+            if decision.what == "edited":
+                _require_fit(decision, rows[decision.image_id])
+            given.append(decision)
     held = decisions.replay(build).images
     new = [decision for decision in given if held.get(str(decision.image_id)) != decision]
     decisions.append(build, new)
     return Applied(len(new), len(given) - len(new))
+
+
+def _exported(line: str, where: str) -> Decision:
+    """Return the decision of a line that the page exported. Raises `UserError` for any other line."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        entry = None
+    if not isinstance(entry, dict) or not {"what", "image_id"} <= set(entry):
+        raise UserError(f"{where} is not a decision that the review page exported: export the file again")
+    if entry["what"] not in _FROM_PAGE:
+        raise UserError(f"{where}: a decision is one of {', '.join(_FROM_PAGE)}, not {str(entry['what'])[:40]!r}")
+    decision = Decision(entry["what"], image_id=entry["image_id"], text=entry.get("text"))
+    decisions.require_whole(decision, where)
+    return decision
 
 
 def _require_fit(decision: Decision, row: dict[str, Any]) -> None:

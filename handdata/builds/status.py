@@ -1,18 +1,16 @@
 """The state of a build: rows that are done, failed and left by stage, decisions, and the dataset."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from handdata.builds.folder import BuildFolder
 from handdata.recipe import Recipe
 from handdata.rows.decisions import replay
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, SPLITS
-from handdata.rows.shards import shard_count, shard_path
+from handdata.rows.shards import SHARD_ROWS, read_shard, shard_count
+from handdata.sources.journal import journal_path, read_receipts
 from handdata.stages import STAGES, StageSpec, assemble
 
 
@@ -21,6 +19,7 @@ def status(build: BuildFolder) -> dict[str, Any]:
     path = build.path
     state: dict[str, Any] = {"name": build.recipe.name, "build": str(path), "rows": 0, "spares": 0, "stages": {}}
     state["selection"] = build.record().get("selection", {})
+    state["converted"] = build.record().get("converted", {})
     if not (path / "manifest.parquet").exists():
         return state
     rows = read_manifest(path, columns=["image_id", "subject", "spare"])
@@ -44,13 +43,17 @@ def text(state: dict[str, Any]) -> str:
         return "\n".join([*lines, "no images are selected yet"])
     lines.append(f"{state['rows']:,} images selected, {state['spares']:,} of them spare")
     lines.extend(_shortfalls(state["selection"].get("shortfalls", [])))
+    if state["converted"]:
+        counts = ", ".join(f"{count:,} {word}" for word, count in state["converted"].items())
+        lines.append(f"  converted to sRGB in three channels: {counts}")
     for decision, count in sorted(state["decisions"].items()):
         lines.append(f"  {count:,} {decision} by people")
-    lines.append(f"{'stage':<12}{'done':>9}{'failed':>9}{'left':>9}")
+    width = max(map(len, ("stage", *state["stages"]))) + 2
+    lines.append(f"{'stage':<{width}}{'done':>9}{'failed':>9}{'left':>9}")
     for stage, counts in state["stages"].items():
-        lines.append(f"{stage:<12}{counts['done']:>9,}{sum(counts['failed'].values()):>9,}{counts['left']:>9,}")
+        lines.append(f"{stage:<{width}}{counts['done']:>9,}{sum(counts['failed'].values()):>9,}{counts['left']:>9,}")
         for reason, count in sorted(counts["failed"].items(), key=lambda pair: -pair[1]):
-            lines.append(f"  {count:>6,}  {reason}: {REASONS[reason]}")
+            lines.append(f"  {count:>6,}  {reason}: {REASONS.get(reason, '')}")
         lines.extend(f"          {example}" for example in counts.get("examples", ()))
     return "\n".join([*lines, *_dataset(state.get("dataset"))])
 
@@ -75,9 +78,10 @@ def _dataset(dataset: dict[str, Any] | None) -> list[str]:
     count = sum(sum(splits.values()) for splits in dataset["rows"].values())
     state = "up to date" if dataset["current"] else "older than the build: `handdata build` rebuilds it"
     lines = [f"dataset: {count:,} rows, {state}"]
+    width = max(map(len, dataset["rows"]), default=0) + 2
     for gesture, splits in dataset["rows"].items():
         counts = [f"{splits[split]:,} {split}" for split in SPLITS if split in splits]
-        lines.append(f"  {gesture:<14}" + ", ".join(counts))
+        lines.append(f"  {gesture:<{width}}" + ", ".join(counts))
     short = "  {gesture}, {split}: {there:,} of {asked:,} rows; no spares are left"
     return [*lines, *(short.format(**shortfall) for shortfall in dataset["shortfalls"])]
 
@@ -94,9 +98,8 @@ def _counts(build: Path, folder: str, image_ids: list[str]) -> dict[str, Any]:
     """Return the number of rows that a stage has done, failed by reason, and left."""
     reasons: list[str | None] = []
     for shard in range(shard_count(len(image_ids))):
-        path = shard_path(build, folder, shard)
-        if path.exists():
-            reasons += pq.read_table(path, columns=["reason"])["reason"].to_pylist()
+        table = read_shard(build, folder, shard, image_ids[shard * SHARD_ROWS :][:SHARD_ROWS])
+        reasons += table["reason"].to_pylist() if table is not None else ()
     failed = Counter(reason for reason in reasons if reason)
     done, left = len(reasons) - sum(failed.values()), len(image_ids) - len(reasons)
     counts = {"done": done, "failed": dict(failed), "left": left}
@@ -105,17 +108,14 @@ def _counts(build: Path, folder: str, image_ids: list[str]) -> dict[str, Any]:
 
 def _journal(build: Path, image_ids: set[str]) -> dict[str, Any]:
     """Return the counts of a fetch that may be running, from its journal."""
-    path = build / "fetch" / "journal.jsonl"
-    if not path.exists():
+    if not journal_path(build).exists():
         return {}
-    journal = path.read_bytes()
-    lines = journal[: journal.rfind(b"\n") + 1].splitlines()
-    latest = {receipt["image_id"]: receipt for receipt in map(json.loads, lines) if receipt["image_id"] in image_ids}
-    failed = [receipt for receipt in latest.values() if receipt.get("reason")]
-    details = [f"{receipt['image_id']}: {receipt['detail'][:160]}" for receipt in failed if receipt.get("detail")]
+    latest = {image_id: receipt for image_id, receipt in read_receipts(build)[0].items() if image_id in image_ids}
+    failed = [receipt for receipt in latest.values() if receipt.reason]
+    details = [f"{receipt.image_id}: {receipt.detail[:160]}" for receipt in failed if receipt.detail]
     return {
         "done": len(latest) - len(failed),
-        "failed": dict(Counter(receipt["reason"] for receipt in failed)),
+        "failed": dict(Counter(receipt.reason for receipt in failed)),
         "left": len(image_ids) - len(latest),
         "examples": details[:3],
     }

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from handdata.builds.payload import Payload, Published
 from handdata.dataset.checksums import CHECKSUMS, read_checksums
 from handdata.errors import Unfinished, UserError
-from handdata.huggingface import HubName, hub_errors
+from handdata.huggingface import HubName, hub_errors, hub_token
 
 _PAUSES = (1.0, 4.0, 15.0)  # seconds between attempts, in addition to the library's own attempts
 _BUSY = (408, 425, 429)
@@ -47,7 +47,8 @@ def publish(sent: Payload, name: str, private: bool, revision: str | None, purge
         commit = str(hub.call("repo_info", revision=branch).sha)
     else:
         remark = _about_history(before, sent)
-    place = f"{hub.api.endpoint}/datasets/{name}" + (f"/tree/{branch}" if revision else "")
+    endpoint = re.sub("//[^/@]*@", "//", hub.api.endpoint)  # HF_ENDPOINT may hold a password
+    place = f"{endpoint}/datasets/{name}" + (f"/tree/{branch}" if revision else "")
     return Published(place, commit, sent.rows, len(sent.files), sent.bytes, remark)
 
 
@@ -55,12 +56,13 @@ class Hub:
     """A dataset repository on the Hub, with the user's token."""
 
     def __init__(self, name: str) -> None:
-        from huggingface_hub import HfApi, get_token
+        from huggingface_hub import HfApi
 
-        if get_token() is None:
+        if hub_token() is None:
             raise UserError("no Hub token: run `hf auth login` or set HF_TOKEN")
         self.name, self.api = name, HfApi(library_name="hand1000")
-        self._repeated(self.api.whoami)
+        with hub_errors(HubName(name), "--to"):
+            self._repeated(self.api.whoami)
 
     def call(self, method: str, **keywords: Any) -> Any:
         """Call a method of the Hub's API on this repository; a generator's items are returned as a list.

@@ -15,6 +15,7 @@ from handdata.builds.folder import BuildFolder
 from handdata.errors import UserError
 from handdata.recipe import EvaluateOptions, FetchOptions, ImageOptions, Recipe, RenderOptions, find, load
 from handdata.stages import STAGES, StageSpec, stage_named, stages_until
+from handdata.web.urls import public_url
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Plan:
 
     @classmethod
     def defaults(cls, argv: list[str]) -> "Plan | None":
-        return cls(argv[0], load(find(argv[0]))) if _has_positional(argv) else None
+        return cls(argv[0], _shown(load(find(argv[0])), argv)) if _has_positional(argv) else None
 
     def __call__(self) -> int:
         from handdata.builds import plan
@@ -70,11 +71,12 @@ class Build:
     until: str | None = None  # the last stage to run
     engine: Literal["local", "ray"] = "local"  # engine that runs the stages; the rows do not depend on it
     workers: int = 1  # processes per stage
+    verify: bool = False  # first read again every file that the build relies on, and list those that were damaged
     dry_run: bool = False  # only print what would be done
 
     @classmethod
     def defaults(cls, argv: list[str]) -> "Build | None":
-        return cls(argv[0], load(find(argv[0])), MISSING) if _has_positional(argv) else None
+        return cls(argv[0], _shown(load(find(argv[0])), argv), MISSING) if _has_positional(argv) else None
 
     def __call__(self) -> int:
         from handdata.builds import build, status
@@ -84,7 +86,7 @@ class Build:
             print(status.dry_run(self.out, self.tables, stages))
             return 0
         started = build.Build.start(self.tables, self.out)
-        started.run(self.until, self.engine, self.workers)
+        started.run(self.until, self.engine, self.workers, verify=self.verify)
         print(status.text(started.status()))
         return 0
 
@@ -98,7 +100,7 @@ def _stage_command(stage: StageSpec) -> type:
     def defaults(cls: Any, argv: list[str]) -> Any:
         if not _has_positional(argv):
             return None
-        recipe = BuildFolder.open(argv[0]).recipe
+        recipe = _shown(BuildFolder.open(argv[0]).recipe, argv)
         return cls(Path(argv[0]), *(getattr(recipe, name) for name in tables))
 
     def call(command: Any) -> int:
@@ -230,6 +232,8 @@ class Drop:
         dropped = drop(BuildFolder.open(self.build), self.image_id, self.subject, self.note)
         rows = "" if dropped.rows is None else f"; the dataset has {dropped.rows:,} rows now"
         print(f"{dropped.images} images are removed from {self.build}{rows}")
+        for place in dropped.elsewhere:
+            print(f"{place} may still hold these images or their annotations: delete them there where needed")
         print(
             "If the dataset was published: publish it again. The repository's history still holds the old files;"
             " `handdata publish ... --purge-history` deletes them there."
@@ -246,7 +250,7 @@ class Publish:
     """
 
     build: Positional[Path]  # the build folder
-    to: str  # hf:USER/NAME, or a folder
+    to: str  # hf:USER/NAME, or a folder (a new one that looks like USER/NAME: ./USER/NAME)
     private: bool = False  # make the repository private
     revision: str | None = None  # branch of the repository; created if it does not exist
     purge_history: bool = False  # permanently delete all earlier commits and the files that only they hold
@@ -270,7 +274,7 @@ class Evaluate:
     contain the phrase once; how often the hand was detected inside the box with the gesture's label.
     """
 
-    dataset: Positional[str]  # hf:USER/NAME[@REVISION], or a folder that `publish --to` made
+    dataset: Positional[str]  # hf:USER/NAME[@REVISION], a folder that `publish --to` made, or a build
     options: Annotated[EvaluateOptions, arg(name="")] = field(default_factory=EvaluateOptions)
     json: bool = False  # print one JSON object on stdout
 
@@ -284,6 +288,16 @@ class Evaluate:
 
 def _has_positional(argv: list[str]) -> bool:
     return bool(argv) and not argv[0].startswith("-")
+
+
+def _shown(recipe: Recipe, argv: list[str]) -> Recipe:
+    """Return a recipe as the defaults of flags; for --help, which prints them, without secrets of URLs."""
+    if not {"-h", "--help"} & set(argv):
+        return recipe
+    source, server = recipe.source, public_url(recipe.rewrite.server)
+    annotations, images = (tuple(map(public_url, places)) for places in (source.annotations, source.images))
+    source = dataclasses.replace(source, annotations=annotations, images=images)
+    return dataclasses.replace(recipe, source=source, rewrite=dataclasses.replace(recipe.rewrite, server=server))
 
 
 def _run_stage(stage: StageSpec, folder: Path, **tables: Any) -> int:

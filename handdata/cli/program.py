@@ -1,23 +1,45 @@
 """The main function of `handdata` and `handtrain`: find the command, parse its flags, print errors as one sentence.
 
 A command is a frozen dataclass whose fields are its flags and whose call does the work and returns the exit code:
-0 done, 1 could not finish, 2 wrong use. A command whose defaults come from a recipe or a build has a class method
-`defaults(argv)`. No heavy module is imported before a command is chosen, so that `--help` prints at once.
+0 done, 1 could not finish, 2 wrong use, 130 stopped by Ctrl-C, 143 stopped by SIGTERM. A command whose defaults come
+from a recipe or a build has a class method `defaults(argv)`. No heavy module is imported before a command is chosen, so
+that `--help` prints at once.
 """
 
 import errno
 import importlib
 import os
+import signal
 import sys
 from typing import Any
 
-from handdata.errors import Unfinished, UserError, require_known
+from handdata.cli import last_resort
+from handdata.cli.stopping import INTERRUPTED, orderly_stops
+from handdata.errors import Stopped, Unfinished, UserError, require_known
+from handdata.limits.numbers import require_ranges
+from handdata.machine import Terminated
 from handdata.shipped import version
+from handdata.web.urls import without_secrets
 
 Table = dict[str, str]  # one line of help by the name of a command
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+DEBUG = "--debug"  # flag of every command: print the trace of an unexpected error
+
+# The sentence and exit code of an error of the operating system, by its number.
+_NO_SPACE = ("no space is left for {file}: free some space, then run the same command again", 1)
+_NO_PERMISSION = ("{file} cannot be read or written: check its permissions", 2)
+_FOLDER = ("{file} is a folder where a file belongs: move it away, or name a file", 2)
+_NO_FOLDER = ("{file} cannot be used, since a part of this path is a file, not a folder: correct it", 2)
+_NO_PATH = ("{file} cannot be used as a path ({reason}): correct it", 2)
+_FAULTY = ("{file} cannot be read or written ({reason}): check the disk, then run the same command again", 1)
+_FILES = ("too many files are open: raise the limit (ulimit -n), then run the same command again", 1)
+_SYSTEM = {
+    errno.ENOSPC: _NO_SPACE, errno.EDQUOT: _NO_SPACE,
+    errno.EACCES: _NO_PERMISSION, errno.EPERM: _NO_PERMISSION, errno.EROFS: _NO_PERMISSION,
+    errno.EISDIR: _FOLDER, errno.ENOTDIR: _NO_FOLDER, errno.ENAMETOOLONG: _NO_PATH, errno.ELOOP: _NO_PATH,
+    errno.EIO: _FAULTY, errno.ESTALE: _FAULTY,
+    errno.EMFILE: _FILES, errno.ENFILE: _FILES,
+}  # fmt: skip
 
 
 def main(program: str, about: str, table: Table, argv: list[str]) -> int:
@@ -26,6 +48,9 @@ def main(program: str, about: str, table: Table, argv: list[str]) -> int:
     The command `some-name` is the class `SomeName` of the module `<program>.cli.flags`.
     """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # huggingface_hub and datasets report usage by default
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold characters that the terminal has not
+    debug, argv = DEBUG in argv, [word for word in argv if word != DEBUG]
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(overview(program, about, table))
@@ -33,23 +58,18 @@ def main(program: str, about: str, table: Table, argv: list[str]) -> int:
         if argv[0] == "--version":
             print(f"{program} {version()}")
             return 0
-        return _run(program, table, argv[0], argv[1:])
-    except UserError as error:
-        return _end(program, str(error), 2)
-    except Unfinished as error:
-        return _end(program, str(error), 1)
-    except KeyboardInterrupt:
-        return _end(program, "interrupted; the same command resumes", 130)
+        with orderly_stops(program):
+            return _run(program, table, argv[0], argv[1:])
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            place = error.filename or "the output"
-            return _end(program, f"no space is left for {place}: free some space, then run the same command again", 1)
-        if error.errno in _NO_PERMISSION:
-            return _end(program, f"{error.filename} cannot be read or written: check its permissions", 2)
-        raise
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (nothing else may escape)
+        sentence, code = _sentence(error) or last_resort.report(program, error, debug)
+        whole = (
+            without_secrets(sentence).encode("utf-8", "backslashreplace").decode("utf-8")
+        )  # names may hold half a character
+        print(f"{program}: {whole}", file=sys.stderr)
+        return code
 
 
 def overview(program: str, about: str, table: Table) -> str:
@@ -58,6 +78,8 @@ def overview(program: str, about: str, table: Table) -> str:
     lines = [f"usage: {program} COMMAND ...", "", about, ""]
     lines += [f"  {name:<{width}}{line}" for name, line in table.items()]
     lines += ["", f"{program} COMMAND --help lists a command's flags; {program} --version prints the version."]
+    lines += [f"{DEBUG} prints the trace of an unexpected error. Exit codes: 0 done, 1 could not finish, 2 wrong use,"]
+    lines += ["130 stopped by Ctrl-C, 143 stopped by SIGTERM; the same command resumes."]
     return "\n".join(lines)
 
 
@@ -74,10 +96,24 @@ def _run(program: str, table: Table, name: str, argv: list[str]) -> int:
     command = command_class(program, name)
     defaults = command.defaults(argv) if hasattr(command, "defaults") else None
     flags = tyro.cli(command, prog=f"{program} {name}", args=argv, default=defaults)
+    require_ranges(flags)
     return int(flags())
 
 
-def _end(program: str, sentence: str, code: int) -> int:
-    """Print a sentence on stderr and return the exit code."""
-    print(f"{program}: {sentence}", file=sys.stderr)
-    return code
+def _sentence(error: BaseException) -> tuple[str, int] | None:
+    """Return the sentence and the exit code of an error that is expected, None for another one."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, Stopped):
+        return str(error), 128 + error.signum
+    if isinstance(error, Unfinished):
+        return str(error), 1
+    if isinstance(error, KeyboardInterrupt):
+        signum = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        return INTERRUPTED, 128 + signum
+    if isinstance(error, MemoryError):
+        return "out of memory: use fewer --workers or a smaller batch, then run the same command again", 1
+    if isinstance(error, OSError) and error.errno in _SYSTEM:
+        sentence, code = _SYSTEM[error.errno]
+        return sentence.format(file=error.filename or "the output", reason=error.strerror), code
+    return None

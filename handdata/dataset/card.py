@@ -1,5 +1,6 @@
 """Write the description of a dataset: README.md (the Hub's card), croissant.json, contact sheet, statistics."""
 
+import json
 import string
 from collections import Counter
 from collections.abc import Callable
@@ -11,9 +12,8 @@ import pyarrow as pa
 
 from handdata.dataset import croissant, figures
 from handdata.dataset.credits import Origin, Provenance, origin, provenance
-from handdata.files import write_json, write_text
+from handdata.files import read_sealed_json, write_json, write_text
 from handdata.markdown import markdown_table
-from handdata.readers import read_json
 from handdata.recipe import Recipe
 from handdata.rows.publication import Choice
 from handdata.rows.schema import COLUMNS, REASONS, SPLITS, features
@@ -42,7 +42,7 @@ def write(
     figures.contact_sheet(_sheet(build, rows, choice), folder / "figures" / "contact_sheet.jpg", _SHEET_COLUMNS)
     figures.statistics(values, _LIMIT_OF, folder / "figures" / "statistics.png")
     source, made_by = origin(recipe.source), provenance(build, recipe)
-    versions = (read_json(build / "run.json") or {}).get("versions", {})
+    versions = (read_sealed_json(build / "run.json") or {}).get("versions", {})
     fields = _fields(recipe, source, made_by, summary, values) | {
         "steps": "\n".join(f"{i}. `{name}` {words}." for i, (name, words) in enumerate(steps.items(), 1)),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
@@ -63,18 +63,23 @@ def metadata(recipe: Recipe, source: Origin, summary: dict[str, Any]) -> str:
     groups = {gesture: [gesture] for gesture in summary["rows"]}
     groups = {name: members for name, members in groups.items() if any(summary["rows"][name].values())}
     named = {"all": list(groups), **groups}
-    licence: dict[str, Any] = dict(source.licence)
-    data = DatasetCardData(
-        **licence,
-        pretty_name=_title(recipe),
-        language=["en"],
-        task_categories=["text-to-image", "image-to-text", "image-classification"],
-        tags=["hands", "gestures", "hagrid", "hand1000", "hand-landmarks", "diffusion"],
-        size_categories=[_size_category(total)],
-        configs=[_configuration(name, members, summary) for name, members in named.items()],
-        dataset_info=[_information(name, members, summary, columns) for name, members in named.items()],
-    )
-    return str(data.to_yaml(line_break="\n"))
+    values = {
+        **source.licence,
+        "pretty_name": _title(recipe),
+        "language": ["en"],
+        "task_categories": ["text-to-image", "image-to-text", "image-classification"],
+        "tags": ["hands", "gestures", "hagrid", "hand1000", "hand-landmarks", "diffusion"],
+        "size_categories": [_size_category(total)],
+        "configs": [_configuration(name, members, summary) for name, members in named.items()],
+        "dataset_info": [_information(name, members, summary, columns) for name, members in named.items()],
+    }
+    return str(DatasetCardData(**_unshared(values)).to_yaml(line_break="\n"))
+
+
+def _unshared(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy without shared parts: YAML writes a part that occurs twice as an anchor and an alias."""
+    copied: dict[str, Any] = json.loads(json.dumps(values))
+    return copied
 
 
 def _fields(

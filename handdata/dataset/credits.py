@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from handdata.recipe import Recipe, SourceOptions
 from handdata.rows.schema import STAGE_COLUMNS
-from handdata.rows.shards import FINGERPRINT, shard_path
+from handdata.rows.shards import FINGERPRINT, read_table, shard_path
 
 HAGRID_LICENCE = "https://github.com/hukenovs/hagrid/blob/master/license/en_us.pdf"
 
@@ -131,8 +129,8 @@ def fingerprints(build: Path) -> dict[str, Any]:
     """Return the fingerprint of each stage, from its first shard: options, prompt and model that decided its output."""
     stored_by_stage = {}
     for stage in STAGE_COLUMNS:
-        path = shard_path(build, stage, 0)
-        stored = (pq.read_metadata(path).metadata or {}).get(FINGERPRINT) if path.is_file() else None
+        table = read_table(shard_path(build, stage, 0), ["reason"])
+        stored = (table.schema.metadata or {}).get(FINGERPRINT) if table is not None else None
         if stored is not None:
             stored_by_stage[stage] = json.loads(stored)
     return stored_by_stage

@@ -1,20 +1,29 @@
 """Open and measure a published dataset: CLIP cosines as in the paper's table 1, phrase rate, gesture agreement."""
 
+import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from handdata.errors import Unfinished, UserError
-from handdata.huggingface import HubName, at_commit, first_line, hub_errors, parse
+from handdata.assets import cache_folder
+from handdata.dataset.checksums import CHECKSUMS, damaged
+from handdata.errors import Unfinished, UserError, first_line
+from handdata.huggingface import parse_dataset
+from handdata.progress import bar
 from handdata.recipe import EvaluateOptions
+from handdata.rows.published import open_published
 from handdata.vision.clip import Clip
+from handdata.vision.pixels import UnreadableImage, open_image, to_rgb
 
 CAPTION_ROWS = 5000  # rows, the first ones, of the caption-caption cosine (as in the released code)
 _BATCH = 32
+_COLUMNS = ("image", "caption", "text", "gesture", "gesture_phrase", "gesture_hand", "landmarks_in_box", "labels")
+# Raised for files and cards that are not those of a dataset.
+_NOT_LOADED = (OSError, ValueError, TypeError, KeyError, AttributeError, pa.ArrowException)
 
 Scores = dict[str, float | int | str | None]
 
@@ -59,9 +68,10 @@ class Group:
     def add(self, row: dict[str, Any], gesture: str, vectors: dict[str, np.ndarray] | None) -> None:
         """Count one row; `vectors` are unit vectors of its image, caption and text."""
         self.rows += 1
-        self.phrase += row["text"].lower().count(row["gesture_phrase"].lower()) == 1
+        text, phrase = (str(row[name] or "").lower() for name in ("text", "gesture_phrase"))
+        self.phrase += bool(phrase) and text.count(phrase) == 1
         self.hand += row["gesture_hand"] is not None and row["gesture_hand"] >= 0
-        self.agree += (row["landmarks_in_box"] or 0) >= 0.5 and gesture in row["labels"]
+        self.agree += (row["landmarks_in_box"] or 0) >= 0.5 and gesture in (row["labels"] or ())
         if row["landmarks_in_box"] is not None:
             self.inside.append(row["landmarks_in_box"])
         for name, vector in (vectors or {}).items():
@@ -107,26 +117,57 @@ def mean_cosine(vectors: np.ndarray) -> float:
 def open_dataset(dataset: str | Path) -> Any:
     """Return the configuration `all` of a published dataset as a `datasets.DatasetDict`, a `Dataset` by split.
 
-    `dataset` is `hf:USER/NAME[@REVISION]` or a folder that `publish` made; if the Hub cannot be reached, a cached
-    dataset is opened. Raises `UserError` if it does not exist or is not a dataset of handdata, `Unfinished` if it is
-    not in the cache and the Hub cannot be reached.
+    `dataset` is `hf:USER/NAME[@REVISION]`, a folder that `publish` made, or a build; if the Hub cannot be reached, a
+    cached dataset is opened. Raises `UserError` if it does not exist or is not a dataset of handdata, `Unfinished` if
+    it is not in the cache and the Hub cannot be reached.
     """
     import datasets
-    from huggingface_hub.constants import is_offline_mode
+    from datasets.data_files import DataFilesDict, DataFilesList
+    from datasets.packaged_modules.parquet.parquet import Parquet
 
-    place = parse(str(dataset), "dataset")
-    if isinstance(place, Path) and not (place / "README.md").is_file():
-        raise UserError(f"{place} is not a dataset: give hf:USER/NAME, or a folder that `handdata publish --to` made")
-    if isinstance(place, HubName) and not is_offline_mode():
-        with suppress(Unfinished):  # the Hub cannot be reached: load_dataset finds what is in the cache
-            place = at_commit(place, "dataset", "dataset")
+    published = open_published(parse_dataset(str(dataset), "dataset"), "dataset")
+    place = published.place
+    if isinstance(place, Path) and (place / CHECKSUMS).is_file():
+        for path in damaged(place, under="data/"):
+            raise UserError(f"{place / path} is damaged: publish the dataset there again")
     datasets.disable_progress_bars()
-    name, revision = (place.repo, place.revision) if isinstance(place, HubName) else (str(place), None)
+    files = {split: published.files("all", split) for split in published.splits("all")}
+    # the library's own search would take `[`, `{` and `::` in a folder's name for patterns
+    lists = {
+        split: DataFilesList([_readable(path) for path in paths], [_state(path) for path in paths])
+        for split, paths in files.items()
+    }
     try:
-        with hub_errors(place, "dataset") if isinstance(place, HubName) else nullcontext():
-            return datasets.load_dataset(name, "all", revision=revision)
-    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"dataset {place} cannot be loaded: {first_line(error)}") from None
+        builder = Parquet(config_name="all", data_files=DataFilesDict(lists))  # type: ignore[no-untyped-call]
+        builder.download_and_prepare()
+        splits = builder.as_dataset()
+    except (*_NOT_LOADED, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"dataset {place} cannot be loaded: {first_line(error.__cause__ or error)}") from None
+    for split, rows in splits.items():
+        lacking = [column for column in _COLUMNS if column not in rows.column_names]
+        if lacking:
+            raise UserError(
+                f"dataset {place}, split {split} lacks the column '{lacking[0]}': handdata did not write it"
+            )
+    return splits
+
+
+def _readable(path: Path) -> str:
+    """Return a path that the library reads as a path: it splits others at `::`, which therefore get a link."""
+    if "::" not in str(path):
+        return str(path)
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
+    link = cache_folder() / "links" / f"{name}.parquet"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.absolute())
+    return str(link)
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    """Return the facts by which the library recognises a file that has changed since it was cached."""
+    facts = path.resolve().stat()
+    return str(path.resolve()), facts.st_size, facts.st_mtime_ns
 
 
 def text(result: dict[str, Any]) -> str:
@@ -149,20 +190,29 @@ def as_json(result: dict[str, Any]) -> str:
 
 
 def _batches(rows: Any, progress: bool, name: str) -> Iterator[dict[str, list[Any]]]:
-    from tqdm import tqdm
+    from datasets import Image
 
-    columns = ["image", "caption", "text", "gesture", "gesture_phrase", "gesture_hand", "landmarks_in_box", "labels"]
-    with tqdm(total=len(rows), desc=f"evaluate {name}", unit="row", disable=None if progress else True) as bar:
-        for batch in rows.select_columns(columns).iter(_BATCH):
+    with bar(total=len(rows), desc=f"evaluate {name}", unit="row", show=progress) as shown:
+        undecoded = rows.select_columns(list(_COLUMNS)).cast_column("image", Image(decode=False))
+        for batch in undecoded.iter(_BATCH):
             yield batch
-            bar.update(len(batch["text"]))
+            shown.update(len(batch["text"]))
 
 
 def _embedded(clip: Clip, batch: dict[str, list[Any]]) -> dict[str, np.ndarray]:
     """Return unit vectors (b, d) of `image`, `caption` and `text`."""
-    images = [np.asarray(image.convert("RGB")) for image in batch["image"]]
+    images = [_pixels(image) for image in batch["image"]]
     vectors = {"image": clip.images(images), "caption": clip.texts(batch["caption"]), "text": clip.texts(batch["text"])}
     return {name: rows / np.linalg.norm(rows, axis=1, keepdims=True) for name, rows in vectors.items()}
+
+
+def _pixels(file: dict[str, Any]) -> np.ndarray:
+    """Return the pixels (h, w, 3) of an undecoded cell of the column `image`."""
+    try:
+        with open_image(file["bytes"] or Path(file["path"])) as image:
+            return np.asarray(to_rgb(image))
+    except UnreadableImage as error:
+        raise UserError(f"an image of the dataset cannot be decoded ({error}): build or download it again") from None
 
 
 def _shown(value: float | int | None) -> str:

@@ -1,6 +1,5 @@
 """The pictures of the card: a contact sheet and the statistics by gesture."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ def contact_sheet(lines: Sheet, path: Path, columns: int = 6) -> None:
     """Write a JPEG with one line of pictures per label, each scaled to fit its cell."""
     from PIL import Image, ImageDraw, ImageFont
 
+    from handdata.vision.pixels import open_image, to_rgb
+
     size = (_LABEL + columns * (_CELL + _GAP) + _GAP, len(lines) * (_CELL + _GAP) + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(19)
@@ -23,9 +24,9 @@ def contact_sheet(lines: Sheet, path: Path, columns: int = 6) -> None:
         top = _GAP + line * (_CELL + _GAP)
         draw.text((_GAP * 2, top + _CELL // 2), label.replace("_", "\n"), _INK, font, anchor="lm")
         for column, data in enumerate(pictures[:columns]):
-            with Image.open(io.BytesIO(data)) as picture:
+            with open_image(data) as picture:
                 picture.draft("RGB", (2 * _CELL, 2 * _CELL))
-                small = _fit(picture.convert("RGB"))
+                small = _fit(to_rgb(picture))
             left = _LABEL + _GAP + column * (_CELL + _GAP)
             sheet.paste(small, (left + (_CELL - small.width) // 2, top + (_CELL - small.height) // 2))
     path.parent.mkdir(parents=True, exist_ok=True)

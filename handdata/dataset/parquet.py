@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from handdata.dataset.checksums import File, describe_file
 from handdata.errors import Unfinished
+from handdata.progress import bar
 from handdata.recipe import AssembleOptions
 from handdata.rows.publication import Choice
 from handdata.rows.schema import features
@@ -25,12 +26,10 @@ def write_data(
     `rows` has the published columns except `image`, and `bytes`, the size of each image. Raises `Unfinished` if an
     image differs from its `sha256`.
     """
-    from tqdm import tqdm
-
     schema = features(list(choice.gestures)).arrow_schema
     sizes = rows["bytes"].to_numpy()
     total, files = sum(map(len, choice.rows.values())), []
-    with tqdm(total=total, desc="assemble", unit="row", disable=None if progress else True) as bar:
+    with bar(total=total, desc="assemble", unit="row", show=progress) as shown:
         for (gesture, split), numbers in sorted(choice.rows.items()):
             parts = _cut(numbers, sizes, options.file_bytes, len(numbers))
             for index, part in enumerate(parts):
@@ -38,7 +37,7 @@ def write_data(
                 groups = _cut(part, sizes, options.group_bytes, _GROUP_ROWS)
                 _write_file(build, folder / path, rows, groups, schema, gesture)
                 files.append(describe_file(folder, path, len(part)))
-                bar.update(len(part))
+                shown.update(len(part))
     return files
 
 

@@ -1,5 +1,11 @@
-"""Decisions of people about rows: every run replays the file `decisions.jsonl`, which is only appended to."""
+"""Decisions of people about rows: every run replays the file `decisions.jsonl`.
 
+It is only appended to, except that a removal (`drop`) deletes what else was decided about its images. Nothing can make
+it again, so `.decisions.json` records what it held after the last write: lost lines are noticed, while lines may be
+added by hand.
+"""
+
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -8,8 +14,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from handdata.errors import UserError
+from handdata.files import exclusive, read_sealed_json, sync_folder, write_bytes, write_sealed_json
 
+FILE = "decisions.jsonl"
 What = Literal["accepted", "rejected", "edited", "dropped"]
+
+_RECORD, _LOCK = ".decisions.json", ".decisions.lock"
 
 
 @dataclass(frozen=True)
@@ -47,34 +57,111 @@ class Decisions:
 
 
 def append(build: Path, decisions: Iterable[Decision]) -> None:
-    """Append decisions to a build's file and sync it to disk. Raises `UserError` for an incomplete decision."""
+    """Append decisions to a build's file and sync it to disk; several processes may do so at once.
+
+    Raises `UserError` for an incomplete decision and a file that lost some of its lines.
+    """
     lines = [_line(decision) for decision in decisions]
-    path = build / "decisions.jsonl"
-    with path.open("ab") as file:
-        file.truncate(_whole_lines(path))
-        file.write("".join(lines).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    if lines:
+        with exclusive(build / _LOCK):
+            _write(build, _kept(_content(build)) + "".join(lines).encode(), append=True)
+
+
+def forget(build: Path, dropped: set[str]) -> None:
+    """Remove all decisions about images and persons except that they are dropped: texts and notes describe them."""
+    with exclusive(build / _LOCK):
+        lines = _kept(_content(build)).split(b"\n")[:-1]
+        kept = [line for line in lines if not line.strip() or _stays(_parsed(line), dropped)]
+        if kept != lines:
+            _write(build, b"".join(line + b"\n" for line in kept))
 
 
 def replay(build: Path) -> Decisions:
     """Return a build's decisions, replayed in order. Raises `UserError` naming a line that is not a decision."""
-    path, decisions = build / "decisions.jsonl", Decisions()
-    if not path.exists():
-        return decisions
-    lines = path.read_text(encoding="utf-8").split("\n")
+    decisions = Decisions()
+    lines = content(build).split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            decision = Decision(**json.loads(line))
-            _check(decision)
-        except (ValueError, TypeError, UserError):
-            if number == len(lines):  # no newline after it: a write was interrupted
-                continue
-            raise UserError(f"{path}, line {number} is not a decision: fix or remove that line") from None
-        _apply(decisions, decision)
+        decision = _parsed(line)
+        if decision is not None:
+            _apply(decisions, decision)
+        elif number < len(lines):  # without a newline after it, a write was interrupted
+            raise UserError(f"{build / FILE}, line {number} is not a decision: fix or remove that line")
     return decisions
+
+
+def content(build: Path) -> bytes:
+    """Return the bytes of a build's file, empty without one. Raises `UserError` if decisions in it were lost."""
+    try:
+        return _content(build)
+    except UserError:
+        if not (build / _LOCK).is_file():
+            raise
+        with exclusive(build / _LOCK):  # another process may have been writing
+            return _content(build)
+
+
+def _content(build: Path) -> bytes:
+    """Return the file's bytes after comparing them with the record of the last write; lines may have been added."""
+    path, record = build / FILE, build / _RECORD
+    written = read_sealed_json(record)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): restore it from a copy") from None
+    if written is not None and hashlib.sha256(data[: written["bytes"]]).hexdigest() != written["content"]:
+        raise UserError(
+            f"{path} lacks decisions that handdata wrote, or they were changed: restore it from a copy, or delete"
+            f" {record} to accept the file as it is"
+        )
+    return data
+
+
+def _write(build: Path, data: bytes, append: bool = False) -> None:
+    """Write the file and the record of its content. The lock is held."""
+    path = build / FILE
+    if append:
+        with path.open("r+b" if path.exists() else "xb") as file:
+            file.write(data)  # the first bytes are those of the file
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+    else:
+        (build / _RECORD).unlink(missing_ok=True)  # it is not true of the shorter file
+        write_bytes(path, data)
+    sync_folder(build)
+    write_sealed_json(build / _RECORD, {"bytes": len(data), "content": hashlib.sha256(data).hexdigest()})
+
+
+def require_whole(decision: Decision, where: str) -> None:
+    """Raise `UserError`, beginning with `where`, for an incomplete decision."""
+    try:
+        _check(decision)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _kept(data: bytes) -> bytes:
+    """Return the file's lines, without an incomplete last one; a complete one gets its newline."""
+    whole = data.rfind(b"\n") + 1
+    return data + b"\n" if _parsed(data[whole:]) else data[:whole]
+
+
+def _stays(decision: Decision | None, dropped: set[str]) -> bool:
+    return decision is None or decision.what == "dropped" or not {decision.image_id, decision.subject} & dropped
+
+
+def _parsed(line: bytes) -> Decision | None:
+    """Return the decision of a line, None if it is not one."""
+    try:
+        decision = Decision(**json.loads(line.decode("utf-8")))
+        _check(decision)
+    except (ValueError, TypeError, RecursionError, UserError):
+        return None
+    return decision
 
 
 def _apply(decisions: Decisions, decision: Decision) -> None:
@@ -92,6 +179,9 @@ def _apply(decisions: Decisions, decision: Decision) -> None:
 
 
 def _check(decision: Decision) -> None:
+    for name, value in vars(decision).items():
+        if value is not None and not _is_text(value):
+            raise UserError(f"the value of '{name}' in a decision is not text")
     if decision.what not in get_args(What):
         raise UserError(f"a decision is one of {', '.join(get_args(What))}, not '{decision.what}'")
     if (decision.image_id is None) == (decision.subject is None):
@@ -106,6 +196,6 @@ def _line(decision: Decision) -> str:
     return json.dumps(pairs, ensure_ascii=False) + "\n"
 
 
-def _whole_lines(path: Path) -> int:
-    """Return the length of the file without an incomplete last line."""
-    return path.read_bytes().rfind(b"\n") + 1
+def _is_text(value: object) -> bool:
+    """Return whether a value is a string without lone surrogates, which UTF-8 cannot hold."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)

@@ -9,6 +9,7 @@ ODDITIES = {
     "bad-image-id": "the image id has characters other than letters, digits, - and _: left out",
     "no-subject": "no user_id, so that it cannot be assigned to a split: left out",
     "uneven-boxes": "different numbers of labels and boxes: left out",
+    "bad-label": "a label is not a text: left out",
     "box-empty": "a box without area or with values that are not numbers: that box left out",
     "box-clipped": "a box extended beyond the image: clipped",
     "no-gesture": "no box has the gesture's label: left out",
@@ -35,7 +36,7 @@ class Oddities:
         assert kind in ODDITIES, kind
         if count:
             self.counts[kind] += count
-            self.examples[kind] = (self.examples.get(kind, []) + examples)[:3]
+            self.examples[kind] = (self.examples.get(kind, []) + list(map(_printable, examples)))[:3]
 
     def merge(self, other: "Oddities") -> None:
         for kind, count in other.counts.items():
@@ -47,3 +48,8 @@ class Oddities:
             f"{count:>9,}  {ODDITIES[kind]} (e.g. {', '.join(self.examples[kind])})"
             for kind, count in self.counts.most_common()
         ]
+
+
+def _printable(text: str) -> str:
+    """Return an example as it can be stored and printed: foreign names may hold any character."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -66,6 +66,12 @@ STAGE_COLUMNS: dict[str, pa.Schema] = {
     "checks": pa.schema([("checks", pa.list_(pa.string()))]),
 }
 
+
+def shard_schema(stage: str) -> pa.Schema:
+    """Return the columns of a stage's shards: `image_id`, the stage's own, `reason`."""
+    return pa.schema([("image_id", pa.string()), *STAGE_COLUMNS[stage], ("reason", pa.string())])
+
+
 # Every reason for which a row can fail, with the explanation that `handdata status` prints for it.
 REASONS: dict[str, str] = {
     "failed-earlier": "an earlier stage failed on this row",
@@ -80,6 +86,7 @@ REASONS: dict[str, str] = {
     "unsafe-name": "the member's name leaves its archive (../ or an absolute path)",
     "too-large": "larger than the limit: raise fetch.largest",
     "too-many-pixels": "more than 100 million pixels",
+    "odd-shape": "a side is shorter than 16 pixels, or one side more than 16 times as long as the other",
     "unsupported-member": "the member is encrypted or compressed by a method other than deflate",
     "wrong-header": "the archive does not hold the member at the offset in its directory",
     "wrong-crc": "the member's content does not have the CRC-32 that the archive states",
@@ -100,7 +107,7 @@ class Column:
 
 # The published dataset, in the order of its columns; the card prints the meanings.
 COLUMNS = {
-    "image": Column("image", "photograph, as JPEG: upright, without EXIF, scaled down to the recipe's short side"),
+    "image": Column("image", "photograph, a JPEG: upright, sRGB, without EXIF, scaled down to the recipe's short side"),
     "text": Column("string", "hand-aware prompt: one sentence, `gesture_phrase` exactly once, at most 77 CLIP tokens"),
     "caption": Column("string", "caption as the captioner wrote it"),
     "gesture": Column("class", "gesture, by HaGRID's name"),

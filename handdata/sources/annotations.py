@@ -21,11 +21,10 @@ from handdata.errors import UserError
 from handdata.gestures import gestures as all_gestures
 from handdata.rows.oddities import Oddities
 from handdata.rows.schema import HAGRID_SPLITS
-from handdata.rows.shards import write_table
-from handdata.sources import archive
+from handdata.sources import archive, cache
 from handdata.sources.archive import Entry
 from handdata.sources.http import RemoteFile
-from handdata.sources.index import FolderIndex, ZipIndex, cache_path
+from handdata.sources.index import FolderIndex, ZipIndex
 from handdata.sources.places import normal_gesture
 
 VERSION = 1  # increased when a change of this file changes the rows
@@ -45,7 +44,8 @@ TABLE = pa.schema(
 
 _FOLDERS = {**{name: name for name in HAGRID_SPLITS.values()}, "ann_train_val": "train", "ann_test": "test"}
 _IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_CLIP_TOLERANCE = 1e-6  # fraction of the image; within it, a box outside the image is a rounding error
+_CLIP_TOLERANCE = 1e-6  # fraction of the image, less than a hundredth of a pixel: a rounding error
+_LONGEST_NUMBER = 18  # digits; a longer whole number becomes a float, possibly infinity
 _ODDITIES = b"hand1000:odd"  # in the metadata of a cached file
 _LARGEST = 1 << 30  # bytes of a JSON file
 
@@ -85,24 +85,26 @@ def read(index: ZipIndex | FolderIndex, file: AnnotationFile) -> tuple[pa.Table,
     """
     if isinstance(index, FolderIndex):
         return parse((index.root / file.entry.name).read_bytes(), file)
-    cached = None
+    name = None
     if isinstance(index.reader, RemoteFile):
-        digest = hashlib.sha256(f"{file.entry.name}\n{VERSION}".encode()).hexdigest()[:16]
-        cached = cache_path(index.reader, f"{digest}.parquet")
-        if cached.is_file():
+        name = cache.key(index.reader, f"{file.entry.name}\n{VERSION}")
+        cached = cache.find(name, "parquet")
+        if cached is not None:
             table = pq.read_table(cached)
             stored = json.loads(table.schema.metadata[_ODDITIES])
             return table.replace_schema_metadata(None), Oddities(Counter(stored["counts"]), stored["examples"])
     try:
         archive.check_limits(file.entry, _LARGEST)
         start, end = archive.span(file.entry)
-        data = index.reader.read(start, min(end, index.length) - start)
+        data = index.reader.read(start, max(0, min(end, index.length) - start))
         text = archive.unpack(file.entry, archive.payload(file.entry, data, index.reader.read))
     except archive.BadMember as error:
-        raise UserError(f"{file.entry.name} in {index.place} is damaged: {error}") from None
+        raise UserError(f"{file.entry.name} in {index.place} is damaged ({error}): download it again") from None
     table, odd = parse(text, file)
-    if cached:
-        write_table(table.replace_schema_metadata({_ODDITIES: json.dumps(vars(odd))}), cached)
+    if name:
+        kept = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata({_ODDITIES: json.dumps(vars(odd))}), kept, compression="zstd")
+        cache.keep(name, "parquet", kept.getvalue().to_pybytes())
     return table, odd
 
 
@@ -110,8 +112,10 @@ def parse(text: bytes, file: AnnotationFile) -> tuple[pa.Table, Oddities]:
     """Return the records of one JSON file as a table of `TABLE`'s columns. Raises `UserError` if it is not JSON."""
     name = file.entry.name
     try:
-        records = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        records = json.loads(text, parse_int=_number)
+    except RecursionError:
+        raise UserError(f"{name} is nested too deeply to be an annotation file of HaGRID: replace it") from None
+    except ValueError as error:
         raise UserError(f"{name} is not valid JSON ({error}): download the annotations again") from None
     if not isinstance(records, dict):
         raise UserError(f"{name} is not a table of records by image id: is it an annotation file of HaGRID?")
@@ -132,24 +136,48 @@ def _rows(records: dict[str, Any], file: AnnotationFile, odd: Oddities) -> Itera
     hands = known.hands if known else 1
     for image_id, record in records.items():
         example = f"{file.gesture}/{image_id[:60]}"
-        if not isinstance(record, dict) or not isinstance(record.get("bboxes"), list):
-            odd.add("not-a-record", example)
-        elif not _IMAGE_ID.fullmatch(image_id):
-            odd.add("bad-image-id", example)
-        elif not isinstance(record.get("user_id"), str) or not record["user_id"]:
-            odd.add("no-subject", example)
-        elif not isinstance(record.get("labels"), list) or len(record["labels"]) != len(record["bboxes"]):
-            odd.add("uneven-boxes", example)
-        else:
-            boxes, labels = _boxes(record, file.gesture, odd, example)
-            areas = [w * h for (_, _, w, h), label in zip(boxes, labels, strict=True) if label == file.gesture]
-            if not areas:
-                odd.add("no-gesture", example)
-                continue
-            user = record["user_id"]
-            subject = subjects.get(user) or subjects.setdefault(user, subject_of(user))
-            others = max(0, len(areas) - hands) + sum(label != file.gesture for label in labels)
-            yield image_id, file.gesture, file.hagrid_split, subject, boxes, labels, max(areas), others
+        fault = _fault(image_id, record)
+        if fault:
+            odd.add(fault, example)
+            continue
+        boxes, labels = _boxes(record, file.gesture, odd, example)
+        areas = [w * h for (_, _, w, h), label in zip(boxes, labels, strict=True) if label == file.gesture]
+        if not areas:
+            odd.add("no-gesture", example)
+            continue
+        user = record["user_id"]
+        subject = subjects.get(user) or subjects.setdefault(user, subject_of(user))
+        others = max(0, len(areas) - hands) + sum(label != file.gesture for label in labels)
+        yield image_id, file.gesture, file.hagrid_split, subject, boxes, labels, max(areas), others
+
+
+def _fault(image_id: str, record: Any) -> str | None:
+    """Return why a record cannot be used, as a kind of `ODDITIES`; None for one whose fields have the right types."""
+    if not isinstance(record, dict) or not isinstance(record.get("bboxes"), list):
+        return "not-a-record"
+    if not _IMAGE_ID.fullmatch(image_id):
+        return "bad-image-id"
+    if not _is_text(record.get("user_id")) or not record["user_id"]:
+        return "no-subject"
+    labels = record.get("labels")
+    if not isinstance(labels, list) or len(labels) != len(record["bboxes"]):
+        return "uneven-boxes"
+    return None if all(map(_is_text, labels)) else "bad-label"
+
+
+def _is_text(value: Any) -> bool:
+    """Return whether a value is a string that UTF-8 can hold: JSON may have halves of surrogate pairs."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _LONGEST_NUMBER else float(digits)
 
 
 def _boxes(record: dict[str, Any], gesture: str, odd: Oddities, example: str) -> tuple[list, list[str]]:
@@ -169,7 +197,7 @@ def _boxes(record: dict[str, Any], gesture: str, odd: Oddities, example: str) ->
         if max(abs(a - b) for a, b in zip(box, raw, strict=True)) > _CLIP_TOLERANCE:
             odd.add("box-clipped", example)
         boxes.append(box)
-        labels.append(str(label))
+        labels.append(label)
     return boxes, labels
 
 
@@ -177,6 +205,8 @@ def _united(record: dict[str, Any], gesture: str) -> list[Any]:
     """Return the united boxes of a gesture. A field that is null, [null], [] or missing means no box."""
     boxes, labels = record.get("united_bbox") or [], record.get("united_label") or []
     labels = [labels] if isinstance(labels, str) else labels
+    if not isinstance(boxes, list) or not isinstance(labels, list):
+        return []
     boxes = [boxes] if boxes and not isinstance(boxes[0], (list, type(None))) else boxes
     return [box for box, label in zip(boxes, labels, strict=False) if box is not None and label == gesture]
 
@@ -189,6 +219,6 @@ def _clip(box: Any) -> list[float] | None:
     x, y, w, h = box
     left, top = max(0.0, x), max(0.0, y)
     right, bottom = min(1.0, x + w), min(1.0, y + h)
-    if right <= left or bottom <= top:
+    if right - left <= _CLIP_TOLERANCE or bottom - top <= _CLIP_TOLERANCE:
         return None
     return [left, top, right - left, bottom - top]

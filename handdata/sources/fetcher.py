@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from handdata.files import whole_file
+from handdata.progress import Bar
 from handdata.recipe import ImageOptions
 from handdata.rows.shards import image_path
 from handdata.sources import archive
 from handdata.sources.archive import FOLDER, BadMember, Entry
 from handdata.sources.http import Client
 from handdata.sources.journal import Journal, Receipt
-from handdata.sources.jpeg import BadImage, Stored, store
+from handdata.sources.jpeg import Stored, store
 from handdata.sources.mirrors import Mirrors
+from handdata.vision.pixels import UnreadableImage
 
 _SMALLEST_RUN = 256 << 10  # bytes; below this, a request's latency costs more than another connection would gain
 _LARGEST_RUN = 8 << 20  # bytes; a larger request costs more when it is repeated, and gains nothing
@@ -81,7 +83,7 @@ class Fetcher:
     mirrors: dict[str, Mirrors]  # by the manifest's column `source`
     journal: Journal
     pool: ThreadPoolExecutor
-    bar: Any  # tqdm, counts bytes
+    bar: Bar[Any]  # counts bytes
 
     def __post_init__(self) -> None:
         self._failed, self._lock = 0, threading.Lock()
@@ -132,13 +134,15 @@ class Fetcher:
                     if folder or enough or error.reason not in _AGAIN:
                         raise
                     data = memoryview(mirrors.read(start, end - start, other=True))
-        except (BadMember, BadImage) as error:
+        except (BadMember, UnreadableImage) as error:
             self._fail(job, error)
 
     def _store(self, job: Job, image: Stored) -> None:
         """Write an image, after its receipt."""
         digest = hashlib.sha256(image.data).hexdigest()
-        receipt = Receipt(job.image_id, job.key, digest, len(image.data), image.orig_width, image.orig_height)
+        converted = ", ".join(image.converted) or None
+        size = (image.orig_width, image.orig_height)
+        receipt = Receipt(job.image_id, job.key, digest, len(image.data), *size, converted=converted)
         path = image_path(self.build, job.gesture, job.image_id)
         try:
             with whole_file(path, sync=False) as partial:
@@ -148,7 +152,7 @@ class Fetcher:
             raise OSError(error.errno, error.strerror, str(path)) from None
         self._count(job, failed=0)
 
-    def _fail(self, job: Job, error: BadMember | BadImage) -> None:
+    def _fail(self, job: Job, error: BadMember | UnreadableImage) -> None:
         self.journal.add(Receipt(job.image_id, job.key, reason=error.reason, detail=str(error)))
         self._count(job, failed=1)
 

@@ -5,35 +5,26 @@ a body that breaks off, rate limits, a file that was replaced meanwhile, a host 
 """
 
 import random
+import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any, NoReturn
 
 from handdata.errors import Unfinished, UserError
+from handdata.huggingface import hub_token
 from handdata.recipe import FetchOptions
 from handdata.sources.archive import TAIL_BYTES
+from handdata.web.client import Deadline, Refused, TransientError, exchange, open_client, shown, whole_number
+from handdata.web.urls import public_url, require_url, without_secrets
 
 PIECE = 8 << 20  # bytes; larger parts are read in pieces, in parallel
 _SLOW_DOWN = (408, 425, 429)
+_CONTENT_RANGE = re.compile("bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 _MAX_DELAY = 60.0  # seconds between two attempts, however long a server asks to wait
-
-
-class TransientError(Exception):
-    """A request failed in a way that another attempt may not."""
-
-    def __init__(self, detail: str, wait: float = 0.0) -> None:
-        super().__init__(detail)
-        self.wait = wait  # seconds, from the server's Retry-After
-
-
-class Refused(Exception):
-    """A place does not serve the file, or not in parts: another attempt would fail too."""
 
 
 class Replaced(Refused):
@@ -48,19 +39,28 @@ class NoRanges(Refused):
 class RemoteFile:
     """A file at one place. Length and identity are -1 and empty until the first answer, unless they are given."""
 
-    place: str
+    place: str  # given as it is requested; then its public form, for messages and files
     client: "Client" = field(repr=False)
     length: int = -1
     identity: str = ""  # ETag, else Last-Modified
     exhausted: int = 0  # consecutive reads that failed after all attempts
-    final_url: str = ""  # the end of the redirects, requested directly from then on
+    final_url: str = field(default="", repr=False)  # the end of the redirects, requested directly from then on
     tail: bytes = field(default=b"", repr=False)  # the file's last bytes, which come with the first answer
+    compares: bool = True  # False: only the length is compared, since equal files have several identities here
 
     def __post_init__(self) -> None:
-        self.url, self.headers = address(self.place)
+        self.given = self.place
+        self.url, self.headers = address(self.given)
+        self.place = public_url(self.given)
 
     def read(self, start: int, size: int) -> bytes | bytearray:
-        """Return bytes of the file; a large part is read in pieces, in parallel. Raises `Unfinished`."""
+        """Return bytes of the file, fewer at its end; a large part is read in pieces, in parallel.
+
+        Raises `Unfinished`.
+        """
+        size = min(size, self.length - start) if start >= 0 else 0
+        if size <= 0:
+            return b""
         tail_start = self.length - len(self.tail)
         if tail_start <= start and start + size <= self.length:
             return self.tail[start - tail_start : start - tail_start + size]
@@ -68,14 +68,30 @@ class RemoteFile:
         sizes = [min(PIECE, start + size - at) for at in starts]
         try:
             if size <= PIECE:
-                return self.client.read(self, start, size) if size else b""
+                return self.client.read(self, start, size)
             whole = bytearray()
             with ThreadPoolExecutor(min(len(sizes), self.client.options.connections)) as pool:
                 for piece in pool.map(partial(self.client.read, self), starts, sizes):
                     whole += piece
             return whole
+        except Replaced as error:
+            if self.compares and self.reopened():
+                return self.read(start, size)
+            raise Unfinished(f"{self.place} changed while it was read ({error}): run the same command again") from None
         except (TransientError, Refused) as error:
             raise Unfinished(f"{self.place} cannot be read: {error}") from None
+
+    def reopened(self) -> bool:
+        """Read the file's end again; return whether it is unchanged. From then on, only the length is compared.
+
+        Raises `Unfinished`.
+        """
+        try:
+            again = self.client.open(self.given)
+        except (TransientError, Refused) as error:
+            raise Unfinished(f"{self.place} cannot be read: {error}") from None
+        self.compares, self.identity, self.final_url = False, again.identity, ""
+        return again.length == self.length and again.tail.endswith(self.tail)
 
     def request(self, part: str = "") -> dict[str, Any]:
         """Return the arguments of an HTTP request for a part of the file, such as `0-99`, or for the whole file."""
@@ -85,7 +101,8 @@ class RemoteFile:
             headers |= self.headers  # with the user's token, which is for the Hub and not for the host it redirects to
         if part:
             headers["Range"] = f"bytes={part}"
-        if part and self.identity and not self.identity.startswith("W/"):
+        strong = self.identity.isascii() and self.identity.isprintable() and not self.identity.startswith("W/")
+        if part and self.identity and strong and self.compares:
             headers["If-Range"] = self.identity  # a weak ETag is not allowed here (RFC 9110, section 13.1.5)
         return {"method": "GET", "url": url, "headers": headers}
 
@@ -94,16 +111,18 @@ class RemoteFile:
         if response.status_code in (401, 403, 410) and self.final_url:
             self.final_url = ""
             raise TransientError(f"HTTP {response.status_code}")
-        if response.history:
+        first = response.history[0].url if response.history else None
+        if first and (_origin(first) != _origin(response.url) or not (self.headers or first.userinfo)):
             self.final_url = str(response.url)
 
     def require_same(self, length: int, identity: str) -> None:
         """Raise `Replaced` where an answer comes from another file; the first answer sets length and identity."""
         if self.length < 0:
             self.length = length
-        if length != self.length or (self.identity and identity and identity != self.identity):
-            known = f"{self.length:,}, {self.identity}"
-            raise Replaced(f"it was replaced ({length:,} bytes, ETag {identity}; was {known})")
+        other = self.compares and self.identity and identity and identity != self.identity
+        if length != self.length or other:
+            known = f"{self.length:,}, {shown(self.identity)}"
+            raise Replaced(f"it was replaced ({length:,} bytes, ETag {shown(identity)}; was {known})")
         self.identity = self.identity or identity
 
 
@@ -136,7 +155,7 @@ class Client:
         for attempt in range(self.options.attempts):
             try:
                 began = time.perf_counter()
-                with http_errors(self.options.timeout), self.http.stream(**file.request(part)) as response:
+                with exchange(self.http, file.request(part), Deadline(self.options.timeout)) as response:
                     answered = time.perf_counter()
                     data = _checked_part(file, response, start, size)
                 self._observe(answered - began, time.perf_counter() - answered, len(data))
@@ -164,7 +183,7 @@ class Client:
     def announce(self, line: str) -> None:
         """Print a line about the progress to stderr."""
         if self.progress:
-            print(line, file=sys.stderr)
+            print(without_secrets(line), file=sys.stderr)
 
     def close(self) -> None:
         self.stopped.set()
@@ -176,15 +195,7 @@ class Client:
         """The `httpx2.Client`."""
         with self._lock:
             if self._http is None:
-                import httpx2
-
-                most = self.options.connections
-                self._http = httpx2.Client(
-                    limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
-                    timeout=httpx2.Timeout(self.options.timeout, pool=None),
-                    follow_redirects=True,
-                    verify=_certificates(),
-                )
+                self._http = open_client(self.options.timeout, self.options.connections)
             return self._http
 
     def _observe(self, latency: float, body: float, size: int) -> None:
@@ -196,42 +207,31 @@ class Client:
                 self.rate += 0.1 * (size / max(body, 1e-4) - self.rate)
 
 
-@contextmanager
-def http_errors(timeout: float) -> Iterator[None]:
-    """Convert the errors of the HTTP library into `TransientError`."""
-    import httpx2
-
-    try:
-        yield
-    except httpx2.TimeoutException as error:
-        raise TransientError(f"no answer in {timeout:g} s ({type(error).__name__})") from None
-    except (httpx2.TransportError, httpx2.TooManyRedirects) as error:
-        raise TransientError(str(error) or type(error).__name__) from None
-
-
 def address(place: str) -> tuple[str, dict[str, str]]:
     """Return URL and headers of a place; for a Hub file from huggingface_hub, with the user's token if they have one.
 
     Its `build_hf_headers` is not used: it reports installed packages and requests a list of agents from the Hub.
     """
     if not place.startswith("hf://"):
+        require_url(place)
         return place, {}
-    from huggingface_hub import constants, get_token, hf_hub_url
+    from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.errors import HfUriError
     from huggingface_hub.utils import parse_hf_uri  # type: ignore[attr-defined]
 
     try:
         uri = parse_hf_uri(place)
     except HfUriError as error:
+        cause = without_secrets(str(error))
         raise UserError(
-            f"{place} is not a file of a Hub repository ({error}): write hf://datasets/USER/NAME/FILE"
+            f"{public_url(place)} is not a file of a Hub repository ({cause}): write hf://datasets/USER/NAME/FILE"
         ) from None
     if not uri.path_in_repo:
-        raise UserError(f"{place} does not name a file: write hf://datasets/USER/NAME/FILE")
+        raise UserError(f"{public_url(place)} does not name a file: write hf://datasets/USER/NAME/FILE")
     if constants.is_offline_mode():
-        raise UserError(f"{place} is on the Hub, but HF_HUB_OFFLINE is set: unset it or name a local file")
+        raise UserError(f"{public_url(place)} is on the Hub, but HF_HUB_OFFLINE is set: unset it or name a local file")
     url = hf_hub_url(uri.id, uri.path_in_repo, repo_type=uri.type, revision=uri.revision)
-    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else hub_token()
     return url, {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -240,15 +240,19 @@ def reject(file: RemoteFile, response: Any) -> NoReturn:
     status, headers = response.status_code, response.headers
     if status in _SLOW_DOWN or status >= 500:
         raise TransientError(f"HTTP {status}", _retry_after(headers))
-    if status == 416 and file.length >= 0 and headers.get("Content-Range") not in (None, f"bytes */{file.length}"):
-        raise Replaced(f"it is another file now ({headers['Content-Range']} instead of {file.length:,} bytes)")
+    stated = headers.get("Content-Range")
+    if status == 416 and file.length >= 0 and stated not in (None, f"bytes */{file.length}"):
+        raise Replaced(f"it is another file now ({shown(stated)} instead of {file.length:,} bytes)")
     if status == 200 and not _is_page(file, response):
-        file.require_same(int(headers.get("Content-Length", -1)), identity_of(headers))
+        length = whole_number(headers.get("Content-Length"))
+        if length is not None:
+            file.require_same(length, identity_of(headers))
         raise NoRanges("the host does not support ranges: add --source.whole to download the archive before use")
     if status in (200, 416):
-        kind = headers.get("Content-Type", "unknown")
+        kind = shown(headers.get("Content-Type", "unknown"))
         raise TransientError(f"a page of type {kind} instead of the file, HTTP {status}")
-    raise Refused(f"HTTP {status}")
+    hint = " (the recipe's [source] gives the password or signature of an address)" if status in (401, 403) else ""
+    raise Refused(f"HTTP {status}{hint}")
 
 
 def identity_of(headers: Any) -> str:
@@ -256,27 +260,20 @@ def identity_of(headers: Any) -> str:
     return str(headers.get("ETag") or headers.get("Last-Modified") or "")
 
 
-@cache
-def _certificates() -> Any:
-    """Return the trusted certificates. Loading takes 0.2 s, so that all clients share them."""
-    import httpx2
-
-    return httpx2.create_ssl_context()
-
-
 def _checked_part(file: RemoteFile, response: Any, start: int, size: int) -> bytes:
     """Return the body of an answer, which must be the requested part of the same file."""
     file.follow(response)
     if response.status_code != 206:
         reject(file, response)
-    content_range = response.headers.get("Content-Range", "")
-    part, _, total = content_range.removeprefix("bytes ").partition("/")
-    if start < 0 and total.isdigit():
-        size = min(size, int(total))
-        start = int(total) - size
-    if part != f"{start}-{start + size - 1}" or not total.isdigit():
-        raise TransientError(f"Content-Range '{content_range}' instead of bytes {start}-{start + size - 1}")
-    file.require_same(int(total), identity_of(response.headers))
+    stated = response.headers.get("Content-Range", "")
+    match = _CONTENT_RANGE.fullmatch(stated)
+    first, last, total = map(int, match.groups()) if match else (-1, -1, -1)
+    if start < 0 and match:
+        size = min(size, total)
+        start = total - size
+    if (first, last) != (start, start + size - 1) or last >= total:
+        raise TransientError(f"Content-Range '{shown(stated)}' instead of bytes {start}-{start + size - 1}")
+    file.require_same(total, identity_of(response.headers))
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
@@ -285,6 +282,10 @@ def _checked_part(file: RemoteFile, response: Any, start: int, size: int) -> byt
     if len(body) != size:
         raise TransientError(f"{len(body):,} bytes instead of {size:,}")
     return bytes(body)
+
+
+def _origin(url: Any) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _is_page(file: RemoteFile, response: Any) -> bool:
@@ -302,9 +303,10 @@ def _retry_after(headers: Any) -> float:
     from email.utils import parsedate_to_datetime
 
     value = headers.get("Retry-After", "")
-    if value.isdigit():
-        return float(value)
+    seconds = whole_number(value)
+    if seconds is not None:
+        return float(seconds)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, IndexError, OverflowError):
         return 0.0

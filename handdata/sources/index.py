@@ -1,6 +1,5 @@
 """Indices: the members of an archive or folder, found by their file names, whatever its inner layout."""
 
-import hashlib
 import mmap
 import os
 import zlib
@@ -8,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from handdata.assets import cache_folder
-from handdata.errors import UserError
-from handdata.files import whole_file
+from handdata.errors import Unfinished, UserError
 from handdata.gestures import gestures as all_gestures
-from handdata.sources import archive
+from handdata.sources import archive, cache
 from handdata.sources.archive import FOLDER, Entry, LocalFile
-from handdata.sources.http import Client, Refused, RemoteFile, TransientError
-from handdata.sources.places import Archive, is_remote, normal_gesture
+from handdata.sources.http import Client, RemoteFile
+from handdata.sources.places import Archive, normal_gesture
+from handdata.web.client import Refused, TransientError
+from handdata.web.urls import is_remote, public_url
 
 _DIRECTORY_ATTEMPTS = 4
 
@@ -29,6 +28,7 @@ class ZipIndex:
 
     def __post_init__(self) -> None:
         self.place, self.length, self.identity = self.reader.place, self.reader.length, self.reader.identity
+        self.fingerprint = archive.fingerprint(self.directory)
 
     def find(self, wanted: Mapping[bytes, int]) -> Iterator[tuple[int, int, bytes]]:
         """Yield (wanted's value, position, member name) for every member whose stem is wanted."""
@@ -49,6 +49,7 @@ class FolderIndex:
     names: list[str] = field(default_factory=list)
     length: int = 0
     identity: str = ""
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         self.place = str(self.root)
@@ -59,8 +60,11 @@ class FolderIndex:
             folders.sort()
             for file in sorted(files):
                 value = wanted.get(os.fsencode(file.rpartition(".")[0]))
-                if value is not None:
-                    self.names.append((Path(folder) / file).relative_to(self.root).as_posix())
+                if value is None:
+                    continue
+                path = Path(folder) / file
+                if _is_text(path) and path.is_file():
+                    self.names.append(path.relative_to(self.root).as_posix())
                     yield value, len(self.names) - 1, os.fsencode(self.names[-1])
 
     def entry(self, position: int) -> Entry:
@@ -69,13 +73,17 @@ class FolderIndex:
 
     def json_files(self) -> list[Entry]:
         """Return the JSON files with name and size; their CRC-32 is not computed."""
-        sizes = {path.relative_to(self.root).as_posix(): path.stat().st_size for path in self.root.rglob("*.json")}
+        paths = [path for path in self.root.rglob("*.json") if _is_text(path) and path.is_file()]
+        sizes = {path.relative_to(self.root).as_posix(): path.stat().st_size for path in paths}
         return [Entry(name, FOLDER, 0, size, size, FOLDER) for name, size in sizes.items()]
 
 
 def open_place(source: Archive, client: Client) -> LocalFile | RemoteFile | Path:
-    """Return the first place of an archive that can be read, a folder as its path. Raises `UserError` without one."""
-    errors = []
+    """Return the first place of an archive that can be read, a folder as its path.
+
+    Raises `Unfinished` if none can be read and a server is down, `UserError` if each is missing or refused.
+    """
+    errors: list[Exception] = []
     for place in source.places:
         try:
             if is_remote(place):
@@ -84,10 +92,20 @@ def open_place(source: Archive, client: Client) -> LocalFile | RemoteFile | Path
                 return Path(place)
             if Path(place).is_file():
                 return LocalFile(Path(place))
-            errors.append(f"{place} does not exist")
-        except (TransientError, Refused) as error:
-            errors.append(f"{place}: {error}")
-    raise UserError(f"no place of {source.name} can be read ({'; '.join(errors)}): correct the recipe's [source]")
+            errors.append(Refused(f"{public_url(place)} does not exist"))
+        except TransientError as error:
+            errors.append(TransientError(f"{public_url(place)}: {error}"))
+        except Refused as error:
+            errors.append(Refused(f"{public_url(place)}: {error}"))
+    raise no_place(source.name, errors)
+
+
+def no_place(name: str, errors: list[Exception]) -> Unfinished | UserError:
+    """Return the error for an archive of which no place can be read: an outage may end, a refusal does not."""
+    reasons = f"no place of {name} can be read ({'; '.join(map(str, errors))})"
+    if any(isinstance(error, TransientError) for error in errors):
+        return Unfinished(f"{reasons}: run the same command again when the server answers")
+    return UserError(f"{reasons}: correct the recipe's [source]")
 
 
 def read_index(opened: LocalFile | RemoteFile | Path) -> ZipIndex | FolderIndex:
@@ -99,18 +117,9 @@ def read_index(opened: LocalFile | RemoteFile | Path) -> ZipIndex | FolderIndex:
         return FolderIndex(opened)
     for _ in range(1 if isinstance(opened, LocalFile) else _DIRECTORY_ATTEMPTS):
         try:
-            start, size, shift = archive.locate(opened)
-            if isinstance(opened, LocalFile) or not size:
-                directory = archive.Directory(bytes(opened.read(start, size)), shift)
-                archive.check(directory, size)
-                return ZipIndex(opened, directory)
-            cached = cache_path(opened)
-            if not cached.is_file() or cached.stat().st_size != size:
-                opened.client.announce(f"reading the index of {opened.place}: {size / 1e6:,.1f} MB")
-                with whole_file(cached) as partial:
-                    partial.write_bytes(opened.read(start, size))
-                    archive.check(archive.Directory(_mapped(partial)), size)
-            return ZipIndex(opened, archive.Directory(_mapped(cached), shift))  # mapped: it needs no memory of its own
+            if isinstance(opened, LocalFile):
+                return ZipIndex(opened, archive.read_directory(opened))
+            return ZipIndex(opened, _remote_directory(opened))
         except archive.BadArchive as error:
             cause = str(error)
             if isinstance(opened, RemoteFile):
@@ -118,10 +127,19 @@ def read_index(opened: LocalFile | RemoteFile | Path) -> ZipIndex | FolderIndex:
     raise UserError(f"{opened.place} is not a readable zip archive: {cause}")
 
 
-def cache_path(file: RemoteFile, kind: str = "directory") -> Path:
-    """Return the cache's path for data read from a remote file; it changes with the file's URL, length and ETag."""
-    key = hashlib.sha256(f"{file.place}\n{file.length}\n{file.identity}".encode()).hexdigest()[:32]
-    return cache_folder() / "index" / f"{key}.{kind}"
+def _remote_directory(opened: RemoteFile) -> archive.Directory:
+    """Return a remote archive's directory, from the cache if it is there. Raises `archive.BadArchive`."""
+    start, size, shift = archive.locate(opened)
+    if not size:
+        return archive.Directory(b"", shift)
+    name = cache.key(opened)
+    cached = cache.find(name, "directory")
+    if cached is None or cached.stat().st_size != size:
+        opened.client.announce(f"reading the index of {opened.place}: {size / 1e6:,.1f} MB")
+        data = bytes(opened.read(start, size))
+        archive.check(archive.Directory(data), size)
+        cached = cache.keep(name, "directory", data)
+    return archive.Directory(_mapped(cached), shift)  # mapped: it needs no memory of its own
 
 
 def gesture_fits(member: bytes, gesture: str, only_gesture: str | None) -> bool:
@@ -130,6 +148,15 @@ def gesture_fits(member: bytes, gesture: str, only_gesture: str | None) -> bool:
         return True
     parent = normal_gesture(PurePosixPath(member.decode("utf-8", "replace")).parent.name)
     return parent == gesture or parent not in all_gestures()
+
+
+def _is_text(path: Path) -> bool:
+    """Return whether a path's name is UTF-8: others can be stored neither in the manifest nor in a message."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mapped(path: Path) -> mmap.mmap:

@@ -1,7 +1,8 @@
 """The journal of fetched images, one receipt per image, and the stage's shards written from it.
 
 A receipt is written before its image appears by rename. Therefore every stored image has a receipt, and a process that
-is killed at any moment never fetches a finished image again; a receipt without its image is not finished.
+is killed at any moment never fetches a finished image again; a receipt without its image is not finished. Every line
+ends in a hash of its receipt: a line that was damaged counts as absent, and its image is fetched again.
 """
 
 import errno
@@ -12,13 +13,18 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from handdata.rows.schema import STAGE_COLUMNS
+from handdata.errors import UserError
+from handdata.files import make_folder, sha256_of, write_bytes
+from handdata.readers import read_jsonl
+from handdata.rows.schema import shard_schema
 from handdata.rows.shards import KEY, SHARD_ROWS, shard_path, stored_key, write_table
 
-SCHEMA = pa.schema([("image_id", pa.string()), *STAGE_COLUMNS["fetch"], ("reason", pa.string())])
+SCHEMA = shard_schema("fetch")
+_CHECK = "check"  # last key of a line: first digits of the sha256 of the others
 
 
 @dataclass(frozen=True)
@@ -33,27 +39,27 @@ class Receipt:
     orig_height: int | None = None
     reason: str | None = None
     detail: str | None = None  # for people
+    converted: str | None = None  # changes of the colours, in the words of `pixels.to_rgb`
 
 
 class Journal:
     """The receipts of a build, kept in `fetch/journal.jsonl`. Shared by threads."""
 
     def __init__(self, build: Path) -> None:
-        self.path = build / "fetch" / "journal.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = journal_path(build)
+        make_folder(self.path.parent)
+        if self.path.is_dir():
+            raise UserError(f"{self.path} is a folder, but a file is needed there: move it away")
         self._lock = threading.Lock()
+        self.receipts, damaged = read_receipts(build)
+        if damaged:
+            _rewrite(build, self.receipts)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT)
-        whole = self.path.read_bytes()
-        self._end = whole.rfind(b"\n") + 1  # an incomplete last line is overwritten
-        self.receipts: dict[str, Receipt] = {}
-        for line in whole[: self._end].splitlines():
-            receipt = Receipt(**json.loads(line))
-            self.receipts[receipt.image_id] = receipt
+        self._end = self.path.read_bytes().rfind(b"\n") + 1  # an incomplete last line is overwritten
 
     def add(self, receipt: Receipt) -> None:
         """Write a receipt. The kernel has it when this returns, so that SIGKILL cannot lose it."""
-        pairs = {name: value for name, value in vars(receipt).items() if value is not None}
-        line = (json.dumps(pairs) + "\n").encode()
+        line = _line(receipt)
         with self._lock:
             written = os.pwrite(self._file, line, self._end)
             if written < len(line):  # the disk is full: the next line overwrites it
@@ -69,13 +75,42 @@ class Journal:
         os.close(self._file)
 
 
+def journal_path(build: Path) -> Path:
+    """Return the path of a build's journal."""
+    return build / "fetch" / "journal.jsonl"
+
+
+def read_receipts(build: Path) -> tuple[dict[str, Receipt], int]:
+    """Return the last receipt of each image, and the number of lines that cannot be read, an incomplete one aside."""
+    try:
+        lines = journal_path(build).read_bytes().count(b"\n")
+    except OSError:
+        return {}, 0
+    receipts = [receipt for value in read_jsonl(journal_path(build)) if (receipt := _receipt(value))]
+    return {receipt.image_id: receipt for receipt in receipts}, max(0, lines - len(receipts))
+
+
+def forget(build: Path, image_ids: set[str]) -> None:
+    """Reduce the receipts of dropped images to that fact; hashes and sizes identify the photograph."""
+    receipts, _ = read_receipts(build)
+    for image_id in image_ids & set(receipts):
+        receipts[image_id] = dropped(image_id)
+    if image_ids & set(receipts):
+        _rewrite(build, receipts)
+
+
+def dropped(image_id: str) -> Receipt:
+    """Return the receipt of an image that was dropped."""
+    return Receipt(image_id, "", reason="dropped")
+
+
 def finished(receipt: Receipt | None, key: str, path: Path, final_reasons: frozenset[str]) -> bool:
-    """Return whether a receipt is valid: made from the same member and options, with its image stored completely."""
+    """Return whether a receipt is valid: made from the same member and options, and its image has the same bytes."""
     if receipt is None or receipt.key != key:
         return False
     if receipt.reason is not None:
         return receipt.reason in final_reasons
-    return path.is_file() and path.stat().st_size == receipt.bytes
+    return path.is_file() and path.stat().st_size == receipt.bytes and sha256_of(path) == receipt.sha256
 
 
 def write_shards(build: Path, image_ids: list[str], receipts: dict[str, Receipt]) -> Counter[str]:
@@ -94,3 +129,23 @@ def write_shards(build: Path, image_ids: list[str], receipts: dict[str, Receipt]
         if path.stem.isdigit() and int(path.stem) * SHARD_ROWS >= len(image_ids):
             path.unlink()  # of an earlier, longer manifest
     return failed
+
+
+def _rewrite(build: Path, receipts: dict[str, Receipt]) -> None:
+    write_bytes(journal_path(build), b"".join(map(_line, receipts.values())))
+
+
+def _line(receipt: Receipt) -> bytes:
+    pairs = {name: value for name, value in vars(receipt).items() if value is not None}
+    return (json.dumps({**pairs, _CHECK: _check(pairs)}) + "\n").encode()
+
+
+def _receipt(value: dict[str, Any]) -> Receipt | None:
+    """Return the receipt of a line's value, None if it was damaged."""
+    if value.pop(_CHECK, None) != _check(value):
+        return None
+    return Receipt(**value) if set(value) <= set(Receipt.__dataclass_fields__) else None
+
+
+def _check(pairs: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]

@@ -1,18 +1,22 @@
 """Stored photographs: orientation applied to the pixels, metadata removed, reduced to the recipe's short side.
 
-A JPEG that needs neither a rotation nor a resize keeps its stream, so that no quality is lost twice: only its APP and
-COM segments (EXIF, which may contain a location; thumbnails; comments) are removed. (ITU-T T.81, annex B)
+A JPEG that needs neither a rotation nor a resize, and holds sRGB in three channels, keeps its stream, so that no
+quality is lost twice: only its APP and COM segments (EXIF, which may contain a location; thumbnails; comments) are
+removed. Everything else is converted to that. (ITU-T T.81, annex B)
 """
 
 import io
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from handdata.recipe import ImageOptions
 
-MAX_PIXELS = 100_000_000  # HaGRID's largest photographs have 12 million
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-_ORIENTATION = 0x0112  # EXIF tag
+LEAST_SIDE, MOST_RATIO = 16, 16  # pixels, and long side to short side: no photograph of a hand is beyond these
+
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # ends a scan's data: any marker except restart and a stuffed byte
 _EOI, _SOS, _COM = 0xD9, 0xDA, 0xFE
 
@@ -24,51 +28,54 @@ class Stored:
     data: bytes
     orig_width: int
     orig_height: int
-
-
-class BadImage(Exception):
-    """The photograph cannot be used. `reason` is one of `schema.REASONS`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+    converted: tuple[str, ...] = ()  # changes of the colours, in the words of `pixels.to_rgb`
 
 
 def store(data: bytes, options: ImageOptions) -> Stored:
     """Return the image to store for a source file. All its data is decoded once, so that damage is detected.
 
-    Raises `BadImage` (`image-corrupt`, `image-truncated`, `too-many-pixels`).
+    Raises `UnreadableImage` (`image-corrupt`, `image-truncated`, `too-many-pixels`, `odd-shape`).
     """
-    from PIL import Image, ImageOps
+    from handdata.vision.pixels import open_image, upright
 
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImage("too-many-pixels", f"{image.width} x {image.height} pixels")
-            turned = _orientation(image) not in (None, 1)
-            if not turned and image.format in ("JPEG", "MPO") and _target(*image.size, options) == image.size:
-                stripped = strip(data)
-                if stripped is not None:
-                    width, height = image.size
-                    image.draft("L", (1, 1))  # reads all data, but computes only every eighth pixel: half the time
-                    image.load()
-                    return Stored(stripped, width, height)
+    notes: list[str] = []
+    with open_image(data) as image:
+        _require_usual_shape(*image.size)
+        stripped = strip(data) if _needs_no_change(image, options) else None
+        if stripped is not None:
+            width, height = image.size
+            image.draft("L", (1, 1))  # reads all data, but computes only every eighth pixel: half the time
             image.load()
-            upright = ImageOps.exif_transpose(image) if turned else image
-            size = _target(*upright.size, options)
-            return Stored(_encode(upright, size, options.quality), *upright.size)
-    except Image.DecompressionBombError as error:
-        raise BadImage("too-many-pixels", str(error)) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = "image-truncated" if "truncated" in str(error) else "image-corrupt"
-        raise BadImage(reason, str(error) or type(error).__name__) from None
+            return Stored(stripped, width, height)
+        pixels = upright(image, notes)
+    size = _target(*pixels.size, options)
+    halved = not notes and strip(data) is not None  # a usual JPEG, whose colours have half the resolution as a rule
+    return Stored(_encode(pixels, size, options.quality, halved), *pixels.size, tuple(notes))
+
+
+def _require_usual_shape(width: int, height: int) -> None:
+    short, long = sorted((width, height))
+    if short < LEAST_SIDE or long > MOST_RATIO * short:
+        from handdata.vision.pixels import UnreadableImage
+
+        raise UnreadableImage("odd-shape", f"{width} x {height} pixels")
+
+
+def _needs_no_change(image: "Image", options: ImageOptions) -> bool:
+    """Return whether an opened file holds the pixels to store: an upright JPEG in sRGB of at most the wanted size."""
+    from handdata.vision.pixels import orientation
+    from handdata.vision.profiles import changes_rgb
+
+    plain = image.format == "JPEG" and image.mode == "RGB" and orientation(image) == 1
+    return plain and _target(*image.size, options) == image.size and not changes_rgb(image.info.get("icc_profile"))
 
 
 def strip(data: bytes) -> bytes | None:
     """Return a JPEG without its APP and COM segments and without bytes after its end, otherwise unchanged.
 
-    Return None where this could change the pixels: an Adobe segment or the names of the components declare three
-    components other than YCbCr, there are four components, or the structure is not T.81's.
+    Return None where this could change the pixels or programs could not read them: its components are not three of 8
+    bits, an Adobe segment or their names declare them other than YCbCr, they are coded arithmetically, or the structure
+    is not T.81's.
     """
     kept, position = [b"\xff\xd8"], 2
     if data[:2] != b"\xff\xd8":
@@ -77,7 +84,7 @@ def strip(data: bytes) -> bytes | None:
         start, kind, end = segment
         if kind == _EOI:
             return b"".join([*kept, b"\xff\xd9"])
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and not _plain_components(data[start:end]):
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and not _usual_frame(kind, data[start:end]):
             return None
         if kind == 0xEE and data[start + 4 : start + 9] == b"Adobe" and data[start + 15 : start + 16] == b"\0":
             return None
@@ -107,19 +114,10 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int] | None:
     return (start, kind, end) if length >= 2 and end <= len(data) else None
 
 
-def _plain_components(frame: bytes) -> bool:
-    """Return whether a frame header's components mean grey or YCbCr without an APP segment."""
-    count = frame[9]
-    names = frame[10 : 10 + 3 * count : 3]
-    return count == 1 or (count == 3 and names != b"RGB")
-
-
-def _orientation(image: "object") -> int | None:
-    """Return the EXIF orientation, None without one or with damaged EXIF."""
-    try:
-        return image.getexif().get(_ORIENTATION)  # type: ignore[attr-defined, no-any-return]
-    except (OSError, SyntaxError, ValueError, KeyError):
-        return None
+def _usual_frame(kind: int, frame: bytes) -> bool:
+    """Return whether a frame is Huffman-coded, of 8 bits, and of YCbCr also without an APP segment."""
+    names = frame[10:19:3]
+    return kind in (0xC0, 0xC1, 0xC2) and frame[4] == 8 and frame[9] == 3 and names != b"RGB"
 
 
 def _target(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
@@ -129,13 +127,11 @@ def _target(width: int, height: int, options: ImageOptions) -> tuple[int, int]:
     return round(width * options.short_side / short), round(height * options.short_side / short)
 
 
-def _encode(image: "object", size: tuple[int, int], quality: int) -> bytes:
+def _encode(pixels: "Image", size: tuple[int, int], quality: int, halved: bool) -> bytes:
     from PIL import Image
 
-    pixels: Image.Image = image.convert("RGB")  # type: ignore[attr-defined]
     if pixels.size != size:
         pixels = pixels.resize(size, Image.Resampling.LANCZOS)
-    pixels.info.clear()  # save() would write its EXIF, comment and profile
     output = io.BytesIO()
-    pixels.save(output, "JPEG", quality=quality)
+    pixels.save(output, "JPEG", quality=quality, subsampling=-1 if halved else 0)  # -1: 4:2:0
     return output.getvalue()

@@ -9,8 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.recipe import SourceOptions, absolute_place
+from handdata.recipe import SourceOptions, absolute_place, has_gesture, with_gesture
 from handdata.shipped import known_archives
+from handdata.web.urls import is_remote as is_remote
+from handdata.web.urls import public_names, public_url, require_url
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,13 @@ class Archive:
     @property
     def name(self) -> str:
         """The value of the manifest's column `source`: the first URL, else the bare name of a local file or folder."""
-        return next(filter(is_remote, self.places), Path(self.places[0]).name)
+        remote = [public for place, public in zip(self.places, self.public, strict=True) if is_remote(place)]
+        return remote[0] if remote else Path(self.places[0]).name
+
+    @property
+    def public(self) -> tuple[str, ...]:
+        """The places as they are printed and stored: URLs without passwords and signatures."""
+        return tuple(public_names(list(self.places)))
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,6 @@ class Sources:
 
     annotations: Archive
     images: tuple[Archive, ...]
-
-
-def is_remote(place: str) -> bool:
-    """Return whether a place needs the network."""
-    return place.startswith(("http://", "https://", "hf://"))
 
 
 def resolve(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> Sources:
@@ -53,10 +56,39 @@ def resolve(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> So
     if not annotations:
         raise UserError("the recipe's [source] lacks 'annotations': give annotations.zip or a folder")
     _check_kind(options.kind, (*annotations, *images))
-    return Sources(
+    sources = Sources(
         annotations=_archives(annotations, gestures, base)[0],
         images=tuple(_archives(images, gestures, base)),
     )
+    for archive in (sources.annotations, *sources.images):
+        for place in archive.places:
+            require_url(place, "[source]")
+    return sources
+
+
+def names(images: tuple[Archive, ...]) -> list[str]:
+    """Return the archives' values of the column `source`, each once.
+
+    Local files with the same name are named by their whole paths, URLs with the same public form are numbered.
+    """
+    given = [source.name for source in images]
+    local = [source.places[0] if given.count(source.name) > 1 else source.name for source in images]
+    remote = public_names([next(filter(is_remote, source.places), "") for source in images])
+    return [url or name for url, name in zip(remote, local, strict=True)]
+
+
+def addresses(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> dict[str, dict[str, str]]:
+    """Return the addresses to request, by the value of the column `source` and by their public form.
+
+    A manifest holds no passwords and signatures; the recipe does. The result is empty for a recipe without `images`.
+    """
+    if options.kind == "render" or not options.images:
+        return {}
+    images = resolve(options, gestures, base).images
+    return {
+        name: dict(zip(source.public, source.places, strict=True))
+        for name, source in zip(names(images), images, strict=True)
+    }
 
 
 def normal_gesture(name: str) -> str:
@@ -74,18 +106,18 @@ def safe_member(name: str) -> bool:
 
 
 def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) -> list[Archive]:
-    names = [place for place in places if place in known_archives()]
-    if names and len(places) > 1:
-        raise UserError(f"[source] mixes '{names[0]}' of sources.toml with other places: use that name alone")
-    table = known_archives()[names[0]] if names else {"places": places}
+    known = [place for place in places if place in known_archives()]
+    if known and len(places) > 1:
+        raise UserError(f"[source] mixes '{known[0]}' of sources.toml with other places: use that name alone")
+    table = known_archives()[known[0]] if known else {"places": places}
     image_bytes: Any = table.get("image_bytes", Archive.image_bytes)
     archives = []
     for group in table.get("archives", [table]):
         where = [absolute_place(place, base) for place in group["places"]]
-        separate = any("{gesture}" in place for place in where)  # one archive per gesture
+        separate = any(has_gesture(place) for place in where)  # one archive per gesture
         inside = [gesture for gesture in gestures if gesture in group.get("gestures", gestures)]
         for gesture in inside if separate else [None]:
-            named = tuple(place.replace("{gesture}", gesture or "") for place in where)
+            named = tuple(with_gesture(place, gesture) for place in where)
             archives.append(Archive(named, gesture, image_bytes))
     return archives
 
@@ -93,6 +125,6 @@ def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) ->
 def _check_kind(kind: str, places: tuple[str, ...]) -> None:
     for place in places:
         if kind == "hub" and not place.startswith("hf://") and place not in known_archives():
-            raise UserError(f"[source] kind 'hub' needs hf://datasets/USER/NAME/FILE, not '{place}'")
+            raise UserError(f"[source] kind 'hub' needs hf://datasets/USER/NAME/FILE, not '{public_url(place)}'")
         if kind == "folder" and is_remote(place):
-            raise UserError(f"[source] kind 'folder' needs a local folder, not '{place}'")
+            raise UserError(f"[source] kind 'folder' needs a local folder, not '{public_url(place)}'")

@@ -13,9 +13,11 @@ A new stage is one module here, one row of STAGES, its columns and reasons in `r
 import importlib
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from handdata.errors import require_known
+from handdata.errors import UserError, require_known
+from handdata.rows.shards import shard_path
 
 Columns = dict[str, list[Any]]  # values by column name; all lists have one value per row
 
@@ -88,7 +90,7 @@ STAGES = (
               more_tables=("source",)),
     StageSpec("fetch", "handdata.stages.fetch:run", "fetch", "fetch", "fetch the images that the manifest names",
               "extracted these from the source's archives, checked CRC-32, baked in the orientation, scaled larger"
-              " images to a short side of {short_side} px, removed EXIF"),
+              " images to a short side of {short_side} px, converted other pixels to sRGB, removed EXIF"),
     StageSpec("facts", "handdata.stages.facts:ImageFacts", None, "facts"),
     StageSpec("landmarks", "handdata.stages.landmarks:HandLandmarks", "landmarks", "landmarks",
               "find 21 landmarks per hand with MediaPipe, and the hand that makes the gesture",
@@ -118,3 +120,12 @@ def stage_named(name: str) -> StageSpec:
 def stages_until(name: str | None) -> tuple[StageSpec, ...]:
     """Return the stages up to and with the named one, all of them for None. Raises `UserError` as `stage_named`."""
     return STAGES if name is None else STAGES[: STAGES.index(stage_named(name)) + 1]
+
+
+def needs(build: Path, stage: StageSpec, supplier: StageSpec, shard: int) -> UserError:
+    """Return the error of a stage that needs a shard of another one, which is missing or damaged."""
+    whole = f"build {build / 'recipe.toml'} --out {build} --until {supplier.name}"
+    return UserError(
+        f"'{stage.name}' needs the output of '{supplier.name}', and {shard_path(build, supplier.columns, shard)} is"
+        f" missing or damaged: run `handdata {f'{supplier.name} {build}' if supplier.help else whole}` first"
+    )

@@ -14,30 +14,29 @@ import pyarrow.parquet as pq
 
 from handdata import gestures
 from handdata.dataset import card
-from handdata.dataset.checksums import CHECKSUMS, File, write_checksums
+from handdata.dataset.checksums import CHECKSUMS, File, damaged, write_checksums
 from handdata.dataset.credits import fingerprints
 from handdata.dataset.parquet import write_data
 from handdata.errors import UserError
-from handdata.files import whole_folder, write_json
-from handdata.readers import read_json
+from handdata.files import read_sealed_json, sha256_of, whole_folder, write_sealed_json
 from handdata.recipe import Recipe
 from handdata.rows import decisions
-from handdata.rows.manifest import read_manifest
+from handdata.rows.manifest import public_metadata, read_manifest
 from handdata.rows.publication import Choice, choose
 from handdata.rows.schema import SPLITS, STAGE_COLUMNS, features
-from handdata.rows.shards import shard_count, shard_path, write_table
-from handdata.stages import STAGES, Execution, StageReport
+from handdata.rows.shards import SHARD_ROWS, read_shard, shard_count, shard_path
+from handdata.stages import STAGES, Execution, StageReport, needs, stage_named
 
 VERSION = 1  # raised when a change of the code changes the dataset
 
 
 def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
-    """Bring `dataset/` up to date; report its number of rows.
+    """Bring `dataset/` up to date; report its number of rows. Files of it that were damaged or changed count as absent.
 
     Raises `UserError` if a stage has not been run, `Unfinished` if an image changed after it was measured.
     """
     summary = read_summary(build)
-    if summary is None or not is_current(build, recipe):
+    if summary is None or not is_current(build, recipe) or changed_files(build, summary):
         summary = _assemble(build, recipe, execution.progress)
     for short in summary["shortfalls"] if execution.progress else ():
         print("{gesture}, {split}: {there:,} of {asked:,} rows; no spares are left".format(**short), file=sys.stderr)
@@ -45,36 +44,51 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
 
 
 def is_current(build: Path, recipe: Recipe) -> bool:
-    """Return whether `dataset/` exists and was made from the present state of the build."""
-    summary = read_summary(build) if (build / "dataset" / CHECKSUMS).is_file() else None
-    return summary is not None and bool(summary["key"] == _input_key(build, recipe))
+    """Return whether `dataset/` was made from the present state of the build; of its files, only sizes are compared."""
+    summary = read_summary(build)
+    if summary is None or changed_files(build, summary, quick=True):
+        return False
+    return bool(summary["key"] == _input_key(build, recipe))
+
+
+def changed_files(build: Path, summary: dict[str, Any], quick: bool = False) -> list[str]:
+    """Return the files of `dataset/` that are missing or not as they were made; `quick` compares only their sizes."""
+    listing = build / "dataset" / CHECKSUMS
+    if not listing.is_file() or sha256_of(listing) != summary["checksums"]:
+        return [CHECKSUMS]
+    return damaged(build / "dataset", quick)
 
 
 def read_summary(build: Path) -> dict[str, Any] | None:
-    """Return `assembled.json`: key, rows, shortfalls, reasons and files of the dataset; None if it does not exist."""
-    summary: dict[str, Any] | None = read_json(build / "assembled.json")
-    return summary
+    """Return `assembled.json`: key, rows, shortfalls, reasons and files of the dataset; None without a whole one."""
+    return read_sealed_json(build / "assembled.json")
 
 
 def read_rows(build: Path, decided: decisions.Decisions) -> pa.Table:
     """Return all rows of a build with the columns of all stages and `why`, the reason not to publish a row."""
     table = read_manifest(build)
-    shards = range(shard_count(table.num_rows))
     pairs = zip(table["image_id"].to_pylist(), table["subject"].to_pylist(), strict=True)
     verdicts = [decided.about(*pair) for pair in pairs]
     why: list[str | None] = [verdict if verdict in ("dropped", "rejected") else None for verdict in verdicts]
     for stage, schema in STAGE_COLUMNS.items():
-        paths = [shard_path(build, stage, shard) for shard in shards]
-        missing = next((path for path in paths if not path.is_file()), None)
-        if missing:
-            raise UserError(f"'assemble' needs '{stage}', and {missing} does not exist: run `handdata build` first")
-        columns = pa.concat_tables([pq.read_table(path) for path in paths])
-        assert columns["image_id"].equals(table["image_id"]), f"{stage} holds other rows than the manifest"
+        columns = _read_stage(build, stage, table["image_id"].to_pylist())
         reasons = columns["reason"].to_pylist()
         why = [old if old and old != "failed-earlier" else new or old for old, new in zip(why, reasons, strict=True)]
         for name in schema.names:
             table = table.append_column(name, columns[name])
     return table.append_column("why", pa.array(why, pa.string()))
+
+
+def _read_stage(build: Path, stage: str, image_ids: list[str]) -> pa.Table:
+    """Return all rows of a stage. Raises `UserError` if a shard is missing or damaged."""
+    shards = []
+    for shard in range(shard_count(len(image_ids))):
+        table = read_shard(build, stage, shard, image_ids[shard * SHARD_ROWS :][:SHARD_ROWS])
+        if table is None:
+            supplier = next(other for other in STAGES if other.columns == stage)
+            raise needs(build, stage_named("assemble"), supplier, shard)
+        shards.append(table)
+    return pa.concat_tables([table.replace_schema_metadata(None) for table in shards])
 
 
 def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
@@ -87,13 +101,14 @@ def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
     rows = _published(rows, decided, recipe.select.gestures)
     with whole_folder(build / "dataset") as staging:
         files = write_data(build, staging, rows, choice, recipe.assemble, progress)
-        write_table(_manifest(build, choice), staging / "manifest.parquet")
+        pq.write_table(_manifest(build, choice), staging / "manifest.parquet", compression="zstd")
         summary = _summary(key, choice, files)
         values = {"seed": recipe.select.seed, "short_side": recipe.image.short_side}
         steps = {stage.columns or stage.name: stage.card.format(**values) for stage in STAGES if stage.card}
         card.write(build, staging, recipe, steps, summary, rows, choice)
         write_checksums(staging, files)
-    write_json(build / "assembled.json", summary)
+        summary["checksums"] = sha256_of(staging / CHECKSUMS)
+    write_sealed_json(build / "assembled.json", summary)
     return summary
 
 
@@ -122,8 +137,7 @@ def _manifest(build: Path, choice: Choice) -> pa.Table:
     """Return the manifest of the published rows, from which `fetch --manifest` gets the same images on any machine."""
     numbers = sorted(number for rows in choice.rows.values() for number in rows)
     table = read_manifest(build)
-    public = {k: v for k, v in (table.schema.metadata or {}).items() if k == b"hand1000:image"}
-    return table.take(numbers).replace_schema_metadata(public)
+    return table.take(numbers).replace_schema_metadata(public_metadata(table.schema))
 
 
 def _summary(key: str, choice: Choice, files: list[File]) -> dict[str, Any]:
@@ -153,8 +167,7 @@ def _summary(key: str, choice: Choice, files: list[File]) -> dict[str, Any]:
 def _input_key(build: Path, recipe: Recipe) -> str:
     """Return a hash of everything that decides the dataset; images enter by their sha256 in the stage `facts`."""
     digest = hashlib.sha256(f"{VERSION} {card.VERSION} {pa.__version__}".encode())
-    decided = build / "decisions.jsonl"
-    digest.update(decided.read_bytes() if decided.is_file() else b"")
+    digest.update(decisions.content(build))
     tables = (recipe.select, recipe.image, recipe.assemble, recipe.publish)
     digest.update(repr((recipe.name, *tables, fingerprints(build))).encode())
     rows = read_manifest(build)

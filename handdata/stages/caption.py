@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from handdata.huggingface import local_model, model_folder
+from handdata.huggingface import local_model, model_commit
 from handdata.recipe import CaptionOptions
 from handdata.stages import Columns
-from handdata.texts.captioner import Captioner
+from handdata.texts.captioner import OPTION, Captioner, arithmetic
 from handdata.vision.landmarks import decode
 
 
@@ -22,12 +22,13 @@ class Captions:
         """Return the options with a branch on the Hub resolved to its commit; those of a local model unchanged."""
         if local_model(options.model):
             return options
-        return replace(options, revision=model_folder(options.model, options.revision)[1])
+        return replace(options, revision=model_commit(options.model, options.revision, OPTION))
 
     @staticmethod
     def fingerprint(options: CaptionOptions) -> Any:
-        _, revision = model_folder(options.model, options.revision)
-        return {"model": options.model, "revision": revision, "max_new_tokens": options.max_new_tokens}
+        revision = model_commit(options.model, options.revision, OPTION)
+        deciding = {"model": options.model, "revision": revision, "max_new_tokens": options.max_new_tokens}
+        return deciding | arithmetic(options)
 
     def __init__(self, options: CaptionOptions) -> None:
         self._captioner = Captioner(options)

@@ -1,13 +1,13 @@
 """The stage `facts`: size, sha256 and perceptual hash of the stored images. The smallest example of a stage."""
 
 import hashlib
-import io
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from handdata.stages import Columns
+from handdata.vision.pixels import UnreadableImage, open_image
 
 
 class ImageFacts:
@@ -50,10 +50,10 @@ def _facts(data: bytes | None) -> dict[str, Any]:
     if data is None:
         return {"reason": "image-missing"}
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             width, height = image.size
             phash = perceptual_hash(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UnreadableImage:
         return {"reason": "image-corrupt"}
     digest = hashlib.sha256(data).hexdigest()
     return {"width": width, "height": height, "bytes": len(data), "digest": digest, "phash": phash}

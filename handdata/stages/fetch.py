@@ -8,31 +8,36 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
-from tqdm import tqdm
 
-from handdata.errors import UserError
-from handdata.files import remove_partial, require_room
+from handdata.errors import Unfinished, UserError
+from handdata.files import remove, remove_partial, require_room
 from handdata.machine import cores
+from handdata.progress import bar
 from handdata.recipe import FetchOptions, ImageOptions, Recipe
 from handdata.rows.decisions import replay
-from handdata.rows.manifest import read_manifest, source_facts
+from handdata.rows.manifest import SourceFacts, read_manifest, source_facts
 from handdata.rows.shards import image_path
 from handdata.sources import archive
 from handdata.sources.archive import ENCRYPTED, BadMember, Entry
 from handdata.sources.fetcher import Fetcher, Job, Runs
 from handdata.sources.http import Client
-from handdata.sources.journal import Journal, Receipt, finished, write_shards
-from handdata.sources.mirrors import Mirrors
-from handdata.sources.places import safe_member
-from handdata.stages import Execution, StageReport
+from handdata.sources.journal import Journal, Receipt, dropped, finished, write_shards
+from handdata.sources.mirrors import ArchiveReplaced, Mirrors
+from handdata.sources.places import addresses, safe_member
+from handdata.stages import Execution, StageReport, select
+from handdata.web.urls import public_url
 
-VERSION = 1  # increased when a change of the code changes the stored bytes
-FINAL_REASONS = frozenset({"dropped", "image-corrupt", "image-truncated", "too-many-pixels"})  # the CRC was right
+VERSION = 2  # increased when a change of the code changes the stored bytes
+FINAL_REASONS = frozenset(  # the CRC was right
+    {"image-corrupt", "image-truncated", "too-many-pixels", "odd-shape"}
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -40,35 +45,77 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     """Fetch the images of a build's manifest that are not finished.
 
-    Raises `Unfinished` if it cannot continue, `UserError` for a manifest with unsafe names or without sources.
+    Where an archive was replaced by another one, the images are selected again, once; finished ones whose members are
+    unchanged are kept. Raises `Unfinished` if it cannot continue, `UserError` for a manifest with unsafe names or
+    without sources.
     """
+    try:
+        return _fetch(build, recipe, execution)
+    except ArchiveReplaced as replaced:
+        if not recipe.source.images:
+            raise Unfinished(
+                f"{replaced}: this build was started from a manifest, so it needs the manifest of the new archive"
+            ) from None
+        if execution.progress:
+            print(f"{replaced}: the images are selected again from the new archive", file=sys.stderr)
+    selected = select.run(build, recipe, execution, again=True)
+    report = _fetch(build, recipe, execution)
+    report.notes |= selected.notes
+    return report
+
+
+def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     table = read_manifest(build)
     jobs = manifest_jobs(table, recipe.image)
+    facts = source_facts(table.schema)
     with closing(Journal(build)) as journal:
         for folder in (build / "images").glob("*"):
             remove_partial(folder)
-        _settle_dropped(build, table, jobs, journal)
-        refused = _refuse(jobs, recipe.fetch, journal)
-        todo = [job for job in jobs if job.image_id not in refused and not _finished(build, job, journal)]
+        removed = _settle_dropped(build, table, jobs, journal)
+        wanted = [job for job in jobs if job.image_id not in removed]
+        refused = _refuse(wanted, recipe.fetch, journal)
+        wanted = [job for job in wanted if job.image_id not in refused]
+        with ThreadPoolExecutor(cores()) as reading:  # every stored image is read again, and compared with its hash
+            done = list(reading.map(lambda job: _finished(build, job, journal), wanted))
+        todo = [job for job, finished in zip(wanted, done, strict=True) if not finished]
+        _require_sources(todo, facts)
         require_room(build, sum(job.entry.size for job in todo), "fetching the images")
         size = sum(job.entry.compressed_size for job in todo)
         connections = recipe.fetch.connections
         runs = Runs(todo, connections)
         with (
-            tqdm(
-                total=size, desc="fetch", unit="B", unit_scale=True, disable=None if execution.progress else True
-            ) as bar,
+            bar(total=size, desc="fetch", unit="B", unit_scale=True, show=execution.progress) as shown,
             ThreadPoolExecutor(cores()) as storing,
             ThreadPoolExecutor(connections) as reading,
             closing(Client(recipe.fetch)) as client,
         ):
-            mirrors = {name: Mirrors(facts, client) for name, facts in source_facts(table.schema).items()}
-            fetcher = Fetcher(build, recipe.image, client, mirrors, journal, storing, bar)
+            mirrors = _mirrors(build, recipe, facts, client) if todo else {}
+            fetcher = Fetcher(build, recipe.image, client, mirrors, journal, storing, shown)
             for future in as_completed([reading.submit(fetcher.read, runs) for _ in range(connections)]):
                 future.result()
         journal.sync()
         failed = write_shards(build, [job.image_id for job in jobs], journal.receipts)
-    return StageReport(rows=len(jobs), failed=failed)
+        return StageReport(len(jobs), failed=failed, notes={"converted": converted(journal, jobs)})
+
+
+def converted(journal: Journal, jobs: list[Job]) -> dict[str, int]:
+    """Return how many images' colours were converted, by the words of `pixels.to_rgb`."""
+    receipts = (journal.receipts.get(job.image_id) for job in jobs)
+    words = (receipt.converted for receipt in receipts if receipt and receipt.converted)
+    return dict(sorted(Counter(word for text in words for word in text.split(", ")).items()))
+
+
+def _mirrors(build: Path, recipe: Recipe, facts: dict[str, SourceFacts], client: Client) -> dict[str, Mirrors]:
+    """Return the places of each source, requested at the recipe's addresses: the manifest holds their public form."""
+    known = addresses(recipe.source, recipe.select.gestures, build)
+    anywhere = {public: place for named in known.values() for public, place in named.items()}
+    return {name: Mirrors(source, client, {**anywhere, **known.get(name, {})}) for name, source in facts.items()}
+
+
+def _require_sources(jobs: list[Job], facts: dict[str, SourceFacts]) -> None:
+    for job in jobs:
+        if job.source not in facts:
+            raise UserError(f"the manifest names no place for the source '{job.source}': select again, or replace it")
 
 
 def manifest_jobs(table: pa.Table, image: ImageOptions) -> list[Job]:
@@ -82,7 +129,7 @@ def manifest_jobs(table: pa.Table, image: ImageOptions) -> list[Job]:
         entry = Entry(name=row["member"], encrypted=row["method"] == ENCRYPTED, **sizes)
         parts = [VERSION, row["image_id"], entry.name, entry.crc32, entry.size, options]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-        jobs.append(Job(row["image_id"], row["gesture"], row["source"], entry, key))
+        jobs.append(Job(row["image_id"], row["gesture"], public_url(row["source"]), entry, key))
     return jobs
 
 
@@ -108,14 +155,19 @@ def _finished(build: Path, job: Job, journal: Journal) -> bool:
     return finished(receipt, job.key, path, FINAL_REASONS)
 
 
-def _settle_dropped(build: Path, table: pa.Table, jobs: list[Job], journal: Journal) -> None:
-    """Give dropped rows their reason and remove their images; fetch rows again whose decision was removed."""
-    decisions = replay(build)
+def _settle_dropped(build: Path, table: pa.Table, jobs: list[Job], journal: Journal) -> set[str]:
+    """Give dropped rows their reason and remove their images; return their ids.
+
+    Rows whose decision was removed are fetched again, unless `drop` has emptied them.
+    """
+    decisions, removed = replay(build), set()
     for job, subject in zip(jobs, table["subject"].to_pylist(), strict=True):
         receipt = journal.receipts.get(job.image_id)
-        if decisions.about(job.image_id, subject) == "dropped":
-            image_path(build, job.gesture, job.image_id).unlink(missing_ok=True)
-            if receipt is None or receipt.reason != "dropped" or receipt.key != job.key:
-                journal.add(Receipt(job.image_id, job.key, reason="dropped"))
+        if decisions.about(job.image_id, subject) == "dropped" or not job.entry.name:
+            removed.add(job.image_id)
+            remove(image_path(build, job.gesture, job.image_id))
+            if receipt != dropped(job.image_id):
+                journal.add(dropped(job.image_id))
         elif receipt is not None and receipt.reason == "dropped":
             journal.add(Receipt(job.image_id, job.key, reason="not-fetched"))
+    return removed

@@ -14,20 +14,32 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pyarrow.parquet as pq
-
 from handdata import assets
 from handdata.errors import UserError
 from handdata.files import sha256_of
 from handdata.gestures import gestures
-from handdata.recipe import RewriteOptions
+from handdata.readers import read_text
+from handdata.recipe import RewriteOptions, flag
+from handdata.rows.shards import read_table
 from handdata.shipped import resource
 from handdata.stages import Columns, stage_named
-from handdata.texts.chat import Answer, Ask, ChatModel, Prompt, read_prompt, tidy
-from handdata.texts.checks import Evidence, explain, failures
+from handdata.texts.answers import Conversation
+from handdata.texts.chat import Answer, Ask, ChatModel, Prompt, read_prompt
+from handdata.texts.chat_template import DATE
+from handdata.texts.checks import DRAFT_FAILURES, FAILURES, Evidence, explain, failures
 from handdata.texts.template import splice
 
 _STOPS = {"length": "endless", "timeout": "timeout", "prompt": "prompt-too-long"}
+_MANY, _NEARLY_ALL = 8, 0.9  # a shard of so many first drafts of which so many fail alike is remarked on
+_REMEDIES = {
+    "reasoning": "the model only reasons: serve it with reasoning switched off, raise max_tokens, or use another model",
+    "endless": "the answers do not end within max_tokens: raise it, or use an instruction-tuned model",
+    "timeout": "the server does not answer in time: raise the timeout",
+    "prompt-too-long": "the prompt is too long for the model's context",
+    "empty": "the answers are empty",
+    "phrase-missing": "the words of the gesture are missing",
+    "phrase-repeated": "the words of the gesture are repeated",
+}
 _NOT_DECIDING = ("key_variable", "threads", "gpu_layers", "timeout", "server")
 
 
@@ -38,12 +50,13 @@ class Text:
     text: str | None = None
     rewrite: Literal["llm", "kept", "template"] | None = None
     failed: list[str] = field(default_factory=list)  # caption:NAME and draft:NAME, each once, in order
+    first: dict[str, Evidence] | None = None  # failures of the first draft, None without a draft
 
 
 class Rewriting:
     """Write the text of each row."""
 
-    version: ClassVar = 2
+    version: ClassVar = 3
     inputs: ClassVar = ("caption", "gesture")
     final_reasons: ClassVar = frozenset({"text-impossible"})
 
@@ -59,6 +72,8 @@ class Rewriting:
             "model": model,
             "sha256": None if options.server else model_hash(options.model),
             "prompt": prompt_text(options),
+            "template": template_text(options),
+            "date": DATE.date().isoformat(),  # printed by chat templates
             "gestures": names,
         }
 
@@ -66,6 +81,7 @@ class Rewriting:
         self._options = options
         self._prompt = read_prompt(prompt_text(options), options.prompt or "prompts/rewrite.txt")
         self._model = load_model(options)
+        self._remarked = False  # on a shard of which nearly all first drafts failed
 
     def __call__(self, columns: Columns) -> Columns:
         """Take `caption` and `gesture`; return `text`, `rewrite`, `draft_checks` and `reason`."""
@@ -73,6 +89,10 @@ class Rewriting:
         distinct = list(dict.fromkeys(pairs))
         texts = dict(zip(distinct, rewrite(distinct, self._model, self._prompt, self._options), strict=True))
         rows = [texts[pair] for pair in pairs]
+        remark = _common_failure([row.first for row in rows if row.first is not None], self._model.name)
+        if remark and not self._remarked:
+            print(f"handdata: {remark}", file=sys.stderr)
+        self._remarked = self._remarked or bool(remark)
         return {
             "text": [row.text for row in rows],
             "rewrite": [row.rewrite for row in rows],
@@ -87,7 +107,8 @@ class Rewriting:
     def summary(build: Path, options: RewriteOptions) -> str:
         """Return how a build's texts were made, and the failures of captions and drafts, as lines for people."""
         paths = sorted((build / stage_named("rewrite").columns).glob("*.parquet"))
-        rows = [row for path in paths for row in pq.read_table(path, columns=["rewrite", "draft_checks"]).to_pylist()]
+        tables = [read_table(path, columns=["rewrite", "draft_checks"]) for path in paths]
+        rows = [row for table in tables if table is not None for row in table.to_pylist()]
         ways = Counter(row["rewrite"] or "without text" for row in rows)
         failed = Counter(name for row in rows for name in row["draft_checks"] or ())
         model = options.model if options.server else Path(options.model).stem
@@ -110,15 +131,18 @@ def rewrite(pairs: list[tuple[str, str]], model: ChatModel, prompt: Prompt, opti
             pending[place] = ("", "")
         else:
             texts[place].text, texts[place].rewrite = caption, "kept"
+    conversation = Conversation(model, options.max_tokens)
     for k in range(options.retries + 1):
         if not pending:
             break
         asks = [_ask(pairs[place], k, pending[place], prompt, options) for place in pending]
-        answers = model.answer(asks, options.max_tokens)
+        answers = conversation.answers(asks)
         for place, answer in zip(list(pending), answers, strict=True):
             caption, gesture = pairs[place]
-            draft = tidy(answer.text)
+            draft = answer.text
             failed = judge(caption, gesture, answer)
+            if k == 0:
+                texts[place].first = failed
             if failed:
                 texts[place].failed += [f"draft:{name}" for name in failed]
                 pending[place] = (draft, explain(failed, gesture))
@@ -134,15 +158,32 @@ def rewrite(pairs: list[tuple[str, str]], model: ChatModel, prompt: Prompt, opti
 
 
 def judge(caption: str, gesture: str, answer: Answer) -> dict[str, Evidence]:
-    """Return the failures of an answer: how it stopped, or the checks."""
+    """Return the failures of a cleaned answer: how it stopped, or the checks."""
+    if answer.reasoned and (answer.stop == "length" or not answer.text):
+        return {"reasoning": ()}
     if answer.stop in _STOPS:
         return {_STOPS[answer.stop]: ()}
-    return failures(caption, gesture, tidy(answer.text))
+    return failures(caption, gesture, answer.text)
+
+
+def _common_failure(drafts: list[dict[str, Evidence]], model: str) -> str:
+    """Return a sentence if nearly all first drafts of a shard fail for one reason, else an empty text."""
+    counts = Counter(name for failed in drafts for name in failed)
+    name = max(counts, key=lambda name: (counts[name], name in DRAFT_FAILURES), default="")
+    if len(drafts) < _MANY or counts[name] < _NEARLY_ALL * len(drafts):
+        return ""
+    evidence = Counter(word for failed in drafts for word in failed.get(name, ()))
+    most = ", ".join(word for word, _ in evidence.most_common(3))
+    reason = _REMEDIES.get(name) or FAILURES[name].format(evidence=f"{most}, and so on", phrase="")
+    return f"{counts[name]} of {len(drafts)} first drafts of {model} failed for one reason, {name}: {reason}"
 
 
 def load_model(options: RewriteOptions) -> ChatModel:
     """Load the model of the options: a client of a server, or llama.cpp."""
     if options.server:
+        if options.template:
+            option = flag("rewrite", "template")
+            raise UserError(f"a server has its own chat template: leave out {option}, or {flag('rewrite', 'server')}")
         from handdata.texts.openai_server import ServerModel
 
         return ServerModel(
@@ -153,7 +194,8 @@ def load_model(options: RewriteOptions) -> ChatModel:
     remark = idle_gpu()
     if remark:
         print(f"handdata: {remark}", file=sys.stderr)
-    return LlamaModel(model_file(options.model), options.parallel, options.threads, options.gpu_layers)
+    path, template = model_file(options.model), template_text(options)
+    return LlamaModel(path, options.parallel, options.threads, options.gpu_layers, template)
 
 
 def model_file(model: str) -> Path:
@@ -162,8 +204,8 @@ def model_file(model: str) -> Path:
         return assets.path(model)
     if not Path(model).is_file():
         raise UserError(
-            f"model file {model} does not exist: set --model to a GGUF file, for instance of Meta-Llama-3-8B-Instruct "
-            "(smollm2-135m is a small one for trials)"
+            f"model file {model} does not exist: give a GGUF file with {flag('rewrite', 'model')}, for instance of "
+            "Meta-Llama-3-8B-Instruct (smollm2-135m is a small one for trials)"
         )
     return Path(model)
 
@@ -183,9 +225,12 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 def prompt_text(options: RewriteOptions) -> str:
     """Return the text of the prompt file."""
     path = Path(options.prompt) if options.prompt else resource("prompts/rewrite.txt")
-    if not path.is_file():
-        raise UserError(f"--prompt {path} does not exist")
-    return path.read_text(encoding="utf-8")
+    return read_text(path, flag("rewrite", "prompt"))
+
+
+def template_text(options: RewriteOptions) -> str | None:
+    """Return the text of the chat template, None for that of the model."""
+    return read_text(Path(options.template), flag("rewrite", "template")) if options.template else None
 
 
 def seed_of(seed: int, caption: str, gesture: str, k: int) -> int:

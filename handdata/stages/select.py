@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from handdata.errors import UserError
-from handdata.recipe import ImageOptions, Recipe, SourceOptions
+from handdata.recipe import GESTURE, ImageOptions, Recipe, SourceOptions, absolute_place
 from handdata.rows.decisions import Decisions, replay
 from handdata.rows.manifest import Manifest, SourceFacts, read_manifest
 from handdata.rows.oddities import Oddities
@@ -23,16 +23,18 @@ from handdata.sources.archive import ENCRYPTED
 from handdata.sources.download import download_all
 from handdata.sources.http import Client
 from handdata.sources.index import FolderIndex, ZipIndex, gesture_fits, open_place, read_index
-from handdata.sources.places import Archive, Sources, is_remote, resolve
+from handdata.sources.places import Archive, Sources, names, resolve
 from handdata.stages import Execution, StageReport
+from handdata.web.urls import identity_url, is_remote
 
 VERSION = 1  # increased when a change of the code changes the choice
 
 
-def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
+def run(build: Path, recipe: Recipe, execution: Execution, again: bool = False) -> StageReport:
     """Write a build's manifest, unless the existing one was made from the same recipe and files.
 
-    The manifest of a build that was started from a manifest is kept. Raises `UserError` like `make_manifest`.
+    With `again` it is written in any case, since an archive was replaced. The manifest of a build that was started from
+    a manifest is kept. Raises `UserError` like `make_manifest`.
     """
     path = build / "manifest.parquet"
     report = StageReport()
@@ -40,7 +42,9 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
         source = _rendered(build, recipe, execution) if recipe.source.kind == "render" else recipe.source
         sources = resolve(source, recipe.select.gestures, build)
         key = input_key(sources, recipe)
-        if stored_key(path) != key:
+        if path.exists():
+            read_manifest(build, columns=["image_id"])  # raises if it is damaged: it is not replaced without a word
+        if again or stored_key(path) != key:
             with closing(Client(recipe.fetch, execution.progress)) as client:
                 if source.whole:
                     sources = download_all(sources, build / "source", client)
@@ -82,7 +86,7 @@ def make_manifest(sources: Sources, recipe: Recipe, decisions: Decisions, client
         )
     for line in odd.lines():
         client.announce(line)
-    chosen = _rows(table, choice, members, indices, _names(sources.images))
+    chosen = _rows(table, choice, members, indices, names(sources.images))
     metadata = _metadata(sources.images, indices, recipe.image)
     return Manifest(chosen.replace_schema_metadata(metadata), odd, table.num_rows, choice.shortfalls)
 
@@ -97,19 +101,28 @@ def input_key(sources: Sources, recipe: Recipe) -> str:
         if not is_remote(place) and Path(place).exists():
             status = Path(place).stat()
             local[place] = [status.st_size, status.st_mtime_ns]
-    options = [dataclasses.asdict(table) for table in (sources, recipe.select)]
+    options = [_without_secrets(dataclasses.asdict(sources)), dataclasses.asdict(recipe.select)]
     parts = [VERSION, annotations.VERSION, *options, local, dataclasses.asdict(recipe.image)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _without_secrets(value: Any) -> Any:
+    """Return a table with every URL reduced to what identifies its file: a new signature makes no new selection."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(item) for item in value]
+    return identity_url(value) if isinstance(value, str) else value
 
 
 def _rendered(build: Path, recipe: Recipe, execution: Execution) -> SourceOptions:
     """Draw the mini world into BUILD/source, once, and return it as a source."""
     from handdata.world import render
 
-    place = (build / "source").absolute()
     options = dataclasses.replace(recipe.render, gestures=recipe.render.gestures or recipe.select.gestures)
-    render.draw(options, build / "source", 0, execution.progress)
-    return SourceOptions(annotations=(str(place / "annotations.zip"),), images=(str(place / "{gesture}.zip"),))
+    render.draw(options, build / "source", 0, execution.progress, own=True)
+    annotations, images = (absolute_place(name, build / "source") for name in ("annotations.zip", f"{GESTURE}.zip"))
+    return SourceOptions(annotations=(annotations,), images=(images,))
 
 
 class _Members:
@@ -138,12 +151,12 @@ def _enter_members(
         for row in (first, *more.get(first, ())):
             if gesture_fits(name, gestures[row], source.gesture):
                 if members.archive[row] == number:
-                    odd.add("repeated-member", name.decode("utf-8", "replace"))
+                    odd.add("repeated-member", name.decode("utf-8", "backslashreplace"))
                 members.archive[row], members.position[row] = number, position
 
 
 def _rows(
-    table: pa.Table, choice: Choice, members: _Members, indices: list[ZipIndex | FolderIndex], names: list[str]
+    table: pa.Table, choice: Choice, members: _Members, indices: list[ZipIndex | FolderIndex], sources: list[str]
 ) -> pa.Table:
     """Return the chosen rows with the manifest's columns."""
     chosen = table.take(pa.array(choice.rows))
@@ -152,7 +165,7 @@ def _rows(
     entries = [indices[number].entry(position) for number, position in zip(archives, positions, strict=True)]
     columns: dict[str, Any] = {name: chosen[name] for name in MANIFEST.names if name in chosen.column_names}
     columns |= {"split": choice.splits, "rank": choice.ranks, "spare": choice.spares}
-    columns["source"] = [names[number] for number in archives]
+    columns["source"] = [sources[number] for number in archives]
     columns["member"] = [entry.name for entry in entries]
     for name in ("offset", "compressed_size", "size", "crc32"):
         columns[name] = [getattr(entry, name) for entry in entries]
@@ -165,16 +178,12 @@ def _metadata(
 ) -> dict[str, str]:
     """Return the metadata of a manifest's file: the facts on its sources and how its images are stored."""
     facts = {
-        name: dataclasses.asdict(SourceFacts(source.places, index.length, {index.place: index.identity}))
-        for name, source, index in zip(_names(sources), sources, indices, strict=True)
+        name: dataclasses.asdict(
+            SourceFacts(source.public, index.length, {index.place: index.identity}, index.fingerprint)
+        )
+        for name, source, index in zip(names(sources), sources, indices, strict=True)
     }
     return {"hand1000:sources": json.dumps(facts), "hand1000:image": json.dumps(dataclasses.asdict(image))}
-
-
-def _names(images: tuple[Archive, ...]) -> list[str]:
-    """Return the sources' names; local files with the same name are named by their whole paths."""
-    names = [source.name for source in images]
-    return [source.places[0] if names.count(source.name) > 1 else source.name for source in images]
 
 
 def _report_missing(table: pa.Table, available: np.ndarray, odd: Oddities) -> None:

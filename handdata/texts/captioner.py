@@ -3,7 +3,6 @@
 `model_type` in the model's configuration selects the family. (Hand1000 compares BLIP-2, PaliGemma and ViT-GPT2.)
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,10 @@ from typing import Any
 from handdata.errors import Unfinished, UserError
 from handdata.huggingface import model_folder
 from handdata.machine import choose_device
-from handdata.recipe import CaptionOptions
+from handdata.readers import read_json
+from handdata.recipe import CaptionOptions, flag
+
+OPTION = flag("caption", "model")
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,9 @@ class Captioner:
         logging: Any = transformers.utils.logging
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        folder, self.revision = model_folder(options.model, options.revision)
+        folder, self.revision = model_folder(options.model, options.revision, OPTION)
         self._device = choose_device(options.device)
-        best = "bfloat16" if self._device.type == "cuda" else "float32"
-        dtype = getattr(torch, best if options.dtype == "auto" else options.dtype)
+        dtype = getattr(torch, _dtype(options, self._device.type))
         kind = _read_config(folder, options.model).get("model_type")
         if kind not in FAMILIES:
             raise UserError(f"{options.model} is a model of the type '{kind}'; captioners are {', '.join(FAMILIES)}")
@@ -77,7 +78,8 @@ class Captioner:
                     )  # (b, length)
             except self._torch.OutOfMemoryError:
                 if self._batch == 1:
-                    raise Unfinished("the GPU has too little memory for one image: use --device cpu") from None
+                    remedy = f"use cpu for {flag('caption', 'device')}"
+                    raise Unfinished(f"the GPU has too little memory for one image: {remedy}") from None
                 self._batch //= 2
                 self._free()
                 continue
@@ -106,6 +108,12 @@ class Captioner:
             self._torch.cuda.empty_cache()
 
 
+def arithmetic(options: CaptionOptions) -> dict[str, str]:
+    """Return the kind of device and the number format of a captioner, which decide words where two are close."""
+    device = "cpu" if options.device == "cpu" else choose_device(options.device).type
+    return {"device": device, "dtype": _dtype(options, device)}
+
+
 def clean(caption: str) -> str:
     """Return a caption on one line without BLIP-large's `arafed` and `araffe`, with the right article."""
     words = _INVENTED_WORDS.sub("", " ".join(caption.split())).strip()
@@ -118,11 +126,15 @@ def clean(caption: str) -> str:
     return f"{'an' if words[0] in 'aeio' else 'a'} {words}" if starts_bare else words
 
 
+def _dtype(options: CaptionOptions, device: str) -> str:
+    best = "bfloat16" if device == "cuda" else "float32"
+    return best if options.dtype == "auto" else options.dtype
+
+
 def _read_config(folder: Path, model: str) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{model} has no readable config.json: it is not a model of transformers") from None
+    config: dict[str, Any] | None = read_json(folder / "config.json")
+    if config is None:
+        raise UserError(f"{model} has no readable config.json: it is not a model of transformers; see {OPTION}")
     return config
 
 

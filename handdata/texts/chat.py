@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from handdata.errors import UserError
+from handdata.readers import lines_of
 
 Message = tuple[str, str]  # role (system, user or assistant) and content
 
@@ -29,12 +30,14 @@ class Answer:
     text: str
     stop: Literal["end", "length", "prompt", "timeout"] = "end"
     tokens: int = 0
+    reasoned: bool = False  # the model also returned reasoning, which `text` leaves out
 
 
 class ChatModel(Protocol):
     """A model that answers: `llama.LlamaModel` in this process, `openai_server.ServerModel` over HTTP."""
 
     name: str  # for counts and the card
+    room: int  # greatest number of tokens to give an answer that reasoning has used up
 
     def answer(self, asks: list[Ask], max_tokens: int) -> list[Answer]: ...
     def close(self) -> None: ...
@@ -65,7 +68,7 @@ def read_prompt(text: str, where: str) -> Prompt:
 
     An example is three lines: caption, phrase and answer. Raises `UserError` naming what is missing.
     """
-    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    lines = (line for line in lines_of(text) if not line.startswith("#"))
     parts = re.split(r"^\[(\w+)\]\s*$", "\n".join(lines), flags=re.MULTILINE)
     bodies = [(name, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)]
     sections = dict(bodies)
@@ -73,12 +76,13 @@ def read_prompt(text: str, where: str) -> Prompt:
         if not sections.get(name):
             raise UserError(f"{where} lacks the section [{name}]")
     for name, placeholders in _PLACEHOLDERS.items():
-        if set(re.findall(r"{(\w*)}", sections[name])) != placeholders:
+        bare = re.sub(r"{\w*}", "", sections[name])
+        if set(re.findall(r"{(\w*)}", sections[name])) != placeholders or "{" in bare or "}" in bare:
             wanted = " and ".join(f"{{{name}}}" for name in sorted(placeholders))
             raise UserError(f"{where}: the section [{name}] must hold {wanted} and no other braces")
     examples: list[Message] = []
     for body in (body for name, body in bodies if name == "example"):
-        example = body.splitlines()
+        example = body.split("\n")
         if len(example) != 3:
             raise UserError(f"{where}: an [example] is three lines: the caption, the phrase and the answer")
         caption, phrase, answer = example
@@ -86,15 +90,14 @@ def read_prompt(text: str, where: str) -> Prompt:
     return Prompt(sections["system"], tuple(examples), sections["ask"], sections["retry"])
 
 
+def merged(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return a conversation whose system text begins the first user turn, for models without a system role."""
+    if messages[0][0] != "system" or len(messages) < 2:
+        return messages
+    (_, system), (role, first), *rest = messages
+    return ((role, f"{system}\n\n{first}"), *rest)
+
+
 def plain(text: str) -> str:
     """Return a text on one line, without special tokens of chat templates."""
-    return re.sub(r"<\|.*?\|>|</?s>|\[/?INST\]|<\|", " ", " ".join(text.split())).strip()
-
-
-def tidy(answer: str) -> str:
-    """Return an answer without the blanks and the pair of quotation marks around it."""
-    answer = answer.strip()
-    for left, right in ('""', "“”", "''"):
-        if len(answer) > 1 and answer[0] == left and answer[-1] == right and answer.count(left) <= 2:
-            return answer[1:-1].strip()
-    return answer
+    return re.sub(r"<\|(?:(?!\|>).){0,100}\|>|</?s>|\[/?INST\]|<\|", " ", " ".join(text.split())).strip()

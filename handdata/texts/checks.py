@@ -10,6 +10,7 @@ from collections import Counter
 from itertools import pairwise
 
 from handdata.gestures import gestures
+from handdata.texts.answers import LONGEST
 from handdata.texts.clip_tokens import CONTEXT, clip_tokens
 from handdata.texts.english import (
     BODY,
@@ -52,6 +53,7 @@ DRAFT_FAILURES: dict[str, str] = {
     "endless": "the answer did not end within max_tokens",
     "timeout": "the server did not answer in time",
     "prompt-too-long": "the caption is too long for the model's context",
+    "reasoning": "there is reasoning without a sentence",
 }
 # Failures allowed in a person's own text: the person sees the picture and may describe what the caption does not.
 ALLOWED_TO_PEOPLE = frozenset({"word-lost", "word-added", "colour-moved"})
@@ -71,8 +73,10 @@ _TASK_TALK = re.compile(
     r"|<\||\|>|</?s>|\[/?inst\]|```|\*\*|^#|\{|\}|[\"“”]|^[-*•] |^\d+[.)] |:",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+(?=\S)|\n")
-_ABBREVIATION = re.compile(r"(?:\b(?:mr|mrs|ms|dr|st|jr|sr|vs|no)|\b[a-z]|^\d+)\.\s+$", re.IGNORECASE)
+# Possessive (`++`), so that a long run of dots or blanks is read once.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+\s++(?=\S)|\n")
+_ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|st|jr|sr|vs|no|[a-z])\.\s+", re.IGNORECASE)
+_LONGEST_ABBREVIATION = 3
 
 
 def failures(caption: str, gesture: str, text: str) -> dict[str, Evidence]:
@@ -82,6 +86,8 @@ def failures(caption: str, gesture: str, text: str) -> dict[str, Evidence]:
     """
     if not text.strip():
         return {"empty": ()}
+    if len(text) > LONGEST or len(caption) > LONGEST:  # words and pairs of words are compared with each other below
+        return {"too-long": (f"more than {CONTEXT}",)}
     phrase = gestures()[gesture].phrase
     text_words = tokenise(mask_phrase(text, phrase))
     caption_words = tokenise(mask_phrase(caption, phrase))
@@ -101,8 +107,17 @@ def failures(caption: str, gesture: str, text: str) -> dict[str, Evidence]:
 
 def sentence_ends(text: str) -> list[tuple[int, int]]:
     """Return the places (start, end) between sentences. A dot after an abbreviation does not end a sentence."""
-    ends = [match for match in _SENTENCE_END.finditer(text.strip()) if match.end() < len(text.strip())]
-    return [end.span() for end in ends if "\n" in end[0] or not _ABBREVIATION.search(text.strip()[: end.end()])]
+    text = text.strip()
+    number = re.match(r"\d+", text)  # such as `1. ` of a list
+    ends = []
+    for end in _SENTENCE_END.finditer(text):
+        before = max(0, end.start() - _LONGEST_ABBREVIATION)
+        abbreviated = any(
+            found.end() == end.end() for found in _ABBREVIATION.finditer(text, before, end.end())
+        ) or bool(number and end.start() == number.end() and end[0].rstrip() == ".")
+        if end.end() < len(text) and ("\n" in end[0] or not abbreviated):
+            ends.append(end.span())
+    return ends
 
 
 def explain(failed: dict[str, Evidence], gesture: str) -> str:

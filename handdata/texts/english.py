@@ -5,7 +5,9 @@ machine.
 """
 
 import re
+from bisect import bisect_left
 from functools import cache
+from itertools import accumulate
 
 from handdata.gestures import gestures
 
@@ -145,14 +147,17 @@ def gestures_named(tokens: list[str]) -> list[tuple[int, int, frozenset[str]]]:
     Of two overlapping places the longer one counts, then the earlier one.
     """
     joined = " ".join(tokens)
+    starts = list(accumulate((len(token) + 1 for token in tokens), initial=0))  # of each token in the joined text
     hits: dict[tuple[int, int], set[str]] = {}
     for name, pattern in _patterns():
         for match in pattern.finditer(joined):
-            start = joined.count(" ", 0, match.start())
+            start = bisect_left(starts, match.start())
             hits.setdefault((start, start + match[0].count(" ") + 1), set()).add(name)
     chosen: list[tuple[int, int, frozenset[str]]] = []
+    taken = bytearray(len(tokens))
     for (start, end), names in sorted(hits.items(), key=lambda hit: (hit[0][0] - hit[0][1], hit[0][0])):
-        if all(end <= other[0] or start >= other[1] for other in chosen):
+        if not any(taken[start:end]):
+            taken[start:end] = b"\1" * (end - start)
             chosen.append((start, end, frozenset(names)))
     return sorted(chosen)
 

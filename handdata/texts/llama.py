@@ -16,7 +16,9 @@ from typing import Any
 
 from handdata.errors import UserError
 from handdata.machine import cores
+from handdata.recipe import flag
 from handdata.texts.chat import Answer, Ask, Message
+from handdata.texts.chat_template import ChatTemplate
 from handdata.texts.llama_batch import PROMPT_TOKENS, Decoder, piece, shared_beginning
 
 DECODERS = 4  # greatest number of groups of questions on a CPU, each of at least _QUESTIONS
@@ -24,12 +26,17 @@ _QUESTIONS = 16
 
 
 class LlamaModel:
-    """A model from a GGUF file, with the chat template stored in it."""
+    """A model from a GGUF file, with the chat template stored in it or another one."""
 
-    def __init__(self, path: Path, parallel: int = 16, threads: int = 0, gpu_layers: int = -1) -> None:
+    room = 1024  # tokens for an answer after reasoning, which the templates of most models can switch off
+
+    def __init__(
+        self, path: Path, parallel: int = 16, threads: int = 0, gpu_layers: int = -1, template: str | None = None
+    ) -> None:
         """Load the model. Each decoder has room for `parallel` sequences; `threads` 0 means all available cores.
 
-        Raises `UserError` if the file is missing, is not a GGUF file, or has no chat template.
+        `template` is the text of a chat template in place of the file's. Raises `UserError` if the file is missing, is
+        not a GGUF file, or has no chat template that can be used.
         """
         # before OpenMP is loaded: its waiting threads spin, which made decoding five times slower on a busy machine
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -38,7 +45,7 @@ class LlamaModel:
         except ImportError:
             raise UserError("rewriting needs llama-cpp-python: pip install 'hand1000[data]'") from None
         if not path.is_file():
-            raise UserError(f"model file {path} does not exist: give the path of a GGUF file (--model)")
+            raise UserError(f"model file {path} does not exist: give a GGUF file with {flag('rewrite', 'model')}")
         self._c: Any = llama_cpp
         _silence(llama_cpp)
         self.name, self.parallel = path.stem, parallel
@@ -50,10 +57,7 @@ class LlamaModel:
         if not self._model:
             raise UserError(f"{path} is not a GGUF file that llama.cpp {llama_cpp.__version__} can load")
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        template = llama_cpp.llama_model_chat_template(self._model, None)
-        if not template:
-            raise UserError(f"{path} has no chat template: use an instruction-tuned model")
-        self._template = self._formatter(template.decode("utf-8"))
+        self._template = self._chat_template(path, template)
         self._on_gpu = gpu_layers != 0 and gpu_supported()
         self._decoders = [Decoder(llama_cpp, self._model, parallel) for _ in range(DECODERS)]
 
@@ -88,8 +92,7 @@ class LlamaModel:
 
     def tokens(self, messages: tuple[Message, ...]) -> list[int]:
         """Return a conversation in the model's chat template, ready for the assistant's turn, as tokens."""
-        turns = [{"role": role, "content": content} for role, content in messages]
-        text = self._template(messages=turns).prompt.encode("utf-8")
+        text = self._template(messages).encode("utf-8")
         bos = piece(self._c, self._vocabulary, self._c.llama_vocab_bos(self._vocabulary), special=True)
         add_special = not (bos and text.startswith(bos))  # the template may include the begin token
         room = (self._c.llama_token * (len(text) + 8))()
@@ -106,13 +109,18 @@ class LlamaModel:
             self._c.llama_model_free(self._model)
         self._model = None
 
-    def _formatter(self, template: str) -> Any:
-        """Return the template as a function. Jinja's sandbox renders it, since it comes from a foreign file."""
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-        tokens = (self._c.llama_vocab_eos(self._vocabulary), self._c.llama_vocab_bos(self._vocabulary))
-        eos, bos = (piece(self._c, self._vocabulary, token, special=True).decode("utf-8") for token in tokens)
-        return Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
+    def _chat_template(self, path: Path, given: str | None) -> ChatTemplate:
+        """Return the template given, else the file's. Jinja's sandbox renders it: it comes from a foreign file."""
+        stored = self._c.llama_model_chat_template(self._model, None)
+        if given is None and not stored:
+            option = flag("rewrite", "template")
+            raise UserError(
+                f"{path} has no chat template: give its file with {option}, or use an instruction-tuned model"
+            )
+        source = stored.decode("utf-8", errors="replace") if given is None else given
+        tokens = (self._c.llama_vocab_bos(self._vocabulary), self._c.llama_vocab_eos(self._vocabulary))
+        bos, eos = (piece(self._c, self._vocabulary, token, True).decode("utf-8", "replace") for token in tokens)
+        return ChatTemplate(source, str(path) if given is None else "--template", bos, eos)
 
 
 def gpu_supported() -> bool:

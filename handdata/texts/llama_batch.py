@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handdata.errors import Unfinished
+from handdata.recipe import flag
 from handdata.texts.chat import Answer, Ask
 
 PROMPT_TOKENS = 768  # greatest length of a question without the common prefix
@@ -76,7 +77,7 @@ class Decoder:
             options.kv_unified = True  # sequences share the cells of the common prefix
             self._context = c.llama_init_from_model(self._model, options)
             if not self._context:
-                raise Unfinished(f"not enough memory for {size} tokens of context: lower --parallel")
+                raise Unfinished(f"not enough memory for {size} tokens of context: lower {flag('rewrite', 'parallel')}")
         c.llama_set_n_threads(self._context, threads, threads)
         self._memory = c.llama_get_memory(self._context)
         c.llama_memory_clear(self._memory, True)
@@ -119,7 +120,7 @@ class Decoder:
         finally:
             c.llama_batch_free(batch)
         if code == 1:
-            raise Unfinished("llama.cpp's context is full: lower --parallel")
+            raise Unfinished(f"llama.cpp's context is full: lower {flag('rewrite', 'parallel')}")
         assert code == 0, f"llama_decode returned {code} for {len(rows)} tokens"
 
     def _advance(self, sequence: _Sequence, max_tokens: int) -> Answer | None:

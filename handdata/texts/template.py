@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from handdata.gestures import gestures
+from handdata.texts.answers import LONGEST
 from handdata.texts.chat import plain
 from handdata.texts.checks import failures, sentence_ends
 from handdata.texts.english import FUNCTION, PHRASE, about_hands, content, gestures_named, mask_phrase, spans
@@ -11,6 +12,8 @@ from handdata.texts.english import FUNCTION, PHRASE, about_hands, content, gestu
 
 def splice(caption: str, gesture: str) -> str | None:
     """Return the caption with the phrase inserted by rule, None if no such text passes the checks."""
+    if len(caption) > LONGEST:
+        return None
     for text in _splices(caption, gesture):
         if not failures(caption, gesture, text):
             return text

@@ -34,14 +34,27 @@ class Clip:
 
     def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return the projected features (n, width) of RGB images (h, w, 3) of uint8, in float32."""
-        pixels = [np.array(image) for image in images]  # copies: torch warns of arrays that cannot be written
-        inputs = self._processor.image_processor(pixels, return_tensors="pt").to(self.device)
+        pixels = [np.array(_middle(image)) for image in images]  # copies: torch warns of arrays that cannot be written
+        inputs = self._processor.image_processor(pixels, return_tensors="pt", input_data_format="channels_last")
+        inputs = inputs.to(self.device)
         return _array(self.network.get_image_features(**inputs))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the projected features (n, width) of texts, cut off at 77 tokens, in float32."""
         inputs = self._processor.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         return _array(self.network.get_text_features(**inputs.to(self.device)))
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """Return the middle of an image of an extreme shape: resized as a whole, 1 x 60,000 pixels need gigabytes.
+
+    The processor resizes the short side and keeps the square in the center.
+    """
+    short = min(image.shape[:2])
+    if max(image.shape[:2]) <= 16 * short:
+        return image
+    top, left = ((side - min(side, 8 * short)) // 2 for side in image.shape[:2])
+    return image[top : top + 8 * short, left : left + 8 * short]
 
 
 def _array(output: Any) -> np.ndarray:

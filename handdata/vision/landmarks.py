@@ -4,7 +4,6 @@ The stage `landmarks`, the trainer and the metrics use the same finder, so that 
 images are comparable.
 """
 
-import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ Image = NDArray[np.uint8]  # (h, w, 3), RGB
 Landmarks = NDArray[np.float32]  # (hands, 21, 3): x, y in fractions of the image, z as MediaPipe gives it
 
 ASSET = "hand-landmarker"  # in manifests/assets.toml
+LONGEST = 32_766  # pixels of a side: OpenCV, inside MediaPipe, counts with 16 bits
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,20 @@ class HandFinder:
             self._landmarker = vision.HandLandmarker.create_from_options(options)
 
     def find(self, image: Image) -> Hands:
-        """Return the hands in an RGB image (h, w, 3); an image with a short side below `min_side` is enlarged first."""
+        """Return the hands in an RGB image (h, w, 3); an image with a short side below `min_side` is enlarged first.
+
+        Its long side is `LONGEST` at most, whatever the short side then is: MediaPipe ends the process beyond that.
+        """
         import cv2
         import mediapipe
+        from PIL import Image as Pillow
 
         scale = self._min_side / min(image.shape[:2])
-        if scale > 1:
+        limit = LONGEST / max(image.shape[:2])
+        if limit < max(scale, 1):
+            size = [max(1, int(side * limit)) for side in (image.shape[1], image.shape[0])]
+            image = np.asarray(Pillow.fromarray(image).resize((size[0], size[1]), Pillow.Resampling.BICUBIC))
+        elif scale > 1:
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
         picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
         detected = self._landmarker.detect(picture)
@@ -80,13 +88,13 @@ class HandFinder:
 
 
 def decode(data: bytes) -> Image | None:
-    """Decode a JPEG to RGB (h, w, 3); return None for a damaged one."""
-    from PIL import Image as Pillow
+    """Decode an image file to RGB (h, w, 3); return None for a damaged one."""
+    from handdata.vision.pixels import UnreadableImage, open_image, to_rgb
 
     try:
-        with Pillow.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError):
+        with open_image(data) as image:
+            return np.asarray(to_rgb(image))
+    except UnreadableImage:
         return None
 
 

@@ -2,7 +2,7 @@
 
 # mypy: disable-error-code="no-any-return"
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,11 +33,33 @@ def hand_capsules(hand: Skeleton) -> list[Capsule]:
     for chain in hand.fingers:
         number = [THUMB, *FINGERS].index(chain)
         bones = slice(chain, chain + 4)
-        capsules += finger_capsules(hand.joints[bones], hand.dorsal[bones], hand.radii[number], chain, number + 1)
+        grown = finger_capsules(hand.joints[bones], hand.dorsal[bones], hand.radii[number], chain, number + 1)
+        capsules += _grown_together(grown, number, hand) if hand.fused and chain in hand.fused else grown
     if hand.extra is not None:
-        dorsal = np.tile(hand.dorsal[FINGERS[-1] + 1], (4, 1))
-        capsules += finger_capsules(hand.extra, dorsal, hand.radii[4], FINGERS[-1], 6)
+        extra = hand.extra
+        capsules += finger_capsules(extra.joints, extra.dorsal, extra.radii, extra.chain, 6)
+        if extra.rooted:  # its own part of the palm
+            root, knuckle = hand.joints[0], extra.joints[0]
+            start = root + 0.45 * (hand.joints[extra.chain] - root)
+            capsules.append(Capsule(start, knuckle, 13.0, extra.radii[0] * 1.03, PALM, 5.0, 0, 0, hand.dorsal[0]))
     return capsules + _palm_capsules(hand)
+
+
+def _grown_together(capsules: list[Capsule], number: int, hand: Skeleton) -> list[Capsule]:
+    """Return a finger's flesh so that it blends into its neighbour's: both have one group and reach to the middle."""
+    first, second = hand.fused or (0, 0)
+    other = second if capsules[0].chain == first else first
+    group = [THUMB, *FINGERS].index(first) + 1
+    moved = []
+    for capsule in capsules:
+        if capsule.group == PALM:
+            moved.append(capsule)
+            continue
+        joint = capsule.segment - 1
+        shift = [0.22 * (hand.joints[other + end] - hand.joints[capsule.chain + end]) for end in (joint, joint + 1)]
+        a, b = capsule.a + shift[0], capsule.b + shift[1]
+        moved.append(replace(capsule, a=a, b=b, ra=capsule.ra * 1.06, rb=capsule.rb * 1.06, group=group, blend=9.0))
+    return moved
 
 
 def finger_capsules(joints: Array, dorsal: Array, radii: Array, chain: int, group: int) -> list[Capsule]:

@@ -7,9 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from handdata.world.flaws import Wrong, flawed_hand
 from handdata.world.flesh import Capsule, arm_capsules, hand_capsules
-from handdata.world.skeleton import Array, Shape, Skeleton, gesture_pose, idle_pose, malformed_hand, pose_hand
+from handdata.world.skeleton import (
+    Array,
+    Pose,
+    Shape,
+    Skeleton,
+    gesture_pose,
+    idle_pose,
+    malformed_hand,
+    natural_pose,
+    pose_hand,
+)
 from handdata.world.surface import Camera
+from handdata.world.visibility import changed_share
 
 # By gesture: turns about the hand's length (degrees; 0 shows the palm of a left hand, 180 the back) and their spread,
 # the lean to the right of the picture (of a hand that shows its palm) and its spread.
@@ -23,8 +35,11 @@ _VIEWS: dict[str, tuple[tuple[float, ...], float, float, float]] = {
     "stop_inverted": ((180,), 8, 0, 6),
     "two_up_inverted": ((180,), 8, 0, 6),
     "no_gesture": ((20, 160), 25, 70, 20),
+    "natural": ((0, 0, 180), 22, 0, 28),
 }
 _UPRIGHT = ((0,), 8, 0, 6)
+_VISIBLE = 0.08  # a flaw changes at least this share of the hand's area
+_TRIES = 12  # hands that are tried until their flaws are visible
 _FILLS, _FILLS_IDLE = (0.54, 0.72), (0.28, 0.36)  # share of the picture's height that 180 mm of a hand take
 
 
@@ -49,25 +64,59 @@ class Hand:
     palm_out: Array  # unit vector
     camera: Camera
     flaws: tuple[str, ...]  # of a malformed hand
+    changed: float = 0.0  # share of the whole hand's pixels that its flaws change
 
 
 def hold_hand(
-    shape: Shape, label: str, side: str, sleeve: bool, place: Place, rng: np.random.Generator, malformed: bool = False
+    shape: Shape,
+    label: str,
+    side: str,
+    sleeve: bool,
+    place: Place,
+    rng: np.random.Generator,
+    malformed: bool = False,
+    wrong: Wrong | None = None,
 ) -> Hand:
     """Pose a hand and put it before the camera so that it fills its part of the picture.
 
-    `label` is a gesture or `no_gesture`. A hand that is not idle is made small enough to fit into the picture.
+    `label` is a gesture, `no_gesture` (idle) or `natural` (any pose; its label is `no_gesture` too). A hand that is not
+    idle is made small enough to fit into the picture. With `wrong` it gets flaws and keeps its place and size.
     """
-    pose = idle_pose(rng) if label == "no_gesture" else gesture_pose(label, rng)
+    pose = _pose(label, rng)
     hand, flaws = malformed_hand(shape, pose, rng) if malformed else (pose_hand(shape, pose), ())
     matrix = _turned_as(label, side, rng)
-    capsules = hand_capsules(hand) + _arm(hand, shape.scale, sleeve, place.idle, rng)
-    joints = hand.joints @ matrix.T
-    middle = (joints.min(axis=0) + joints.max(axis=0)) / 2
-    moved = [replace(c, a=matrix @ c.a - middle, b=matrix @ c.b - middle, dorsal=matrix @ c.dorsal) for c in capsules]
-    joints -= middle
-    camera = _camera(joints, place, rng)
-    return Hand(label, side, joints, len(hand.fingers) + (hand.extra is not None), moved, matrix[:, 2], camera, flaws)
+    fitted = hand.joints @ matrix.T
+    middle = (fitted.min(axis=0) + fitted.max(axis=0)) / 2
+    arm = _arm(hand, shape.scale, sleeve, place.idle, rng)
+    camera = _camera(fitted - middle, place, rng)
+
+    def held(hand: Skeleton, flaws: tuple[str, ...]) -> Hand:
+        capsules = hand_capsules(hand) + arm
+        moved = [
+            replace(c, a=matrix @ c.a - middle, b=matrix @ c.b - middle, dorsal=matrix @ c.dorsal) for c in capsules
+        ]
+        fingers = len(hand.fingers) + (hand.extra is not None) - (hand.fused is not None)
+        named = "no_gesture" if label == "natural" else label
+        return Hand(named, side, hand.joints @ matrix.T - middle, fingers, moved, matrix[:, 2], camera, flaws)
+
+    whole = held(hand, flaws)
+    if wrong is None:
+        return whole
+    best = whole
+    for _ in range(_TRIES):
+        tried = held(*flawed_hand(shape, pose, wrong))
+        changed = changed_share(whole.capsules, tried.capsules, camera, place.inner)
+        if changed > best.changed:
+            best = replace(tried, changed=changed)
+        if changed >= _VISIBLE:
+            break
+    return best
+
+
+def _pose(label: str, rng: np.random.Generator) -> Pose:
+    if label == "no_gesture":
+        return idle_pose(rng)
+    return natural_pose(rng) if label == "natural" else gesture_pose(label, rng)
 
 
 def _turned_as(label: str, side: str, rng: np.random.Generator) -> Array:
@@ -111,6 +160,7 @@ def hand_truth(hand: Hand, inner: int) -> dict[str, Any]:
         "side": hand.side,
         "fingers": hand.fingers,
         "flaws": list(hand.flaws),
+        "changed": round(hand.changed, 4),
         "joints_2d": np.round(flat, 6).tolist(),
         "joints_3d": np.round(hand.joints, 3).tolist(),
         "box": np.round([*low, *(high - low)], 6).tolist(),

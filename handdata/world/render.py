@@ -5,6 +5,7 @@ bytes do not depend on the number of workers.
 """
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from handdata import gestures
-from handdata.errors import UserError
-from handdata.files import remove_partial, require_writable_folder, whole_file, write_json, write_jsonl
+from handdata.errors import UserError, require_known
+from handdata.files import remove_partial, require_writable_folder, sha256_of, whole_file, write_json, write_jsonl
 from handdata.machine import cores, map_unordered
+from handdata.progress import bar
 from handdata.readers import read_json
 from handdata.recipe import RenderOptions
 from handdata.rows.schema import HAGRID_SPLITS, SPLITS
+from handdata.world.flaws import FLAWS
 from handdata.world.skeleton import GESTURES
 from handdata.world.tasks import Task, draw_task, image_id, plan
 
@@ -28,20 +31,24 @@ VERSION = 2  # raised when the same options give other pictures
 
 _DRAWING = ".drawing"  # folder of the pictures drawn so far; removed when the archives are complete
 _BIGGEST = 2048
+_DRAWN_FROM = 1_704_067_200  # 2024-01-01, the date of the members, in seconds
 _PER_WORKER = 8  # with fewer pictures the start of a process does not pay off
 
 
-def draw(options: RenderOptions, folder: Path, workers: int = 1, progress: bool = True) -> dict[str, int]:
+def draw(
+    options: RenderOptions, folder: Path, workers: int = 1, progress: bool = True, own: bool = False
+) -> dict[str, int]:
     """Draw the mini world into a folder; return the number of pictures per gesture.
 
-    Pictures that were drawn with the same options are kept, so an interrupted call resumes. Raises `UserError` for
+    Pictures that were drawn with the same options are kept, so an interrupted call resumes; archives that were damaged
+    are drawn again. `own`: the folder is a build's own, and whatever is in it may be replaced. Raises `UserError` for
     options that cannot be drawn, `Unfinished` if a worker is killed.
     """
     check(options)
     require_writable_folder(folder, "--out")
     tasks = plan(options)
-    if read_json(folder / "render.json") != _key(options):
-        _prepare(options, folder)
+    if not _finished(options, folder):
+        _prepare(options, folder, own)
         _draw_all(options, tasks, folder / _DRAWING, workers, progress)
         _archive(options, tasks, folder)
     drawn = [task.gesture for task in tasks if task.kind != "absent"]
@@ -64,8 +71,19 @@ def check(options: RenderOptions) -> None:
         raise UserError(f"--size is {options.size}: give 32 to {_BIGGEST} pixels")
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}: give 0 or more")
-    if not 0 <= options.second_hand <= 1:
-        raise UserError(f"--second-hand is {options.second_hand}: give a share from 0 to 1")
+    for name, share in (("second-hand", options.second_hand), ("natural", options.natural)):
+        if not 0 <= share <= 1:
+            raise UserError(f"--{name} is {share}: give a share from 0 to 1")
+    _check_flaws(options)
+
+
+def _check_flaws(options: RenderOptions) -> None:
+    for name in options.flaws:
+        require_known(name, ["all", *FLAWS], "flaw", f"; known are all, {', '.join(FLAWS)}")
+    if not 0 <= options.flaw_count <= len(FLAWS):
+        raise UserError(f"--flaw-count is {options.flaw_count}: give 1 to {len(FLAWS)}, or 0 for one to three")
+    if options.malformed and (options.flaws or options.pairs):
+        raise UserError("--malformed and --flaws or --pairs exclude each other: leave out --malformed")
 
 
 def summary(options: RenderOptions) -> str:
@@ -81,7 +99,16 @@ def _key(options: RenderOptions) -> dict[str, Any]:
     return {"version": VERSION, "options": table}
 
 
-def _prepare(options: RenderOptions, folder: Path) -> None:
+def _finished(options: RenderOptions, folder: Path) -> bool:
+    """Return whether the archives were drawn with these options, and have the bytes that they had then."""
+    stored = read_json(folder / "render.json") or {}
+    files = stored.pop("files", None)
+    if stored != _key(options) or not isinstance(files, dict):
+        return False
+    return all((folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in files.items())
+
+
+def _prepare(options: RenderOptions, folder: Path, own: bool) -> None:
     """Remove pictures that were drawn with other options; keep those drawn with these.
 
     Raises `UserError` if the folder holds archives that were not drawn: they may be HaGRID's own.
@@ -89,11 +116,12 @@ def _prepare(options: RenderOptions, folder: Path) -> None:
     stamp = folder / _DRAWING / "render.json"
     old = [folder / name for name in ("annotations.zip", "truth.jsonl", *(f"{gesture}.zip" for gesture in GESTURES))]
     old = [path for path in old if path.exists()]
-    if old and not (folder / "render.json").exists() and not stamp.exists():
+    if old and not own and not (folder / "render.json").exists() and not stamp.exists():
         raise UserError(f"--out {folder} holds {old[0].name}, which 'render' did not make: choose another folder")
     remove_partial(folder)
     for path in (folder / "render.json", *old):
-        path.unlink(missing_ok=True)
+        if not path.is_dir():  # a folder is reported when the file is written
+            path.unlink(missing_ok=True)
     key = _key(options)
     for free in ("train", "validation", "test", "gestures", "deflated", "zip64"):  # do not change a picture
         key["options"].pop(free)
@@ -103,24 +131,21 @@ def _prepare(options: RenderOptions, folder: Path) -> None:
 
 
 def _draw_all(options: RenderOptions, tasks: list[Task], folder: Path, workers: int, progress: bool) -> None:
-    from tqdm import tqdm
-
-    missing = [task for task in tasks if not _stem(task, options, folder).with_suffix(".json").exists()]
+    missing = [task for task in tasks if not _is_drawn(_stem(task, options, folder))]
     work = partial(_draw_into, options=options, folder=folder)
-    with tqdm(
-        total=len(tasks),
-        initial=len(tasks) - len(missing),
-        desc="render",
-        unit="picture",
-        disable=None if progress else True,
-    ) as bar:
+    begun = len(tasks) - len(missing)
+    with bar(total=len(tasks), initial=begun, desc="render", unit="picture", show=progress) as shown:
         workers = min(workers or cores(), -(-len(missing) // _PER_WORKER))
         for _ in map_unordered(work, missing, workers, "render") if workers > 1 else map(work, missing):
-            bar.update()
+            shown.update()
 
 
 def _stem(task: Task, options: RenderOptions, folder: Path) -> Path:
     return folder / task.gesture / image_id(task, options)
+
+
+def _is_drawn(stem: Path) -> bool:
+    return stem.with_suffix(".jpg").is_file() and read_json(stem.with_suffix(".json")) is not None
 
 
 def _draw_into(task: Task, options: RenderOptions, folder: Path) -> None:
@@ -158,7 +183,15 @@ def _archive(options: RenderOptions, tasks: list[Task], folder: Path) -> None:
                 _add(archive, junk, json.dumps(first).encode(), True)
             _add(archive, name, json.dumps(annotations[name]).encode(), True)
     write_jsonl(folder / "truth.jsonl", truths)
-    write_json(folder / "render.json", _key(options))
+    names = [
+        "annotations.zip",
+        "truth.jsonl",
+        *(f"{gesture}.zip" for gesture in dict.fromkeys(t.gesture for t in tasks)),
+    ]
+    files = {name: sha256_of(folder / name) for name in names}
+    for name, digest in files.items():  # archives that are drawn again count as the same ones: equal bytes, equal time
+        os.utime(folder / name, (_DRAWN_FROM + int(digest[:6], 16),) * 2)
+    write_json(folder / "render.json", {**_key(options), "files": files})
     shutil.rmtree(drawing)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from handdata.world import backdrop
+from handdata.world.flaws import Wrong
 from handdata.world.flesh import ARM_CHAIN, SLEEVE_CHAIN
 from handdata.world.placement import Place, hand_truth, hold_hand
 from handdata.world.shading import Light, developed, inner_size, laid_over, lit_colours
@@ -72,12 +73,19 @@ def draw_person(rng: np.random.Generator) -> Person:
 
 
 def draw_picture(
-    person: Person, gesture: str, second: str, size: int, rng: np.random.Generator, malformed: bool = False
+    person: Person,
+    gesture: str,
+    second: str,
+    size: int,
+    rng: np.random.Generator,
+    malformed: bool = False,
+    wrong: Wrong | None = None,
 ) -> Picture:
     """Draw a person making a gesture, `size` pixels wide and high.
 
     `second` is what the other hand does: '' (not in the picture), 'no_gesture' or a gesture. With `gesture`
-    'no_gesture' the picture shows an idle hand alone. `malformed` makes the first hand wrong.
+    'no_gesture' the picture shows an idle hand alone, with 'natural' a hand in any pose. `malformed` or `wrong` makes
+    the first hand wrong; with `wrong` nothing else in the picture changes.
     """
     inner = inner_size(size)
     chosen = _choose_attributes(person, second, rng)
@@ -88,7 +96,7 @@ def draw_picture(
     light = Light(_light_direction(rng), tint, rng.uniform(0.44, 0.60))
     side = str(rng.choice(["left", "right"]))
     main = Place(rng.uniform(*PLACES[place]), inner)
-    hands = [hold_hand(person.shape, gesture, side, bool(sleeve), main, rng, malformed)]
+    hands = [hold_hand(person.shape, gesture, side, bool(sleeve), main, rng, malformed, wrong)]
     if second:  # behind the first
         other, aside = "right" if side == "left" else "left", Place(0.5 + 0.34 * free, inner, idle=True)
         hands.insert(0, hold_hand(person.shape, second, other, bool(sleeve), aside, rng))

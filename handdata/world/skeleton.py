@@ -50,6 +50,17 @@ class Pose:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """A finger too many, in hand space."""
+
+    joints: Array  # (4, 3) mm
+    dorsal: Array  # (4, 3) per joint: unit vector out of the back of the bone that ends there
+    radii: Array  # (4,) mm
+    chain: int  # first joint of the finger that it looks like
+    rooted: bool = False  # the palm reaches to its knuckle
+
+
+@dataclass(frozen=True)
 class Skeleton:
     """A posed hand in hand space."""
 
@@ -57,7 +68,8 @@ class Skeleton:
     dorsal: Array  # (21, 3) per joint: unit vector out of the back of the bone that ends there
     radii: Array  # (5, 4) mm
     fingers: tuple[int, ...]  # first joints of the existing chains; malformed hands lack some
-    extra: Array | None = None  # (4, 3) joints of a sixth finger
+    extra: Extra | None = None
+    fused: tuple[int, int] | None = None  # first joints of two fingers that have grown together
 
 
 _STRAIGHT = (5, 7, 4)
@@ -141,6 +153,20 @@ def idle_pose(rng: np.random.Generator) -> Pose:
     )
 
 
+def natural_pose(rng: np.random.Generator) -> Pose:
+    """Draw a pose that names no gesture: each finger bent by itself, the thumb between two of its poses."""
+    curl = np.clip(rng.beta(0.7, 0.9) + rng.normal(0, 0.22, 4), 0, 1)
+    straight, curled = np.array(_STRAIGHT, float), np.array(_CURLED, float)
+    flex = straight + curl[:, None] * (curled - straight) * rng.uniform(0.85, 1, (4, 3)) + rng.normal(0, 3, (4, 3))
+    between = rng.uniform(0, 1)
+    spread = (1 - curl) * (between * np.array(_FAN) + (1 - between) * np.array(_TOGETHER)) + rng.normal(0, 1.5, 4)
+    free = ["spread", "adjacent", "loose", "up"] if curl[:2].mean() < 0.8 else ["spread", "loose", "up"]
+    (first, nail), (second, _) = (_THUMBS[str(name)] for name in rng.choice(free, 2))
+    share = rng.uniform(0, 1)
+    thumb = share * np.array(first) + (1 - share) * np.array(second) + rng.normal(0, 0.035, (3, 3))
+    return Pose(flex, spread, _unit(thumb), np.array(nail), None)
+
+
 def pose_hand(shape: Shape, pose: Pose) -> Skeleton:
     """Return the joints of a posed hand, forward from the wrist; the thumb's tip is moved to its target."""
     joints, dorsal = np.zeros((21, 3)), np.tile([0.0, 0.0, -1.0], (21, 1))
@@ -196,7 +222,8 @@ def malformed_hand(shape: Shape, pose: Pose, rng: np.random.Generator) -> tuple[
     if "extra finger" in chosen:
         root = shape.knuckles[3] + np.array([9.0, -12.0, 0.0])
         bend = flex[3] + rng.normal(0, 8, 3)
-        extra = finger_chain(root, lengths[4] * rng.uniform(0.85, 1.2), bend, spread[3] + 16, 0.0)[0] * shape.scale
+        joints = finger_chain(root, lengths[4] * rng.uniform(0.85, 1.2), bend, spread[3] + 16, 0.0)[0] * shape.scale
+        extra = Extra(joints, np.tile(hand.dorsal[LITTLE + 1], (4, 1)), hand.radii[4], LITTLE)
     return replace(hand, fingers=fingers, extra=extra), tuple(str(flaw) for flaw in chosen)
 
 

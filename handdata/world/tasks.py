@@ -7,13 +7,14 @@ import hashlib
 import io
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from handdata.recipe import RenderOptions
 from handdata.rows.schema import HAGRID_SPLITS, SPLITS
+from handdata.world.flaws import FLAWS, Wrong
 from handdata.world.scene import Person, Picture, draw_person, draw_picture
 from handdata.world.skeleton import GESTURES
 
@@ -21,7 +22,7 @@ _QUALITY = 92  # JPEG
 _SAME = 0.04  # share of pictures in which both hands make the gesture
 _PER_EXTRA = 20  # one more record without its picture, and one without the gesture, per so many
 
-Kind = Literal["whole", "absent", "idle"]
+Kind = Literal["whole", "absent", "idle", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Task:
     gesture: str
     split: str  # train, validation or test
     number: int  # within gesture and split
-    kind: Kind  # whole: picture and record; absent: a record without picture; idle: no hand makes the gesture
+    kind: Kind  # whole: picture and record; absent: no picture; idle: no gesture; wrong: a whole one's flawed double
 
     def entropy(self, options: RenderOptions) -> list[int]:
         """Return the numbers that seed the picture's random generator."""
@@ -42,10 +43,11 @@ class Task:
 def plan(options: RenderOptions) -> list[Task]:
     """Return the tasks in the order of the archives."""
     tasks = []
+    kinds: tuple[Kind, ...] = ("whole", "wrong") if options.pairs else ("whole",)
     for gesture in dict.fromkeys(options.gestures or GESTURES):
         for split in SPLITS:
             count = getattr(options, split)
-            tasks += [Task(gesture, split, number, "whole") for number in range(count)]
+            tasks += [Task(gesture, split, number, kind) for number in range(count) for kind in kinds]
             if options.oddities:
                 extra = range(-(-count // _PER_EXTRA))
                 tasks += [Task(gesture, split, number, "absent") for number in extra]
@@ -56,7 +58,8 @@ def plan(options: RenderOptions) -> list[Task]:
 def draw_task(task: Task, options: RenderOptions) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
     """Draw one picture; return its JPEG, its annotation record and the truth about it."""
     user, person = _person(task, options)
-    rng = np.random.default_rng(task.entropy(options))
+    double = replace(task, kind="whole") if task.kind == "wrong" else task
+    rng = np.random.default_rng(double.entropy(options))
     share = rng.random()
     second = (
         "" if share > options.second_hand else task.gesture if share < _SAME * options.second_hand else "no_gesture"
@@ -64,7 +67,11 @@ def draw_task(task: Task, options: RenderOptions) -> tuple[bytes, dict[str, Any]
     label = task.gesture
     if task.kind == "idle":
         label, second = "no_gesture", ""
-    picture = draw_picture(person, label, second, options.size, rng, options.malformed and task.kind != "idle")
+    elif _chance(double, options, "natural") < options.natural:
+        label = "natural"
+    wrong = _wrong(task, options)
+    malformed = options.malformed and task.kind != "idle" and wrong is None
+    picture = draw_picture(person, label, second, options.size, rng, malformed, wrong)
     buffer = io.BytesIO()
     picture.image.save(buffer, "JPEG", quality=_QUALITY)
     truth = {
@@ -76,8 +83,27 @@ def draw_task(task: Task, options: RenderOptions) -> tuple[bytes, dict[str, Any]
         "caption": picture.caption,
         **picture.attributes,
         "hands": picture.hands,
+        **({"pair": image_id(double, options)} if task.kind == "wrong" else {}),
     }
     return buffer.getvalue(), record(picture, user, rng, options.oddities), truth
+
+
+def _wrong(task: Task, options: RenderOptions) -> Wrong | None:
+    """Return the flaws of a picture's hand, None for a right hand."""
+    if task.kind != "wrong" and (options.pairs or not options.flaws or task.kind == "idle"):
+        return None
+    names = tuple(FLAWS) if not options.flaws or "all" in options.flaws else options.flaws
+    return Wrong(names, options.flaw_count, _generator(task, options, "flaws"))
+
+
+def _chance(task: Task, options: RenderOptions, purpose: str) -> float:
+    return float(_generator(task, options, purpose).random())
+
+
+def _generator(task: Task, options: RenderOptions, purpose: str) -> np.random.Generator:
+    """Return a generator of a picture's own for one purpose: other purposes' numbers stay as they are."""
+    digest = hashlib.sha256(json.dumps([purpose, *task.entropy(options)]).encode()).digest()
+    return np.random.default_rng(list(digest))
 
 
 def image_id(task: Task, options: RenderOptions) -> str:

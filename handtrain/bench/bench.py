@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from handdata.errors import UserError
 from handdata.machine import choose_device
 from handdata.markdown import markdown_table
+from handdata.progress import bar
 from handtrain.bench.contenders import Ours, Plain, make_scene
 from handtrain.bench.released_loop import EMBEDDING_STEPS, UNET_STEPS
 from handtrain.run.device import restart_peak, top_mib
@@ -81,7 +81,7 @@ def measure(
     """
     turns: dict[str, dict[int, list[Turn]]] = {c.name: {stage: [] for stage in STAGES} for c in contenders}
     order = [(stage, contender) for _ in range(rounds) for stage in STAGES for contender in contenders]
-    for stage, contender in tqdm(order, desc="turns", unit="turn", disable=None):
+    for stage, contender in bar(order, desc="turns", unit="turn"):
         run = contender.start(stage)
         for step in range(-warmup, 0):
             run(step * UNET_STEPS if stage == 2 else step)

@@ -8,13 +8,14 @@ import tyro
 from tyro.conf import Positional
 
 from handdata.files import write_json
-from handdata.gestures import PAPER_GESTURES
-from handdata.huggingface import parse, parse_model
-from handdata.readers import read_json
+from handdata.gestures import PAPER_GESTURES, require_trainable
+from handdata.huggingface import parse_dataset, parse_model
 from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_of
 
 _Preset: TypeAlias = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
+
+_OF_TRAIN = ("out", "cache", "verify", "dry_run")  # flags of `train` that its plan does not need
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Train:
     running: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     cache: Path | None = None  # cache of encoded images and texts; by default ~/.cache/hand1000/encoded
+    verify: bool = False  # read every file of a finished run again, and make again those that are damaged
     dry_run: bool = False  # check everything, and print the steps, memory, disk space and time of the run
 
     @classmethod
@@ -50,13 +52,15 @@ class Train:
 
     def __call__(self) -> int:
         check(self.options)
-        parse(self.dataset, "--dataset")
+        require_trainable(self.gesture, "--gesture")
+        parse_dataset(self.dataset, "--dataset")
         parse_model(self.base, "--base")
         from handtrain.run.processes import launched
         from handtrain.training.train import plan_run, train  # takes seconds, so cheap checks come first
 
-        arguments = {name: value for name, value in vars(self).items() if name not in ("out", "cache", "dry_run")}
-        result = plan_run(**arguments) if self.dry_run else train(**arguments, out=self.out, cache=self.cache).model
+        arguments = {name: value for name, value in vars(self).items() if name not in _OF_TRAIN}
+        own = {name: getattr(self, name) for name in _OF_TRAIN if name != "dry_run"}
+        result = plan_run(**arguments) if self.dry_run else train(**arguments, **own).model
         if launched().first:
             print(result)
         return 0
@@ -97,7 +101,7 @@ class Publish:
     """Publish a trained model with a new model card, and verify the published files."""
 
     model: Path  # finished run, or its model folder
-    to: str  # place to publish to: hf:USER/NAME[@BRANCH], or a folder
+    to: str  # hf:USER/NAME[@BRANCH], or a folder (a new one that looks like USER/NAME: ./USER/NAME)
     private: bool = False  # make a new repository on the Hub private
     metrics: Path | None = None  # metrics for the card: a file of `evaluate --json`, or a JSON file of names and values
 
@@ -235,6 +239,7 @@ class Reproduce:
     dry_run: bool = False  # check everything, and print the images, steps, memory, disk space and time
 
     def __call__(self) -> int:
+        from handtrain.evaluation.records import read_evaluation
         from handtrain.evaluation.scores import Scores
         from handtrain.reproduce import RESULT, planned, reproduce
 
@@ -245,6 +250,6 @@ class Reproduce:
             return 0
         page = reproduce(**flags)
         for gesture in self.gestures:
-            print(f"{gesture}\n{Scores(read_json(self.out / gesture / RESULT))}")
+            print(f"{gesture}\n{Scores(read_evaluation(self.out / gesture / RESULT))}")
         print(page)
         return 0

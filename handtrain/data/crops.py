@@ -1,12 +1,13 @@
 """Crop photographs to the square that the model sees, and weight the loss by the box of the hand."""
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in fractions of the image
+
+MOST_RESIZED = 32_000_000  # pixels of a resized image; only pictures of extreme shapes have more
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,16 @@ class Window:
         """Return the square of a Pillow image (bilinear, antialiased)."""
         from PIL import Image
 
+        if self.width * self.height > MOST_RESIZED:  # a picture of 1 x 60,000 would need gigabytes
+            return image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=self._part(image))
         resized = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
         return resized.crop((self.left, self.top, self.left + self.size, self.top + self.size))
+
+    def _part(self, image: Any) -> Box:
+        """Return the square as a box in pixels of the image; the crop of a resized image can differ in rounding."""
+        across, down = image.width / self.width, image.height / self.height
+        right, bottom = (self.left + self.size) * across, (self.top + self.size) * down
+        return self.left * across, self.top * down, min(right, image.width), min(bottom, image.height)
 
     def box(self, box: Box) -> Box:
         """Convert a box in fractions of the image to fractions of the square, clipped to it."""
@@ -53,11 +62,14 @@ def window(width: int, height: int, size: int, box: Box | None = None) -> Window
 
 
 def square(data: bytes, cut: Window) -> np.ndarray:
-    """Decode an image file and return its square as float32 (3, size, size) in [-1, 1] (bilinear, antialiased)."""
-    from PIL import Image
+    """Decode an image file and return its square as float32 (3, size, size) in [-1, 1] (bilinear, antialiased).
 
-    with Image.open(io.BytesIO(data)) as image:
-        pixels = np.asarray(cut.crop(image.convert("RGB")), dtype=np.float32) / np.float32(255)  # (size, size, 3)
+    Raises `UnreadableImage`.
+    """
+    from handdata.vision.pixels import open_image, to_rgb
+
+    with open_image(data) as image:
+        pixels = np.asarray(cut.crop(to_rgb(image)), dtype=np.float32) / np.float32(255)  # (size, size, 3)
     return np.ascontiguousarray((pixels * 2 - 1).transpose(2, 0, 1))  # (3, size, size)
 
 

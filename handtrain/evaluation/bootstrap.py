@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
+Z = 1.959963984540054  # of the normal distribution, for this level
 MEAN_DRAWS = 2000  # for percentiles, which need more draws than a standard deviation
 
 
@@ -56,6 +57,40 @@ def percentiles(replicates: np.ndarray) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = np.percentile(known, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return float(low), float(high)
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """Return the interval of a share by Wilson's score: unlike percentiles it is not a point at 0 or at all images.
+
+    (Wilson 1927, "Probable inference, the law of succession, and statistical inference")
+    """
+    share, z2 = right / count, Z**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z / (1 + z2 / count) * np.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return float(middle - half) if right else 0.0, float(middle + half) if right < count else 1.0
+
+
+def share_difference(tuned: np.ndarray, base: np.ndarray) -> tuple[float, float]:
+    """Return the interval of the difference of two shares on the same images; right (n,) or wrong on each side.
+
+    (Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on paired
+    data", method 10)
+    """
+    count, (first, second) = len(tuned), (int(side.sum()) for side in (tuned, base))
+    both = int((tuned * base).sum())
+    neither, determinant = count - first - second + both, 0.0
+    products = first * (count - first) * second * (count - second)
+    if products:
+        determinant = both * neither - (first - both) * (second - both)
+        determinant = max(determinant - count / 2, 0.0) if determinant > 0 else determinant
+    correlation = determinant / np.sqrt(products) if products else 0.0
+    (low1, high1), (low2, high2) = wilson(first, count), wilson(second, count)
+    p1, p2 = first / count, second / count
+
+    def reach(a: float, b: float) -> float:
+        return float(np.sqrt(max(a**2 - 2 * correlation * a * b + b**2, 0.0)))
+
+    return p1 - p2 - reach(p1 - low1, high2 - p2), p1 - p2 + reach(high1 - p1, p2 - low2)
 
 
 def ratio_draws(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np.ndarray:

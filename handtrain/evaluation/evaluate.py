@@ -3,21 +3,22 @@
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from handdata import assets
 from handdata.errors import UserError
 from handdata.files import write_jsonl
-from handdata.huggingface import parse
+from handdata.huggingface import parse_dataset
 from handdata.shipped import versions
 from handtrain.data.dataset import load
-from handtrain.data.image_folder import read_settings, split_of
+from handtrain.data.image_folder import images_of, read_settings, split_of
 from handtrain.evaluation import hands, metrics, table
 from handtrain.evaluation.bootstrap import MEAN_DRAWS, Draws
 from handtrain.evaluation.extraction import Models
 from handtrain.evaluation.features import Rows, extract
 from handtrain.evaluation.gesture_judge import gesture_judge, known_hands, named
-from handtrain.evaluation.image_sets import ImageSet, Preparation, dataset_set, folder_set, one_size, partners
+from handtrain.evaluation.image_sets import ImageSet, Preparation, dataset_set, folder_set, partners
 from handtrain.evaluation.scores import Scores
 from handtrain.evaluation.side_effects import Further, pose_entry
 from handtrain.options import EvaluateOptions, changed, recorded
@@ -45,43 +46,46 @@ def evaluate(
     """Evaluate generated images against real ones, and against those of the base model from the same prompts and seeds.
 
     `real` is a folder of images or DATASET:SPLIT, `landmarks` a dataset whose training hands tell gestures apart (by
-    default that of `real`). `free` are the model's images of prompts without a gesture, `free_base` the base's from the
-    same prompts and seeds, `others` folders of the model's images of other gestures: see `side_effects`. `cache` is a
-    folder for features of real images. `details` is a JSON Lines file to write: the
-    hands of every image and their gestures. `changes` are fields of the options. Raises `UserError` for a mistake; a
-    metric whose weights or input are missing has a reason in place of a value.
+    default that of `real`), `free`, `free_base` and `others` further images for `side_effects`, `cache` a folder for
+    features of real images. `details` is a JSON Lines file to write: the hands of every image and their gestures.
+    `changes` are fields of the options. Raises `UserError` for a mistake; a metric whose weights or input are missing
+    has a reason in place of a value.
     """
     (options,) = changed(changes, options or EvaluateOptions())
-    if options.bootstrap < 2:
-        raise UserError(f"--bootstrap {options.bootstrap} must be at least 2")
-    settings = read_settings(Path(fake))
+    fake = images_of(fake, "--fake", "tuned")
+    base = images_of(base, "--base", "base") if base else None
+    settings = read_settings(fake)
     gesture = gesture or settings.get("gesture")
-    sides = _sides(str(real), Path(fake), base, gesture, options.prepare)
-    further = Further.open(*(Path(each) if each else None for each in (free, free_base)), [Path(o) for o in others])
+    sides = _sides(str(real), fake, base, gesture)
+    further = Further.open(free, free_base, others)
     prepare = _preparation(options, settings, sides)
     kept = TensorCache(Path(cache) if cache else assets.cache_folder() / "features")
     with Models(options, device, sides) as models:
-        print(f"handtrain: evaluating on {models.device}", file=sys.stderr)
-        for name in table.extractions_of(options.variants):
-            extractor = models.extractor(name)
-            if isinstance(extractor, str):
-                models.rows[name] = extractor
-                continue
-            models.rows[name] = {  # the same real images are evaluated again and again, generated ones once
-                side: extract(images, prepare, extractor, kept if side == "real" else None)
-                for side, images in sides.items()
-            }
+        _extract_all(models, sides, prepare, kept)
         further_rows = _further_rows(further, models, prepare)
     judge = _judge(str(real), landmarks, gesture, models, prepare, kept)
     if details:
         write_jsonl(Path(details), _details(models, judge))
-    record = _record(models, prepare, gesture, judge)
-    of_hands = models.rows["hands"]
+    record, of_hands = _record(models, prepare, gesture, judge), models.rows["hands"]
     if not isinstance(of_hands, str):
-        added = pose_entry(Path(fake), sides["fake"], of_hands["fake"])
+        added = pose_entry(fake, sides["fake"], of_hands["fake"])
         added |= further.entries(further_rows, prepare, gesture, judge)
         record["metrics"] |= {name: {"standard": entry} for name, entry in added.items()}
     return Scores(record)
+
+
+def _extract_all(models: Models, sides: dict[str, ImageSet], prepare: Preparation, kept: TensorCache) -> None:
+    """Fill `models.rows`: the features and hands of every side, or the reason why they are missing."""
+    print(f"handtrain: evaluating on {models.device}", file=sys.stderr)
+    for name in table.extractions_of(models.options.variants):
+        extractor = models.extractor(name)
+        if isinstance(extractor, str):
+            models.rows[name] = extractor
+            continue
+        models.rows[name] = {  # the same real images are evaluated again and again, generated ones once
+            side: extract(images, prepare, extractor, kept if side == "real" else None)
+            for side, images in sides.items()
+        }
 
 
 def _further_rows(further: Further, models: Models, prepare: Preparation) -> dict[str, Rows]:
@@ -142,23 +146,19 @@ def _details(models: Models, judge: metrics.GestureJudge | str) -> Iterator[dict
             }
 
 
-def _sides(
-    real: str, fake_folder: Path, base: str | Path | None, gesture: str | None, prepare: str
-) -> dict[str, ImageSet]:
-    """Return the real, generated and, if given, base images; with `prepare` auto, generated images of one size only."""
+def _sides(real: str, fake_folder: Path, base: str | Path | None, gesture: str | None) -> dict[str, ImageSet]:
+    """Return the real, generated and, if given, base images; the last two with the same names."""
     dataset = split_of(real, "--real")
     if dataset and gesture is None:
         raise UserError(f"--real {real} needs --gesture: the generated images do not name theirs")
     fake = folder_set(fake_folder, "--fake")
-    if prepare == "auto":
-        fake = one_size(fake)
     sides = {"fake": fake}
     if base:
         sides["fake"], sides["base"] = partners(fake, folder_set(Path(base), "--base"))
     if dataset:
         place, split = dataset
         return {"real": dataset_set(load(place, str(gesture), split, option="--real"), split, "--real"), **sides}
-    return {"real": folder_set(Path(real), "--real"), **sides}
+    return {"real": folder_set(images_of(real, "--real"), "--real"), **sides}
 
 
 def _preparation(options: EvaluateOptions, settings: dict[str, Any], sides: dict[str, ImageSet]) -> Preparation:
@@ -169,8 +169,8 @@ def _preparation(options: EvaluateOptions, settings: dict[str, Any], sides: dict
         raise UserError(
             f"--real {sides['real'].source} has no boxes for the hand crop: use --crop center, or name a dataset"
         )
-    first = sides["fake"].members[0]
-    return Preparation(min(first.width, first.height), crop)
+    # Generated images have one size as a rule; of several, the median is neither a thumbnail's nor a poster's.
+    return Preparation(median_low(min(member.width, member.height) for member in sides["fake"].members), crop)
 
 
 def _judge(
@@ -183,7 +183,7 @@ def _judge(
 ) -> metrics.GestureJudge | str:
     """Return a judge of gestures fitted to a dataset's training hands, or the reason why that is impossible."""
     dataset = split_of(real, "--real")
-    place = parse(str(landmarks), "--landmarks") if landmarks else dataset[0] if dataset else None
+    place = parse_dataset(str(landmarks), "--landmarks") if landmarks else dataset[0] if dataset else None
     if place is None:
         return "no training hands to compare with: name a dataset with --landmarks"
     if gesture is None:
@@ -201,6 +201,8 @@ def _about(images: ImageSet) -> dict[str, Any]:
         "sha256": images.fingerprint(),
         "excluded": images.excluded,
         "black": sum(member.black for member in images.members),
+        "one_colour": sum(member.one_colour for member in images.members),
+        "sizes": len({(member.width, member.height) for member in images.members}),
     }
 
 

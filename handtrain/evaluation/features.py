@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from handdata.errors import UserError
 from handdata.files import sha256_of
+from handdata.progress import bar
 from handdata.vision.clip import Clip
 from handdata.vision.landmarks import HandFinder
+from handdata.vision.pixels import PIXELS
 from handtrain.evaluation import hands
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import ImageSet, Member, Preparation
@@ -76,10 +77,10 @@ def extract(images: ImageSet, prepare: Preparation, extractor: Extractor, cache:
     """
     values, owners = [np.empty((0, extractor.width), dtype=np.float32)], []
     starts = range(0, len(images.members), SHARD)
-    for start in tqdm(starts, desc=extractor.rule.partition(":")[0], unit="shard", disable=None, leave=False):
+    for start in bar(starts, desc=extractor.rule.partition(":")[0], unit="shard", leave=False):
         members = images.members[start : start + SHARD]
         files = [(member.sha256, member.box if prepare.crop == "hand" else None) for member in members]
-        key = key_of(what="rows", rule=extractor.rule, prepare=str(prepare), files=files)
+        key = key_of(what="rows", rule=extractor.rule, prepare=str(prepare), pixels=PIXELS, files=files)
         shard = cache.get(key) if cache else None
         if shard is None:
             pixels = [prepare(images.read(member), member.box) for member in members]

@@ -10,8 +10,9 @@ import numpy as np
 
 from handdata import assets
 from handdata.files import sha256_of
-from handdata.huggingface import HubName, Place, at_commit, require_folder
-from handtrain.data.dataset import Photographs, load
+from handdata.huggingface import Place
+from handdata.rows.published import open_published
+from handtrain.data.dataset import Photographs, gestures_of, load
 from handtrain.evaluation import features, hands, metrics
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import ImageSet, Member, Preparation
@@ -25,11 +26,11 @@ def known_hands(place: Place, prepare: Preparation, cache: TensorCache, option: 
     Raises `UserError` where the dataset or MediaPipe's model file is missing.
     """
     sha256 = sha256_of(assets.path(hands.MODEL))
-    place = at_commit(place, "dataset", option) if isinstance(place, HubName) else require_folder(place, option)
+    place = open_published(place, option).place  # one commit for all gestures
     known = {}
     with hands.hand_finder(hands.DETECTION) as finder:
         extractor = features.hand_extractor(finder, hands.DETECTION, sha256)
-        for gesture in _gestures(place):
+        for gesture in gestures_of(place, option):
             images = _images(load(place, gesture, "train", option=option))
             rows = features.extract(images, prepare, extractor, cache)
             known[gesture] = _in_box(images, prepare, rows)
@@ -49,14 +50,6 @@ def named(of_image: Sequence[Hand], judge: metrics.GestureJudge) -> list[str]:
     """Return the name of each hand's gesture, `none` for an unknown one."""
     points = np.array([normalised(hand) for hand in of_image]).reshape(-1, 63)  # type: ignore[arg-type]
     return [str(name) for name in judge.name(points)]
-
-
-def _gestures(place: Place) -> list[str]:
-    """Return a dataset's configurations except `all`."""
-    from datasets import get_dataset_config_names
-
-    path, revision = (place.repo, place.revision) if isinstance(place, HubName) else (str(place), None)
-    return [name for name in get_dataset_config_names(path, revision=revision) if name != "all"]
 
 
 def _images(photographs: Photographs) -> ImageSet:

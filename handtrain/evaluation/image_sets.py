@@ -1,24 +1,21 @@
 """Sets of images to compare, from folders or splits of a dataset: checked once, then read and prepared one by one."""
 
 import hashlib
-import io
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from handdata.errors import UserError
+from handdata.progress import bar
+from handdata.vision.pixels import UnreadableImage, open_image, upright
 from handtrain.data.crops import Box, Window, window
 from handtrain.data.dataset import Photographs
-from handtrain.data.image_folder import SUFFIXES, is_black, read_prompts
+from handtrain.data.image_folder import SUFFIXES, is_black, is_one_colour, read_prompts
 
 CANNOT_DECODE = "cannot be decoded"
-OTHER_SIZE = "has another size than most"
 NO_PARTNER = "is missing in the other set"
 
 
@@ -31,6 +28,7 @@ class Member:
     width: int
     height: int
     black: bool
+    one_colour: bool = False  # and not black
     text: str | None = None  # the prompt
     box: Box | None = None  # around the annotated hands, in fractions of the image
 
@@ -115,14 +113,6 @@ def dataset_set(photographs: Photographs, split: str, option: str) -> ImageSet:
     return _image_set(source, members, lambda member: photographs.image(rows[member.name]), option)
 
 
-def one_size(images: ImageSet) -> ImageSet:
-    """Return the set without the images that have another size than most. Generated images have one size."""
-    sizes = Counter((member.width, member.height) for member in images.members)
-    common = max(sizes, key=lambda size: (sizes[size], size))
-    others = {member.name for member in images.members if (member.width, member.height) != common}
-    return images.without(others, OTHER_SIZE)
-
-
 def partners(fake: ImageSet, base: ImageSet) -> tuple[ImageSet, ImageSet]:
     """Return both sets with only the images whose names are in both, in the same order.
 
@@ -155,16 +145,16 @@ def _member(name: str, data: bytes, text: str | None, box: Box | None = None) ->
     """Return the member for an image file, or only its name if it cannot be decoded."""
     try:
         image = _decoded(data)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UnreadableImage:
         return name
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Member(name, sha256, image.width, image.height, is_black(image), text, box)
+    sha256, black = hashlib.sha256(data).hexdigest(), is_black(image)
+    return Member(name, sha256, image.width, image.height, black, not black and is_one_colour(image), text, box)
 
 
 def _decoded(data: bytes) -> Any:
-    with Image.open(io.BytesIO(data)) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+    with open_image(data) as image:
+        return upright(image)
 
 
 def _progress(items: Sequence[Any], option: str) -> Iterator[Any]:
-    return iter(tqdm(items, desc=f"read {option}", unit="image", disable=None))
+    return iter(bar(items, desc=f"read {option}", unit="image"))

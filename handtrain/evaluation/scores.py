@@ -12,7 +12,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, which is None if too few hands were detected."""
+    """A value with its 95 % interval, which is None if there are too few images or hands."""
 
     value: float
     interval: tuple[float, float] | None
@@ -93,6 +93,10 @@ class Scores(Mapping[str | tuple[str, str], Score]):
         """Write the record as JSON; the file is whole or absent."""
         write_json(Path(path), self.record)
 
+    def _sizes(self, side: str) -> int:
+        """Return the number of sizes among the images of a side; 0 in records of earlier versions."""
+        return int(self.record.get(side, {}).get("sizes", 0))
+
     def __str__(self) -> str:
         columns = "".join(f"{side:>32}" for side in ("generated", "base", "difference"))
         lines = [f"{'':<19}{'variant':<11}{'real':>8}{columns}   n real, generated"]
@@ -101,6 +105,8 @@ class Scores(Mapping[str | tuple[str, str], Score]):
                 lines.append(f"{name:<19}{variant:<11}{_cells(entry)}")
         for side in ("real", "fake", "base"):
             lines += [f"{side}: {remark}" for remark in _remarks(self.record.get(side, {}))]
+            if side != "real" and self._sizes(side) > 1:
+                lines.append(f"{side}: images of {self._sizes(side)} sizes")
         return "\n".join(lines)
 
 
@@ -118,3 +124,5 @@ def _remarks(images: Record) -> Iterator[str]:
         yield f"{len(names)} left out: {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
     if images.get("black"):
         yield f"{images['black']} images are black"
+    if images.get("one_colour"):
+        yield f"{images['one_colour']} images are of one colour"

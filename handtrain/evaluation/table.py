@@ -26,7 +26,7 @@ class Comparison:
     """Inputs of the metrics other than the extracted rows."""
 
     draws: Draws  # for distances
-    mean_draws: Draws  # for means and shares
+    mean_draws: Draws  # for means
     seed: int
     gesture: str | None  # the gesture that the images should show
     judge: metrics.GestureJudge | str  # names the gesture of a hand; or the reason why it is missing
@@ -116,7 +116,7 @@ def hand_confidence(sides: Sides, comparison: Comparison) -> Entry:
 
 def found_rate(sides: Sides, comparison: Comparison) -> Entry:
     """Return the share of the images in which a hand was detected."""
-    return _means({side: (rows.counts() > 0).astype(float) for side, rows in sides.items()}, comparison)
+    return _shares({side: rows.counts() > 0 for side, rows in sides.items()})
 
 
 def gesture_accuracy(sides: Sides, comparison: Comparison) -> Entry:
@@ -127,8 +127,8 @@ def gesture_accuracy(sides: Sides, comparison: Comparison) -> Entry:
     for side, rows in sides.items():
         names = named([hand for of_image in rows.hands() for hand in of_image], comparison.judge)
         makes_it = np.array([name == comparison.gesture for name in names], dtype=float)
-        right[side] = (rows.sums(makes_it) > 0).astype(float)
-    return _means(right, comparison)
+        right[side] = rows.sums(makes_it) > 0
+    return _shares(right)
 
 
 def clip_score(sides: Sides, comparison: Comparison) -> Entry:
@@ -173,6 +173,23 @@ def _means(values: dict[str, np.ndarray], comparison: Comparison) -> Entry:
     return _ratios(ratios, comparison.mean_draws, "images")
 
 
+def _shares(right: dict[str, np.ndarray]) -> Entry:
+    """Return the entry of a share of the images, from whether each is right (n,), for every side."""
+    entry: Entry = {"unit": "images", "n": {side: len(of_side) for side, of_side in right.items()}}
+    for side, of_side in right.items():
+        entry[side] = _bounded(float(of_side.mean()), of_side, bootstrap.wilson(int(of_side.sum()), len(of_side)))
+    if "fake" in right and "base" in right:
+        tuned, base = right["fake"], right["base"]
+        interval = bootstrap.share_difference(tuned, base)
+        entry["difference"] = _bounded(entry["fake"]["value"] - entry["base"]["value"], tuned, interval)
+    return entry
+
+
+def _bounded(value: float, images: np.ndarray, interval: tuple[float, float]) -> Entry:
+    low, high = interval if len(images) > 1 else (None, None)
+    return {"value": value, "low": low, "high": high}
+
+
 def _ratios(parts: dict[str, tuple[np.ndarray, np.ndarray]], draws: Draws, unit: str) -> Entry:
     """Return the entry of a mean from its sums and counts per image, for every side."""
     entry: Entry = {"unit": unit, "n": {side: int(counts.sum()) for side, (_, counts) in parts.items()}}
@@ -182,6 +199,8 @@ def _ratios(parts: dict[str, tuple[np.ndarray, np.ndarray]], draws: Draws, unit:
             entry[side] = None
             continue
         replicates[side] = bootstrap.ratio_draws(sums, counts, draws.of(side))
+        if (counts > 0).sum() < 2:
+            replicates[side][:] = np.nan  # the same value in every draw: no interval
         entry[side] = _estimate(float(sums.sum() / counts.sum()), replicates[side], _percentiles)
     return _with_difference(entry, replicates, _percentiles)
 
@@ -192,7 +211,7 @@ def _percentiles(_: float, replicates: np.ndarray) -> tuple[float, float]:
 
 def _estimate(value: float, replicates: np.ndarray, interval: Interval) -> Entry:
     low, high = interval(value, replicates)
-    known = bool(np.isfinite([low, high]).all())  # False for so few hands that most draws contain none
+    known = bool(np.isfinite([low, high]).all())  # False for fewer than two images, or if most draws contain no hand
     return {"value": value, "low": low if known else None, "high": high if known else None}
 
 

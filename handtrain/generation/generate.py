@@ -6,29 +6,33 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from tqdm import tqdm
 
 from handdata.errors import UserError
 from handdata.files import require_writable_folder, sha256_of
 from handdata.huggingface import parse_model
+from handdata.limits.numbers import require_seeds
 from handdata.machine import choose_device
-from handdata.readers import read_json
-from handtrain.data.dataset import Row, load
+from handdata.progress import bar
+from handdata.readers import lines_of, read_text
+from handtrain.data.dataset import load
 from handtrain.data.image_folder import split_of
+from handtrain.data.rows import Row
 from handtrain.generation import pictures
 from handtrain.generation.pictures import Picture
 from handtrain.generation.poses import check_pose, chosen_pose, poses_of
+from handtrain.generation.sampling import guidance_of
 from handtrain.method.conditioning import POSE_NUMBERS
 from handtrain.method.noise import seed_of
 from handtrain.method.poses import pose_of_row
+from handtrain.model.about import require_whole
 from handtrain.model.base import Base, open_base
-from handtrain.model.pipeline import ABOUT_FILE, Hand1000Pipeline
+from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, POSE_FILE, Gesture, Hand1000Pipeline
 from handtrain.options import GenerateOptions, changed
 
 REFERENCE_STEPS = 46  # the released code requests 45 from its sampler
@@ -129,16 +133,26 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
     It has no safety checker, which would turn images black: the evaluation would measure the checker.
     """
     kind: Any = Hand1000Pipeline if about else StableDiffusionPipeline
-    try:
-        pipeline = kind.from_pretrained(
-            base.folder,
-            dtype=_TYPES[options.precision],
-            safety_checker=None,
-            requires_safety_checker=False,
-            use_safetensors=True,
-        )
-    except ValueError as error:  # this torch draws another flat layer than the one that trained the model
-        raise UserError(f"--model {base.folder}: {error}") from None
+    pipeline = kind(
+        base.vae(),
+        base.text_encoder(),
+        base.tokenizer(),
+        base.unet(),
+        base.sampling_schedule(),
+        None,
+        None,
+        requires_safety_checker=False,
+    ).to(_TYPES[options.precision])
+    if about:
+        fusion = base.folder / FUSION_FILE
+        try:  # this torch may draw another flat layer than the one that trained the model
+            gesture = Gesture.load(str(base.folder / ABOUT_FILE), str(fusion) if fusion.is_file() else None)
+            pipeline.mix_in(gesture)
+            if "pose" in about:
+                pose = base.folder / POSE_FILE
+                pipeline.pose_by(about["pose"]["routes"], str(pose) if pose.is_file() else None)
+        except ValueError as error:
+            raise UserError(f"--model {base.folder}: {error}") from None
     schedule = base.sampling_schedule()
     if options.sampler == "reference":
         schedule = ReferenceSchedule.from_config(schedule.config)  # type: ignore[no-untyped-call]
@@ -173,25 +187,24 @@ def _generate(todo: list[Picture], work: Work, out: Path, batch: int, device: to
     rows = {prompt: index for index, prompt in enumerate(prompts)}
     embeddings = embed(pipeline, prompts, options.mu)  # one pass of the flat layer for all of them
     negative = embed_plainly(pipeline, [options.negative_prompt])
-    bar = tqdm(total=len(todo), unit="image", desc=out.name, disable=None if progress else True)
-    for start in range(0, len(todo), batch):
-        part = todo[start : start + batch]
-        poses = _posed(pipeline, part, options)
-        images = pipeline(
-            prompt_embeds=embeddings[[rows[picture.prompt] for picture in part]].to(device, pipeline.unet.dtype),
-            negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
-            height=size,
-            width=size,
-            num_inference_steps=steps_of(options),
-            guidance_scale=options.guidance,
-            eta=options.eta,
-            generator=[torch.Generator().manual_seed(picture.noise_seed) for picture in part],
-            **poses,
-        ).images
-        for picture, image in zip(part, images, strict=True):
-            pictures.save(out / picture.file, image, picture, work.settings)
-        bar.update(len(part))
-    bar.close()
+    with bar(total=len(todo), unit="image", desc=out.name, show=progress) as shown:
+        for start in range(0, len(todo), batch):
+            part = todo[start : start + batch]
+            poses = _posed(pipeline, part, options)
+            images = pipeline(
+                prompt_embeds=embeddings[[rows[picture.prompt] for picture in part]].to(device, pipeline.unet.dtype),
+                negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
+                height=size,
+                width=size,
+                num_inference_steps=steps_of(options),
+                guidance_scale=options.guidance,
+                eta=options.eta,
+                generator=[torch.Generator().manual_seed(picture.noise_seed) for picture in part],
+                **poses,
+            ).images
+            for picture, image in zip(part, images, strict=True):
+                pictures.save(out / picture.file, image, picture, work.settings)
+            shown.update(len(part))
 
 
 def _posed(pipeline: Any, part: Sequence[Picture], options: GenerateOptions) -> dict[str, Any]:
@@ -221,19 +234,18 @@ def _work(
     (options,) = changed(changes, options or GenerateOptions())
     assert options
     base = open_base(parse_model(str(model), "--model"), "--model")
-    about: dict[str, Any] = read_json(base.folder / ABOUT_FILE) or {}
+    about = require_whole(base.folder, "--model") if (base.folder / ABOUT_FILE).exists() else {}
     if options.mu is not None and not 0 <= options.mu <= 1:
         raise UserError(f"--mu {options.mu} is outside 0 to 1")
     if options.mu is not None and not about:
         raise UserError(
             "--mu is the share of the text against the gesture, and this model has no gesture: leave it out"
         )
-    if options.steps < 1:
-        raise UserError(f"--steps {options.steps} must be at least 1")
-    if not seeds:
-        raise UserError("--seeds is empty: give at least one seed, such as 0")
+    require_seeds(seeds, "--seeds")
     gesture = gesture or about.get("gesture")
     check_pose(about, options.pose, options.pose_guidance)
+    if options.guidance is None:
+        options = replace(options, guidance=guidance_of(bool(about.get("pose"))))
     keyed, rows = _prompts(prompts, prompt, gesture, limit)
     in_square = {key: pose_of_row(row, base.resolution, about.get("crop", "center")) for key, row in rows.items()}
     poses = poses_of(about, options.pose, keyed, in_square)
@@ -267,14 +279,14 @@ def _prompts(
     file = Path(prompts)
     if not file.is_file():
         raise UserError(f"--prompts {file} is not a file: name one with a prompt per line, or DATASET:SPLIT")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in lines_of(read_text(file, "--prompts")) if line.strip()]
     if not lines:
         raise UserError(f"--prompts {file} has no prompt: write one per line")
     return [(f"{number:05d}", line) for number, line in enumerate(lines[: limit or None])], {}
 
 
 def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: GenerateOptions) -> dict[str, Any]:
-    weights = sorted(base.folder.glob("unet/*.safetensors"))
+    weights = sorted(file for file in base.folder.glob("unet/*.safetensors") if file.is_file())
     lam = about.get("lam")
     of_pose = {"pose": options.pose, "pose_guidance": options.pose_guidance} if about.get("pose") else {}
     return {

@@ -5,15 +5,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from handdata.errors import UserError
 from handdata.files import whole_file, write_json, write_jsonl
 from handdata.readers import read_json
-from handtrain.data.image_folder import RECORDS_FILE, SETTINGS_FILE, is_black, read_settings
+from handdata.vision.pixels import UnreadableImage, open_image, to_rgb
+from handtrain.data.image_folder import RECORDS_FILE, SETTINGS_FILE, is_black, read_settings, settings_fault
 
 CHUNK = "hand1000"  # name of the text chunk in a PNG that holds the record of the image
+
+_SETTINGS_CHUNK = "hand1000-settings"
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,27 @@ class Picture:
     pose: tuple[float, ...] | None = None  # (64,), see `method.conditioning`
 
     def record(self) -> dict[str, Any]:
-        """Return the fields as they are written; without a pose there is no such key."""
+        """Return the fields as they are written; without a pose the key `pose` is absent."""
         fields = json.loads(json.dumps(asdict(self)))
         return {name: value for name, value in fields.items() if name != "pose" or value is not None}
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
     """Return the record in a PNG; None if it is missing, damaged or from another program."""
+    return _read_chunk(file, CHUNK)
+
+
+def _read_chunk(file: Path, chunk: str) -> dict[str, Any] | None:
+    """Return the JSON object in a text chunk of a PNG whose checksums and pixels are right."""
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
+            image.verify()  # the checksum of every chunk
+        with open_image(file) as image:
             image.load()
-            text = image.info.get(CHUNK)
-    except (OSError, SyntaxError, ValueError):
+            record = json.loads(image.info.get(chunk, "null"))
+    except (OSError, TypeError, ValueError, RecursionError, UnreadableImage):
         return None
-    return json.loads(text) if text else None
+    return record if isinstance(record, dict) else None
 
 
 def missing(out: Path, pictures: list[Picture]) -> list[Picture]:
@@ -51,6 +60,11 @@ def missing(out: Path, pictures: list[Picture]) -> list[Picture]:
 def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
     """Write the settings of a new folder; raise `UserError` if its images have other settings."""
     before = read_json(out / SETTINGS_FILE)
+    if before is None or settings_fault(before):  # missing or damaged: every image holds its settings
+        images = sorted(out.glob("*.png"))
+        before = next((found for file in images if (found := _read_chunk(file, _SETTINGS_CHUNK))), None)
+        if before is not None and all(before.get(name) == settings[name] for name in settings.keys() - {"model"}):
+            before = None
     if before is None:
         write_json(out / SETTINGS_FILE, settings)
         return
@@ -66,7 +80,7 @@ def save(file: Path, image: Any, picture: Picture, settings: dict[str, Any]) -> 
     """Write a Pillow image as PNG, whole or absent, with its record and settings as text chunks."""
     info = PngInfo()
     info.add_itxt(CHUNK, json.dumps(picture.record()))
-    info.add_itxt("hand1000-settings", json.dumps(settings))
+    info.add_itxt(_SETTINGS_CHUNK, json.dumps(settings))
     info.add_itxt("parameters", _parameters(picture, settings))
     with whole_file(file, sync=False) as partial:
         image.save(partial, format="PNG", pnginfo=info)
@@ -78,8 +92,8 @@ def finish(out: Path, session: dict[str, Any]) -> None:
     for file in sorted(out.glob("*.png")):
         record = read_record(file)
         if record is not None:
-            with Image.open(file) as image:
-                records.append({**record, "black": is_black(image.convert("RGB"))})
+            with open_image(file) as image:
+                records.append({**record, "black": is_black(to_rgb(image))})
     write_jsonl(out / RECORDS_FILE, records)
     settings = read_settings(out)
     if session["images"]:

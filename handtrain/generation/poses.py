@@ -24,8 +24,6 @@ def check_pose(about: dict[str, Any], pose: str, pose_guidance: float | None) ->
         if pose != "own" or pose_guidance is not None:
             raise UserError("--pose and --pose-guidance need a model that was trained with --pose: leave them out")
         return
-    if pose_guidance is not None and pose_guidance < 0:
-        raise UserError(f"--pose-guidance {pose_guidance} must not be below 0")
     if pose not in (*WORDS, *about["gestures"]) and not Path(pose).is_file():
         raise UserError(
             f"--pose {pose} is not a file or a gesture of the model ({', '.join(about['gestures'])}): "

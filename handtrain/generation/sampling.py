@@ -12,6 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 from handtrain.method.conditioning import PoseLayers, guided
 
 GUIDANCE = 3.0  # the released code's
+POSED_GUIDANCE = 2.0  # hands drawn with poses are better at 1.5 to 2 than at 3 (docs/benchmarks.md)
+
+
+def guidance_of(posed: bool) -> float:
+    """Return the scale of guidance for a model that was trained with poses, or without."""
+    return POSED_GUIDANCE if posed else GUIDANCE
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Sampler:
     pose: PoseLayers | None = None  # attached to the UNet
 
     def __call__(self, embeddings: torch.Tensor, seeds: Sequence[int], poses: torch.Tensor | None = None) -> list[Any]:
-        """Return a Pillow image for each embedding (n, tokens, width), seed and, if given, pose (n, 64); guidance 3."""
+        """Return a Pillow image for each embedding (n, tokens, width), seed and, if given, pose (n, 64)."""
         images: list[Any] = self._draw(embeddings, seeds, poses, "pil")
         return images
 
@@ -41,10 +47,11 @@ class Sampler:
         pipeline = make(self.vae, None, None, self.unet, self.schedule, None, None, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
         drawing: Any = nullcontext()
+        guidance = guidance_of(self.pose is not None)
         if self.pose is not None:
             self.pose.poses = None
             if poses is not None:
-                drawing = guided(self.pose, poses, GUIDANCE, None)
+                drawing = guided(self.pose, poses, guidance, None)
         with drawing:
             return pipeline(
                 prompt_embeds=embeddings,
@@ -52,7 +59,7 @@ class Sampler:
                 height=self.resolution,
                 width=self.resolution,
                 num_inference_steps=self.steps,
-                guidance_scale=GUIDANCE,
+                guidance_scale=guidance,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 output_type=kind,
             ).images

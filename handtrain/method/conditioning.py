@@ -65,7 +65,8 @@ class PoseLayers(torch.nn.Module):
     def add_map(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         """Add the joint maps to the first convolution's output (b, channels, h, w): a forward hook."""
         poses = self._current(output)
-        return output + self.map(joint_maps(poses, output.shape[2], output.shape[3])).to(output.dtype)
+        added: torch.Tensor = output + self.map(joint_maps(poses, output.shape[2], output.shape[3])).to(output.dtype)
+        return added
 
     def _current(self, batch: torch.Tensor) -> torch.Tensor:
         if self.poses is None:

@@ -8,7 +8,7 @@ ours: published models contain it in their one-file pipeline.
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,29 +33,31 @@ class FlatFusion:
     numbers: int  # 63, of the gesture feature
 
     def __call__(
-        self, text: torch.Tensor, feature: torch.Tensor, block_rows: int = 0, progress: bool = False
+        self,
+        text: torch.Tensor,
+        feature: torch.Tensor,
+        block_rows: int = 0,
+        advance: Callable[[int], object] = lambda rows: None,
     ) -> torch.Tensor:
         """Return F (n, tokens, width) of embeddings T (n, tokens, width) and one gesture feature g (numbers,).
 
         Everything is float32 on the CPU. One pass draws the weights once for any n, `block_rows` rows of the
         matrix at a time (0: as many as fit into 96 MiB); the block size changes nothing but rounding. Besides input and
-        output it needs one block and, unless n is a multiple of 32, a padded copy of the last prompts.
+        output it needs one block and, unless n is a multiple of 32, a padded copy of the last prompts. `advance` is
+        called with the number of rows of each finished block, for a progress bar over tokens * width.
         """
-        from tqdm import tqdm
-
         flat = text.detach().to("cpu", torch.float32).reshape(len(text), -1)  # (n, tokens * width)
         g = feature.detach().to("cpu", torch.float32)  # (numbers,)
         out = torch.empty_like(flat)
         groups = [(start, _padded(flat[start : start + GROUP])) for start in range(0, len(flat), GROUP)]
         generator = torch.Generator().manual_seed(self.seed)
-        bar = tqdm(total=self._outputs, desc="fusion", unit="row", disable=None if progress else True)
-        with bar, torch.no_grad():
+        with torch.no_grad():
             for rows, weight in self._blocks(generator, block_rows or BLOCK_BYTES // (4 * self._inputs) or 1):
                 constant = weight[:, self._outputs :] @ g  # (rows,)
                 for start, group in groups:
                     product = group @ weight[:, : self._outputs].T + constant  # (GROUP, rows)
                     out[start : start + GROUP, rows] = product[: len(out) - start]
-                bar.update(rows.stop - rows.start)
+                advance(rows.stop - rows.start)
             bias_bound = 1 / math.sqrt(self._inputs)
             out += torch.empty(self._outputs).uniform_(-bias_bound, bias_bound, generator=generator)
         return out.reshape(text.shape)

@@ -7,7 +7,7 @@ import numpy as np
 
 from handdata.errors import UserError
 from handtrain.data.crops import Box
-from handtrain.data.dataset import Row
+from handtrain.data.rows import Row
 
 NUMBERS = 63  # 21 landmarks x (x, y, z)
 WRIST, MIDDLE_KNUCKLE = 0, 9  # MediaPipe's numbering

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from handtrain.data.crops import Window
-from handtrain.data.dataset import Row, row_window
+from handtrain.data.dataset import row_window
+from handtrain.data.rows import Row
 from handtrain.method.conditioning import POSE_NUMBERS
 
 BANK_POSES = 8  # per gesture at most

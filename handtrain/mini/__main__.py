@@ -12,6 +12,7 @@ import torch
 
 from handdata.errors import UserError
 from handdata.files import write_jsonl
+from handdata.limits.numbers import require_ranges
 from handdata.readers import read_jsonl
 from handtrain.mini import autoencoder, captioner, diffusion, run_command
 from handtrain.mini.loop import Schedule
@@ -39,6 +40,7 @@ class Options:
 
 def main(options: Options) -> int:
     """Train, and return the exit code."""
+    require_ranges(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     if not 0 < options.shorter <= 1:

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from PIL import Image
 
 from handdata.errors import UserError
 from handdata.files import write_json
 from handdata.recipe import CaptionOptions
 from handdata.texts.captioner import Captioner
+from handdata.vision.pixels import open_image, to_rgb
 from handdata.world.backdrop import COLOURS, DETAILS
 from handdata.world.scene import SLEEVES
 from handtrain.data.image_folder import read_records
@@ -82,9 +82,14 @@ def _verdicts(folder: Path, captioner: Captioner) -> Iterator[tuple[tuple[str, i
     lines = read_records(folder)
     for start in range(0, len(lines), _BATCH):
         part = lines[start : start + _BATCH]
-        images = [np.asarray(Image.open(folder / line["file"]).convert("RGB")) for line in part]
+        images = [_pixels(folder / line["file"]) for line in part]
         for line, description in zip(part, captioner.describe(images), strict=True):
             yield (line["prompt"], line["seed"]), agreement(line["prompt"], description)
+
+
+def _pixels(file: Path) -> np.ndarray:
+    with open_image(file) as image:
+        return np.asarray(to_rgb(image))
 
 
 def main(folders: Annotated[list[Path], tyro.conf.Positional], json_file: Path | None = None) -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
-from tqdm import tqdm
 
 from handdata.files import remove_partial, write_jsonl
+from handdata.progress import bar
 from handdata.readers import read_jsonl
 from handtrain.method.batches import batch_of
 from handtrain.run import checkpoint
@@ -52,12 +52,13 @@ def fit(schedule: Schedule, module: torch.nn.Module, loss: Loss, count: int, fol
     folder.mkdir(parents=True, exist_ok=True)
     saves = folder / f"{schedule.name}-checkpoints"
     first = _resume(saves, schedule, both, optimiser)
-    bar = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=schedule.name, disable=None)
+    steps = range(first, schedule.steps)
+    shown = bar(steps, initial=first, total=schedule.steps, desc=schedule.name, unit="step")
     saved = started = time.monotonic()
     losses: list[float] = []
     module.train()
     with _log_of(folder / f"{schedule.name}.jsonl", first) as log:
-        for step in bar:
+        for step in shown:
             losses.append(_step(schedule, step, module, loss, count, optimiser))
             _average(averaged, module, min(schedule.average, (step + 1) / (step + 10)))
             last = step + 1 == schedule.steps
@@ -65,7 +66,7 @@ def fit(schedule: Schedule, module: torch.nn.Module, loss: Loss, count: int, fol
                 mean, rate = sum(losses) / len(losses), len(losses) * schedule.batch / (time.monotonic() - started)
                 line = {"step": step + 1, "loss": mean, "images_per_s": rate, "lr": _rate(schedule, step)}
                 print(json.dumps(line), file=log, flush=True)
-                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                shown.set_postfix(loss=f"{mean:.4f}", refresh=False)
                 started, losses = time.monotonic(), []
             if time.monotonic() - saved > _CHECKPOINT_SECONDS or last:
                 means = ((f"model/averaged.{name}", tensor) for name, tensor in averaged.named_parameters())

@@ -1,6 +1,5 @@
 """The training pictures of the mini models: drawn once, held as one array."""
 
-import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 
 from handdata.readers import read_jsonl
 from handdata.recipe import RenderOptions
+from handdata.vision.pixels import open_image, to_rgb
 from handdata.world.render import draw
 
 SIZE = 64  # px
@@ -72,8 +72,9 @@ def load_world(*folders: Path) -> World:
         archives = {path.stem: zipfile.ZipFile(path) for path in folder.glob("*.zip")}
         for truth in read_jsonl(folder / "truth.jsonl"):
             data = archives[truth["gesture"]].read(f"{truth['gesture']}/{truth['image_id']}.jpg")
-            image = Image.open(io.BytesIO(data)).convert("RGB")
-            pixels.append(np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)))
+            with open_image(data) as image:
+                small = to_rgb(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            pixels.append(np.asarray(small))
             truths.append(truth)
         for archive in archives.values():
             archive.close()

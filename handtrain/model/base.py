@@ -1,6 +1,10 @@
 """A Stable Diffusion base in a diffusers folder: its sizes, and its components, which are loaded one at a time."""
 
 import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +14,32 @@ import torch
 from handdata.errors import UserError
 from handdata.files import sha256_of
 from handdata.huggingface import HubName, Place, pipeline_folder
-from handdata.readers import read_json
+from handdata.readers import require_json
 from handtrain import tensor_cache
 from handtrain.method.unet import add_adapters
+from handtrain.model.components import (
+    CHECKER,
+    NETWORKS,
+    OPTIONAL,
+    check_schedule,
+    optional_network,
+    read_config,
+    refusals,
+    require_named,
+    scaling_of,
+)  # fmt: skip
+from handtrain.model.tokenizer import (
+    PROCESSOR_NAMES,
+    TOKENIZER_FILES,
+    TOKENIZER_NAMES,
+    check_tokenizer,
+    load_processor,
+    load_tokenizer,
+)  # fmt: skip
+from handtrain.model.weights import Unusable, Weights, find_weights
 
 _PIPELINES = ("StableDiffusionPipeline", "Hand1000Pipeline")
-_WEIGHTED = ("unet", "vae", "text_encoder")
+_LARGEST_SIDE = 8192  # pixels
 
 
 @dataclass(frozen=True)
@@ -25,34 +49,38 @@ class Base:
     folder: Path
     commit: HubName | None
     configs: dict[str, dict[str, Any]]  # of the components, by name
+    weights: dict[str, Weights]  # of the networks, by name
     resolution: int  # side of the images in pixels, 512 for Stable Diffusion 1
     latent_factor: int  # pixels per cell of the latent, 8
     width: int  # of a text embedding, 768
     tokens: int  # 77
+    left_out: dict[str, str]  # optional components that cannot be used, with the reason
 
     def unet(self) -> Any:
         """Load the UNet in float32."""
-        import diffusers
-
-        return _load(diffusers.UNet2DConditionModel, self.folder / "unet")
+        return self._load("unet")
 
     def vae(self) -> Any:
         """Load the VAE in float32, frozen."""
-        import diffusers
-
-        return _load(diffusers.AutoencoderKL, self.folder / "vae").requires_grad_(False).eval()
+        return self._load("vae").requires_grad_(False)
 
     def text_encoder(self) -> Any:
         """Load the text encoder in float32, frozen."""
-        import transformers
+        return self._load("text_encoder").requires_grad_(False)
 
-        return _load(transformers.CLIPTextModel, self.folder / "text_encoder").requires_grad_(False).eval()
+    def safety_checker(self) -> tuple[Any, Any] | None:
+        """Load the safety checker in float32 and its image processor; None if the base has none that can be used."""
+        if "safety_checker" not in self.configs:
+            return None
+        with _named(self.folder, "safety_checker"):
+            checker = CHECKER.load(self.configs["safety_checker"], self.weights["safety_checker"])
+            side = checker.config.vision_config.image_size
+            return checker, load_processor(self.folder / "feature_extractor", side)
 
     def tokenizer(self) -> Any:
         """Load the tokenizer."""
-        from transformers import CLIPTokenizer
-
-        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
+        with _named(self.folder, "tokenizer"):
+            return load_tokenizer(self.folder / "tokenizer", self.tokens)
 
     def training_schedule(self) -> Any:
         """Return the noise schedule of the base as a DDPMScheduler."""
@@ -69,14 +97,29 @@ class Base:
 
     def scaling(self) -> float:
         """Return the factor between the VAE's latents and the UNet's."""
-        return float(self.configs["vae"].get("scaling_factor", 0.18215))
+        return scaling_of(self.configs["vae"])
 
     def fingerprint(self) -> str:
         """Return a hash of the UNet's files."""
         digest = hashlib.sha256()
         for path in sorted((self.folder / "unet").glob("*.safetensors")):
-            digest.update(bytes.fromhex(sha256_of(path)))
+            if path.is_file():
+                digest.update(bytes.fromhex(sha256_of(path)))
         return digest.hexdigest()
+
+    def rest_fingerprint(self) -> str:
+        """Return a hash of everything else that training uses: VAE, text encoder, tokenizer and all configurations."""
+        files = [file for part in ("vae", "text_encoder") for file in self.weights[part].files]
+        files += [path for name in TOKENIZER_FILES if (path := self.folder / "tokenizer" / name).is_file()]
+        configs = {name: self.configs[name] for name in (*NETWORKS, "scheduler")}
+        digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
+        for file in files:
+            digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+        return digest.hexdigest()
+
+    def _load(self, part: str) -> Any:
+        with _named(self.folder, part):
+            return NETWORKS[part].load(self.configs[part], self.weights[part])
 
     def check_resolution(self, resolution: int) -> int:
         """Return a resolution, for 0 the base's own. Raises `UserError` if the UNet does not support it."""
@@ -87,34 +130,98 @@ class Base:
 
 
 def open_base(place: Place, option: str = "--base") -> Base:
-    """Fetch a base model if necessary, check it, and read its sizes.
+    """Fetch a base model if necessary, check everything that is used of it, and read its sizes.
 
-    Raises `UserError` unless it is a Stable Diffusion 1 or 2 in diffusers' layout with safetensors.
+    Names, shapes and types of all weights are compared with the configurations before any weight is loaded, and the
+    networks are computed once without values. Optional components that cannot be used are left out. Raises `UserError`
+    unless the rest is a Stable Diffusion 1 or 2 in diffusers' layout with safetensors.
     """
     _quiet_loading()
     folder, commit = pipeline_folder(place, option)
-    index = read_json(folder / "model_index.json")
-    if index is None:
-        raise UserError(f"{option} {place} is not a diffusers model (no model_index.json): name a diffusers folder")
-    name = index.get("_class_name")
-    if name not in _PIPELINES:
-        raise UserError(f"{option} {place} is a {name}: handtrain trains a StableDiffusionPipeline (versions 1 and 2)")
-    for part in _WEIGHTED:
-        if not list((folder / part).glob("*.safetensors")):
-            raise UserError(f"{option} {place} has no .safetensors in {part}/: pickled weights are not read")
-    configs = {part: _config(folder, part, option) for part in (*_WEIGHTED, "scheduler")}
-    unet, vae, text = (configs[part] for part in _WEIGHTED)
+    where = f"{option} {place}"
+    if not (folder / "model_index.json").exists():
+        raise UserError(f"{where} is not a diffusers model (no model_index.json): name a diffusers folder")
+    index = require_json(folder / "model_index.json", option)
+    if (name := index.get("_class_name")) not in _PIPELINES:
+        raise UserError(f"{where} is a {str(name)[:80]}: handtrain trains a StableDiffusionPipeline (versions 1 and 2)")
+    configs, weights, networks = {}, {}, {}
+    for part, network in NETWORKS.items():
+        with _named(where, part):
+            require_named(index, part, network.names)
+            configs[part] = read_config(folder / part / "config.json")
+            weights[part] = find_weights(folder / part, network.stem)
+            networks[part] = network.check(configs[part], weights[part])
+    with _named(where, "scheduler"):
+        configs["scheduler"] = read_config(folder / "scheduler" / "scheduler_config.json")
+        check_schedule(configs["scheduler"])
+    left_out = _optional(folder, index, configs, weights)
+    base = Base(folder, commit, configs, weights, *_sizes(where, configs), left_out)
+    _check_together(base, where, networks)
+    with _named(where, "tokenizer"):
+        require_named(index, "tokenizer", TOKENIZER_NAMES)
+        check_tokenizer(load_tokenizer(folder / "tokenizer", base.tokens), configs["text_encoder"]["vocab_size"])
+    return base
+
+
+def _sizes(where: str, configs: dict[str, dict[str, Any]]) -> tuple[int, int, int, int]:
+    """Return resolution, latent factor, width and tokens. Raises `UserError` for another kind of model."""
+    unet, vae, text = (configs[part] for part in NETWORKS)
     if unet["in_channels"] != vae["latent_channels"]:
         raise UserError(
-            f"{option} {place}: its UNet takes {unet['in_channels']} channels, its VAE has {vae['latent_channels']}: "
+            f"{where}: its UNet takes {unet['in_channels']} channels, its VAE has {vae['latent_channels']}: "
             "handtrain trains text-to-image models"
         )
-    prediction = configs["scheduler"].get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise UserError(f"{option} {place} predicts '{prediction}': handtrain trains epsilon and v_prediction models")
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    width, tokens = text["hidden_size"], text["max_position_embeddings"]
-    return Base(folder, commit, configs, unet["sample_size"] * factor, factor, width, tokens)
+    factor, side = 2 ** (len(vae["block_out_channels"]) - 1), unet["sample_size"]
+    if type(side) is not int or not 1 <= side * factor <= _LARGEST_SIDE:
+        raise UserError(f"{where}: the sample_size {str(side)[:40]} of its UNet is not a side of square images")
+    return side * factor, factor, text["hidden_size"], text["max_position_embeddings"]
+
+
+def _check_together(base: Base, where: str, networks: dict[str, Any]) -> None:
+    """Compute the networks on `meta`, which has shapes without values. Raises `UserError` if the sizes do not fit."""
+    unet, vae, text = (networks[part] for part in NETWORKS)
+    side, channels = base.resolution // base.latent_factor, base.configs["unet"]["in_channels"]
+    shape = (1, channels, side, side)
+    with _named(where, "vae"), refusals("it cannot be computed"), torch.no_grad(), torch.device("meta"):
+        encoded = vae.encode(torch.empty(1, 3, base.resolution, base.resolution)).latent_dist.mean
+        decoded = vae.decode(torch.empty(shape)).sample
+        if (encoded.shape, decoded.shape) != (shape, (1, 3, base.resolution, base.resolution)):
+            raise Unusable("its images have other sizes than those of the UNet")
+        scaling_of(base.configs["vae"])
+    with _named(where, "text_encoder"), refusals("it cannot be computed"), torch.no_grad(), torch.device("meta"):
+        embedding = text(torch.zeros(1, base.tokens, dtype=torch.long))[0]  # (1, tokens, width)
+    with _named(where, "unet"), refusals("it does not fit the text encoder"), torch.no_grad(), torch.device("meta"):
+        if unet(torch.empty(shape), torch.zeros(1), embedding).sample.shape != shape:
+            raise Unusable("its predictions have another shape than its latents")
+    with _named(where, "scheduler"), refusals("it is not supported"):
+        base.training_schedule()
+        base.sampling_schedule().set_timesteps(2)
+
+
+def _optional(
+    folder: Path, index: dict[str, Any], configs: dict[str, Any], weights: dict[str, Weights]
+) -> dict[str, str]:
+    """Add a safety checker that can be used to the configurations and weights; return the others with the reason."""
+    named = [part for part in OPTIONAL if isinstance(index.get(part), list) and any(index[part])]
+    left_out = {part: "training and generation do not use it" for part in named if part == "image_encoder"}
+    if "safety_checker" in named:
+        try:
+            require_named(index, "safety_checker", CHECKER.names)
+            config, stored = optional_network(folder / "safety_checker", CHECKER)
+            require_named(index, "feature_extractor", PROCESSOR_NAMES)
+            load_processor(folder / "feature_extractor", config["vision_config"]["image_size"])
+        except Unusable as error:
+            left_out["safety_checker"] = str(error)
+        else:
+            configs["safety_checker"], weights["safety_checker"] = config, stored
+    return left_out
+
+
+def report_left_out(base: Base, safety_checker: bool) -> None:
+    """Print the optional components of a base that an export leaves out because they cannot be used."""
+    for part, reason in base.left_out.items():
+        if safety_checker or part != "safety_checker":
+            print(f"handtrain: the model is made without the {part} of its base: {reason}", file=sys.stderr)
 
 
 def unet_parameters(base: Base) -> int:
@@ -136,14 +243,7 @@ def fingerprint(module: torch.nn.Module) -> str:
 
 
 def _empty_unet(base: Base) -> Any:
-    import diffusers
-
-    with torch.device("meta"):
-        return _untyped(diffusers.UNet2DConditionModel).from_config(base.configs["unet"])
-
-
-def _load(model: Any, folder: Path) -> Any:
-    return model.from_pretrained(folder, use_safetensors=True).float()
+    return NETWORKS["unet"].empty(base.configs["unet"])
 
 
 def _quiet_loading() -> None:
@@ -160,9 +260,10 @@ def _untyped(value: Any) -> Any:
     return value  # diffusers has no types
 
 
-def _config(folder: Path, part: str, option: str) -> dict[str, Any]:
-    file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
-    config: dict[str, Any] | None = read_json(file)
-    if config is None:
-        raise UserError(f"{option} {folder} lacks {part}/{file.name}: name a whole diffusers folder")
-    return config
+@contextmanager
+def _named(where: Any, part: str) -> Iterator[None]:
+    """Convert `Unusable` to a `UserError` that names the component."""
+    try:
+        yield
+    except Unusable as error:
+        raise UserError(f"{where}, {part}: {error}") from None

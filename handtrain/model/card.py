@@ -3,6 +3,7 @@
 from typing import Any
 
 from handdata.markdown import markdown_table
+from handtrain.method.unet import TARGETS
 
 _OPENRAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
 _HAGRID = "https://github.com/hukenovs/hagrid"
@@ -59,6 +60,7 @@ folder also loads as a plain `StableDiffusionPipeline`, with the tuned UNet and 
 def _use_of_poses(about: dict[str, Any]) -> str:
     name, entry = next(iter(about["gestures"].items()))
     phrases = "\n".join(f"- {name}: `{entry['phrase']}`" for name, entry in about["gestures"].items())
+    guidance = 2.0 if about.get("pose") else 3.0
     drawn = f', poses=pipeline.gesture.own_poses("{name}")[0]' if about.get("pose") else ""
     poses = """
 
@@ -70,7 +72,7 @@ for a right one. Without them the pose is left open. `pose_guidance` is their sc
 from handtrain import Hand1000Pipeline
 
 pipeline = Hand1000Pipeline.from_pretrained("THIS MODEL")
-image = pipeline("a woman {entry["phrase"]}", guidance_scale=3.0{drawn}).images[0]
+image = pipeline("a woman {entry["phrase"]}", guidance_scale={guidance}{drawn}).images[0]
 ```
 
 Name a gesture in the prompt as in the training texts:
@@ -96,11 +98,20 @@ def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
             "Stage III",
             f"{options['unet_epochs']} epochs, batch {options['unet_batch']}, Adam, rate {options['unet_lr']:g}",
         ),
+        ("precision", str(options.get("precision", "fp32"))),
+        ("trained weights", _trained(options)),
         ("order", "all of Stage II before Stage III" if options["order"] == "stages" else "image after image"),
         ("seed", str(options["seed"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in training["versions"].items())),
     ]
     return "## Training\n\n" + markdown_table(["", ""], rows)
+
+
+def _trained(options: dict[str, Any]) -> str:
+    rank = options.get("lora_rank", 0)
+    if not rank:
+        return "all weights of the UNet"
+    return f"LoRA adapters of rank {rank} on {', '.join(TARGETS)} of every attention, merged into the UNet"
 
 
 def _metrics(metrics: str) -> str:
@@ -133,4 +144,4 @@ def _named(source: dict[str, Any]) -> str:
     if place.startswith("hf:"):
         name = place[3:]
         return f"`{name}`" + (f" at commit `{revision}`" if revision else "")
-    return f"a local folder `{place}` (sha256 {source['fingerprint'][:16]}…)" if "fingerprint" in source else place
+    return f"a local folder `{place}` (sha256 {str(source['fingerprint'])[:16]}…)" if "fingerprint" in source else place

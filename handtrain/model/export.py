@@ -6,25 +6,24 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import handtrain.method.conditioning
 import handtrain.method.fusion
 import handtrain.model.pipeline
-from handdata.files import whole_folder, write_json, write_text
-from handdata.huggingface import COMPONENT_FILES, OTHER_WEIGHTS
-from handdata.readers import read_json
+from handdata.files import sha256_by_path, whole_folder, write_json, write_text
 from handdata.shipped import version
 from handtrain.method.conditioning import PoseLayers
 from handtrain.method.fusion import FlatFusion, TokenFusion
 from handtrain.method.gesture import NUMBERS
 from handtrain.model.base import Base
 from handtrain.model.card import model_card
+from handtrain.model.components import CHECKER, NETWORKS
 from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, POSE_FILE
+from handtrain.model.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
+from handtrain.seals import sealed
 
-_COPIED = ("text_encoder", "tokenizer", "vae")
 _CHECKER = ("safety_checker", "feature_extractor")
 
 
@@ -34,24 +33,26 @@ def export(
 ) -> None:  # fmt: skip
     """Write a model folder that is whole or absent.
 
-    `about` becomes hand1000.json; the fusion layer and the pose layers have files of their own. All components but the
-    UNet are the base's own files; its safety checker is left out unless `safety_checker` is set.
+    `about` becomes hand1000.json, with the sha256 of all files whose content is fixed; the fusion layer and the pose
+    layers have files of their own. All weights are stored in float32: a pipeline whose parts have different types
+    fails. The base's safety checker is left out unless `safety_checker` is set.
     """
     from safetensors.torch import save_file
 
-    index = read_json(base.folder / "model_index.json")
-    checker = safety_checker and all((index.get(part) or [None])[0] for part in _CHECKER)
+    checker = base.safety_checker() if safety_checker else None
     with whole_folder(folder) as partial:
-        for part in (*_COPIED, *(_CHECKER if checker else ())):
-            _copy_component(base.folder / part, partial / part)
+        _copy_tokenizer(base, partial / "tokenizer")
         with _full_disk_as_oserror(partial):
-            unet.save_pretrained(partial / "unet")
+            for part, network in (("unet", unet), ("vae", base.vae()), ("text_encoder", base.text_encoder())):
+                network.save_pretrained(partial / part)
             base.sampling_schedule().save_pretrained(partial / "scheduler")
+            for part, saved in zip(_CHECKER, checker or (), strict=False):
+                saved.save_pretrained(partial / part)
             for module, file in ((layer, FUSION_FILE), (pose, POSE_FILE)):
                 if module is not None:
                     save_file({name: tensor.cpu() for name, tensor in module.state_dict().items()}, partial / file)
-        write_json(partial / "model_index.json", _index(index, checker), indent=2)
-        write_json(partial / ABOUT_FILE, {"format": 1, **about}, indent=2)
+        write_json(partial / "model_index.json", _index(checker is not None), indent=2)
+        write_json(partial / ABOUT_FILE, sealed({"format": 1, **about, "files": sha256_by_path(partial)}), indent=2)
         write_texts(partial, about)
 
 
@@ -86,21 +87,33 @@ def fusion_record(base: Base, seed: int, layer: TokenFusion | None) -> dict[str,
     return {"kind": "flat", **size, "seed": seed, "first_block_sha256": first_block}
 
 
-def _index(index: dict[str, Any], checker: bool) -> dict[str, Any]:
+def _index(checker: bool) -> dict[str, Any]:
+    import diffusers
+
     # Plain diffusers cannot load Hand1000Pipeline by its name.
-    changes: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
-    changes["image_encoder"] = [None, None]
-    if not checker:
-        changes.update({part: [None, None] for part in _CHECKER}, requires_safety_checker=False)
-    return {**index, **changes}
+    components = {
+        "feature_extractor": ["transformers", "CLIPImageProcessor"] if checker else [None, None],
+        "image_encoder": [None, None],
+        "safety_checker": list(CHECKER.names[0]) if checker else [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "tokenizer": list(TOKENIZER_NAMES[0]),
+        **{name: list(network.names[0]) for name, network in NETWORKS.items()},
+    }
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "requires_safety_checker": checker,
+        **components,
+    }
 
 
-def _copy_component(source: Path, target: Path) -> None:
+def _copy_tokenizer(base: Base, target: Path) -> None:
     target.mkdir()
-    for file in sorted(source.iterdir()):
-        wanted = any(fnmatch(file.name, pattern) for pattern in COMPONENT_FILES)
-        if wanted and not any(fnmatch(file.name, pattern) for pattern in OTHER_WEIGHTS):
-            shutil.copyfile(file, target / file.name)
+    for name in TOKENIZER_FILES:
+        if (base.folder / "tokenizer" / name).is_file():
+            shutil.copyfile(base.folder / "tokenizer" / name, target / name)
+    if load_tokenizer(target, base.tokens).init_kwargs.get("model_max_length") != base.tokens:
+        base.tokenizer().save_pretrained(target)  # without it plain pipelines do not cut long texts
 
 
 @contextmanager

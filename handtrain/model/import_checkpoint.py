@@ -10,7 +10,7 @@ from handdata.errors import UserError
 from handdata.files import require_writable_folder
 from handdata.gestures import gestures, require
 from handdata.huggingface import Place, parse_model
-from handtrain.model.base import Base, open_base
+from handtrain.model.base import Base, open_base, report_left_out
 from handtrain.model.export import export
 
 _UNET = "model.diffusion_model."
@@ -24,6 +24,7 @@ def import_checkpoint(checkpoint: Path, base: Place | str, gesture: str, out: Pa
     """
     require((gesture,))
     opened = open_base(parse_model(str(base), "--base"))
+    report_left_out(opened, True)
     require_writable_folder(out, "--out")
     unet = opened.unet()
     converted = _convert(_read(checkpoint), unet, checkpoint)

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline  # type: ignore[attr-defined]
 
-from handtrain.method.conditioning import PoseLayers, attach, guided, make_pose_layers
+from handtrain.method.conditioning import POSE_NUMBERS, PoseLayers, attach, guided, make_pose_layers
 from handtrain.method.fusion import FlatFusion, TokenFusion, mix
 
 ABOUT_FILE, FUSION_FILE, POSE_FILE = "hand1000.json", "fusion.safetensors", "pose.safetensors"
 NEWEST_FORMAT = 2  # of hand1000.json; 2 has poses and several gestures
+NUMBERS = 63  # of the gesture feature: 21 landmarks x (x, y, z)
 
 
 @dataclass
@@ -31,21 +32,20 @@ class Gesture:
 
     @classmethod
     def load(cls, about_file: str, fusion_file: str | None) -> "Gesture":
-        """Read the two files. Raises `ValueError` if this torch cannot reproduce the flat layer."""
-        about = json.loads(Path(about_file).read_text(encoding="utf-8"))
-        if about.get("format", 1) > NEWEST_FORMAT:
-            raise ValueError(f"{about_file} has format {about['format']}: it needs a newer version of hand1000")
+        """Read the two files. Raises `ValueError` if they are damaged, or this torch cannot reproduce the layer."""
+        try:
+            about = json.loads(Path(about_file).read_text(encoding="utf-8-sig"))
+            check_about(about)
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{about_file} is damaged ({error})") from None
         fusion, feature = about["fusion"], torch.tensor(about["feature"]["values"], dtype=torch.float32)
         layer: FlatFusion | TokenFusion | None = None
         if fusion["kind"] == "flat":
             layer = FlatFusion(fusion["seed"], fusion["tokens"], fusion["width"], len(feature))
             layer.require_same_stream(fusion["first_block_sha256"])
         elif fusion["kind"] == "token":
-            from safetensors.torch import load_file
-
-            assert fusion_file is not None, f"{about_file} needs {FUSION_FILE}"
             layer = TokenFusion(fusion["width"], len(feature))
-            layer.load_state_dict(load_file(fusion_file))
+            layer.load_state_dict(_layer_weights(fusion_file, layer, FUSION_FILE))
             layer.requires_grad_(False)
         return cls(about, feature, layer)
 
@@ -78,6 +78,108 @@ class Gesture:
         return torch.stack([self.fused[key] for key in keys])
 
 
+def check_about(about: Any) -> None:
+    """Raise `ValueError` for the first entry of hand1000.json without which, or with which, no image can be made."""
+    if not isinstance(about, dict):
+        raise ValueError("it is not a JSON object")
+    values, fusion = (_entry(about, name, dict) for name in ("feature", "fusion"))
+    _check_format(about)
+    numbers = _entry(values, "values", list)
+    if len(numbers) != NUMBERS or not all(_is_number(value, 1e6) for value in numbers):
+        raise ValueError(f"the gesture feature is not a list of {NUMBERS} finite numbers")
+    if not _is_number(about.get("lam"), 1) or about["lam"] < 0:
+        raise ValueError("lam is not a number in 0 to 1")
+    for name in ("crop",) if len(about.get("gestures", {})) > 1 else ("gesture", "gesture_phrase", "crop"):
+        _entry(about, name, str)
+    if about["crop"] not in ("center", "hand"):
+        raise ValueError("crop is neither center nor hand")
+    if not 0 < _entry(about, "resolution", int) <= 8192:
+        raise ValueError("resolution is not a number of pixels")
+    if _entry(values, "kind", str) not in ("absolute", "normalised"):
+        raise ValueError("the kind of the feature is unknown")
+    _check_fusion(fusion)
+    files = about.get("files", {})
+    if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
+        raise ValueError("files is not a list of hashes")
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
+        raise ValueError("files names a path outside of the folder")
+
+
+def _check_format(about: dict[str, Any]) -> None:
+    """Raise `ValueError` for a format that is unknown, and for gestures and poses that are not those of format 2."""
+    version = about.get("format", 1)
+    if type(version) is not int or version < 1:
+        raise ValueError("format is not a number")
+    if version > NEWEST_FORMAT:
+        raise ValueError(f"format {version} needs a newer version of hand1000")
+    if version == 1 and not {"gestures", "pose"} & about.keys():
+        return
+    table = _entry(about, "gestures", dict)
+    if not table:
+        raise ValueError("gestures is empty")
+    for entry in table.values():
+        if not isinstance(entry, dict):
+            raise ValueError("an entry of gestures is not an object")
+        _entry(entry, "phrase", str)
+        for line in _entry(entry, "poses", list) if "pose" in about else ():
+            _check_pose(line)
+    if "pose" in about:
+        routes = _entry(_entry(about, "pose", dict), "routes", list)
+        if not routes or not all(route in ("map", "time", "tokens") for route in routes):
+            raise ValueError("the routes of the pose are unknown")
+
+
+def _check_pose(line: Any) -> None:
+    try:
+        numbers = [float(word) for word in line.split()]
+    except (AttributeError, ValueError):
+        raise ValueError("a pose is not a line of numbers") from None
+    if len(numbers) != POSE_NUMBERS or not all(abs(number) <= 1e6 for number in numbers):
+        raise ValueError(f"a pose is not a line of {POSE_NUMBERS} finite numbers")
+
+
+def _check_fusion(fusion: dict[str, Any]) -> None:
+    kind = _entry(fusion, "kind", str)
+    if kind not in ("flat", "token", "none"):
+        raise ValueError("the kind of the fusion is unknown")
+    for name in ("tokens", "width") if kind != "none" else ():
+        if not 0 < _entry(fusion, name, int) <= 4096:
+            raise ValueError(f"the {name} of the fusion are not those of a text encoder")
+    if kind == "flat":
+        _entry(fusion, "first_block_sha256", str)
+        if not 0 <= _entry(fusion, "seed", int) < 2**63:
+            raise ValueError("the seed of the fusion is not below 2^63")
+
+
+def _entry(entries: dict[str, Any], name: str, kind: type) -> Any:
+    value = entries.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{name} is missing or has another type")
+    return value
+
+
+def _is_number(value: Any, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
+
+
+def _layer_weights(file: str | None, layer: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a layer, stored as `name`. Raises `ValueError` if their file is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if file is None:
+        raise ValueError(f"the model has no {name}, which its {ABOUT_FILE} requires")
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} is damaged ({error})") from None
+    wanted = {part: tensor.shape for part, tensor in layer.state_dict().items()}
+    whole = all(bool(torch.isfinite(tensor).all()) for tensor in weights.values() if tensor.is_floating_point())
+    if {part: tensor.shape for part, tensor in weights.items()} != wanted or not whole:
+        raise ValueError(f"{file} does not hold the layers that {ABOUT_FILE} describes")
+    return weights
+
+
 class Hand1000Pipeline(StableDiffusionPipeline):
     """StableDiffusionPipeline with the gesture mixed into the prompt: E = mu * T + (1 - mu) * F (paper, section 3)."""
 
@@ -102,13 +204,27 @@ class Hand1000Pipeline(StableDiffusionPipeline):
                 f"{pretrained_model_name_or_path} has no {ABOUT_FILE}: it was not trained by handtrain; "
                 "load it as a StableDiffusionPipeline"
             )
-        pipeline.gesture = Gesture.load(about, _file(pretrained_model_name_or_path, FUSION_FILE, hub))
-        if routes := pipeline.gesture.about.get("pose", {}).get("routes"):
-            file = _file(pretrained_model_name_or_path, POSE_FILE, hub)
-            if file is None:
-                raise ValueError(f"{pretrained_model_name_or_path} lacks {POSE_FILE}: copy the whole model folder")
-            pipeline.pose_layers = _pose_layers(loaded.unet, routes, file)
+        pipeline.mix_in(Gesture.load(about, _file(pretrained_model_name_or_path, FUSION_FILE, hub)))
+        if routes := pipeline.gesture.about.get("pose", {}).get("routes"):  # type: ignore[union-attr]
+            pipeline.pose_by(routes, _file(pretrained_model_name_or_path, POSE_FILE, hub))
         return pipeline
+
+    def mix_in(self, gesture: Gesture) -> None:
+        """Use a gesture from now on. Raises `ValueError` if its fusion layer does not fit the text encoder."""
+        fusion, text = gesture.about["fusion"], self.text_encoder.config  # type: ignore[attr-defined]
+        sizes = (text.max_position_embeddings, text.hidden_size)
+        if gesture.layer is not None and (fusion["tokens"], fusion["width"]) != sizes:
+            raise ValueError(f"the fusion layer of {ABOUT_FILE} does not fit the text encoder of the model")
+        self.gesture = gesture
+
+    def pose_by(self, routes: list[str], file: str | None) -> None:
+        """Use pose layers from now on. Raises `ValueError` if their file is missing, damaged or does not fit."""
+        unet: Any = self.unet  # type: ignore[attr-defined]
+        layers = make_pose_layers(unet, routes)
+        layers.load_state_dict(_layer_weights(file, layers, POSE_FILE))
+        layers.requires_grad_(False)
+        attach(unet, layers)
+        self.pose_layers = layers
 
     def __call__(
         self,
@@ -194,24 +310,17 @@ class Hand1000Pipeline(StableDiffusionPipeline):
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         if self.gesture is None:
             return
-        (folder / ABOUT_FILE).write_text(json.dumps(self.gesture.about, indent=2) + "\n", encoding="utf-8")
         from safetensors.torch import save_file
+
+        # The hashes are those of the files that were loaded.
+        about = {name: value for name, value in self.gesture.about.items() if name not in ("files", "sha256_of_this")}
+        (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
         if isinstance(self.gesture.layer, TokenFusion):
             save_file(self.gesture.layer.state_dict(), folder / FUSION_FILE)
         if self.pose_layers is not None:
             weights = {name: tensor.cpu() for name, tensor in self.pose_layers.state_dict().items()}
             save_file(weights, folder / POSE_FILE)
-
-
-def _pose_layers(unet: Any, routes: list[str], file: str) -> PoseLayers:
-    from safetensors.torch import load_file
-
-    layers = make_pose_layers(unet, routes)
-    layers.load_state_dict(load_file(file))
-    layers.requires_grad_(False)
-    attach(unet, layers)
-    return layers
 
 
 def _one_per_image(poses: Any, count: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from handdata.vision.pixels import open_image, upright
 from handtrain.evaluation.table import LOWER_IS_BETTER
 from handtrain.presets import LOWER_IS_BETTER as LOWER
 from handtrain.reporting.runs import Points
@@ -88,8 +89,8 @@ def sweep_curves(name: str, points: Points) -> str:
 
 def picture(file: Path, longest: int) -> str:
     """Return an image file as a data URL, `longest` pixels at most; a much smaller image is enlarged unsmoothed."""
-    with Image.open(file) as opened:
-        image = opened.convert("RGB")
+    with open_image(file) as opened:
+        image = upright(opened)
     side = max(image.size)
     if side > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)

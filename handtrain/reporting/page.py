@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 
+from handdata.vision.pixels import UnreadableImage
 from handtrain.data.image_folder import read_prompts
 from handtrain.reporting import charts, tables
 from handtrain.reporting.runs import Evaluation, RunRecord, sweeps
@@ -92,7 +93,10 @@ def spread(prompts: dict[str, str]) -> list[str]:
 
 
 def _image(file: Path, longest: int) -> str:
-    return f"<img src='{charts.picture(file, longest)}' alt=''>"
+    try:
+        return f"<img src='{charts.picture(file, longest)}' alt=''>"
+    except UnreadableImage:
+        return "cannot be decoded"
 
 
 def _prompts(folder: Path) -> dict[str, str]:

@@ -1,13 +1,15 @@
 """Run folders as a report reads them, and sweeps: evaluations that differ in lam or mu."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.readers import read_json, read_jsonl
+from handdata.readers import read_json
+from handtrain.evaluation.records import read_evaluation
+from handtrain.run.folder import Run
+from handtrain.seals import intact
 
 Evaluation = dict[str, Any]  # the record of an evaluation, see docs/evaluation.md
 
@@ -38,14 +40,24 @@ Points = list[tuple[float, Evaluation]]  # by value of lam or mu
 
 def read_run(folder: Path) -> RunRecord:
     """Read a run folder: run.json, log.jsonl and evaluation*.json. Raises `UserError` for another folder."""
-    try:
-        record = read_json(folder / "run.json")
-        if record is None:
-            raise UserError(f"{folder} is not a run folder (no run.json): name a folder of `handtrain train`")
-        evaluations = [read_json(file) for file in sorted(folder.glob("evaluation*.json"))]
-        return RunRecord(folder, record, read_jsonl(folder / "log.jsonl"), evaluations)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder} has a file that is not JSON ({error}): was it cut off?") from None
+    if not (folder / "run.json").exists():
+        raise UserError(f"{folder} is not a run folder (no run.json): name a folder of `handtrain train`")
+    record, run = read_json(folder / "run.json"), Run(folder)
+    if record is None or not intact(record) or not _is_record(record):
+        raise UserError(f"{folder / 'run.json'} is damaged: run the same `handtrain train` again, which writes it")
+    return RunRecord(
+        folder, record, run.log, [read_evaluation(file) for file in sorted(folder.glob("evaluation*.json"))]
+    )
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    config = record.get("config", {})
+    return (
+        isinstance(config, dict)
+        and isinstance(config.get("options", {}), dict)
+        and isinstance(config.get("gesture", ""), str)
+        and isinstance(record.get("finished", ""), str)
+    )
 
 
 def sweeps(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str, Points]]:

@@ -101,6 +101,8 @@ def remarks(evaluation: Evaluation) -> list[str]:
             sentences.append(f"{side}: {len(names)} images were left out because each {reason}.")
         if images["black"]:
             sentences.append(f"{side}: {images['black']} images are black.")
+        if images.get("one_colour"):
+            sentences.append(f"{side}: {images['one_colour']} images are of one colour.")
     return [*sentences, *_NOTES]
 
 

@@ -1,11 +1,10 @@
 """Checkpoints: complete or absent, verified by sha256, the newest two kept.
 
-A checkpoint is a folder of safetensors pieces and `checkpoint.json`, which contains the run's state and the pieces'
-hashes. It appears by rename.
+A checkpoint is a folder of safetensors pieces and `checkpoint.json`, which contains the run's state, the pieces' hashes
+and a hash of itself. It appears by rename.
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 
 from handdata.files import sha256_of, whole_folder, write_bytes, write_json
 from handdata.readers import read_json
+from handtrain.seals import SEAL, intact, sealed
 
 PIECE_BYTES = 256 * 2**20  # a piece is in memory twice while it is written
 KEPT = 2
@@ -47,20 +47,46 @@ def save(folder: Path, name: str, tensors: Iterable[tuple[str, torch.Tensor]], s
             data, file = to_bytes(piece), f"{number:05d}.safetensors"
             hashes[file] = hashlib.sha256(data).hexdigest()
             write_bytes(partial / file, data)
-        write_json(partial / "checkpoint.json", {"state": state, "sha256": hashes})
+        write_json(partial / "checkpoint.json", sealed({"state": state, "sha256": hashes}))
     for old in _names(folder)[KEPT:]:
         shutil.rmtree(folder / old)
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest intact checkpoint, and the names of newer, damaged ones."""
+def newest(folder: Path, run: str | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest intact checkpoint, and the names of newer ones that are damaged or of another run.
+
+    `run` is the key of the run's configuration, which states contain. Older versions did not store it.
+    """
     damaged: list[str] = []
     for name in _names(folder):
-        checkpoint = _read(folder / name)
-        if checkpoint:
+        checkpoint = read(folder / name)
+        if checkpoint and checkpoint.state.get("run", run) == run:
             return checkpoint, damaged
         damaged.append(name)
     return None, damaged
+
+
+def read(path: Path) -> Checkpoint | None:
+    """Return the checkpoint in a folder, None if one of its files is missing or damaged."""
+    record = read_json(path / "checkpoint.json")
+    if record is None or not intact(record) or record.keys() - {SEAL} != {"state", "sha256"}:
+        return None
+    state, hashes = record["state"], record["sha256"]
+    if not isinstance(state, dict) or not isinstance(hashes, dict) or type(state.get("log_lines", 0)) is not int:
+        return None
+    try:
+        whole = all(Path(file).name == file and sha256_of(path / file) == sha256 for file, sha256 in hashes.items())
+    except OSError:
+        return None
+    return Checkpoint(path, state, tuple(hashes)) if whole else None
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged file or folder, so that it is not read again; an earlier one of that name is removed."""
+    aside = path.with_name(f".{path.name}.damaged")
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    path.replace(aside)
 
 
 def training_state(
@@ -119,16 +145,6 @@ def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted((path.name for path in folder.iterdir() if not path.name.startswith(".")), reverse=True)
-
-
-def _read(path: Path) -> Checkpoint | None:
-    try:
-        record = read_json(path / "checkpoint.json")
-        if record is None or any(sha256_of(path / file) != sha256 for file, sha256 in record["sha256"].items()):
-            return None
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return Checkpoint(path, record["state"], tuple(record["sha256"]))
 
 
 def _pieces(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:

@@ -1,5 +1,6 @@
 """The steps, memory, disk space and time of a run, computed before it starts."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 
 from handdata.errors import UserError
 from handdata.files import require_writable_folder
-from handtrain.data.dataset import Row
+from handtrain.data.rows import Row
 from handtrain.method.batches import Order, steps_of
 from handtrain.model.base import Base, adapter_parameters, unet_parameters
 from handtrain.presets import RunOptions, TrainOptions, prior_batch
@@ -90,9 +91,8 @@ def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -
     moments = trained // 2 if options.optimizer == "adam8bit" else 2 * trained
     by_image = options.order == "images"
     checkpoint = trained if by_image else trained + moments
-    model_bytes = weights + sum(
-        file.stat().st_size for file in base.folder.glob("*/*.safetensors") if file.parent.name != "unet"
-    )
+    others = [stored for name, of_part in base.weights.items() if name != "unet" for stored in of_part.tensors.values()]
+    model_bytes = weights + _FLOAT * sum(math.prod(stored.shape) for stored in others)
     embeddings = count * base.tokens * base.width * _FLOAT
     order = stage3_order(options, (count,))
     steps = count * options.unet_epochs if by_image else order.steps

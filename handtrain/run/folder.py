@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from handdata.errors import UserError
-from handdata.files import locked, remove_partial, write_json, write_text
+from handdata.files import locked, remove_partial, sha256_of, write_json, write_jsonl
 from handdata.readers import read_json, read_jsonl
+from handtrain.model.about import model_fault, trained_with
+from handtrain.seals import digest, intact, sealed
+
+LOST = {"lost": True}  # in the log, in place of a line that was damaged
+_NUMBERS = ("loss", "lr", "images_per_s", "peak_mib", "mfu", "validation_loss", "board_step")
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,25 @@ class Run:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The lines of log.jsonl: a step, a validation loss or an evaluation each."""
-        return read_jsonl(self.path / "log.jsonl")
+        """The lines of log.jsonl: a step, a validation loss or an evaluation each. Damaged lines are left out."""
+        return [line for line in read_jsonl(self.path / "log.jsonl") if is_line(line)]
+
+
+def is_line(line: dict[str, Any]) -> bool:
+    """Return whether a line of a log has values of the right types."""
+    numbers = [line[name] for name in _NUMBERS if name in line]
+    numbers += [value for value in _entries(line.get("evaluation")) if value is not None]
+    whole = all(isinstance(value, int | float) and not abs(value) > 1e300 for value in numbers)
+    kinds = (("evaluation", dict), ("image_ids", list))
+    return (
+        whole
+        and all(type(line.get(name)) is int for name in ("stage", "step"))
+        and all(isinstance(line[name], kind) for name, kind in kinds if name in line)
+    )
+
+
+def _entries(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else []
 
 
 @dataclass
@@ -45,6 +68,7 @@ class RunFolder:
 
     path: Path
     record: dict[str, Any]  # run.json
+    known: bool = True  # whether run.json was there and intact; without it only files with the run's key are used
     silent: bool = False  # write nothing: the first process does
     lines: int = 0  # number of lines in log.jsonl
     _file: TextIO | None = None
@@ -56,22 +80,39 @@ class RunFolder:
         """Whether the run is finished."""
         return "finished" in self.record
 
+    @property
+    def key(self) -> str:
+        """A hash of the configuration, which checkpoints and shards of the run contain."""
+        return digest(self.record["config"])
+
+    def owns(self, about: Any) -> bool:
+        """Return whether the description of a stored piece is that of this run. Older versions stored no key."""
+        key = about.get("run") if isinstance(about, dict) else None
+        return bool(key == self.key or (key is None and self.known))
+
     def start_log(self, lines: int, tensorboard: bool) -> None:
         """Keep the first `lines` lines of the log, those of finished work, and open it for more.
+
+        A damaged line is replaced, so that the numbers of lines that checkpoints record stay right.
 
         TensorBoard's files are rebuilt from the log: in its own, repeated steps would appear twice.
         """
         if self.silent:
             return
         path = self.path / "log.jsonl"
-        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if path.exists() else []
-        write_text(path, "".join(kept))
+        self.close()
+        found = _lines(path)[:lines]
+        kept = [line or LOST for line in [*found, *[None] * (lines - len(found))]]
+        lost = kept.count(LOST)
+        if lost:
+            print(f"handtrain: {path} is damaged: {lost} lines of it are lost, the training is not", file=sys.stderr)
+        write_jsonl(path, kept)
         self.lines = len(kept)
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             self._board = _board(self.path / "tensorboard")
             for line in kept:
-                self._show(json.loads(line))
+                self._show(line)
 
     def log(self, **record: Any) -> None:
         """Add a line to the log, and its numbers to TensorBoard."""
@@ -106,8 +147,20 @@ class RunFolder:
 
     def update(self, **changes: Any) -> None:
         """Change keys of run.json."""
-        self.record.update(changes)
+        self.record = sealed({**self.record, **changes})
         self.write_json("run.json", self.record)
+
+    def finish(self) -> None:
+        """Record that the run is finished, with the time and the hash of its log."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.sync()
+        log = self.path / "log.jsonl"
+        self.update(finished=now, log_sha256=sha256_of(log))
+
+    def reopen(self) -> None:
+        """Take back that the run is finished."""
+        self.record = {name: value for name, value in self.record.items() if name not in ("finished", "log_sha256")}
+        self.update()
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file to the folder, whole or absent."""
@@ -119,9 +172,10 @@ class RunFolder:
         for writer in (self._file, self._board):
             if writer is not None:
                 writer.close()
+        self._file = self._board = None
 
     def _show(self, record: dict[str, Any]) -> None:
-        if self._board is None or "stage" not in record:
+        if self._board is None or "step" not in record:
             return
         for name, value in record.items():
             if isinstance(value, float):
@@ -143,24 +197,72 @@ def open_run(
         for folder in (path, *(child for child in path.iterdir() if child.is_dir())):
             remove_partial(folder)
         config = json.loads(json.dumps(config))
-        record: dict[str, Any] = read_json(path / "run.json") or {"config": config, "sessions": []}
-        before = record["config"]
-        if absent and "options" in before:
-            before = {**before, "options": {**absent, **before["options"]}}
+        found = _record(path / "run.json")
+        record = found or {"config": config, "sessions": []}
+        before = _completed(record["config"], config, absent or {})
         difference = _first_difference(before, config)
         if difference:
             raise UserError(
                 f"--out {path} contains a run with another configuration ({difference}): "
                 "give the same options to resume it, or choose another folder"
             )
-        run = RunFolder(path, record)
+        run = RunFolder(path, record, known=found is not None)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        _settle(run, now)
         if not run.finished:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            run.update(sessions=[*record["sessions"], {"started": now, **session}])
+            run.update(sessions=[*run.record["sessions"], {"started": now, **session}])
         try:
             yield run
         finally:
             run.close()
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """Return run.json, None if it is missing or damaged."""
+    record: dict[str, Any] | None = read_json(path)
+    whole = record is not None and intact(record)
+    if record is None or not whole or not isinstance(record.get("config"), dict):
+        if path.exists():
+            print(f"handtrain: {path} is damaged and is written again", file=sys.stderr)
+        return None
+    return record if isinstance(record.get("sessions"), list) else {**record, "sessions": []}
+
+
+def _completed(before: dict[str, Any], now: dict[str, Any], absent: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded configuration with the entries that older versions did not have."""
+    completed = dict(before)
+    if isinstance(before.get("options"), dict):
+        completed["options"] = {**absent, **before["options"]}
+    if isinstance(before.get("base"), dict) and "rest" not in before["base"] and "rest" in now.get("base", {}):
+        completed["base"] = {**before["base"], "rest": now["base"]["rest"]}
+    return completed
+
+
+def _settle(run: RunFolder, now: str) -> None:
+    """Compare the state `finished` with the model: a damaged model is exported again, a lost state is restored."""
+    if run.finished:
+        fault = model_fault(run.path / "model")
+        if fault:
+            print(f"handtrain: the model of this run is damaged ({fault}) and is made again", file=sys.stderr)
+            run.reopen()
+    elif not run.known and trained_with(run.path / "model", run.record["config"]):
+        run.update(finished=now)
+
+
+def _lines(path: Path) -> list[dict[str, Any] | None]:
+    """Return the lines of a log, None for a damaged one; an incomplete last line is left out."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError:
+        return []
+    values: list[dict[str, Any] | None] = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        values.append(value if isinstance(value, dict) and (is_line(value) or value == LOST) else None)
+    return values
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> str | None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from handdata.errors import Unfinished, UserError
+from handdata.errors import Stopped, Unfinished, UserError
+from handdata.machine import STOP_SIGNALS, raise_stop
 from handtrain import tensor_cache
 from handtrain.presets import RunOptions, TrainOptions
 from handtrain.run import checkpoint
@@ -20,6 +21,7 @@ from handtrain.run.checkpoint import Checkpoint
 from handtrain.run.device import peak_mib
 from handtrain.run.folder import RunFolder, open_run
 from handtrain.run.processes import Processes
+from handtrain.run.verify import verify
 
 
 @dataclass
@@ -30,16 +32,16 @@ class Session:
     processes: Processes
     device: torch.device
     resume: Checkpoint | None  # the checkpoint from which the run is resumed
-    checkpoint_minutes: float
+    running: RunOptions
     ideal: Mapping[int, float]  # by stage: seconds per image at the hardware's peak, if it is known
-    signals: list[int]  # the stop signals received so far
+    stops: "StopSignals"
     progress: bool  # show progress bars; in the first process only
     saved: float = field(default_factory=time.monotonic)  # time of the last checkpoint
 
     @property
-    def hide_bars(self) -> bool | None:
-        """The value of tqdm's `disable`: None hides bars unless stderr is a terminal."""
-        return None if self.progress else True
+    def stopping(self) -> int:
+        """The number of the stop signal that any process has received, 0 without one."""
+        return max(self.processes.all_gather(self.stops.received))
 
     def log_step(
         self, stage: int, step: int, image_ids: list[str], losses: torch.Tensor, lr: float, **more: Any
@@ -67,42 +69,87 @@ class Session:
 
         The running average of the weights is restored in the first process only, which exports it.
         """
-        if self.resume is None or self.resume.state.get("part") != part:
+        state = self.processes.on_first(lambda: self.resume.state if self.resume else {})
+        if state.get("part") != part:
             return 0
-        if self.processes.first:
+        if self.processes.first and self.resume:
             checkpoint.restore(self.resume, module, optimiser, average)
         self.processes.broadcast(module, optimiser)
-        return int(self.resume.state["step"])
+        return int(state["step"])
+
+    def forget_checkpoint(self, reason: str) -> None:
+        """Resume without the checkpoint, from Stage II's shards; in the first process, which decides for all."""
+        print(f"handtrain: {reason}; Stage III starts again", file=sys.stderr)
+        self.resume = None
+        self.run.start_log(_finished_lines(self.run, None), self.running.tensorboard)
 
     def save_when_due(
         self, name: str, tensors: Iterable[tuple[str, torch.Tensor]], state: dict[str, Any], last: bool
     ) -> None:
         """Save a checkpoint after the last step, after a signal, or if the previous one is too old.
 
-        Raises `Unfinished` after a signal to any process.
+        Raises `Stopped` after a signal to any process.
         """
-        stopping = self.processes.any(bool(self.signals))
-        due = last or stopping or time.monotonic() - self.saved >= 60 * self.checkpoint_minutes
+        stopping = self.stopping
+        due = last or bool(stopping) or time.monotonic() - self.saved >= 60 * self.running.checkpoint_minutes
         if due and self.processes.first:
             self.run.sync()
-            checkpoint.save(self.run.path / "checkpoints", name, tensors, {**state, "log_lines": self.run.lines})
+            about = {**state, "log_lines": self.run.lines, "run": self.run.key}
+            checkpoint.save(self.run.path / "checkpoints", name, tensors, about)
             self.saved = time.monotonic()
         self.stop_if(stopping, name)
+        if last:
+            self.stops.deferred = False
 
-    def stop_if(self, stopping: bool, place: str) -> None:
-        """Raise `Unfinished` if the run is to stop after a place that the message names."""
-        if stopping:
-            raise Unfinished(f"stopped by a signal after {place}; the same command resumes the run")
+    def stop_if(self, signum: int, place: str) -> None:
+        """Raise `Stopped` if a signal was received; its message names the last place that is saved."""
+        if signum:
+            raise Stopped(f"stopped by a signal after {place}; the same command resumes the run", signum)
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM of a training: while the UNet is trained they stop it after the step, elsewhere at once.
+
+    Stage II has nothing to save within a batch of images. A second signal always stops the training at once.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0  # number of the deferred signal
+        self.deferred = False
+        self._before: dict[int, Any] = {}
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the signals inside the block, if this is the main thread: Python has handlers in no other."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._before = {signum: signal.signal(signum, self._stop) for signum in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for signum, handler in self._before.items():
+                signal.signal(signum, handler)
+
+    def _stop(self, signum: int, frame: Any) -> None:
+        if self.deferred and not self.received:
+            self.received = int(signum)
+            return
+        before = self._before[signum]
+        if callable(before):
+            before(signum, frame)
+        raise_stop(signum)
 
 
 @contextmanager
 def open_session(
     path: Path, config: dict[str, Any], about: dict[str, Any], processes: Processes, device: torch.device,
-    running: RunOptions, ideal: Mapping[int, float], progress: bool,
+    running: RunOptions, ideal: Mapping[int, float], progress: bool, verified: bool = False,
 ) -> Iterator[Session]:  # fmt: skip
     """Open the run folder in the first process, and find the checkpoint to resume from.
 
-    `config` and `about` are those of `open_run`. Raises `UserError` if the processes have different configurations.
+    With `verified` the pieces of a finished run are read again. `config` and `about` are those of `open_run`. Raises
+    `UserError` if the processes have different configurations.
     """
     if any(other != config for other in processes.all_gather(config)):
         raise UserError("the processes have different options, data or models: give each the same command and files")
@@ -110,45 +157,35 @@ def open_session(
 
     def first() -> tuple[dict[str, Any], Checkpoint | None]:
         runs.append(stack.enter_context(open_run(path, config, about, absent=asdict(TrainOptions()))))
-        return runs[0].record, _newest_checkpoint(path / "checkpoints")
+        if verified and runs[0].finished:
+            verify(runs[0])
+        return runs[0].record, _newest_checkpoint(runs[0])
 
-    with ExitStack() as stack, _stop_signals() as signals:
+    stops = StopSignals()
+    with ExitStack() as stack, stops.handled():
         record, resume = processes.on_first(first)
         run = runs[0] if runs else RunFolder(path, record, silent=True)
         if processes.first and not run.finished:
-            run.start_log(_finished_lines(path, resume), running.tensorboard)
-        yield Session(run, processes, device, resume, running.checkpoint_minutes, ideal, signals, progress)
+            run.start_log(_finished_lines(run, resume), running.tensorboard)
+        yield Session(run, processes, device, resume, running, ideal, stops, progress)
 
 
-def _newest_checkpoint(folder: Path) -> Checkpoint | None:
-    newest, damaged = checkpoint.newest(folder)
-    for name in damaged:
-        print(f"handtrain: the checkpoint {name} is damaged; an older one is used", file=sys.stderr)
+def _newest_checkpoint(run: RunFolder) -> Checkpoint | None:
+    """Return the checkpoint to resume from; newer ones that are damaged or of another run are set aside."""
+    folder = run.path / "checkpoints"
+    found, damaged = checkpoint.newest(folder, run.key)
+    newest = found if found and run.owns(found.state) else None
+    if found and not newest:  # of an older version, which stored no key, and run.json is lost
+        damaged.append(found.folder.name)
+    for name in () if run.finished else damaged:
+        checkpoint.set_aside(folder / name)
+        instead = f"{newest.folder.name} is used" if newest else "without an older one, its work starts again"
+        print(f"handtrain: the checkpoint {name} is damaged or of another run; {instead}", file=sys.stderr)
     return newest
 
 
-def _finished_lines(run: Path, resume: Checkpoint | None) -> int:
+def _finished_lines(run: RunFolder, resume: Checkpoint | None) -> int:
     """Return the number of log lines of finished work: Stage II's shards and the checkpoint to resume from."""
-    shards = [tensor_cache.read(path) for path in (run / "stage2").glob("*.safetensors")]
-    lines: list[int] = [about["log_lines"] for _, about in filter(None, shards)]
-    return max([*lines, resume.state["log_lines"] if resume else 0])
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM signals in a list; the second one raises `Unfinished` at once."""
-    signals: list[int] = []
-
-    def stop(signum: int, frame: Any) -> None:
-        if signals:
-            raise Unfinished("stopped by a signal; the same command resumes the run")
-        signals.append(signum)
-
-    if threading.current_thread() is not threading.main_thread():  # Python has signal handlers in the main thread only
-        yield signals
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield signals
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    shards = [tensor_cache.read(path) for path in (run.path / "stage2").glob("*.safetensors")]
+    lines = [about.get("log_lines") for _, about in filter(None, shards) if run.owns(about)]
+    return max([*(count for count in lines if type(count) is int), resume.state["log_lines"] if resume else 0, 0])

@@ -7,6 +7,7 @@ like an uninterrupted one. The best weights are in RUN/best, whole or absent.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import Preparation
 from handtrain.presets import LOWER_IS_BETTER, TrainOptions
 from handtrain.run.folder import Run, RunFolder
+from handtrain.run.session import Session
 from handtrain.tensor_cache import TensorCache
 
 BEST_FILE = "best/unet.safetensors"
@@ -35,12 +37,23 @@ class Judge:
     real: np.ndarray | None = None  # (n, 20) joint angles of the training hands; needed for landmark_distance
     scores: list[tuple[int, float]] = field(default_factory=list)  # step and the metric of --best-by
 
-    def read_log(self) -> None:
-        """Read the scores from the log of a run that starts or is resumed."""
+    def read_scores(self, state: dict[str, Any]) -> None:
+        """Read the scores from the state of the checkpoint that a run is resumed from, or from the run's log.
+
+        Older versions did not store them in checkpoints.
+        """
         name = self.options.best_by
+        if "scores" in state:
+            self.scores = [(step, math.nan if value is None else value) for step, value in state["scores"]]
+            return
         evaluations = [line for line in Run(self.run.path).log if "evaluation" in line]
-        values = [(line["step"], line["evaluation"][name]) for line in evaluations]
+        values = [(line["step"], line["evaluation"].get(name)) for line in evaluations]
         self.scores = [(step, math.nan if value is None else value) for step, value in values]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The scores as a checkpoint stores them."""
+        return {"scores": [(step, None if math.isnan(value) else value) for step, value in self.scores]}
 
     def due(self, step: int, total: int) -> bool:
         """Return whether the model is evaluated after this number of steps of Stage III; always after the last."""
@@ -52,7 +65,8 @@ class Judge:
         self.scores.append((step, values[self.options.best_by]))
         if self.best != previous:  # the weights are stored before the line of the log that relies on them
             weights = {name: w.detach().cpu().clone() for name, w in unet.named_parameters() if w.requires_grad}
-            tensor_cache.write(self.run.path / BEST_FILE, weights, {"step": step})
+            about = {"step": step, "run": self.run.key}
+            tensor_cache.write(self.run.path / BEST_FILE, weights, about)
         finite = {name: None if math.isnan(value) else value for name, value in values.items()}
         self.run.log(stage=3, step=step, evaluation=finite)
 
@@ -69,6 +83,13 @@ class Judge:
         best = self.best
         since = [step for step, _ in self.scores if best is None or step > best]
         return bool(self.options.patience) and len(since) >= self.options.patience
+
+    def is_stored(self, resumed: int) -> bool:
+        """Return whether the best weights are stored, or are going to be, after a run is resumed at a step."""
+        stored = tensor_cache.read(self.run.path / BEST_FILE)
+        if self.best is None or stored is None or not self.run.owns(stored[1]):
+            return self.best is None
+        return bool(stored[1]["step"] == self.best or stored[1]["step"] > resumed)
 
     def restore(self, unet: torch.nn.Module) -> int | None:
         """Load the best weights into the UNet and return their step; None without an evaluation.
@@ -103,9 +124,13 @@ def check_judging(options: TrainOptions) -> None:
 
 
 def open_judge(
-    run: RunFolder, options: TrainOptions, photographs: Photographs, resolution: int, cache: TensorCache
+    session: Session, options: TrainOptions, photographs: Photographs, resolution: int, cache: TensorCache
 ) -> Judge:
-    """Return the judge of a run with its scores so far. Raises `UserError` if its metric cannot be computed."""
+    """Return the judge of a run with its scores so far. Raises `UserError` if its metric cannot be computed.
+
+    If the best weights are lost and the model is to have them, Stage III starts again.
+    """
+    run = session.run
     gesture = run.record["config"]["gesture"]
     training_hands = known_hands(photographs.place, Preparation(resolution, options.crop), cache, "--dataset")
     classifier = gesture_judge(training_hands, gesture)
@@ -115,7 +140,10 @@ def open_judge(
     if real is None and options.best_by == "landmark_distance":
         raise UserError("--best-by landmark_distance: too few training images have a hand that MediaPipe detects")
     judge = Judge(run, options, None if isinstance(classifier, str) else classifier, real)
-    judge.read_log()
+    judge.read_scores(session.resume.state if session.resume else {})
+    if session.resume and options.keep == "best" and not judge.is_stored(int(session.resume.state.get("step", 0))):
+        session.forget_checkpoint(f"{BEST_FILE} is damaged or missing")
+        judge.read_scores({})
     return judge
 
 

@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
+from handdata.errors import UserError
+from handdata.progress import bar
+from handdata.vision.pixels import PIXELS, UnreadableImage
 from handtrain.data.crops import Window, square
 from handtrain.data.dataset import Photographs
 from handtrain.model.base import fingerprint
@@ -20,16 +24,15 @@ def encode_images(
 
     Images are encoded one by one, so that a cache filled by two runs equals one filled by a single run.
     """
-    from tqdm import tqdm
-
     model, device = fingerprint(vae), _device(vae)
     means, deviations = [], []
-    bar = tqdm(photographs.rows, desc="images", unit="image", disable=None if progress else True)
-    for index, row in enumerate(bar):
-        key = key_of(what="latent", model=model, device=device.type, image=row.sha256, window=asdict(windows[index]))
+    rows = bar(photographs.rows, desc="images", unit="image", show=progress)
+    for index, row in enumerate(rows):
+        about = {"image": row.sha256, "pixels": PIXELS, "window": asdict(windows[index])}
+        key = key_of(what="latent", model=model, device=device.type, **about)
         entry = cache.get(key)
         if entry is None:
-            pixels = square(photographs.image(index), windows[index])  # (3, size, size)
+            pixels = _square(photographs, index, windows[index])  # (3, size, size)
             with torch.no_grad():
                 posterior = vae.encode(torch.from_numpy(pixels)[None].to(device)).latent_dist
             entry = {"mean": posterior.mean[0].cpu(), "deviation": posterior.std[0].cpu()}  # (c, h, w)
@@ -43,12 +46,10 @@ def encode_texts(
     texts: Sequence[str], tokenizer: Any, text_encoder: Any, cache: TensorCache, progress: bool
 ) -> torch.Tensor:
     """Return the text encoder's last hidden state (n, tokens, width) of padded texts, layer-normed, on the CPU."""
-    from tqdm import tqdm
-
     model, device = fingerprint(text_encoder), _device(text_encoder)
     tokens = text_encoder.config.max_position_embeddings
     embeddings = []
-    for text in tqdm(texts, desc="texts", unit="text", disable=None if progress else True):
+    for text in bar(texts, desc="texts", unit="text", show=progress):
         ids = tokenizer(text, padding="max_length", max_length=tokens, truncation=True).input_ids
         key = key_of(what="text", model=model, device=device.type, ids=ids)
         entry = cache.get(key)
@@ -71,10 +72,22 @@ def fuse_flat(
     entries = [cache.get(key) for key in keys]
     missing = [index for index, entry in enumerate(entries) if entry is None]
     if missing:
-        for index, fused in zip(missing, layer(text[missing], feature, progress=progress), strict=True):
+        with bar(total=layer.tokens * layer.width, desc="fusion", unit="row", show=progress) as shown:
+            results = layer(text[missing], feature, advance=shown.update)
+        for index, fused in zip(missing, results, strict=True):
             entries[index] = {"fused": fused}
             cache.put(keys[index], {"fused": fused.clone()})
     return torch.stack([entry["fused"] for entry in entries if entry])
+
+
+def _square(photographs: Photographs, index: int, window: Window) -> np.ndarray:
+    try:
+        return square(photographs.image(index), window)
+    except UnreadableImage as error:
+        name = photographs.rows[index].image_id
+        raise UserError(
+            f"image {name} of --dataset {photographs.place} cannot be decoded ({error}): build or download it again"
+        ) from None
 
 
 def _device(model: Any) -> torch.device:

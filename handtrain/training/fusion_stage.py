@@ -37,13 +37,19 @@ def token_fusion(
 
 def _load(session: Session, layer: TokenFusion) -> bool:
     """Load the fusion layer in all processes if the run has trained it already; return whether it has."""
-    stored = session.processes.on_first(lambda: tensor_cache.read(session.run.path / _FILE))
+    names, file = layer.state_dict().keys(), session.run.path / _FILE
+
+    def read() -> tensor_cache.Tensors | None:
+        tensors, about = tensor_cache.read(file) or ({}, {})
+        return tensors if tensors.keys() == names and session.run.owns(about) else None
+
+    stored = session.processes.on_first(read)
     if stored:
-        layer.load_state_dict(stored[0])
+        layer.load_state_dict(stored)
     return stored is not None
 
 
 def _save(session: Session, layer: TokenFusion) -> None:
     if session.processes.first:
         weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
-        tensor_cache.write(session.run.path / _FILE, weights, {"log_lines": session.run.lines})
+        tensor_cache.write(session.run.path / _FILE, weights, {"log_lines": session.run.lines, "run": session.run.key})

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from tqdm import tqdm
 
+from handdata.progress import bar
 from handtrain.method.batches import Order, ahead, batch_of, steps_of
 from handtrain.method.diffusion import Diffusion, Latents, snr_weights
 from handtrain.method.noise import Draw, image_draws, moved, shaped_times, unit
@@ -56,7 +56,7 @@ def tune(
     """Train the parameters of a module that require gradients, from the checkpoint if it is of this phase.
 
     `embeddings` (n, tokens, width) are the frozen ones of the images of the split; a trained layer `fuse` maps them to
-    those of the UNet. Raises `Unfinished` after a signal, or if a loss is not finite.
+    those of the UNet. Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
     processes, course = session.processes, phase.course
     total = course.order.steps if course else steps_of(len(split), phase.batch, phase.epochs)
@@ -64,29 +64,27 @@ def tune(
     optimiser = _optimiser(module, model, phase, options)
     average = Average(module, options.ema)  # a decay of 0 keeps none
     first = session.restore(phase.part, module, optimiser, average.weights)
+    session.stops.deferred = True  # until the last checkpoint
     if observer and first == 0:
         observer.observe(model, 0, total)
-    elif observer and observer.ended(first, total):  # stopped early, before the run was interrupted
-        return
-    load = partial(_batch, split, embeddings, phase, model, processes)
-    bar = tqdm(
-        ahead(load, range(first, total), model.device),
-        desc=f"Stage {'I' * phase.stage}", unit="step", initial=first, total=total, disable=session.hide_bars,
+    elif observer and observer.ended(first, total):
+        total = first  # stopped early, before the run was interrupted
+    steps = bar(
+        ahead(partial(_batch, split, embeddings, phase, model, processes), range(first, total), model.device),
+        desc=f"Stage {'I' * phase.stage}", unit="step", initial=first, total=total, show=session.progress,
     )  # fmt: skip
-    for step, (image_ids, latents, draw, inputs) in bar:
+    for step, (image_ids, latents, draw, inputs) in steps:
         rate = _set_rate(optimiser, phase, options, step, total)
         add, clip, count = processes.add_gradients, options.unet_clip, len(image_ids)
         losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, count, add, clip)
         losses = processes.gather_losses(losses, count)
         average.update(module, step)
         session.log_step(phase.stage, step, image_ids, losses, rate, part=phase.part)
-        bar.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
-        if observer:
-            observer.observe(model, step + 1, total)
-        ended = observer is not None and observer.ended(step + 1, total)
-        state, last = {"part": phase.part, "step": step + 1}, ended or step + 1 == total
+        steps.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
+        ended = observer is not None and observer.observe(model, step + 1, total).ended(step + 1, total)
+        state = {"part": phase.part, "step": step + 1, **(observer.state if observer else {})}
         tensors = training_state(module, optimiser, average.weights)
-        session.save_when_due(f"stage{phase.stage}-{step + 1:08d}", tensors, state, last)
+        session.save_when_due(f"stage{phase.stage}-{step + 1:08d}", tensors, state, last=ended or step + 1 == total)
         if ended:
             break
     average.replace(module)

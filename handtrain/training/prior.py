@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from handtrain.data.dataset import Row
+from handtrain.data.rows import Row
 from handtrain.generation.sampling import Sampler
 from handtrain.method.conditioning import POSE_NUMBERS
 from handtrain.method.diffusion import Latents

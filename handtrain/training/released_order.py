@@ -2,8 +2,7 @@
 
 import time
 
-from tqdm import tqdm
-
+from handdata.progress import bar
 from handtrain.method.diffusion import Diffusion
 from handtrain.method.embedding import optimise_embeddings
 from handtrain.method.noise import reference_draws
@@ -20,10 +19,11 @@ def released_order(
 ) -> None:
     """Train the UNet on one image of a split after the other, each with a new Adam; resume from a checkpoint.
 
-    Raises `Unfinished` after a signal, or if a loss is not finite.
+    Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
     count, unet, lr = len(split), model.unet, options.embedding_lr
     first = 0
+    session.stops.deferred = True  # until the last checkpoint
     if session.resume:
         checkpoint.restore(session.resume, unet)
         first = session.resume.state["images"]
@@ -31,7 +31,7 @@ def released_order(
         observer.observe(model, 0, count)
     steps = options.embedding_steps + options.unet_epochs
     images = range(first, count)
-    for index in tqdm(images, desc="images", unit="image", initial=first, total=count, disable=session.hide_bars):
+    for index in bar(images, desc="images", unit="image", initial=first, total=count, show=session.progress):
         part = slice(index, index + 1)
         image_id, latents = split.image_ids[part], split.latents[part]
         draws = reference_draws(options.seed, latents.shape, model.timesteps, steps, options.noise_device)

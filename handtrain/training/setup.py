@@ -9,14 +9,16 @@ from typing import Any
 import torch
 
 from handdata.errors import UserError
-from handdata.huggingface import HubName, Place, parse, parse_model
+from handdata.gestures import require_trainable
+from handdata.huggingface import HubName, Place, parse_dataset, parse_model
 from handdata.machine import choose_device
+from handdata.readers import read_json
 from handdata.shipped import versions
-from handtrain.data.dataset import Photographs, gestures_of, load, readme
+from handtrain.data.dataset import Photographs, gestures_of, load, readme, require_gesture
 from handtrain.method.fusion import TokenFusion
 from handtrain.method.gesture import NUMBERS, GestureFeature
 from handtrain.method.poses import bank
-from handtrain.model.base import Base, open_base
+from handtrain.model.base import Base, open_base, report_left_out
 from handtrain.model.export import fusion_record
 from handtrain.options import changed
 from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of, routes
@@ -39,6 +41,7 @@ class Setup:
     base_place: Place
     photographs: list[Photographs]  # of the split `train`, by gesture
     plan: Plan
+    requested: dict[str, str]  # dataset and base as they were requested: a branch may stand for another commit later
 
     @property
     def gesture(self) -> str:
@@ -57,17 +60,19 @@ class Setup:
         fingerprint = fingerprints[0]
         if len(fingerprints) > 1:
             fingerprint = hashlib.sha256("".join(fingerprints).encode()).hexdigest()
+        base = {"fingerprint": self.base.fingerprint(), "rest": self.base.rest_fingerprint()}
         return {
             "gesture": self.gesture,
             "options": asdict(self.options),
             "dataset": {**_place(dataset, dataset), "rows": rows, "fingerprint": fingerprint},
-            "base": {**_place(self.base_place, self.base.commit), "fingerprint": self.base.fingerprint()},
+            "base": {**_place(self.base_place, self.base.commit), **base},
         }
 
     def session(self, processes: int) -> dict[str, Any]:
         """Return the entry of run.json that describes this process."""
         return {
             "preset": self.preset,
+            "requested": self.requested,
             "running": asdict(self.running),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
@@ -125,9 +130,12 @@ class Setup:
 
 def set_up(
     dataset: Place | str, gesture: str | Sequence[str], base: Place | str, preset: str, options: TrainOptions | None,
-    running: RunOptions | None, device: str, changes: Mapping[str, Any],
+    running: RunOptions | None, device: str, changes: Mapping[str, Any], out: Path | None = None,
 ) -> Setup:  # fmt: skip
-    """Check the arguments of `train`, choose the device, and open the base and the dataset."""
+    """Check the arguments of `train`, choose the device, and open the base and the dataset.
+
+    Repositories of the Hub have the commits that a run in `out` recorded.
+    """
     options, running = changed(changes, options or options_of(preset), running or RunOptions())
     check(options)
     check_running(running, options)
@@ -135,15 +143,23 @@ def set_up(
     processes = launched()
     if options.order == "images" and processes.count > 1:
         raise UserError("--order images trains on one image after the other: start a single process")
-    place, base_place = parse(str(dataset), "--dataset"), parse_model(str(base), "--base")
+    place, base_place = parse_dataset(str(dataset), "--dataset"), parse_model(str(base), "--base")
+    requested = {"dataset": str(place), "base": str(base_place)}
+    place, base_place = (
+        _as_recorded(at, part, requested[part], out) for part, at in (("dataset", place), ("base", base_place))
+    )
     chosen = choose_device(own_device(device, processes))
     options = resolved(options, running, chosen)
+    names = _gestures(place, gesture, options)  # before a base of gigabytes is fetched
     opened = open_base(base_place)
+    if processes.first:
+        report_left_out(opened, running.safety_checker)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
-    names = _gestures(place, gesture, options)
     photographs = [load(place, name, limit=options.limit) for name in names]
+    for each in photographs:
+        each.check_images()
     planned = plan(", ".join(names), [row for each in photographs for row in each.rows], opened, options)
-    return Setup(names, preset, options, running, chosen, opened, base_place, photographs, planned)
+    return Setup(names, preset, options, running, chosen, opened, base_place, photographs, planned, requested)
 
 
 def stage1_record(gestures: Sequence[str], features: Sequence[GestureFeature]) -> dict[str, Any]:
@@ -153,14 +169,16 @@ def stage1_record(gestures: Sequence[str], features: Sequence[GestureFeature]) -
 
 
 def _gestures(place: Place, gesture: str | Sequence[str], options: TrainOptions) -> tuple[str, ...]:
-    """Return the gestures to train. Raises `UserError` for several where the options are those of one gesture."""
+    """Return the gestures to train, all of which the dataset has; only its card is read.
+
+    Raises `UserError` for several where the options are those of one gesture.
+    """
     names = (gesture,) if isinstance(gesture, str) else tuple(dict.fromkeys(gesture))
-    if not names:
-        raise UserError("--gesture is empty: name one or more gestures of the dataset, or all")
+    require_trainable(names, "--gesture")
     if names == ("all",):
-        names = gestures_of(place)
-    if "all" in names:
-        raise UserError(f"--gesture {' '.join(names)}: give all alone, or the names of the gestures")
+        names = tuple(gestures_of(place))
+    for name in names:
+        require_gesture(place, name)
     if len(names) > 1 and options.lam < 1:
         raise UserError(
             f"--gesture {' '.join(names)}: the mean landmarks of several gestures are those of none; give --lam 1, "
@@ -169,6 +187,16 @@ def _gestures(place: Place, gesture: str | Sequence[str], options: TrainOptions)
     if len(names) > 1 and (options.order == "images" or options.evaluate_every):
         raise UserError("--order images and --evaluate-every know one gesture: name one, or leave them out")
     return names
+
+
+def _as_recorded(place: Place, part: str, requested: str, out: Path | None) -> Place:
+    """Return a repository at the commit that a run recorded for the same request, which then needs no look-up."""
+    record: dict[str, Any] = read_json(out / "run.json") or {} if out and isinstance(place, HubName) else {}
+    try:
+        asked = any(session["requested"][part] == requested for session in record["sessions"] if "requested" in session)
+        return replace(place, revision=record["config"][part]["revision"]) if asked else place  # type: ignore[type-var]
+    except (KeyError, TypeError):  # a damaged record, which the run reports
+        return place
 
 
 def _place(place: Place, commit: Place | None) -> dict[str, str | None]:

@@ -1,12 +1,13 @@
 """Stage II for a split: batches of images, distributed over the processes and stored as shards."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from handdata.progress import bar
 from handtrain import tensor_cache
 from handtrain.method.batches import ahead
 from handtrain.method.diffusion import Diffusion
@@ -22,19 +23,20 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
     """Return the optimized embeddings (n, tokens, width) of a split's images, on the CPU.
 
     A batch of images becomes a shard in RUN/stage2. Each process optimizes one batch at a time; the first writes all.
-    Raises `Unfinished` after a signal, or if a loss is not finite.
+    Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
     processes, lr, steps = session.processes, options.embedding_lr, options.embedding_steps
     if not steps:
         return split.mixed
     batches = parts(len(split), options.embedding_batch)
     paths = [session.run.path / "stage2" / f"{number:05d}.safetensors" for number in range(len(batches))]
-    finished = processes.on_first(lambda: _read(paths))
+    parts_of = [split.image_ids[batch] for batch in batches]
+    finished = processes.on_first(lambda: _read(session, paths, parts_of, split.mixed.shape[1:]))
     embeddings = torch.empty_like(split.mixed)
     for number, shard in finished.items():
         embeddings[batches[number]] = shard
     missing = [number for number in range(len(batches)) if number not in finished]
-    bar = tqdm(total=len(batches), initial=len(finished), desc="Stage II", unit="batch", disable=session.hide_bars)
+    shown = bar(total=len(batches), initial=len(finished), desc="Stage II", unit="batch", show=session.progress)
     for start in range(0, len(missing), processes.count):
         turn = missing[start : start + processes.count]
         began, result = time.monotonic(), None
@@ -50,18 +52,29 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
                 session.log_step(2, number * steps + step, image_ids, of_step, lr, speed=speed)
             embeddings[batches[number]] = optimised
             if processes.first:
-                about = {"image_ids": image_ids, "log_lines": session.run.lines}
+                session.run.sync()
+                about = {"image_ids": image_ids, "log_lines": session.run.lines, "run": session.run.key}
                 tensor_cache.write(paths[number], {"embeddings": optimised}, about)
-            bar.update()
-        session.stop_if(processes.any(bool(session.signals)), f"batch {turn[-1]} of Stage II")
-    bar.close()
+            shown.update()
+        session.stop_if(session.stopping, f"batch {turn[-1]} of Stage II")
+    shown.close()
     return embeddings
 
 
-def _read(paths: list[Path]) -> dict[int, torch.Tensor]:
-    """Return the embeddings of the intact shards on disk, by number."""
-    shards = {number: tensor_cache.read(path) for number, path in enumerate(paths)}
-    return {number: shard[0]["embeddings"] for number, shard in shards.items() if shard}
+def _read(
+    session: Session, paths: list[Path], image_ids: list[list[str]], shape: torch.Size
+) -> dict[int, torch.Tensor]:
+    """Return the embeddings of the run's intact shards on disk, by number."""
+    finished = {}
+    for number, (path, names) in enumerate(zip(paths, image_ids, strict=True)):
+        tensors, about = tensor_cache.read(path) or ({}, {})
+        embeddings = tensors.get("embeddings")
+        whole = embeddings is not None and embeddings.shape == (len(names), *shape)
+        if embeddings is not None and whole and about.get("image_ids") == names and session.run.owns(about):
+            finished[number] = embeddings
+        elif path.exists():
+            print(f"handtrain: {path.name} of Stage II is damaged and is made again", file=sys.stderr)
+    return finished
 
 
 def _draws(model: Diffusion, split: EncodedSplit, part: slice, options: TrainOptions) -> Iterator[Draw]:

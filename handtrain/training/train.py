@@ -4,7 +4,6 @@ A run may be killed at any moment: the same call resumes it and ends with the sa
 """
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,6 +50,7 @@ def train(
     device: str = "auto",
     cache: Path | str | None = None,
     progress: bool = True,
+    verify: bool = False,
     **changes: Any,
 ) -> Run:
     """Fine-tune a Stable Diffusion on gestures of a dataset in the paper's three stages, and return the run.
@@ -59,12 +59,14 @@ def train(
     `base` a diffusers folder, a name on the Hub or the name of a shipped model, `out` the run folder, `cache` the
     folder of encoded images and texts. `options` (default: those of the preset) and `running` are changed by keywords
     that name their fields, such as `lam=0.5`.
-    The same call resumes an interrupted run and leaves a finished one unchanged. Raises `UserError` for a mistake and
+    The same call resumes an interrupted run and leaves a finished one unchanged; a damaged model is exported again.
+    `verify` reads all other files of a finished run too. Raises `UserError` for a mistake and
     `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
     """
     # Setup: the checked arguments, the other processes, and the run folder with the checkpoint to resume from
-    setup = set_up(dataset, gesture, base, preset, options, running, device, changes)
-    options, running, photographs, out = setup.options, setup.running, setup.photographs, Path(out)
+    out = Path(out)
+    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, out)
+    options, running, photographs = setup.options, setup.running, setup.photographs
     with _memory_errors(), joined(setup.device) as processes:
         progress = progress and processes.first
         if progress:
@@ -74,12 +76,14 @@ def train(
         processes.on_first(lambda: require_room(setup.plan, out))
         with open_session(
             out, setup.config(), setup.session(processes.count), processes, setup.device, running,
-            ideal_seconds(setup.base, setup.device, processes.count), progress,
+            ideal_seconds(setup.base, setup.device, processes.count), progress, verify,
         ) as session:  # fmt: skip
             if session.run.finished:
                 if progress:
                     print("handtrain: this run is finished", file=sys.stderr)
                 return Run(out)
+
+            observed = validation_split(photographs, setup.gestures, options, running) if processes.first else []
 
             # Stage I: the gesture feature g, one per gesture
             if options.landmarks == "recompute":
@@ -93,10 +97,9 @@ def train(
 
             # Encoding: images by the VAE, texts by the text encoder and the flat fusion layer
             encoded = TensorCache(Path(cache) if cache else assets.cache_folder() / "encoded")
-            observed = validation_split(photographs, setup.gestures, options, running) if processes.first else []
-            every, device = [*photographs, *observed], setup.device
+            every, target = [*photographs, *observed], setup.device
             splits, unconditional = processes.first_then_rest(
-                lambda: encode_splits(every, setup.base, options, g, device, encoded, progress)
+                lambda: encode_splits(every, setup.base, options, g, target, encoded, progress)
             )
             trained, watched = splits[: len(photographs)], splits[len(photographs) :]
             splits = [merged(part) for part in (trained, watched) if part]
@@ -104,7 +107,7 @@ def train(
             if options.prior:
                 texts = [text for each in photographs for text in gesture_free(each.rows)]
                 prior = processes.first_then_rest(
-                    lambda: prior_split(setup.base, texts, unconditional, options, device, encoded, progress)
+                    lambda: prior_split(setup.base, texts, unconditional, options, target, encoded, progress)
                 )
 
             # Model: the UNet, frozen until Stage III, with adapters if only they are trained; the judge of its samples
@@ -115,7 +118,7 @@ def train(
             model = diffusion(unet, schedule, scaling, options, running, setup.device)
             judge = None
             if options.evaluate_every and processes.first:
-                judge = open_judge(session.run, options, photographs[0], setup.base.resolution, encoded)
+                judge = open_judge(session, options, photographs[0], setup.base.resolution, encoded)
 
             # Token fusion, before Stage II: one trained layer in place of the flat one
             layer = None
@@ -151,7 +154,7 @@ def train(
                 poses = [each.latents.poses for each in trained]
                 about = setup.about(session.run.record["config"], features, layer, kept, poses)
                 export(out / "model", setup.base, unet, about, layer, running.safety_checker, model.pose)
-                session.run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+                session.run.finish()
     return Run(out)
 
 

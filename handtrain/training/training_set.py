@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from handdata.progress import bar
 from handtrain.data.crops import hand_weights
-from handtrain.data.dataset import Photographs, Row, row_window
+from handtrain.data.dataset import Photographs, row_window
+from handtrain.data.rows import Row
 from handtrain.method.diffusion import Latents
 from handtrain.method.fusion import FlatFusion, TokenFusion, mix
 from handtrain.method.gesture import NUMBERS, hand_in_box
@@ -85,13 +87,11 @@ def recomputed_landmarks(photographs: Photographs, progress: bool) -> list[Row]:
 
     The hand that makes the gesture is the one that overlaps most with the annotated box.
     """
-    from tqdm import tqdm
-
     from handdata.vision.landmarks import HandFinder, decode
 
     rows = []
     with HandFinder() as finder:
-        for index, row in enumerate(tqdm(photographs.rows, desc="landmarks", disable=None if progress else True)):
+        for index, row in enumerate(bar(photographs.rows, desc="landmarks", unit="image", show=progress)):
             image = decode(photographs.image(index))
             if image is None or row.box is None:
                 rows.append(replace(row, landmarks=None))

@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from handdata.errors import UserError
 from handdata.files import whole_file
+from handdata.vision.pixels import to_rgb
 from handtrain.data.dataset import Photographs, load, splits_of
 from handtrain.generation.sampling import Sampler, sample_grid
 from handtrain.method.diffusion import Diffusion
@@ -36,14 +38,19 @@ class Observer:
     split: EncodedSplit | None
     judge: Judge | None = None
 
-    def observe(self, model: Diffusion, step: int, total: int) -> None:
+    @property
+    def state(self) -> dict[str, Any]:
+        """The part of a checkpoint's state that later evaluations depend on."""
+        return self.judge.state if self.judge else {}
+
+    def observe(self, model: Diffusion, step: int, total: int) -> "Observer":
         """Log a validation loss, write a sample grid and evaluate, if they are due after this step of Stage III.
 
         The loss is the mean noise-prediction loss over images that are not trained on, with fixed draws: two values
-        differ only by the weights. The embeddings are mixed, not optimized, as in generation.
+        differ only by the weights. The embeddings are mixed, not optimized, as in generation. Return self.
         """
         if self.split is None:
-            return
+            return self
         validating = is_due(self.running.validate_every, step, total)
         judge = self.judge if self.judge and self.judge.due(step, total) else None
         loss = float("nan")
@@ -63,6 +70,7 @@ class Observer:
             pixels = self._evaluation_images(self._sampler(model), self.split)
             gesture = self.session.run.record["config"]["gesture"]
             judge.score(step, {"validation_loss": loss, **hand_metrics(pixels, gesture, judge)}, model.unet)
+        return self
 
     def ended(self, step: int, total: int) -> bool:
         """Return whether Stage III stops early after this step; all processes return the first one's decision."""
@@ -83,7 +91,7 @@ class Observer:
             seeds = [seed_of("judge", self.options.seed, number) for number in numbers]
             rows = [number % len(split) for number in numbers]
             images += sampler(split.mixed[rows], seeds, split.latents[rows].poses)
-        return [np.asarray(image.convert("RGB")) for image in images]
+        return [np.asarray(to_rgb(image)) for image in images]
 
     def _write_grid(self, sampler: Sampler, split: EncodedSplit, step: int) -> None:
         rows = slice(0, self.running.sample_prompts)
@@ -117,4 +125,8 @@ def validation_split(
         print("handtrain: the dataset has no validation split: no validation loss, no samples", file=sys.stderr)
         return []
     count = max(running.validation_images, running.sample_prompts)
-    return [load(place, gesture, "validation", max(1, count // len(gestures))) for gesture in gestures]
+    each = max(1, count // len(gestures))
+    observed = [load(photographs[0].place, gesture, "validation", each) for gesture in gestures]
+    for part in observed:
+        part.check_images()
+    return observed

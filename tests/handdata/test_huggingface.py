@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -87,7 +88,7 @@ def _errors() -> list[Any]:
         (_http(errors.HfHubHTTPError, 403), UserError, "the Hub refuses this token"),
         (_http(errors.HfHubHTTPError, 503), Unfinished, "the Hub answered HTTP 503"),
         (errors.LocalTokenNotFoundError("no token"), UserError, "needs a Hub token"),
-        (errors.OfflineModeIsEnabled("offline mode"), Unfinished, "cannot be reached"),
+        (errors.LocalEntryNotFoundError("not there"), Unfinished, "cannot be reached"),
         (httpx2.ConnectError("refused"), Unfinished, "cannot be reached"),
         (httpx2.ReadTimeout("slow"), Unfinished, "cannot be reached"),
     ]
@@ -101,16 +102,17 @@ def test_every_error_of_the_hub_is_one_sentence(error: Exception, kind: type[Exc
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_that_is_down_ends_the_command_with_1() -> None:
+def test_a_hub_that_is_down_ends_the_command_with_1(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: call\n  data_files: data/call/*.parquet\n---\n")
     code = """
 import sys
 from handdata.cli import program
 from handtrain import cli
-flags = ["--dataset", "tests", "--base", "hf:me/model", "--gesture", "call", "--out", "o", "--dry-run"]
+flags = ["--dataset", sys.argv[1], "--base", "hf:me/model", "--gesture", "call", "--out", "o", "--dry-run"]
 sys.exit(program.main("handtrain", "", cli.COMMANDS, ["train", *flags]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, str(tmp_path)],
         env={"HF_ENDPOINT": "http://127.0.0.1:9", "PATH": "/usr/bin", "HOME": "/nonexistent"},
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip

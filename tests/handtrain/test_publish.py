@@ -9,6 +9,7 @@ from handdata.errors import Unfinished, UserError
 from handdata.huggingface import HubName
 from handtrain import Hand1000Pipeline
 from handtrain.publish import publish
+from handtrain.seals import sealed
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def copy(model: Path, tmp_path: Path) -> Path:
 def _llama3(model: Path) -> None:
     about = json.loads((model / "hand1000.json").read_text())
     about["training"]["llama3"] = True
-    (model / "hand1000.json").write_text(json.dumps(about))
+    (model / "hand1000.json").write_text(json.dumps(sealed(about)))
 
 
 def test_a_published_folder_is_whole_and_loads(model: Path, tmp_path: Path) -> None:
@@ -31,16 +32,18 @@ def test_a_published_folder_is_whole_and_loads(model: Path, tmp_path: Path) -> N
 
 
 def test_publishing_again_replaces_the_earlier_version(copy: Path, tmp_path: Path) -> None:
+    (copy / "unet" / "notes.json").write_text("{}")
     publish(copy, tmp_path / "public")
-    (tmp_path / "public" / "stale").touch()
+    (copy / "unet" / "notes.json").rename(copy / "unet" / "renamed.json")
     publish(copy, tmp_path / "public")
-    assert not (tmp_path / "public" / "stale").exists()
+    assert (tmp_path / "public" / "unet" / "renamed.json").is_file()
+    assert not (tmp_path / "public" / "unet" / "notes.json").exists()
 
 
 def test_a_folder_with_other_files_is_left_unchanged(model: Path, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").touch()
-    with pytest.raises(UserError, match="contains other files"):
+    with pytest.raises(UserError, match=r"holds 'letter\.txt', which publish did not write"):
         publish(model, tmp_path / "letters")
     assert (tmp_path / "letters" / "letter.txt").exists()
 
@@ -70,7 +73,7 @@ def test_the_card_names_base_dataset_training_and_terms(copy: Path, tmp_path: Pa
     about = json.loads((copy / "hand1000.json").read_text())
     about["training"]["base"] = {"place": "hf:CompVis/stable-diffusion-v1-4", "revision": "abc123"}
     about["training"]["dataset"] = {"place": "hf:me/hands", "revision": "def456"}
-    (copy / "hand1000.json").write_text(json.dumps(about))
+    (copy / "hand1000.json").write_text(json.dumps(sealed(about)))
     (tmp_path / "metrics.json").write_text(json.dumps({"FID-H": 12.5}))
     publish(copy, tmp_path / "public", metrics=tmp_path / "metrics.json")
     card = (tmp_path / "public" / "README.md").read_text()

@@ -8,7 +8,7 @@ import pytest
 from handdata.builds.build import Build
 from handdata.errors import UserError
 from handdata.rows import decisions
-from handdata.rows.shards import image_path, shard_path, write_table
+from handdata.rows.shards import image_path, read_table, shard_path, write_table
 from handdata.stages import assemble
 from tests.finished import QUIET, finished_build
 
@@ -50,7 +50,7 @@ def test_a_shard_keeps_its_key_and_its_other_rows(build):
     table = pq.read_table(path).replace_schema_metadata({"hand1000:key": "k"})
     write_table(table, path)
     Build.open(build).drop(table["image_id"][4].as_py(), progress=False)
-    after = pq.read_table(path)
+    after = read_table(path)
     assert after.schema.metadata == {b"hand1000:key": b"k"} and after["reason"][4].as_py() == "dropped"
     assert after["caption"].to_pylist()[:4] == table["caption"].to_pylist()[:4]
 

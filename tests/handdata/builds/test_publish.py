@@ -113,9 +113,11 @@ def test_a_kill_between_the_two_renames_is_repaired(build, tmp_path):
 def test_an_old_missing_or_changed_dataset_is_not_published(build, tmp_path):
     image = pq.read_table(build / "manifest.parquet")["image_id"][0].as_py()
     path = build / "dataset" / "croissant.json"
-    path.write_text(path.read_text() + " ")
+    whole = path.read_text()
+    path.write_text(whole + " ")
     with pytest.raises(UserError, match="was changed after it was made"):
         Build.open(build).publish(str(tmp_path / "hands"))
+    path.write_text(whole)
     decisions.append(build, [decisions.Decision("rejected", image_id=image)])
     with pytest.raises(UserError, match="older than the build's rows: run `handdata assemble"):
         Build.open(build).publish(str(tmp_path / "hands"))

@@ -15,6 +15,7 @@ from handdata.builds.build import Build
 from handdata.errors import UserError
 from handdata.recipe import Recipe
 from handdata.rows import decisions
+from handdata.rows.schema import shard_schema
 from handdata.rows.shards import shard_path, write_table
 from tests.builds import make_build
 
@@ -31,19 +32,22 @@ def reviewed(folder: Path, rows: int) -> Path:
         part = manifest[shard * 256 : shard * 256 + 256]
         ids = {"image_id": [row["image_id"] for row in part], "reason": pa.array([None] * len(part), pa.string())}
         hand = [[0.3 + 0.02 * n, 0.3 + 0.015 * n, 0.0] for n in range(21)]
-        write_table(
-            pa.table({**ids, "hand_landmarks": [[hand]] * len(part), "gesture_hand": [0] * len(part)}),
-            shard_path(build, "landmarks", shard),
+        write_shard(
+            build, "landmarks", shard, {**ids, "hand_landmarks": [[hand]] * len(part), "gesture_hand": [0] * len(part)}
         )
         captions = [EVIL if n == 1 else f"a man in picture {n}" for n in range(len(part))]
-        write_table(pa.table({**ids, "caption": captions}), shard_path(build, "captions", shard))
+        write_shard(build, "captions", shard, {**ids, "caption": captions})
         texts = [f"{caption} {phrases[row['gesture']]}" for caption, row in zip(captions, part, strict=True)]
         ways = ["template" if n % 5 == 0 else "llm" for n in range(len(part))]
         drafts = [["caption:phrase-missing"]] * len(part)
-        write_table(
-            pa.table({**ids, "text": texts, "rewrite": ways, "draft_checks": drafts}), shard_path(build, "texts", shard)
-        )
+        write_shard(build, "texts", shard, {**ids, "text": texts, "rewrite": ways, "draft_checks": drafts})
     return build
+
+
+def write_shard(build: Path, stage: str, shard: int, columns: dict) -> None:
+    """Write a stage's shard; the columns that are not given are null."""
+    table = pa.Table.from_pylist(pa.table(columns).to_pylist(), schema=shard_schema(stage))
+    write_table(table, shard_path(build, stage, shard))
 
 
 def ids_of(build):
@@ -98,7 +102,7 @@ def test_an_unfit_text_or_a_foreign_file_changes_nothing(tmp_path):
         ({"what": "edited", "image_id": first, "text": "a fist making phone call hand gesture"}, "another gesture"),
         ({"what": "accepted", "image_id": "nobody"}, "not in"),
         ({"what": "eaten", "image_id": first}, "one of accepted"),
-        (["no", "decision"], "not a file that the review page exported"),
+        (["no", "decision"], "line 2 is not a decision that the review page exported"),
     ):
         with pytest.raises(UserError, match=words):
             review.apply_decisions(build, exported(tmp_path, good, entry))

@@ -113,7 +113,7 @@ def test_phrase_hand_and_agreement_are_counted_per_row():
 
 
 def test_a_wrong_dataset_is_one_sentence(tmp_path, dataset):
-    with pytest.raises(UserError, match="is not a dataset: give hf:USER/NAME"):
+    with pytest.raises(UserError, match="does not contain a dataset: name one of"):
         evaluate.evaluate(str(tmp_path), EvaluateOptions(), progress=False)
     with pytest.raises(UserError, match=r"dataset .*nothing is not a folder"):
         evaluate.open_dataset(tmp_path / "nothing")

@@ -1,18 +1,30 @@
 """Whole downloads: they resume where they stopped, and fail with a sentence."""
 
+import io
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from handdata.errors import Unfinished
+from handdata.errors import Unfinished, UserError
 from handdata.recipe import FetchOptions
 from handdata.sources.download import download, download_all
-from handdata.sources.http import Client, RemoteFile, TransientError
+from handdata.sources.http import Client, RemoteFile
 from handdata.sources.places import Archive, Sources
+from handdata.web.client import TransientError
 from tests.range_server import RangeServer, serve
 
-DATA = b"PK\3\4" + random.Random(0).randbytes(299_996)
+
+def archive_of(seed: int, size: int = 300_000) -> bytes:
+    """Return a zip archive of exactly so many bytes."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as zipped:
+        zipped.writestr("a.jpg", random.Random(seed).randbytes(size - 108))
+    return made.getvalue()
+
+
+DATA = archive_of(0)
 
 
 @pytest.fixture
@@ -58,7 +70,7 @@ def test_a_file_that_was_replaced_meanwhile_is_downloaded_again(folder, client):
         with pytest.raises(TransientError):
             download(remote(server, client), folder / "copy.zip")
         server.version = "2"
-        (folder / "served" / "file.zip").write_bytes(DATA[::-1].replace(DATA[::-1][:4], b"PK\3\4", 1))
+        (folder / "served" / "file.zip").write_bytes(archive_of(1))
         download(remote(server, client), folder / "copy.zip")
         assert (folder / "copy.zip").read_bytes() == (folder / "served" / "file.zip").read_bytes()
 
@@ -92,6 +104,6 @@ def test_the_next_place_is_used_where_one_fails_and_an_existing_file_is_kept(fol
         requests = len(server.log)
         download_all(Sources(archive, (archive,)), folder / "whole", client)
         assert len(server.log) == requests == 2
-        with pytest.raises(Unfinished, match=r"cannot be downloaded .*HTTP 404"):
+        with pytest.raises(UserError, match=r"nothing.zip: HTTP 404"):
             missing = Archive((server.url("nothing.zip"),))
             download_all(Sources(missing, ()), folder / "whole", client)

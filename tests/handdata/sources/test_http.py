@@ -7,7 +7,8 @@ import zipfile
 import pytest
 
 from handdata.recipe import FetchOptions
-from handdata.sources.http import PIECE, Client, NoRanges, Refused, Replaced, TransientError, address
+from handdata.sources.http import PIECE, Client, NoRanges, Replaced, address
+from handdata.web.client import Refused, TransientError
 from tests.range_server import FAULTS, serve
 
 QUICK = FetchOptions(backoff=0.01, timeout=0.5)

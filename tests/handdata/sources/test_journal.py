@@ -1,12 +1,14 @@
 """Receipts survive a kill at any byte, and a receipt is valid only together with its image."""
 
+import hashlib
+
 import pyarrow.parquet as pq
 import pytest
 
 from handdata.rows.shards import SHARD_ROWS, shard_path
 from handdata.sources.journal import Journal, Receipt, finished, write_shards
 
-STORED = Receipt("a", "key", sha256="0" * 64, bytes=3, orig_width=60, orig_height=40)
+STORED = Receipt("a", "key", sha256=hashlib.sha256(b"jpg").hexdigest(), bytes=3, orig_width=60, orig_height=40)
 FINAL = frozenset({"image-corrupt"})
 
 
@@ -37,6 +39,7 @@ def test_of_two_receipts_of_an_image_the_later_counts(tmp_path):
     [
         (STORED, b"jpg", True),
         (STORED, b"jp", False),
+        (STORED, b"jpe", False),
         (STORED, None, False),
         (None, b"jpg", False),
         (Receipt("a", "older key", bytes=3), b"jpg", False),

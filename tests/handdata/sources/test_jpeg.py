@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from handdata.recipe import ImageOptions
-from handdata.sources.jpeg import BadImage, store, strip
+from handdata.sources.jpeg import store, strip
+from handdata.vision.pixels import UnreadableImage
 from tests.hagrid import jpeg
 
 OPTIONS = ImageOptions(short_side=512)
@@ -110,7 +111,7 @@ def test_another_format_under_the_name_jpg_becomes_a_jpeg(format):
 def test_a_transparent_png_and_a_grey_jpeg_are_stored():
     assert store(saved(picture().convert("RGBA"), "PNG"), OPTIONS).data[:2] == b"\xff\xd8"
     grey = saved(picture().convert("L"))
-    assert Image.open(io.BytesIO(store(grey, OPTIONS).data)).mode == "L"
+    assert Image.open(io.BytesIO(store(grey, OPTIONS).data)).mode == "RGB"
 
 
 def test_colours_that_depend_on_an_adobe_segment_are_stored_right():
@@ -126,7 +127,7 @@ def test_colours_that_depend_on_an_adobe_segment_are_stored_right():
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_part_of_a_file_is_truncated(share):
     data = jpeg(0, (640, 480))
-    with pytest.raises(BadImage) as raised:
+    with pytest.raises(UnreadableImage) as raised:
         store(data[: int(len(data) * share)], OPTIONS)
     assert raised.value.reason == "image-truncated"
 
@@ -135,7 +136,7 @@ def test_a_part_of_a_file_is_truncated(share):
     "data", [b"", b"no image at all", b"\xff\xd8\xff", b"GIF89a" + bytes(100), b"\x89PNG\r\n\x1a\n"]
 )
 def test_a_file_that_is_not_a_photograph_is_corrupt(data):
-    with pytest.raises(BadImage) as raised:
+    with pytest.raises(UnreadableImage) as raised:
         store(data, OPTIONS)
     assert raised.value.reason in ("image-corrupt", "image-truncated")
 
@@ -152,12 +153,12 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
     header = saved(picture())
     start = header.find(b"\xff\xc0")
     huge = header[: start + 5] + (20_000).to_bytes(2, "big") * 2 + header[start + 9 :]
-    with pytest.raises(BadImage) as raised:
+    with pytest.raises(UnreadableImage) as raised:
         store(huge, OPTIONS)
     assert raised.value.reason == "too-many-pixels"
 
 
 def test_a_file_without_its_end_marker_is_truncated():
-    with pytest.raises(BadImage) as raised:
+    with pytest.raises(UnreadableImage) as raised:
         store(saved(picture())[:-2], OPTIONS)
     assert raised.value.reason == "image-truncated"

@@ -161,7 +161,7 @@ def test_a_missing_stage_is_named(build, tmp_path):
     copy = tmp_path / "build"
     shutil.copytree(build, copy)
     shutil.rmtree(copy / "texts")
-    with pytest.raises(UserError, match="'assemble' needs 'texts'"):
+    with pytest.raises(UserError, match=r"needs the output of 'rewrite', and .*/texts/00000\.parquet is missing"):
         assembled(copy)
 
 

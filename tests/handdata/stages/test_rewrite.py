@@ -18,7 +18,8 @@ from handdata.rows.shards import shard_path, write_table
 from handdata.shipped import resource
 from handdata.stages import Execution, stage_named
 from handdata.stages.rewrite import Rewriting, prompt_text, rewrite, seed_of
-from handdata.texts.chat import Answer, Ask, read_prompt, tidy
+from handdata.texts.answers import tidy
+from handdata.texts.chat import Answer, Ask, read_prompt
 from handdata.texts.checks import failures
 from handdata.texts.template import splice
 from tests.builds import make_build
@@ -36,6 +37,7 @@ class Scripted:
     """A model whose answers are a function of the prompt and the number of the attempt."""
 
     name = "scripted"
+    room = 0
 
     def __init__(self, reply):
         self.reply, self.rounds = reply, []
@@ -109,7 +111,7 @@ def test_later_attempts_get_the_failed_draft_its_failures_and_their_own_seed():
         (Answer("a man in a car making ok hand gesture and", "length"), "draft:endless"),
         (Answer("", "timeout"), "draft:timeout"),
         (Answer("", "prompt"), "draft:prompt-too-long"),
-        (Answer("a man in a car making ok hand gesture<|eot_id|>"), "draft:task-talk"),
+        (Answer("a man in a <|tool|> car making ok hand gesture"), "draft:task-talk"),
         (Answer("a woman in a car making ok hand gesture"), "draft:word-added"),
     ],
 )

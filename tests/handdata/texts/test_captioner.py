@@ -74,7 +74,7 @@ def test_out_of_memory_halves_the_batch_and_continues(models, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(captioner._model, "generate", none)
-    with pytest.raises(Unfinished, match="--device cpu"):
+    with pytest.raises(Unfinished, match=r"use cpu for --caption\.device"):
         captioner.describe(IMAGES)
 
 

@@ -38,6 +38,7 @@ def test_several_requests_are_open_at_once_and_answers_keep_their_order():
         "max_tokens": 50,
         "temperature": 0.7,
         "seed": 3,
+        "chat_template_kwargs": {"date_string": "26 Jul 2024", "enable_thinking": False, "thinking": False},
     }
 
 
@@ -122,3 +123,35 @@ def test_a_slow_answer_is_a_timeout_and_a_server_that_never_answers_is_given_up(
 
     with chat_server(never) as server, pytest.raises(Unfinished, match="did not answer 8 requests in time"):
         model(server.url, timeout=0.2, parallel=4).answer([ASK] * 12, 5)
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-\u00fc", "sk one"])
+def test_a_key_that_no_header_can_hold_is_refused_without_its_text(key, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", key)
+    with pytest.raises(UserError, match=r"the key in \$TEST_KEY") as error:
+        model("http://127.0.0.1:9/v1")
+    assert "sk-" not in str(error.value) and "sk one" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1",
+        "http://",
+        "http://a b:x/v1",
+        "ftp://host/v1",
+        f"http://{'a' * 300}.example",
+        "http://a..b",
+        "http://user:pw@[::/v1",
+    ],
+)
+def test_what_is_not_a_url_is_one_sentence(url):
+    with pytest.raises(UserError, match="not a URL") as error:
+        model(url)
+    assert "pw" not in str(error.value)
+
+
+def test_a_password_in_the_url_is_not_printed():
+    with chat_server(lambda body: (401, "no")) as server, pytest.raises(UserError) as error:
+        model(server.url.replace("http://", "http://me:pw@")).answer([ASK], 5)
+    assert "pw" not in str(error.value)

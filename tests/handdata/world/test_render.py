@@ -171,7 +171,7 @@ def test_the_command_draws_and_exits_with_2_after_a_mistake(tmp_path):
     assert done.stdout == f"2 pictures of 1 gestures are in {tmp_path}\n"
     wrong = subprocess.run([*words, "--train", "-4"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
-    assert wrong.stderr.splitlines() == ["handdata: --train is -4: give 0 or more pictures per gesture"]
+    assert wrong.stderr.splitlines() == ["handdata: --train -4 must be at least 0"]
     dry = subprocess.run([*words, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert dry.stdout.startswith("60 pictures of 1 gestures at 32 px")
 

@@ -92,7 +92,6 @@ def test_an_image_with_another_sha256_is_refused(tmp_path: Path) -> None:
 def test_hub_names_are_parsed_strictly() -> None:
     assert parse("hf:me/data@v1.0", "--dataset") == HubName("me/data", "v1.0")
     assert parse("hf:me/data", "--dataset") == HubName("me/data", None)
-    assert parse("some/folder", "--to", new=True) == Path("some/folder")
     with pytest.raises(UserError, match="some/folder is not a folder"):
         parse("some/folder", "--dataset")
     with pytest.raises(UserError, match="hf:USER/NAME@REVISION"):

@@ -177,7 +177,8 @@ def test_real_is_a_folder_or_a_dataset_with_a_split(tmp_path):
     assert split_of("hf:someone/hands@v1:test", "--real") == (HubName("someone/hands", "v1"), "test")
     assert split_of(f"{tmp_path}:validation", "--real") == (tmp_path, "validation")
     assert split_of("data/photographs", "--real") is None
-    assert split_of("hf:someone/hands", "--real") is None
+    with pytest.raises(UserError, match="lacks the split of the dataset: write hf:someone/hands:test"):
+        split_of("hf:someone/hands", "--real")
 
 
 def test_a_dataset_needs_the_gesture(squares, tmp_path):

@@ -112,8 +112,9 @@ def test_a_branch_is_resolved_once_for_all_gestures(dataset: Path, finder: Finde
                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     resolved: list[HubName] = []
     commit = HubName("someone/hands", "a" * 40)
-    monkeypatch.setattr(gesture_judge, "at_commit", lambda place, *_: resolved.append(place) or commit)
-    monkeypatch.setattr(gesture_judge, "_gestures", lambda place: ["call"] * (place == commit))
+    opened = SimpleNamespace(place=commit)
+    monkeypatch.setattr(gesture_judge, "open_published", lambda place, *_: resolved.append(place) or opened)
+    monkeypatch.setattr(gesture_judge, "gestures_of", lambda place, *_: ["call"] * (place == commit))
     monkeypatch.setattr(gesture_judge, "load", lambda place, *_, **__: place == commit and load(dataset, "call"))
     branch = HubName("someone/hands", "main")
     gesture_judge.known_hands(branch, Preparation(10, "center"), TensorCache(tmp_path / "cache"), "--real")

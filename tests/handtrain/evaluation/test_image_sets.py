@@ -10,10 +10,8 @@ from handdata.errors import UserError
 from handtrain.evaluation.image_sets import (
     CANNOT_DECODE,
     NO_PARTNER,
-    OTHER_SIZE,
     Preparation,
     folder_set,
-    one_size,
     partners,
 )
 
@@ -58,11 +56,6 @@ def test_a_corrupt_image_is_left_out_by_name(tmp_path):
 def test_only_corrupt_images_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"none of its 1 images can be decoded, the first is b\.png"):
         folder_set(write(tmp_path, {"b.png": b"nothing"}), "--fake")
-
-
-def test_an_image_of_another_size_is_left_out_by_name(tmp_path):
-    images = folder_set(write(tmp_path, {"a.png": png(), "b.png": png(20, 20), "c.png": png()}), "--fake")
-    assert (names(one_size(images)), one_size(images).excluded) == (["a.png", "c.png"], {OTHER_SIZE: ["b.png"]})
 
 
 def test_images_without_a_partner_are_left_out_of_both_sets(tmp_path):

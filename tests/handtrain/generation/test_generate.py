@@ -166,7 +166,7 @@ def test_the_reference_sampler_runs(model, tmp_path):
         ({"prompt": "a", "prompts": "b"}, "either --prompt or --prompts"),
         ({"prompts": "missing.txt"}, "is not a file"),
         ({"prompt": "a", "seeds": ()}, "--seeds is empty"),
-        ({"prompt": "a", "mu": 2.0}, "outside 0 to 1"),
+        ({"prompt": "a", "mu": 2.0}, "--mu 2.0 must be at most 1"),
         ({"prompt": "a", "steps": 0}, "at least 1"),
         ({"prompt": "a", "resolution": 17}, "a multiple of"),
     ],

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from handdata.errors import UserError
+from handdata.limits.numbers import require_ranges
 from handtrain.method.diffusion import Diffusion, Latents
 from handtrain.method.micro_batch import MicroBatch
 from handtrain.method.noise import image_draws
 from handtrain.method.unet import adam, tuning_step
 from handtrain.model.base import open_base
-from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of
+from handtrain.presets import RunOptions, TrainOptions, check, options_of
 from handtrain.run import device as compute
 
 Jobs = Callable[..., Any]
@@ -105,7 +106,7 @@ def test_an_option_that_needs_a_gpu_is_one_sentence(changes: dict[str, Any], sen
 def test_fast_is_fp32_on_a_cpu_and_wrong_values_are_refused() -> None:
     assert compute.resolved(options_of("fast"), RunOptions(), CPU).precision == "fp32"
     with pytest.raises(UserError, match="--micro-batch -1"):
-        check_running(RunOptions(micro_batch=-1))
+        require_ranges(RunOptions(micro_batch=-1))
     with pytest.raises(UserError, match="--order images repeats"):
         check(TrainOptions(order="images", embedding_batch=1, lora_rank=4))
 

@@ -247,7 +247,7 @@ def test_a_base_of_another_kind_is_one_sentence(train: Jobs, base: Path, tmp_pat
         train(**wrong)
     (copy / "model_index.json").write_text(json.dumps(index))
     next((copy / "unet").glob("*.safetensors")).rename(copy / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no .safetensors in unet/"):
+    with pytest.raises(UserError, match=r"unet: it has no diffusion_pytorch_model.safetensors: pickled weights"):
         train(**wrong)
     (copy / "model_index.json").unlink()
     with pytest.raises(UserError, match="is not a diffusers model"):

@@ -1,0 +1,4 @@
+"""HTTP for every part that sends requests: addresses without secrets, deadlines, caps and redirects.
+
+May import `errors` and `shipped`.
+"""
