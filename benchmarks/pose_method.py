@@ -29,7 +29,7 @@ from benchmarks.pose_rows import Part, Row
 
 BASE = "mini-stable-diffusion"
 STEPS, GUIDANCE, AT_ONCE = 20, 3.0, 240
-STAGES = ("screen", "grid", "final", "single", "unseen", "specificity")
+STAGES = ("screen", "grid", "explore", "ceiling", "final", "single", "unseen", "specificity")
 RESULTS = Path(__file__).parent / "results" / "pose"
 
 
@@ -41,6 +41,8 @@ def rows_of(given: argparse.Namespace) -> list[Row]:
     by_stage = {
         "screen": lambda: pose_rows.screen(samples),
         "grid": lambda: pose_rows.grid(samples),
+        "explore": pose_rows.explore,
+        "ceiling": lambda: [pose_rows.ceiling()],
         "final": lambda: pose_rows.final(long, winner, baseline, given.seeds),
         "single": lambda: pose_rows.single(samples, winner, baseline, given.seeds),
         "unseen": lambda: pose_rows.unseen(long, winner),
@@ -68,10 +70,10 @@ def make(row: Row, folder: Path, device: str, threads: int) -> str:
     if row.gestures:
         model = _train(row, folder, run, device)
     trained = time.monotonic()
-    columns = _drawn(row, model, folder, device)
+    columns = _real(row, folder, device) if row.stage == "ceiling" else _drawn(row, model, folder, device)
     about = {
         "train_s": round(trained - start, 1), "draw_s": round(time.monotonic() - trained, 1), "device": _named(device),
-        "torch": torch.__version__,
+        "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}")
@@ -127,20 +129,48 @@ def _drawn(row: Row, model: str | Path, folder: Path, device: str) -> dict[str, 
     ]
     poses = np.stack([entry[3] for entry in entries]).astype(np.float32)
     empty, pixels = _embedded(pipeline, "").to(device), []
+    steps, guidance = row.drawing.get("steps", STEPS), row.drawing.get("guidance", GUIDANCE)
+    apart = {"pose_guidance": row.drawing["pose_guidance"]} if "pose_guidance" in row.drawing else {}
     for first in range(0, len(entries), AT_ONCE):
         chunk, of = entries[first : first + AT_ONCE], slice(first, first + AT_ONCE)
-        posed = {"poses": torch.from_numpy(poses[of])} if about.get("pose") else {}
+        posed = {"poses": torch.from_numpy(poses[of]), **apart} if about.get("pose") else {}
         text = torch.stack([_embedded(pipeline, entry[2]) for entry in chunk])
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
             drawn = pipeline(
                 prompt_embeds=text.to(device), negative_prompt_embeds=empty.expand(len(chunk), -1, -1),
-                height=pose_world.SIZE, width=pose_world.SIZE, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+                height=pose_world.SIZE, width=pose_world.SIZE, num_inference_steps=steps, guidance_scale=guidance,
                 output_type="np", generator=[torch.Generator().manual_seed(entry[4]) for entry in chunk], **posed,
             ).images  # fmt: skip
         pixels.append((np.asarray(drawn, dtype=np.float32) * 255).round().astype(np.uint8))
     kinds, gestures, prompts = (np.array([entry[column] for entry in entries]) for column in range(3))
     columns = {"kinds": kinds, "gestures": gestures, "prompts": prompts}
     return {**pose_world.packed(np.concatenate(pixels)), "poses": poses, **columns}
+
+
+def _real(row: Row, folder: Path, device: str) -> dict[str, np.ndarray]:
+    """Return test pictures as they are (`real`) and through the base's VAE (`vae`), in the columns of `_drawn`."""
+    import torch
+
+    from handdata.huggingface import parse_model
+    from handtrain.data.dataset import load
+    from handtrain.model.base import open_base
+
+    vae = open_base(parse_model(BASE, "--base")).vae().to(device)
+    pixels, kinds, gestures = [], [], []
+    for part in row.parts:
+        for gesture in part.gestures:
+            photographs = load(folder / "dataset", gesture, "test", part.count)
+            images = np.stack([pose_world.resized(photographs.image(n)) for n in range(len(photographs.rows))])
+            if part.kind == "vae":
+                values = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1  # (n, 3, h, w)
+                with torch.no_grad():
+                    decoded = vae.decode(vae.encode(values).latent_dist.mean).sample.clamp(-1, 1)
+                images = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            pixels.append(images)
+            kinds += [part.kind] * len(images)
+            gestures += [gesture] * len(images)
+    columns = {"kinds": np.array(kinds), "gestures": np.array(gestures), "prompts": np.full(len(kinds), "")}
+    return {**pose_world.packed(np.concatenate(pixels)), "poses": np.full((len(kinds), 64), np.nan), **columns}
 
 
 def _entries(part: Part, gesture: str, folder: Path, about: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
@@ -191,15 +221,15 @@ def judge(row: Row, folder: Path, results: Path, colours: bool) -> str:
     known = metrics.GestureJudge.fit(*pose_world.known_hands(folder))
     names = [gesture_judge.named(hands, known) if hands else [] for hands in found]
     errors = side_effects.pose_errors(columns["poses"], found)
-    right = _colours(columns) if colours else {}
+    right = _colours(columns) if colours and row.stage != "ceiling" else {}
     parts = []
-    for kind, gesture in dict.fromkeys(zip(columns["kinds"].tolist(), columns["gestures"].tolist(), strict=True)):
-        chosen = np.flatnonzero((columns["kinds"] == kind) & (columns["gestures"] == gesture))
+    of_parts = np.where(columns["kinds"] == "free", "", columns["gestures"])  # without a gesture: one part of all
+    for kind, gesture in dict.fromkeys(zip(columns["kinds"].tolist(), of_parts.tolist(), strict=True)):
+        chosen = np.flatnonzero((columns["kinds"] == kind) & (of_parts == gesture))
         made = side_effects.makes([names[place] for place in chosen], gesture)
         asked = chosen[~np.isnan(columns["poses"][chosen]).any(axis=1)]
         entry: dict[str, Any] = {
             "kind": kind, "gesture": gesture, "n": len(chosen), "accuracy": round(float(made.mean()), 4),
-            "right": "".join(str(int(value)) for value in made),
             "hand_found": round(float(np.mean([bool(found[place]) for place in chosen])), 4),
             "gestures": _counts([names[place] for place in chosen]),
         }  # fmt: skip
@@ -213,11 +243,11 @@ def judge(row: Row, folder: Path, results: Path, colours: bool) -> str:
         parts.append(entry)
     record = {
         "name": row.name, "stage": row.stage, "variant": row.variant, "seed": row.seed, "samples": row.samples,
-        "trained": list(row.gestures), "options": row.options, "about": json.loads(str(columns["about"])),
-        **_scenes(row, columns, folder), "parts": parts,
+        "trained": list(row.gestures), "options": row.options, "drawing": row.drawing,
+        "about": json.loads(str(columns["about"])), **_scenes(row, columns, folder), "parts": parts,
     }  # fmt: skip
     results.mkdir(parents=True, exist_ok=True)
-    (results / f"{row.name}.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    (results / f"{row.name}.json").write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
     return f"{row.name}: judged"
 
 
@@ -288,7 +318,8 @@ def table(rows: Sequence[Row], results: Path) -> str:
         if not file.is_file():
             continue
         record = json.loads(file.read_text(encoding="utf-8"))
-        cells = [row.stage, row.variant, str(row.samples), str(row.seed)]
+        gesture = row.gestures[0] if len(row.gestures) == 1 else str(len(row.gestures) or "")
+        cells = [row.stage, row.variant, gesture, str(row.samples), str(row.seed)]
         for kind in ("rows", "own", "words"):
             of_kind = [part for part in record["parts"] if part["kind"] == kind]
             seen = [part for part in of_kind if part["gesture"] in row.gestures or not row.gestures]
@@ -306,7 +337,7 @@ def table(rows: Sequence[Row], results: Path) -> str:
         cells.append(str(record["about"]["train_s"]))
         lines.append("| " + " | ".join(cells) + " |")
     head = [
-        "stage", "variant", "samples", "seed", "posed, trained", "posed, new", "own, trained", "own, new",
+        "stage", "variant", "gestures", "samples", "seed", "posed, trained", "posed, new", "own, trained", "own, new",
         "words, trained", "words, new", "error, trained", "error, new", "unasked", "sleeve", "wall", "scene", "s",
     ]  # fmt: skip
     return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines])
@@ -331,8 +362,9 @@ def perform(rows: list[Row], given: argparse.Namespace) -> None:
             print(workers.submit(encode, every, given.out, given.device, threads).result(), file=sys.stderr, flush=True)
         print(workers.submit(make, rows[0], given.out, given.device, threads).result(), file=sys.stderr, flush=True)
         coming = [workers.submit(_whole, row, given, threads, end, can_judge) for row in missing]
-        for future in coming:
-            print(future.result(), file=sys.stderr, flush=True)
+        for row, future in zip(missing, coming, strict=True):
+            error = future.exception()  # of one row: the others are made all the same
+            print(f"{row.name}: failed, {error!r}" if error else future.result(), file=sys.stderr, flush=True)
 
 
 def _whole(row: Row, given: argparse.Namespace, threads: int, end: float, can_judge: bool) -> str:

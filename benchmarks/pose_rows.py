@@ -23,7 +23,12 @@ PLAIN: dict[str, Any] = {
 TUNED: dict[str, Any] = {
     **PLAIN, "unet_decay": "linear", "unet_clip": 1.0, "text_dropout": 0.1, "times": "late", "ema": 0.995,
 }  # fmt: skip
-PLUS: dict[str, Any] = {**TUNED, "pose": ROUTES}
+# The first screening's options: all routes, and the other pose options at the defaults of that time.
+SCREENED: dict[str, Any] = {**TUNED, "pose": ROUTES, "pose_rate": 4.0, "pose_dropout": 0.1}
+MAP: dict[str, Any] = {**TUNED, "pose": "map", "pose_rate": 10.0, "hand_weight": 4.0}
+# The same with what keeps the rest of the model: the base's own pictures, and every image with its pose.
+KEEP: dict[str, Any] = {**MAP, "unet_lr": 8e-4, "prior": 0.25, "pose_dropout": 0.0}
+PLUS: dict[str, Any] = {**KEEP, "times": "uniform"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Row:
     parts: tuple[Part, ...]
     seed: int = 0
     keep: bool = field(default=False, compare=False)  # whether the model is kept
+    # of the images: guidance, pose_guidance (default: the same), steps
+    drawing: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:
@@ -142,10 +149,65 @@ def specificity(samples: int, winner: dict[str, Any], baseline: dict[str, Any]) 
     yield Row("specificity", "15 gestures", TRAINED, winner, 4 * samples, (free, others, *fifteen))
 
 
+def explore() -> Iterator[Row]:
+    """Yield single trainings at larger budgets: 15 gestures, single ones, and ways to train and to draw."""
+    free = Part("free", EVERY, 6)
+    posed = (Part("rows", (*SHOWN, *HELD)), Part("own", SHOWN), Part("words", SHOWN, 20), free)
+    keep4, all_routes = {**KEEP, "unet_lr": 4e-4}, {"pose": ROUTES}
+    for name, options in {
+        "map r10 h1": {**MAP, "hand_weight": 1.0}, "map r10 h4": MAP, "map r20 h4": {**MAP, "pose_rate": 20.0},
+        "map tokens r10 h4": {**MAP, "pose": "map,tokens"}, "all r10 h4": {**MAP, **all_routes},
+        "map r10 h4 lr8": {**MAP, "unet_lr": 8e-4}, "map r10 h4 keep": keep4, "map r10 h4 lr8 keep": KEEP,
+        "all r10 h4 lr8 keep": {**KEEP, **all_routes},
+    }.items():  # fmt: skip
+        yield Row("explore", name, TRAINED, options, 65536, posed)
+    for gesture in ("ok", "call", "fist"):
+        own = (Part("own", (gesture,), 160), Part("rows", (gesture,), 80), Part("words", (gesture,), 80), free)
+        words = (Part("words", (gesture,), 160), free)
+        for name, options, parts in (
+            ("keep lr4", keep4, own), ("keep lr8", KEEP, own), ("plain lr4", PLAIN, words),
+            ("tuned lr8", {**TUNED, "unet_lr": 8e-4}, words),
+        ):  # fmt: skip
+            yield Row("explore", name, (gesture,), options, 16384, parts)
+    own_words = (Part("own", ("ok",), 160), Part("words", ("ok",), 80), free)
+    yield Row("explore", "nokeep lr8", ("ok",), {**MAP, "unet_lr": 8e-4}, 16384, own_words)
+    six = (Part("own", PAPER, 80), Part("rows", PAPER), Part("words", PAPER, 20), free)
+    yield Row("explore", "six keep lr8", PAPER, KEEP, 32768, six)
+    yield from _explored_ways()
+
+
+def _explored_ways() -> Iterator[Row]:
+    """Yield one gesture with other switches, other scales of guidance, and the largest budget."""
+    free, tuned = Part("free", EVERY, 4), {**TUNED, "unet_lr": 8e-4}
+    trained: dict[str, dict[str, Any]] = {
+        "uniform": {"times": "uniform"}, "middle": {"times": "middle"}, "early": {"times": "early"},
+        "minsnr": {"min_snr": 5.0}, "h8": {"hand_weight": 8.0}, "lr16": {"unet_lr": 16e-4}, "all": {"pose": ROUTES},
+    }  # fmt: skip
+    drawn: dict[str, dict[str, Any]] = {
+        "p1.5": {"pose_guidance": 1.5}, "p6": {"pose_guidance": 6.0}, "g1.5": {"guidance": 1.5},
+        "g2": {"guidance": 2.0}, "g5": {"guidance": 5.0}, "s50": {"steps": 50},
+    }  # fmt: skip
+    for gesture in ("call", "fist"):
+        parts = (Part("own", (gesture,), 160), Part("rows", (gesture,), 120), free)
+        for name, changes in trained.items():
+            yield Row("explore", name, (gesture,), {**KEEP, **changes}, 16384, parts)
+        for name, drawing in drawn.items():
+            yield Row("explore", name, (gesture,), KEEP, 16384, parts, drawing=drawing)
+    for gesture in ("ok", "call", "fist"):
+        parts = (Part("own", (gesture,), 160), Part("rows", (gesture,), 120), free)
+        yield Row("explore", "x", (gesture,), PLUS, 65536, parts)
+        yield Row("explore", "tuned", (gesture,), tuned, 65536, (Part("words", (gesture,), 240), free))
+
+
+def ceiling() -> Row:
+    """Return the real test pictures, as they are and through the VAE: no training can draw better hands than these."""
+    return Row("ceiling", "test pictures", (), {}, 0, (Part("real", EVERY), Part("vae", EVERY)))
+
+
 def base() -> Row:
     """Return the untrained base: the same prompts and noise."""
     return Row("base", "base", (), {}, 0, (Part("words", EVERY), Part("free", EVERY, 24)))
 
 
 def _screened(name: str, changes: dict[str, Any], samples: int) -> Row:
-    return Row("screen", name, TRAINED, {**PLUS, **changes}, samples, _SCREENED)
+    return Row("screen", name, TRAINED, {**SCREENED, **changes}, samples, _SCREENED)
