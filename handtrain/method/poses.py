@@ -63,7 +63,20 @@ def medoids(poses: np.ndarray, count: int) -> np.ndarray:
 def bank(poses: np.ndarray, gestures: int) -> list[str]:
     """Return a gesture's medoids as lines of text for hand1000.json, fewer if a model has many gestures."""
     count = max(1, min(BANK_POSES, BANK_TOTAL // gestures))
-    return [" ".join(f"{value:.4g}" for value in pose) for pose in np.round(medoids(poses, count), 4)]
+    return [" ".join(f"{value:.4g}" for value in pose) for pose in np.round(medoids(_typical(poses), count), 4)]
+
+
+def _typical(poses: np.ndarray) -> np.ndarray:
+    """Return the poses without the most isolated tenth: wrong detections, of which medoids would be some.
+
+    Isolated is a pose far from its fifth nearest neighbour. Of fewer than 20 poses all are kept.
+    """
+    known = poses[~np.isnan(poses).any(axis=1)]
+    if len(known) < 20:
+        return known
+    distances = [np.partition(np.linalg.norm(known - pose, axis=1), 5)[5] for pose in known]
+    nearest = np.argsort(distances, kind="stable")[: len(known) - len(known) // 10]
+    return np.asarray(known[np.sort(nearest)])
 
 
 def from_bank(lines: Sequence[str]) -> np.ndarray:

@@ -35,3 +35,13 @@ def test_a_bank_is_small_and_reads_back(gestures: int, count: int) -> None:
     assert gestures * sum(map(len, lines)) < 100_000
     read = from_bank(lines)
     assert all(np.abs(poses - pose).max(axis=1).min() < 1e-4 for pose in read)
+
+
+def test_a_bank_leaves_out_wrong_detections() -> None:
+    rng = np.random.default_rng(2)
+    poses = 0.5 + 0.05 * rng.standard_normal((60, 64))
+    wrong = [3, 17, 40]
+    poses[wrong] = rng.random((3, 64)) * [[3.0], [-2.0], [5.0]]
+    read = from_bank(bank(poses, 1))
+    assert all(np.abs(read - poses[place]).max(axis=1).min() > 0.1 for place in wrong)
+    assert len(np.unique(read, axis=0)) == 8
