@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -38,7 +38,7 @@ def rows_of(given: argparse.Namespace) -> list[Row]:
     winner = _options(given.winner, pose_rows.PLUS)
     baseline = _options(given.baseline, pose_rows.PLAIN)
     samples, long = given.samples, given.final_samples
-    by_stage = {
+    by_stage: dict[str, Callable[[], Iterable[Row]]] = {
         "screen": lambda: pose_rows.screen(samples),
         "grid": lambda: pose_rows.grid(samples),
         "explore": pose_rows.explore,

@@ -47,13 +47,11 @@ def evaluate(
 
     `real` is a folder of images or DATASET:SPLIT, `landmarks` a dataset whose training hands tell gestures apart (by
     default that of `real`), `free`, `free_base` and `others` further images for `side_effects`, `cache` a folder for
-    features of real images. `details` is a JSON Lines file to write: the hands of every image and their gestures.
-    `changes` are fields of the options. Raises `UserError` for a mistake; a metric whose weights or input are missing
-    has a reason in place of a value.
+    features of real images, `details` a JSON Lines file to write with all hands and gestures. `changes` are fields
+    of the options. Raises `UserError` for a mistake; a metric without its weights or input has a reason for a value.
     """
     (options,) = changed(changes, options or EvaluateOptions())
-    fake = images_of(fake, "--fake", "tuned")
-    base = images_of(base, "--base", "base") if base else None
+    fake, base = images_of(fake, "--fake", "tuned"), images_of(base, "--base", "base") if base else None
     settings = read_settings(fake)
     gesture = gesture or settings.get("gesture")
     sides = _sides(str(real), fake, base, gesture)
@@ -61,31 +59,32 @@ def evaluate(
     prepare = _preparation(options, settings, sides)
     kept = TensorCache(Path(cache) if cache else assets.cache_folder() / "features")
     with Models(options, device, sides) as models:
-        _extract_all(models, sides, prepare, kept)
+        print(f"handtrain: evaluating on {models.device}", file=sys.stderr)
+        for name in table.extractions_of(options.variants):
+            found = models.extractor(name)
+            # the same real images are evaluated again and again, generated ones once
+            models.rows[name] = found if isinstance(found, str) else {
+                side: extract(each, prepare, found, kept if side == "real" else None) for side, each in sides.items()
+            }  # fmt: skip
         further_rows = _further_rows(further, models, prepare)
     judge = _judge(str(real), landmarks, gesture, models, prepare, kept)
     if details:
         write_jsonl(Path(details), _details(models, judge))
-    record, of_hands = _record(models, prepare, gesture, judge), models.rows["hands"]
-    if not isinstance(of_hands, str):
-        added = pose_entry(fake, sides["fake"], of_hands["fake"])
-        added |= further.entries(further_rows, prepare, gesture, judge)
-        record["metrics"] |= {name: {"standard": entry} for name, entry in added.items()}
-    return Scores(record)
+    added = _side_effects(models, fake, further, further_rows, prepare, gesture, judge)
+    return Scores(_record(models, prepare, gesture, judge, added))
 
 
-def _extract_all(models: Models, sides: dict[str, ImageSet], prepare: Preparation, kept: TensorCache) -> None:
-    """Fill `models.rows`: the features and hands of every side, or the reason why they are missing."""
-    print(f"handtrain: evaluating on {models.device}", file=sys.stderr)
-    for name in table.extractions_of(models.options.variants):
-        extractor = models.extractor(name)
-        if isinstance(extractor, str):
-            models.rows[name] = extractor
-            continue
-        models.rows[name] = {  # the same real images are evaluated again and again, generated ones once
-            side: extract(images, prepare, extractor, kept if side == "real" else None)
-            for side, images in sides.items()
-        }
+def _side_effects(
+    models: Models, fake: Path, further: Further, rows: dict[str, Rows], prepare: Preparation, gesture: str | None,
+    judge: metrics.GestureJudge | str,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the metrics of the poses and of the further sets; {} where MediaPipe is missing."""
+    of_hands = models.rows["hands"]
+    if isinstance(of_hands, str):
+        return {}
+    entries = pose_entry(fake, models.images["fake"], of_hands["fake"])
+    entries |= further.entries(rows, prepare, gesture, judge)
+    return {name: {"standard": entry} for name, entry in entries.items()}
 
 
 def _further_rows(further: Further, models: Models, prepare: Preparation) -> dict[str, Rows]:
@@ -98,7 +97,7 @@ def _further_rows(further: Further, models: Models, prepare: Preparation) -> dic
 
 
 def _record(
-    models: Models, prepare: Preparation, gesture: str | None, judge: metrics.GestureJudge | str
+    models: Models, prepare: Preparation, gesture: str | None, judge: metrics.GestureJudge | str, added: dict[str, Any]
 ) -> dict[str, Any]:
     """Return all metrics, the inputs and how they were processed; docs/evaluation.md describes the keys."""
     sides, options = models.images, models.options
@@ -113,7 +112,7 @@ def _record(
         **{side: _about(images) for side, images in sides.items()},
         "settings": {side: read_settings(Path(sides[side].source)) for side in sides if side != "real"},
         "preparation": str(prepare),
-        "metrics": table.compute(models.rows, comparison, options.variants),
+        "metrics": {**table.compute(models.rows, comparison, options.variants), **added},
         "hands": _hand_rules(),
         "weights": models.weights,
         "options": recorded(options),

@@ -71,7 +71,7 @@ def _typical(poses: np.ndarray) -> np.ndarray:
 
     Isolated is a pose far from its fifth nearest neighbour. Of fewer than 20 poses all are kept.
     """
-    known = poses[~np.isnan(poses).any(axis=1)]
+    known = np.asarray(poses[~np.isnan(poses).any(axis=1)])
     if len(known) < 20:
         return known
     distances = [np.partition(np.linalg.norm(known - pose, axis=1), 5)[5] for pose in known]
