@@ -26,7 +26,7 @@ def _metadata(training: dict[str, Any]) -> str:
 
 
 def _head(about: dict[str, Any], training: dict[str, Any]) -> str:
-    names = about["gesture"] or ", ".join(about["gestures"])
+    names = _names(about)
     title = f"# Stable Diffusion for the hand gesture{'' if about['gesture'] else 's'} “{names}”"
     if training.get("llama3"):
         title += "\n\nBuilt with Meta Llama 3: it wrote training texts of this model."
@@ -34,6 +34,10 @@ def _head(about: dict[str, Any], training: dict[str, Any]) -> str:
     base = base[0].upper() + base[1:]
     method = "the three stages of Hand1000 (arXiv 2408.15461)"
     return f"{title}\n\n{base}, fine-tuned on photographs of the gesture with {method}."
+
+
+def _names(about: dict[str, Any]) -> str:
+    return str(about["gesture"] or ", ".join(about["gestures"]))
 
 
 def _use(about: dict[str, Any]) -> str:
@@ -87,7 +91,7 @@ def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
     options = training["options"]
     feature, fusion = about["feature"]["kind"], about["fusion"]["kind"]
     rows = [
-        ("dataset", f"{_named(training['dataset'])}, configuration `{training['gesture']}`, split `train`"),
+        ("dataset", f"{_named(training['dataset'])}, configuration `{_names(about)}`, split `train`"),
         ("images", f"{training['images']}, {training['without_hand']} of them without landmarks in Stage I"),
         ("base", _named(training["base"])),
         ("preset", training["preset"]),
