@@ -175,7 +175,21 @@ def _blocked_signals() -> Iterator[None]:
     A terminal sends Ctrl-C to all processes, and a scheduler SIGTERM: only the first one can end in good order.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    came: list[int] = []  # a thread of a library may take the signal, and its handler runs in the main thread even so
+    handlers = _replaced_handlers(lambda signum, _: came.append(signum))
     try:
         yield
     finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _replaced_handlers(other: Callable[[int, Any], None]) -> dict[int, Any]:
+    """Set the handler of the stop signals that have one in Python, and return the previous ones."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    previous = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
+    return {signum: signal.signal(signum, other) for signum, handler in previous.items() if callable(handler)}

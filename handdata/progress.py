@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import suppress
 from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
+_PLURALS = {"B": "B", "batch": "batches"}
 EVERY = 30.0  # seconds between lines; work that ends sooner prints none
 
 Item = TypeVar("Item")
@@ -101,7 +102,7 @@ class Lines(Generic[Item]):
         seconds = time.monotonic() - self._started
         rate = (self.n - self._initial) / seconds if seconds > 0 else 0.0
         count = self._amount(self.n) + (f" of {self._amount(self.total)}" if self.total else "")
-        parts = [f"{count} {self._unit}{'' if self._unit == 'B' else 's'}", f"{tqdm.format_interval(seconds)} elapsed"]
+        parts = [f"{count} {_PLURALS.get(self._unit, f'{self._unit}s')}", f"{tqdm.format_interval(seconds)} elapsed"]
         if rate:
             parts.append(f"{tqdm.format_sizeof(rate) if self._scaled else f'{rate:.3g}'} {self._unit}/s")
         if rate and self.total and self.total > self.n:

@@ -133,16 +133,12 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
     It has no safety checker, which would turn images black: the evaluation would measure the checker.
     """
     kind: Any = Hand1000Pipeline if about else StableDiffusionPipeline
+    vae, text_encoder, unet = parts = base.vae(), base.text_encoder(), base.unet()
+    for part in parts:
+        torch.nn.Module.to(part, dtype=_TYPES[options.precision])  # diffusers' own `to` warns of no modules at all
     pipeline = kind(
-        base.vae(),
-        base.text_encoder(),
-        base.tokenizer(),
-        base.unet(),
-        base.sampling_schedule(),
-        None,
-        None,
-        requires_safety_checker=False,
-    ).to(_TYPES[options.precision])
+        vae, text_encoder, base.tokenizer(), unet, base.sampling_schedule(), None, None, requires_safety_checker=False
+    )
     if about:
         fusion = base.folder / FUSION_FILE
         try:  # this torch may draw another flat layer than the one that trained the model

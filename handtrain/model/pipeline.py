@@ -194,7 +194,9 @@ class Hand1000Pipeline(StableDiffusionPipeline):
         loaded: Any = load(pretrained_model_name_or_path, **kwargs)
         if not {"dtype", "torch_dtype"} & kwargs.keys():
             # transformers loads a float16 text encoder as float16, diffusers loads the UNet as float32
-            loaded.to(dtype=loaded.unet.dtype)
+            for part in (loaded.vae, loaded.text_encoder, loaded.safety_checker):
+                if part is not None and part.dtype != loaded.unet.dtype:
+                    torch.nn.Module.to(part, dtype=loaded.unet.dtype)  # diffusers' own `to` prints a warning
         pipeline: Hand1000Pipeline = loaded
         names = ("revision", "cache_dir", "token", "local_files_only", "force_download")
         hub = {name: kwargs[name] for name in names if name in kwargs}

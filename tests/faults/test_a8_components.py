@@ -54,7 +54,14 @@ def _odd_class(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [_only_pickled, _cut, _not_numbers, _other_sizes, _other_images, _no_extractor, _odd_class, shutil.rmtree]
+    "damage",
+    [
+        _only_pickled,
+        _other_sizes,
+        shutil.rmtree,
+        *(pytest.param(damage, marks=pytest.mark.slow) for damage in (_cut, _not_numbers, _other_images)),
+        *(pytest.param(damage, marks=pytest.mark.slow) for damage in (_no_extractor, _odd_class)),
+    ],
 )
 def test_a8_a_safety_checker_that_cannot_be_used_is_left_out_before_training(
     guarded: Path, tmp_path: Path, damage: Callable[[Path], Any], capsys: pytest.CaptureFixture[str]

@@ -1,5 +1,7 @@
 """A process that is refused because another one works in the build folder changes nothing."""
 
+import json
+
 import pytest
 
 from handdata.builds.build import Build
@@ -7,12 +9,21 @@ from handdata.builds.folder import BuildFolder
 from handdata.cli import COMMANDS
 from handdata.cli.program import main
 from handdata.recipe import load
+from handdata.rows.manifest import SOURCES
+from handdata.rows.shards import read_table, write_table
 from tests.finished import finished_build
 
 
 @pytest.fixture
 def build(tmp_path):
-    return finished_build(tmp_path / "build", {"train": 2, "validation": 0, "test": 0})
+    folder = finished_build(tmp_path / "build", {"train": 2, "validation": 0, "test": 0})
+    table = read_table(folder / "manifest.parquet")
+    places = {
+        name: {"places": [f"https://h.example/{name}"], "length": 9, "identities": {}}
+        for name in ("call.zip", "ok.zip")
+    }
+    write_table(table.replace_schema_metadata({SOURCES: json.dumps(places)}), folder / "manifest.parquet")
+    return folder
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from handdata.texts.openai_server import ServerModel
 from handdata.texts.template import splice
 from tests.chat_server import chat_server, says
 
-LARGE = 1 << 17
+LARGE = 1 << 16
 LONG = {
     "dots": "." * LARGE + "x",
     "dots and blanks": ". " * (LARGE // 2) + "x",
@@ -45,7 +45,7 @@ def test_c6_a_long_answer_is_read_in_linear_time(kind):
     checks.sentence_ends(LONG[kind])
     english.gestures_named(english.tokenise(LONG[kind]))
     plain(LONG[kind])
-    assert time.process_time() - start < 10  # quadratic time would be minutes
+    assert time.process_time() - start < 5  # linear time is below 1 s
 
 
 def test_c6_an_answer_that_stays_long_has_no_end():
@@ -56,7 +56,7 @@ def test_c6_an_answer_that_stays_long_has_no_end():
 
 
 def test_c6_a_reply_beyond_the_cap_is_not_read_to_its_end():
-    with chat_server(lambda body: says("a man " * (LARGE * 8))) as server:
+    with chat_server(lambda body: says("a man " * (LARGE * 16))) as server:
         (answer,) = ServerModel(server.url, "m", "NO_KEY").answer([Ask((("user", "hi"),))], 5)
     assert (answer.text, answer.stop) == ("", "length")
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from handtrain.run.folder import Run
 from tests.handtrain.conftest import base, dataset, datasets_cache, encoded, offline, one_thread, train  # noqa: F401
 
 Train = Callable[..., Any]
+slow = partial(pytest.param, marks=pytest.mark.slow)  # each trains for seconds
 CHANGES = {"checkpoint_minutes": 0.0, "unet_epochs": 3, "unet_batch": 1, "embedding_batch": 1}
 
 
@@ -58,9 +60,10 @@ def _halve(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("model/unet/diffusion_pytorch_model.safetensors", _flip), ("model/vae/config.json", _halve),
-        ("model/hand1000.json", _halve), ("model/tokenizer/tokenizer.json", Path.unlink),
-        ("model/model_index.json", lambda file: file.write_text("[]")), ("model", shutil.rmtree),
+        ("model/unet/diffusion_pytorch_model.safetensors", _flip), ("model", shutil.rmtree),
+        slow("model/vae/config.json", _halve), slow("model/hand1000.json", _halve),
+        slow("model/tokenizer/tokenizer.json", Path.unlink),
+        slow("model/model_index.json", lambda file: file.write_text("[]")),
     ],
 )  # fmt: skip
 def test_d1_a_damaged_model_of_a_finished_run_is_exported_again(
@@ -73,7 +76,9 @@ def test_d1_a_damaged_model_of_a_finished_run_is_exported_again(
     assert _weights(run) == _weights(finished)
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"config": 3}', b"\xff\xfe{", b"[" * 100_000, None])
+@pytest.mark.parametrize(
+    "data", [slow(b""), b"[]", slow(b'{"config": 3}'), slow(b"\xff\xfe{"), slow(b"[" * 100_000), None]
+)
 def test_d1_a_lost_run_json_is_written_again_and_the_model_is_kept(
     train: Train,
     finished: Path,
@@ -100,6 +105,7 @@ def test_d1_a_changed_number_in_run_json_is_not_taken_for_another_run(
     assert _weights(run) == _weights(finished)
 
 
+@pytest.mark.slow
 def test_d1_without_run_json_nothing_of_another_configuration_is_used(
     train: Train,
     run: Path,
@@ -115,11 +121,11 @@ def test_d1_without_run_json_nothing_of_another_configuration_is_used(
 @pytest.mark.parametrize(
     ("pattern", "damage"),
     [
-        ("checkpoints/*6/checkpoint.json", _halve), ("checkpoints/*6/00000.safetensors", _flip),
-        ("checkpoints/*/checkpoint.json", lambda file: file.write_bytes(b"")), ("checkpoints", shutil.rmtree),
-        ("stage2/00001.safetensors", _flip), ("stage2/00000.safetensors", Path.unlink),
-        ("log.jsonl", _halve), ("log.jsonl", lambda file: file.write_bytes(b"\xff\n[]\n" * 5)),
-        ("log.jsonl", Path.unlink), ("stage1.json", lambda file: file.write_text("[")),
+        ("checkpoints/*6/checkpoint.json", _halve), slow("checkpoints/*6/00000.safetensors", _flip),
+        slow("checkpoints/*/checkpoint.json", lambda file: file.write_bytes(b"")), slow("checkpoints", shutil.rmtree),
+        ("stage2/00001.safetensors", _flip), slow("stage2/00000.safetensors", Path.unlink),
+        ("log.jsonl", _halve), slow("log.jsonl", lambda file: file.write_bytes(b"\xff\n[]\n" * 5)),
+        slow("log.jsonl", Path.unlink), slow("stage1.json", lambda file: file.write_text("[")),
     ],
 )  # fmt: skip
 def test_d1_an_interrupted_run_with_damaged_pieces_ends_in_the_same_weights(

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
+from handdata import machine
 from handdata.errors import Unfinished
 from handdata.machine import map_unordered
 
@@ -37,3 +39,30 @@ def test_an_exception_of_a_worker_is_raised_unchanged():
 def test_a_killed_worker_is_one_sentence_with_the_remedy():
     with pytest.raises(Unfinished, match=r"worker of 'numbers' was killed.* fewer --workers"):
         list(map_unordered(die_at_three, range(20), 2, "numbers"))
+
+
+@pytest.mark.parametrize("signum", machine.STOP_SIGNALS)
+def test_a_stop_signal_that_another_thread_takes_waits_until_the_workers_are_started(signum):
+    """Else the start of a process is left half done, and the child prints a traceback."""
+    began, taken, steps = threading.Event(), threading.Event(), []
+
+    def take():  # in a thread that does not block the signal
+        began.wait()
+        signal.pthread_kill(threading.get_ident(), signum)
+        taken.set()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    other = threading.Thread(target=take)
+    other.start()
+    before = signal.signal(signum, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt), machine._blocked_signals():
+            began.set()
+            taken.wait()
+            steps.extend(range(1000))  # bytecode, between which handlers run
+        assert len(steps) == 1000 and signal.getsignal(signum) is stop
+    finally:
+        signal.signal(signum, before)
+        other.join()

@@ -57,7 +57,7 @@ def undisturbed(tmp_path_factory) -> dict[str, bytes]:
     return shard_bytes(build)
 
 
-@pytest.mark.parametrize(("name", "workers"), ENGINES)
+@pytest.mark.parametrize(("name", "workers"), [*ENGINES[:2], pytest.param(*ENGINES[2], marks=pytest.mark.slow)])
 def test_every_engine_survives_a_kill_and_ends_in_the_same_bytes(tmp_path, undisturbed, name, workers):
     build = make_build(tmp_path, 600, corrupt=(300,))
     process = start(build, name, workers)

@@ -43,7 +43,9 @@ def test_every_family_of_captioner_describes_images(models, kind):
     assert all(captions) and "caption en" not in " ".join(captions)
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if number else ()) for number, kind in enumerate(FAMILIES)]
+)
 def test_a_caption_depends_on_neither_batch_nor_order(models, kind):
     alone = Captioner(options(models[kind], batch=1)).describe(IMAGES)
     places = list(range(len(IMAGES)))

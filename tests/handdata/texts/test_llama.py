@@ -121,6 +121,7 @@ def test_the_shared_beginning_is_evaluated_once(small, monkeypatch):
     assert counted[0] > 25 and sum(counted) < whole - 2 * counted[0]
 
 
+@pytest.mark.slow
 def test_answers_do_not_depend_on_the_number_of_cores(small, monkeypatch):
     monkeypatch.setattr(llama, "_QUESTIONS", 3)  # so that three decoders share ten questions
     other = LlamaModel(assets.path("smollm2-135m"), parallel=4, threads=2)

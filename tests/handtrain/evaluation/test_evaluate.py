@@ -67,6 +67,7 @@ def scores_of(real: Path, fake: Path, tmp_path: Path, **changes: Any) -> Scores:
     return evaluate(options=NO_NETWORKS, **{**places, **changes})
 
 
+@pytest.mark.slow
 def test_blurred_hands_score_worse_on_every_hand_metric(fid_weights, squares, blurred, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating.metrics, "LEAST_HANDS", 2)
     points = _normalised(squares)
@@ -202,6 +203,7 @@ def test_an_unknown_option_is_an_error_that_names_the_nearest(squares):
         evaluate(real=squares, fake=squares, bootstraps=3)
 
 
+@pytest.mark.slow
 def test_the_forward_pass_is_five_of_our_functions_below_evaluate(fid_weights, squares, tmp_path):
     """The chain is evaluate, extract, the rows of a shard, Network.__call__, run."""
     chains = set()

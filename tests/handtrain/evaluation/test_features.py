@@ -56,6 +56,7 @@ def of_folder(folder: Path, network: Network, cache: TensorCache | None = None) 
     return features.extract(images, prepare, extractor, cache)
 
 
+@pytest.mark.slow
 def test_features_and_kid_of_images_are_torch_fidelitys(fid_weights, tmp_path):
     from handtrain.evaluation.metrics import kid
 

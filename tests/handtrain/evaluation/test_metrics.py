@@ -55,7 +55,7 @@ def test_frechet_distance_of_covariances_that_do_not_commute_is_the_closed_form(
     assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(300, 200, 24), (30, 45, 64)])
+@pytest.mark.parametrize(("n", "m", "d"), [pytest.param(300, 200, 24, marks=pytest.mark.slow), (30, 45, 64)])
 def test_both_distances_are_torch_fidelitys(n, m, d, tmp_path):
     x, y = np.abs(gaussian(n, d, 1)), np.abs(gaussian(m, d, 2, 1.2, 0.1))
     fid, kid, spread = torch_fidelity(x, y, tmp_path)

@@ -85,6 +85,7 @@ def test_a_torch_with_another_stream_is_refused(model: Path, tmp_path: Path) -> 
         Hand1000Pipeline.from_pretrained(copy)
 
 
+@pytest.mark.slow
 def test_the_one_file_pipeline_works_without_our_packages(
     model: Path, pipeline: Hand1000Pipeline, tmp_path: Path
 ) -> None:
