@@ -115,11 +115,9 @@ def _check_format(about: dict[str, Any]) -> None:
     if version == 1 and not {"gestures", "pose"} & about.keys():
         return
     table = _entry(about, "gestures", dict)
-    if not table:
-        raise ValueError("gestures is empty")
+    if not table or not all(isinstance(entry, dict) for entry in table.values()):
+        raise ValueError("gestures is not an object of gestures")
     for entry in table.values():
-        if not isinstance(entry, dict):
-            raise ValueError("an entry of gestures is not an object")
         _entry(entry, "phrase", str)
         for line in _entry(entry, "poses", list) if "pose" in about else ():
             _check_pose(line)
@@ -222,9 +220,8 @@ class Hand1000Pipeline(StableDiffusionPipeline):
     def pose_by(self, routes: list[str], file: str | None) -> None:
         """Use pose layers from now on. Raises `ValueError` if their file is missing, damaged or does not fit."""
         unet: Any = self.unet  # type: ignore[attr-defined]
-        layers = make_pose_layers(unet, routes)
+        layers = make_pose_layers(unet, routes).requires_grad_(False)
         layers.load_state_dict(_layer_weights(file, layers, POSE_FILE))
-        layers.requires_grad_(False)
         attach(unet, layers)
         self.pose_layers = layers
 
@@ -249,12 +246,13 @@ class Hand1000Pipeline(StableDiffusionPipeline):
             raise ValueError("this model was trained without poses: leave poses out")
         self._mu = mu
         unet: Any = self.unet  # type: ignore[attr-defined]
+        drawing: Any = nullcontext()
         if self.pose_layers is not None:
             self.pose_layers.to(unet.device)
-        drawing: Any = nullcontext()
-        if self.pose_layers is not None and poses is not None:
-            every = _one_per_image(poses, _images(args, kwargs)).to(unet.device)
-            drawing = guided(self.pose_layers, every, kwargs.get("guidance_scale", 7.5), pose_guidance)
+            guidance = kwargs.setdefault("guidance_scale", 2.0)  # as `handtrain generate`
+            if poses is not None:
+                every = _one_per_image(poses, _images(args, kwargs)).to(unet.device)
+                drawing = guided(self.pose_layers, every, guidance, pose_guidance)
         try:
             with drawing:
                 return super().__call__(*args, **kwargs)  # type: ignore[misc]
