@@ -21,12 +21,12 @@ from handdata.vision.pixels import open_image, to_rgb
 from handdata.world.backdrop import COLOURS, DETAILS
 from handdata.world.scene import SLEEVES
 from handtrain.data.image_folder import read_records
+from handtrain.evaluation.bootstrap import share_difference, wilson
 from handtrain.mini import run_command
 
 _SLEEVE = re.compile(rf"\b({'|'.join(SLEEVES)}) sleeve|\b(bare) arm")
 _WALL = re.compile(rf"\b({'|'.join(COLOURS)}) (?:(?:{'|'.join(DETAILS['pattern'])}) )?wall")
 _BATCH = 64
-_DRAWS = 2000  # replicates of the bootstrap
 
 
 def colours(text: str) -> dict[str, str]:
@@ -51,12 +51,9 @@ class Share:
     high: float
 
 
-def share(right: np.ndarray, seed: int = 0) -> Share:
-    """Return the mean of numbers (n,), with a percentile bootstrap over them."""
-    rng = np.random.default_rng(seed)
-    means = right[rng.integers(len(right), size=(_DRAWS, len(right)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Share(len(right), float(right.mean()), float(low), float(high))
+def share(right: np.ndarray) -> Share:
+    """Return the share of right pictures (n,), with Wilson's interval."""
+    return Share(len(right), float(right.mean()), *wilson(int(right.sum()), len(right)))
 
 
 def judge(folders: list[Path]) -> dict[str, Any]:
@@ -73,8 +70,9 @@ def judge(folders: list[Path]) -> dict[str, Any]:
             if right
         }
         if len(rights) == 2 and (both := sorted(rights[0].keys() & rights[1].keys())):
-            differences = np.array([float(rights[1][key]) - float(rights[0][key]) for key in both])
-            shares[name]["difference"] = vars(share(differences))
+            base, tuned = (np.array([right[key] for key in both], float) for right in rights)
+            change = Share(len(both), float((tuned - base).mean()), *share_difference(tuned, base))
+            shares[name]["difference"] = vars(change)
     return shares
 
 
