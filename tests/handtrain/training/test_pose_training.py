@@ -19,7 +19,7 @@ from tests.handtrain.tiny import write_dataset
 Jobs = Callable[..., Any]
 PLUS: dict[str, Any] = {
     "preset": "plus", "unet_batch": 4, "unet_samples": 24, "unet_warmup": 1, "unet_lr": 1e-3, "prior": 0.25,
-    "prior_images": 3, "crop": "center", "min_snr": 0.05, "hand_weight": 2.0,
+    "prior_images": 3, "crop": "center", "min_snr": 0.05, "hand_weight": 2.0, "pose": "map,time,tokens",
 }  # fmt: skip
 
 
