@@ -100,8 +100,8 @@ def stacks_of(folder: Path) -> Iterator[tuple[str, int, dict[tuple[str, ...], No
     with served(folder) as recipe, recorded(httpx2.Client, "send") as stacks:
         run("handdata", "build", recipe, "--out", str(folder / "fetched"), "--until", "fetch")
     of_members = {stack: None for stack in stacks if any("fetch" in frame for frame in stack)}
-    yield "build to the HTTP request for members", 6, of_members
-    yield "build to the HTTP request for an index", 6, {stack: None for stack in stacks if stack not in of_members}
+    yield "build to the HTTP request for members", 7, of_members
+    yield "build to the HTTP request for an index", 7, {stack: None for stack in stacks if stack not in of_members}
 
 
 @contextlib.contextmanager

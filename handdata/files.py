@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from handdata.errors import Unfinished, UserError
 from handdata.readers import read_json
 
-_SEAL = "sha256"  # last key of a sealed JSON file: hash of all other keys
+_SEAL = "sha256"  # last key of a sealed JSON file: hash of its name and all other keys
 
 
 @contextmanager
@@ -63,14 +63,14 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
 
 
 def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object, whole or absent, with a hash of its content."""
-    write_json(path, {**value, _SEAL: _hash_of(value)})
+    """Write a JSON object, whole or absent, with a hash of its content and the file's name."""
+    write_json(path, {**value, _SEAL: _hash_of(value, path.name)})
 
 
 def read_sealed_json(path: Path) -> dict[str, Any] | None:
-    """Return an object that `write_sealed_json` wrote; None if the file is missing, damaged or was changed."""
+    """Return an object that `write_sealed_json` wrote; None if it is missing, damaged, changed, or of another file."""
     value: dict[str, Any] | None = read_json(path)
-    if value is None or value.pop(_SEAL, None) != _hash_of(value):
+    if value is None or value.pop(_SEAL, None) != _hash_of(value, path.name):
         return None
     return value
 
@@ -211,8 +211,9 @@ def _lock_file(path: Path) -> TextIO:
     return path.open("a+", encoding="utf-8", errors="replace")
 
 
-def _hash_of(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _hash_of(value: dict[str, Any], name: str) -> str:
+    """Return the seal of an object in a file of this name: another sealed file has other keys."""
+    return hashlib.sha256(f"{name}\n{json.dumps(value, sort_keys=True)}".encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

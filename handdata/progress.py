@@ -119,7 +119,7 @@ class _Timer:
     """One thread for the lines of all live bars; it ends with the last of them."""
 
     def __init__(self) -> None:
-        self._bars: weakref.WeakSet[Lines[Any]] = weakref.WeakSet()  # an abandoned bar is no longer printed
+        self._bars: weakref.WeakSet[Lines[Any]] = weakref.WeakSet()  # an abandoned bar prints no line
         self._changed = threading.Condition()
         self._running = False
 

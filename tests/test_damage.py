@@ -1,11 +1,12 @@
 """The attack of tests/damage in small: 300 tries, of all families, with another seed than `make damage`."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.damage.__main__ import GOOD, chosen, described, results, table
+from tests.damage.__main__ import GOOD, chosen, described, good_ones, results, table
 from tests.damage.families import FAMILIES, SHARES
 from tests.damage.fixture import fixture_folder
 from tests.damage.trial import Ended, Trial
@@ -52,6 +53,14 @@ def test_every_family_has_a_share_and_cases_with_different_names(tmp_path: Path)
         assert cases and len(cases) == len(set(cases))
     assert chosen(tmp_path, 100, 3, None) == chosen(tmp_path, 100, 3, None) != chosen(tmp_path, 100, 4, None)
     assert len(chosen(tmp_path, 5000, 0, "chat servers")) == 5000, "cases are repeated with other seeds"
+
+
+def test_an_attack_that_was_stopped_repeats_all_but_the_good_tries(tmp_path: Path) -> None:
+    cases = [{"family": "run", "name": name, "seed": 0} for name in "abc"]
+    stored = [{**cases[0], "verdict": "equal"}, {**cases[1], "verdict": "WRONG"}, {**cases[0], "seed": 1}]
+    (tmp_path / "a.json").write_text("".join(json.dumps({"verdict": "equal", **each}) + "\n" for each in stored))
+    assert [each["name"] for each in good_ones(tmp_path / "a.json", cases)] == ["a"]
+    assert good_ones(tmp_path / "missing.json", cases) == good_ones(None, cases) == []
 
 
 @pytest.mark.parametrize(

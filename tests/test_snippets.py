@@ -36,6 +36,7 @@ MOST_NOT_RUN = 6
 NOT_RUN = {
     "make quickstart": "sets up an environment and runs for six minutes; tests/handtrain/mini/test_scripts.py runs it",
     "make test": "runs this test",
+    "make damage": "3,000 tries; tests/test_damage.py runs 300",
     "python -m benchmarks.fetch --runs 3": "a measurement of minutes",
     "python benchmarks/render_quality.py --seed 2026 --count 20 --size 256 --sheet docs/mini_world.jpg": "minutes",
     "accelerate launch --multi_gpu --num_processes 8 -m handtrain train --dataset ... --preset fast --compile yes": "GPUs",  # noqa: E501
@@ -79,6 +80,7 @@ PLACES = [
         "--evaluate.variants standard --device cpu",
     ),
     (r"--train 100 --validation 10 --test 50", "--train 1 --validation 1 --test 1 --size 64"),
+    (r"--train 0 --validation 0 --test 20", "--gestures call --train 0 --validation 0 --test 1 --size 64"),
     # of Python blocks
     (r'"USER/NAME"', '"tester/NAME"'),
     (r'"hand1000", "build/hand1000", rewrite=\{.*?\}', '"mini", "build/hand1000", **SMALL'),

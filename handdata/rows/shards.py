@@ -56,10 +56,13 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table | N
     data = _sealed_bytes(path)
     if data is None:
         return None
-    table = pq.read_table(pa.BufferReader(data), columns=columns)
+    # read in this thread: a thread of Arrow that releases `data` when Python ends aborts the process
+    table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(columns=columns, use_threads=False)
     metadata = {name: value for name, value in (table.schema.metadata or {}).items() if name != _SEAL}
-    if columns is not None and table.column_names != list(columns):
-        return None
+    if columns is not None:
+        if not set(columns) <= set(table.column_names):
+            return None
+        table = table.select(columns)
     return table.replace_schema_metadata(metadata or None)
 
 

@@ -43,11 +43,17 @@ class Mirrors:
         errors = []
         for place in self._places()[:: -1 if other else 1]:
             try:
-                return self._read(place, start, size)
+                file = self._file(place)
+                if isinstance(file, LocalFile):
+                    return file.read(start, size)
+                try:
+                    return self._client.read(file, start, size)
+                except Replaced as error:  # or it seems to be: then it is compared with the indexed archive
+                    return self._client.read(self._compared(place, file, error), start, size)
             except TransientError as error:
                 errors.append(f"{place}: {error}")
-                file = self._open.get(place)
-                if isinstance(file, RemoteFile) and file.exhausted >= _MOST_EXHAUSTED:
+                opened = self._open.get(place)
+                if isinstance(opened, RemoteFile) and opened.exhausted >= _MOST_EXHAUSTED:
                     self._leave_out(place, error)
             except Refused as error:
                 self._leave_out(place, error)
@@ -63,17 +69,6 @@ class Mirrors:
                     raise BadMember("too-large", f"{path} has {path.stat().st_size:,} bytes")
                 return path.read_bytes()
         raise BadMember("image-missing", f"{name} is missing from {' and '.join(self.facts.places)}")
-
-    def _read(self, place: str, start: int, size: int) -> bytes:
-        """Read from one place, which is compared with the indexed archive where it seems to be another one."""
-        file = self._file(place)
-        if isinstance(file, LocalFile):
-            return file.read(start, size)
-        try:
-            return self._client.read(file, start, size)
-        except Replaced as error:
-            file = self._compared(place, file, error)
-            return self._client.read(file, start, size)
 
     def _compared(self, place: str, seen: RemoteFile, error: Replaced) -> RemoteFile:
         """Return a remote file again if only its ETag changed: its length and directory are those that were indexed.

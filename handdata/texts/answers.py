@@ -10,6 +10,7 @@ from dataclasses import replace
 from handdata.texts.chat import Answer, Ask, ChatModel
 
 LONGEST = 4_096  # characters of a caption or text; 77 CLIP tokens are about 400
+_UNREAD = 1 << 20  # characters of an answer with its reasoning; a longer one is cut before it is cleaned
 _MANY = 8  # answers, of which nearly all ended for want of tokens, that are requested again with more of them
 _NEARLY_ALL = 0.9
 
@@ -83,6 +84,8 @@ def clean(answer: Answer) -> Answer:
 
     `reasoned` is set if there was reasoning. An answer that is still longer than LONGEST counts as one without end.
     """
+    if len(answer.text) > _UNREAD:
+        return replace(answer, text=answer.text[:LONGEST].encode("utf-8", "replace").decode(), stop="length")
     text = answer.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text, reasoned = without_reasoning(text)
     text = _unwrapped(text)

@@ -88,8 +88,21 @@ def exchange(client: Any, request: dict[str, Any], deadline: Deadline) -> Iterat
     `request` holds the arguments of `httpx2.Client.build_request`. `history` of the answer lists the redirects. Raises
     `TransientError` and `Refused`, which never quote an address's secrets or a header.
     """
+    import httpx2
+
+    history: list[Any] = []
     with _converted(deadline), within(deadline):
-        response = _sent(client, request)
+        try:
+            response = client.send(client.build_request(**request), stream=True, follow_redirects=False)
+            while response.next_request is not None:
+                response.close()  # the body of a redirect is not read
+                history.append(response)
+                if len(history) > _MOST_REDIRECTS:
+                    raise Refused(f"it redirects more than {_MOST_REDIRECTS} times")
+                response = client.send(response.next_request, stream=True, follow_redirects=False)
+        except (UnicodeError, OverflowError):  # of names and ports that no socket accepts
+            raise httpx2.InvalidURL("not a valid URL") from None
+        response.history = history
         try:
             yield response
         finally:
@@ -141,26 +154,6 @@ def _converted(deadline: Deadline) -> Iterator[None]:
     except (httpx2.HTTPError, httpx2.StreamError) as error:
         name = type(error).__name__
         raise TransientError(f"{name}: {shown(str(error), 160)}" if str(error) else name) from None
-
-
-def _sent(client: Any, request: dict[str, Any]) -> Any:
-    """Return the answer at the end of the redirects. The body of a redirect is not read."""
-    import httpx2
-
-    history: list[Any] = []
-    try:
-        following = client.build_request(**request)
-        while len(history) <= _MOST_REDIRECTS:
-            response = client.send(following, stream=True, follow_redirects=False)
-            if response.next_request is None:
-                response.history = history
-                return response
-            response.close()
-            history.append(response)
-            following = response.next_request
-    except (UnicodeError, OverflowError):  # of names and ports that no socket accepts
-        raise httpx2.InvalidURL("not a valid URL") from None
-    raise Refused(f"it redirects more than {_MOST_REDIRECTS} times")
 
 
 class _Backend:

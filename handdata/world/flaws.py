@@ -72,6 +72,15 @@ class _Draft:
             fingers = [number for number in fingers if straight[number - 1] and number not in busy]
         return fingers
 
+    def take_extended(self, rng: np.random.Generator) -> int | None:
+        """Choose an extended finger for a flaw, None without one."""
+        choices = self.free(extended=True)
+        if not choices:
+            return None
+        finger = int(rng.choice(choices))
+        self.flawed.add(finger)
+        return finger
+
     def hand(self) -> Skeleton:
         """Return the posed hand."""
         shape = replace(self.shape, lengths=self.lengths, radii=self.radii, knuckles=self.knuckles)
@@ -160,34 +169,28 @@ def _fused_fingers(draft: _Draft, rng: np.random.Generator) -> bool:
 
 def _wrong_length(draft: _Draft, rng: np.random.Generator) -> bool:
     """Make an extended finger much too short or too long."""
-    choices = draft.free(extended=True)
-    if not choices:
+    finger = draft.take_extended(rng)
+    if finger is None:
         return False
-    finger = int(rng.choice(choices))
     draft.lengths[finger] *= rng.uniform(0.45, 0.6) if rng.random() < 0.5 else rng.uniform(1.4, 1.6)
-    draft.flawed.add(finger)
     return True
 
 
 def _backward_bend(draft: _Draft, rng: np.random.Generator) -> bool:
     """Bend an extended finger backwards at its middle joint, which no finger can."""
-    choices = draft.free(extended=True)
-    if not choices:
+    finger = draft.take_extended(rng)
+    if finger is None:
         return False
-    finger = int(rng.choice(choices))
     draft.flex[finger - 1] = (rng.uniform(-5, 25), rng.uniform(-85, -55), rng.uniform(-30, -5))
-    draft.flawed.add(finger)
     return True
 
 
 def _sideways_bend(draft: _Draft, rng: np.random.Generator) -> bool:
     """Bend an extended finger sideways at its middle joint, which no finger can."""
-    choices = draft.free(extended=True)
-    if not choices:
+    finger = draft.take_extended(rng)
+    if finger is None:
         return False
-    finger = int(rng.choice(choices))
     draft.sideways[finger - 1] = rng.choice([-1, 1]) * rng.uniform(35, 60)
-    draft.flawed.add(finger)
     return True
 
 

@@ -73,6 +73,20 @@ def results(fixture: Path, cases: list[dict[str, Any]], at_once: int = 2) -> Ite
         yield done.get()
 
 
+def good_ones(path: Path | None, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the good results of these cases in a file of an earlier run, so that a stopped run can be resumed."""
+    if path is None or not path.exists():
+        return []
+    stored = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    wanted = {_name(case) for case in cases}
+    good = {_name(each): each for each in stored if each["verdict"] in GOOD and _name(each) in wanted}
+    return list(good.values())
+
+
+def _name(case: dict[str, Any]) -> tuple[Any, ...]:
+    return case["family"], case["name"], case["seed"]
+
+
 def table(outcomes: list[dict[str, Any]]) -> str:
     """Return the totals by family as text."""
     columns = [*GOOD, *BAD]
@@ -111,15 +125,18 @@ def main() -> int:
     parser.add_argument("--case", help="one case of the family; its folder is kept")
     parser.add_argument("--at-once", type=int, default=2, help="number of tries at the same time")
     parser.add_argument("--fixture", type=Path, help="folder for the fixture (default: one for temporary files)")
-    parser.add_argument("--json", type=Path, help="file for all results, one JSON object per line")
+    parser.add_argument("--json", type=Path, help="file for results; good ones in it are not repeated")
     given = parser.parse_args()
     fixture = fixture_folder(given.fixture)
     if given.case:
         cases = [{"family": given.only, "name": given.case, "seed": given.seed, "keep": True}]
     else:
         cases = chosen(fixture, given.tries, given.seed, given.only)
-    outcomes, began = [], itertools.count(1)
-    for outcome in results(fixture, cases, 1 if given.case else given.at_once):
+    outcomes = good_ones(given.json, cases)
+    began = itertools.count(len(outcomes) + 1)
+    done = {_name(outcome) for outcome in outcomes}
+    left = [case for case in cases if _name(case) not in done]
+    for outcome in results(fixture, left, 1 if given.case else given.at_once):
         outcomes.append(outcome)
         if given.json:
             with given.json.open("a", encoding="utf-8") as file:

@@ -187,7 +187,10 @@ class Http:
 
     def run(self, trial: Trial, name: str) -> None:
         """Build from the odd server; if that fails, build from the repaired one."""
+        from handdata.sources import http
+
         answer, when = name.split(" ")
+        http._MAX_DELAY = 0.1  # seconds; else a try lasts minutes where the server asks for a pause
         os.environ["HAND1000_CACHE"] = str(trial.folder / "cache")
         with odd_server(trial.fixture / "world", answer.replace("none", ""), WHEN[when]) as server:
             places = ["--source.annotations", f"{server.url}/annotations.zip"]

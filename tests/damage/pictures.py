@@ -62,9 +62,9 @@ def _flipped(data: bytes, chance: random.Random) -> bytes:
 
 
 MODES = {
-    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I"), "JPEG": ("L", "RGB", "CMYK", "YCbCr"),
-    "WEBP": ("RGB", "RGBA"), "TIFF": ("1", "L", "RGB", "CMYK", "F", "LAB", "I;16"), "GIF": ("RGB",), "BMP": ("RGB",),
-    "ICO": ("RGB",), "PPM": ("RGB",), "PCX": ("RGB",), "TGA": ("RGB",), "EPS": ("RGB",),
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "JPEG": ("L", "RGB", "CMYK", "YCbCr"),
+    "WEBP": ("RGB", "RGBA"), "TIFF": ("1", "L", "RGB", "CMYK", "F", "I", "LAB", "I;16"), "GIF": ("RGB",),
+    "BMP": ("RGB",), "ICO": ("RGB",), "PPM": ("RGB",), "PCX": ("RGB",), "TGA": ("RGB",), "EPS": ("RGB",),
 }  # fmt: skip
 SIZES = ((20000, 60), (1, 60000), (65000, 10), (1, 1), (2, 3), (15, 4000), (3000, 3000))
 ORIENTATIONS = (0, 2, 3, 5, 6, 8, 9, 99)

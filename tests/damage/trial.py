@@ -130,7 +130,8 @@ def in_this_process(fixture: Path, folder: Path, family: str, name: str, seed: i
     for number, stream in ((1, "stdout.txt"), (2, "stderr.txt")):
         handle = os.open(folder / stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, number)
-    trial = Trial(fixture, folder, random.Random(f"{family} {name} {seed}"))
+    trial, imported = Trial(fixture, folder, random.Random(f"{family} {name} {seed}")), set(sys.modules)
+    os.fsync = lambda handle: None  # type: ignore[assignment]  # there are no power failures, but many files
     os.environ["HF_HOME"] = str(folder / "hf")
     os.environ["TMPDIR"] = str(folder)
     import tempfile
@@ -148,6 +149,7 @@ def in_this_process(fixture: Path, folder: Path, family: str, name: str, seed: i
     except BaseException:  # noqa: BLE001 - a fault of the harness itself
         result = {"verdict": "broken harness", "ended": [], "wrong": [traceback.format_exc()], "allowed": []}
     result["processor"] = round(sum(os.times()[:2]), 2)
+    result["imported"] = [module for module in sys.modules if module not in imported]
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 

@@ -3,6 +3,8 @@
 Each line of stdin is a case as JSON; each line of stdout its result.
 """
 
+import gc
+import importlib
 import json
 import os
 import shutil
@@ -10,10 +12,11 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-SECONDS = 60  # of a try, before it counts as stuck
+SECONDS = 150  # of a try, before it counts as stuck; one takes 1 to 5 s, more on a busy machine
 
 
 def load_everything() -> None:
@@ -23,7 +26,7 @@ def load_everything() -> None:
     import diffusers  # noqa: F401
     import mediapipe  # noqa: F401
     import torch
-    import transformers  # noqa: F401
+    from transformers import conversion_mapping
 
     import handtrain.cli.flags
     import handtrain.evaluation.evaluate
@@ -32,8 +35,19 @@ def load_everything() -> None:
     import handtrain.reporting.report
     import handtrain.training.train  # noqa: F401
 
+    conversion_mapping.get_checkpoint_conversion_mapping("")  # compiles a thousand patterns
     datasets.disable_progress_bars()
     torch.set_num_threads(1)
+
+
+def learn(modules: list[str]) -> None:
+    """Import what a fork had to import, so that the next ones need not."""
+    from PIL import Image
+
+    Image.init()  # all its formats
+    for module in modules:
+        with suppress(Exception):  # some exist only while another module is imported
+            importlib.import_module(module)
 
 
 def one(fixture: Path, case: dict[str, Any]) -> dict[str, Any]:
@@ -41,6 +55,7 @@ def one(fixture: Path, case: dict[str, Any]) -> dict[str, Any]:
     from tests.damage.trial import in_this_process
 
     folder, began = Path(tempfile.mkdtemp(prefix="damage-")), time.monotonic()
+    gc.freeze()  # a fork need not look through the objects of all libraries, nor copy their pages
     pid = os.fork()
     if pid == 0:
         try:
@@ -51,6 +66,7 @@ def one(fixture: Path, case: dict[str, Any]) -> dict[str, Any]:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status == 0:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        learn(result.pop("imported"))
     else:
         tail = (folder / "stderr.txt").read_text(encoding="utf-8", errors="replace")[-1500:]
         verdict = "time-out" if status == -signal.SIGALRM else "killed by a signal"

@@ -51,6 +51,9 @@ def test_c6_a_long_answer_is_read_in_linear_time(kind):
 def test_c6_an_answer_that_stays_long_has_no_end():
     answer = clean(Answer("a man " * LARGE))
     assert answer.stop == "length" and len(answer.text) <= LONGEST
+    huge = clean(Answer("\ud800" + "a man " * (LARGE * 8)))  # beyond what is cleaned
+    assert huge.stop == "length" and len(huge.text) <= LONGEST
+    huge.text.encode()
     assert clean(Answer("<think>" + "a man " * LARGE + "</think>a man")).text == "a man"
     assert "too-long" in checks.failures("a man", "ok", "a man " * LONGEST)
 

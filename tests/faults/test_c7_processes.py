@@ -119,14 +119,20 @@ def test_c7_no_worker_is_left_when_a_drawing_ends_at_a_signal(tmp_path: Path, si
     stopped(command, signum, 5)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], float]:
+    """Return the files of a build that nobody stopped, and the seconds that it took."""
+    began = time.monotonic()
+    files = finish(recipe, tmp_path_factory.mktemp("undisturbed") / "build", "landmarks")
+    return files, time.monotonic() - began
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_c7_after_twenty_signals_no_worker_of_a_build_is_left_and_the_end_is_the_same(
-    recipe: Path, tmp_path: Path, signum: int
+    recipe: Path, undisturbed: tuple[dict[str, str], float], tmp_path: Path, signum: int
 ) -> None:
-    began = time.monotonic()
-    undisturbed = finish(recipe, tmp_path / "undisturbed", "landmarks")
-    duration, chance, with_workers = time.monotonic() - began, random.Random(signum), 0
+    (files, duration), chance, with_workers = undisturbed, random.Random(signum), 0
     for number in range(20):
         out = tmp_path / f"build-{number // 5}"  # five signals on each, then it is finished
         command = build(recipe, out, "landmarks")
@@ -138,7 +144,7 @@ def test_c7_after_twenty_signals_no_worker_of_a_build_is_left_and_the_end_is_the
         with_workers += len(command.alive()) >= 3
         stopped(command, signum, 5)
         if number % 5 == 4:
-            assert finish(recipe, out, "landmarks") == undisturbed
+            assert finish(recipe, out, "landmarks") == files
             assert not list(out.rglob("*.partial"))
     assert with_workers >= 5, "most signals came when no worker was running"
 
@@ -151,7 +157,7 @@ def test_c7_a_ray_cluster_of_a_build_ends_with_it(recipe: Path, tmp_path: Path, 
     command = Command(*words, "--engine", "ray", "--workers", "1")
     command.wait_for(lambda: any(b"MapWorker" in _title(pid) for pid in command.alive()), 120)
     assert command.process.poll() is None, command.end()
-    stopped(command, signum, 10)
+    stopped(command, signum, 45)  # Ray's own agents notice a killed cluster late on a busy machine
 
 
 @pytest.mark.slow
@@ -166,7 +172,7 @@ def test_c7_a_ray_cluster_that_a_build_joined_stays_without_its_workers(recipe: 
         command = Command(*words, "--engine", "ray", "--workers", "1", **direct)
         command.wait_for(lambda: any(b"MapWorker" in _title(pid) for pid in head.alive()), 120)
         assert command.process.poll() is None, "no actor was working"
-        stopped(command, signal.SIGKILL, 10)
+        stopped(command, signal.SIGKILL, 30)
         end = time.monotonic() + 10
         while any(b"MapWorker" in _title(pid) for pid in head.alive()) and time.monotonic() < end:
             time.sleep(0.1)

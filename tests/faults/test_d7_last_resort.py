@@ -110,7 +110,7 @@ def test_d7_ordinary_text_is_not_changed() -> None:
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/b/x/y"), 2, "/b/x/y cannot be used, since a part"),
         (OSError(errno.EIO, "Input/output error", "/disk/file"), 1, "/disk/file cannot be read or written"),
         (OSError(errno.EMFILE, "Too many open files", "x"), 1, "ulimit -n"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "/root/x cannot be read or written"),
+        (PermissionError(errno.EACCES, "Permission denied", "/locked/x"), 2, "/locked/x cannot be read or written"),
     ],
     ids=str,
 )

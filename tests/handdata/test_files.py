@@ -9,6 +9,7 @@ import pytest
 from handdata.errors import Unfinished, UserError
 from handdata.files import (
     locked,
+    read_sealed_json,
     remove_partial,
     require_room,
     require_writable_folder,
@@ -16,6 +17,7 @@ from handdata.files import (
     whole_file,
     whole_folder,
     write_json,
+    write_sealed_json,
 )
 from handdata.readers import read_json
 
@@ -77,3 +79,13 @@ def test_a_folder_that_cannot_be_written_and_a_full_disk_are_one_sentence(tmp_pa
     require_room(tmp_path, 1, "the archive")
     with pytest.raises(Unfinished, match=r"the archive needs 1,000,000,000\.00 GB in .* are free: make room"):
         require_room(tmp_path, 10**18, "the archive")
+
+
+def test_a_sealed_file_counts_as_absent_if_it_was_changed_or_is_the_copy_of_another(tmp_path):
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    write_sealed_json(one, {"rows": 3})
+    assert read_sealed_json(one) == {"rows": 3}
+    other.write_bytes(one.read_bytes())
+    assert read_sealed_json(other) is None
+    one.write_text(one.read_text().replace("3", "4", 1))
+    assert read_sealed_json(one) is None
