@@ -29,14 +29,14 @@ from benchmarks.pose_rows import Part, Row
 
 BASE = "mini-stable-diffusion"
 STEPS, GUIDANCE, AT_ONCE = 20, 3.0, 240
-STAGES = ("screen", "grid", "explore", "ceiling", "final", "single", "unseen", "specificity")
+STAGES = ("screen", "grid", "explore", "ceiling", "final")
 RESULTS = Path(__file__).parent / "results" / "pose"
 
 
 def rows_of(given: argparse.Namespace) -> list[Row]:
     """Return the rows of the chosen stages, the base's first."""
     winner = _options(given.winner, pose_rows.PLUS)
-    baseline = _options(given.baseline, pose_rows.PLAIN)
+    baseline = _options(given.baseline, pose_rows.FAIR)
     samples, long = given.samples, given.final_samples
     by_stage: dict[str, Callable[[], Iterable[Row]]] = {
         "screen": lambda: pose_rows.screen(samples),
@@ -44,9 +44,6 @@ def rows_of(given: argparse.Namespace) -> list[Row]:
         "explore": pose_rows.explore,
         "ceiling": lambda: [pose_rows.ceiling()],
         "final": lambda: pose_rows.final(long, winner, baseline, given.seeds),
-        "single": lambda: pose_rows.single(samples, winner, baseline, given.seeds),
-        "unseen": lambda: pose_rows.unseen(long, winner),
-        "specificity": lambda: pose_rows.specificity(samples, winner, baseline),
     }
     rows = [pose_rows.base(), *(row for stage in given.stages for row in by_stage[stage]())]
     if given.limit:
@@ -128,23 +125,26 @@ def _drawn(row: Row, model: str | Path, folder: Path, device: str) -> dict[str, 
         entry for part in row.parts for gesture in part.gestures for entry in _entries(part, gesture, folder, about)
     ]
     poses = np.stack([entry[3] for entry in entries]).astype(np.float32)
-    empty, pixels = _embedded(pipeline, "").to(device), []
-    steps, guidance = row.drawing.get("steps", STEPS), row.drawing.get("guidance", GUIDANCE)
+    images = np.zeros((len(entries), pose_world.SIZE, pose_world.SIZE, 3), np.uint8)
+    scales = np.array([row.drawing.get("guidance", GUIDANCE) if entry[5] is None else entry[5] for entry in entries])
     apart = {"pose_guidance": row.drawing["pose_guidance"]} if "pose_guidance" in row.drawing else {}
-    for first in range(0, len(entries), AT_ONCE):
-        chunk, of = entries[first : first + AT_ONCE], slice(first, first + AT_ONCE)
-        posed = {"poses": torch.from_numpy(poses[of]), **apart} if about.get("pose") else {}
-        text = torch.stack([_embedded(pipeline, entry[2]) for entry in chunk])
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
-            drawn = pipeline(
-                prompt_embeds=text.to(device), negative_prompt_embeds=empty.expand(len(chunk), -1, -1),
-                height=pose_world.SIZE, width=pose_world.SIZE, num_inference_steps=steps, guidance_scale=guidance,
-                output_type="np", generator=[torch.Generator().manual_seed(entry[4]) for entry in chunk], **posed,
-            ).images  # fmt: skip
-        pixels.append((np.asarray(drawn, dtype=np.float32) * 255).round().astype(np.uint8))
+    empty = _embedded(pipeline, "").to(device)
+    for scale in np.unique(scales).tolist():
+        places = np.flatnonzero(scales == scale)
+        for of in np.split(places, range(AT_ONCE, len(places), AT_ONCE)):
+            posed = {"poses": torch.from_numpy(poses[of]), **apart} if about.get("pose") else {}
+            text = torch.stack([_embedded(pipeline, entries[place][2]) for place in of])
+            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
+                drawn = pipeline(
+                    prompt_embeds=text.to(device), negative_prompt_embeds=empty.expand(len(of), -1, -1),
+                    height=pose_world.SIZE, width=pose_world.SIZE, num_inference_steps=row.drawing.get("steps", STEPS),
+                    guidance_scale=scale, output_type="np",
+                    generator=[torch.Generator().manual_seed(entries[place][4]) for place in of], **posed,
+                ).images  # fmt: skip
+            images[of] = (np.asarray(drawn, dtype=np.float32) * 255).round().astype(np.uint8)
     kinds, gestures, prompts = (np.array([entry[column] for entry in entries]) for column in range(3))
     columns = {"kinds": kinds, "gestures": gestures, "prompts": prompts}
-    return {**pose_world.packed(np.concatenate(pixels)), "poses": poses, **columns}
+    return {**pose_world.packed(images), "poses": poses, **columns}
 
 
 def _real(row: Row, folder: Path, device: str) -> dict[str, np.ndarray]:
@@ -174,7 +174,7 @@ def _real(row: Row, folder: Path, device: str) -> dict[str, np.ndarray]:
 
 
 def _entries(part: Part, gesture: str, folder: Path, about: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """Yield kind, gesture, prompt, pose (64,) and noise seed of the images of a part; NaN is an open pose.
+    """Yield kind, gesture, prompt, pose (64,), noise seed and guidance of the images of a part; NaN is an open pose.
 
     Test rows repeat with other noise. The noise depends on gesture and number alone: all rows of the table share it.
     """
@@ -190,7 +190,7 @@ def _entries(part: Part, gesture: str, folder: Path, about: dict[str, Any]) -> I
         elif len(bank):
             pose = bank[seed_of("own", gesture, number) % len(bank)]
         prompt = captions[number % len(captions)] if part.kind == "free" else row.text
-        yield part.kind, gesture, prompt, pose, seed_of("bench", gesture, number)
+        yield part.kind, gesture, prompt, pose, seed_of("bench", gesture, number), part.guidance
 
 
 @cache
@@ -358,7 +358,7 @@ def perform(rows: list[Row], given: argparse.Namespace) -> None:
     can_judge = not given.draw_only and find_spec("mediapipe") is not None
     with pose_world.pool(given.jobs) as workers:
         if any(row.gestures for row in undrawn):
-            every = Row("encode", "encode", pose_rows.EVERY, {**pose_rows.PLUS, "limit": given.limit}, 0, ())
+            every = Row("encode", "encode", pose_rows.EVERY, {**pose_rows.PLUS, "prior": 0.0, "limit": given.limit}, 0, ())
             print(workers.submit(encode, every, given.out, given.device, threads).result(), file=sys.stderr, flush=True)
         print(workers.submit(make, rows[0], given.out, given.device, threads).result(), file=sys.stderr, flush=True)
         coming = [workers.submit(_whole, row, given, threads, end, can_judge) for row in missing]

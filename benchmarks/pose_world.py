@@ -19,6 +19,7 @@ from PIL import Image
 
 from handdata.files import whole_folder
 from handdata.gestures import gestures
+from handdata.machine import watch_parent
 from handdata.readers import read_jsonl
 from handdata.recipe import RenderOptions
 from handdata.rows.schema import features
@@ -56,7 +57,7 @@ def prepare(folder: Path, jobs: int) -> Path:
 
 def pool(jobs: int) -> ProcessPoolExecutor:
     """Return processes that are started afresh: a fork would copy a GPU's state."""
-    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=watch_parent)
 
 
 def packed(images: np.ndarray) -> dict[str, np.ndarray]:

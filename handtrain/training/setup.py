@@ -140,6 +140,7 @@ def set_up(
     check(options)
     check_running(running, options)
     check_judging(options)
+    names = _named(gesture)
     processes = launched()
     if options.order == "images" and processes.count > 1:
         raise UserError("--order images trains on one image after the other: start a single process")
@@ -150,7 +151,7 @@ def set_up(
     )
     chosen = choose_device(own_device(device, processes))
     options = resolved(options, running, chosen)
-    names = _gestures(place, gesture, options)  # before a base of gigabytes is fetched
+    names = _gestures(place, names, options)  # before a base of gigabytes is fetched
     opened = open_base(base_place)
     if processes.first:
         report_left_out(opened, running.safety_checker)
@@ -168,13 +169,18 @@ def stage1_record(gestures: Sequence[str], features: Sequence[GestureFeature]) -
     return records[0] if len(records) == 1 else {"gestures": dict(zip(gestures, records, strict=True))}
 
 
-def _gestures(place: Place, gesture: str | Sequence[str], options: TrainOptions) -> tuple[str, ...]:
+def _named(gesture: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names in an argument, each once; `all` stands alone. No file is read."""
+    names = (gesture,) if isinstance(gesture, str) else tuple(dict.fromkeys(gesture))
+    require_trainable(names, "--gesture")
+    return names
+
+
+def _gestures(place: Place, names: tuple[str, ...], options: TrainOptions) -> tuple[str, ...]:
     """Return the gestures to train, all of which the dataset has; only its card is read.
 
     Raises `UserError` for several where the options are those of one gesture.
     """
-    names = (gesture,) if isinstance(gesture, str) else tuple(dict.fromkeys(gesture))
-    require_trainable(names, "--gesture")
     if names == ("all",):
         names = tuple(gestures_of(place))
     for name in names:
