@@ -129,7 +129,7 @@ def final(samples: int, winner: dict[str, Any], baseline: dict[str, Any], seeds:
             yield from _pair(gesture, samples, winner, baseline, seed)
     for gesture in ("four", "like", "mute", "palm"):
         yield Row("final", "winner", (gesture,), winner, samples, (Part("own", (gesture,), 400), free), drawing=POSED)
-    ablations = {"no pose": {**winner, "pose": ""}, "no map": {**winner, "pose": "time,tokens"}}
+    ablations = {"no pose": {**winner, "pose": "none"}, "no map": {**winner, "pose": "time,tokens"}}
     for seed in range(seeds):
         for name, options in ablations.items():
             kind = "words" if name == "no pose" else "own"
