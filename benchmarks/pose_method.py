@@ -358,7 +358,8 @@ def perform(rows: list[Row], given: argparse.Namespace) -> None:
     can_judge = not given.draw_only and find_spec("mediapipe") is not None
     with pose_world.pool(given.jobs) as workers:
         if any(row.gestures for row in undrawn):
-            every = Row("encode", "encode", pose_rows.EVERY, {**pose_rows.PLUS, "prior": 0.0, "limit": given.limit}, 0, ())
+            options = {**pose_rows.PLUS, "prior": 0.0, "limit": given.limit}
+            every = Row("encode", "encode", pose_rows.EVERY, options, 0, ())
             print(workers.submit(encode, every, given.out, given.device, threads).result(), file=sys.stderr, flush=True)
         print(workers.submit(make, rows[0], given.out, given.device, threads).result(), file=sys.stderr, flush=True)
         coming = [workers.submit(_whole, row, given, threads, end, can_judge) for row in missing]
