@@ -170,7 +170,7 @@ def stage1_record(gestures: Sequence[str], features: Sequence[GestureFeature]) -
 
 
 def _named(gesture: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the names in an argument, each once; `all` stands alone. No file is read."""
+    """Return the names in an argument, each once, or `all` alone. No file is read."""
     names = (gesture,) if isinstance(gesture, str) else tuple(dict.fromkeys(gesture))
     require_trainable(names, "--gesture")
     return names
