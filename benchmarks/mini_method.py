@@ -46,7 +46,7 @@ _FAST = ("--preset", "mini")
 VARIANTS = (
     Variant("plain fine-tuning", (*_FAST, "--lam", "1", "--embedding-steps", "0")),
     Variant("fast", _FAST),
-    Variant("plus", ("--preset", "plus", "--unet-lr", str(RATE))),
+    Variant("plus-2025", ("--preset", "plus-2025", "--unet-lr", str(RATE))),
     Variant("paper", ("--preset", "paper", "--unet-lr", PER_IMAGE)),
     Variant("reference", ("--preset", "reference", "--unet-lr", PER_IMAGE), 1),
     Variant("fast, lam 0.3", (*_FAST, "--lam", "0.3")),

@@ -16,7 +16,9 @@ from handtrain.evaluation import evaluate as evaluation
 from handtrain.evaluation.image_sets import folder_set
 from handtrain.evaluation.records import fault_of
 from handtrain.generation import generate as generation
+from handtrain.generation.sampling import guidance_of
 from handtrain.options import EvaluateOptions, GenerateOptions, recorded
+from handtrain.presets import options_of
 from handtrain.reporting.report import report
 from handtrain.run.processes import launched
 from handtrain.training.train import plan_run, train
@@ -47,6 +49,9 @@ def reproduce(
     """
     out, generate, evaluate = Path(out), generate or GenerateOptions(), evaluate or EvaluateOptions()
     training = {"base": base, "device": device, **training}
+    if generate.guidance is None:  # the same for both sides
+        posed = training.get("pose", (training.get("options") or options_of(training.get("preset", "paper"))).pose)
+        generate = replace(generate, guidance=guidance_of(posed != "none"))
     plan = planned(dataset, gestures=gestures, split=split, limit=limit, seeds=seeds, generate=generate, **training)
     print(plan, file=sys.stderr)
     for gesture in gestures:

@@ -54,6 +54,8 @@ RANGES: dict[str, Range] = {
     "embedding_batch": _SOME, "unet_batch": _SOME, "fusion_batch": _SOME, "evaluation_images": _SOME,
     "lora_rank": Range(0, 65_536), "GenerateOptions.steps": _STEPS, "sample_steps": _STEPS, "sample_prompts": _SOME,
     "sample_seeds": _SOME, "validation_images": _SOME, "Bench.steps": _SOME, "images": _SOME,
+    "pose_guidance": Range(0, 1000), "pose_rate": Range(0, 1e6, open=True), "prior": _SHARE, "prior_images": _SOME,
+    "pose_dropout": _SHARE, "text_dropout": _SHARE, "ema": _SHARE,
     "bootstrap": Range(2, 1_000_000), "pictures": Range(0, 10_000),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from handdata.files import write_json
-from handdata.gestures import PAPER_GESTURES, require_one
+from handdata.gestures import PAPER_GESTURES, require_trainable
 from handdata.huggingface import parse_dataset, parse_model
 from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_of
@@ -20,14 +20,14 @@ _OF_TRAIN = ("out", "cache", "verify", "dry_run")  # flags of `train` that its p
 
 @dataclass(frozen=True)
 class Train:
-    """Fine-tune a Stable Diffusion on one gesture of a dataset, in the paper's three stages.
+    """Fine-tune a Stable Diffusion on one or more gestures of a dataset, in the paper's three stages.
 
     The result is RUN/model. The same command resumes an interrupted run and leaves a finished one unchanged. Flags
     override the preset, in any order.
     """
 
     dataset: str  # dataset: hf:USER/NAME[@REVISION], or a folder of `handdata publish`
-    gesture: str  # HaGRID's name of the gesture, a configuration of the dataset
+    gesture: tuple[str, ...]  # gestures, configurations of the dataset: HaGRID's names, or all
     base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
     out: Path  # run folder
     preset: _Preset = "paper"  # see docs/training.md
@@ -52,7 +52,7 @@ class Train:
 
     def __call__(self) -> int:
         check(self.options)
-        require_one(self.gesture, "--gesture")
+        require_trainable(self.gesture, "--gesture")
         parse_dataset(self.dataset, "--dataset")
         parse_model(self.base, "--base")
         from handtrain.run.processes import launched
@@ -141,7 +141,7 @@ class Generate:
     out: Path  # folder of the images
     prompts: str | None = None  # file with one prompt per line, or DATASET:SPLIT for the texts of its rows
     prompt: str | None = None  # single prompt, in place of --prompts
-    gesture: str | None = None  # gesture of the dataset's rows; default: the model's own
+    gesture: str | None = None  # gesture of the dataset's rows; default: the model's own, if it has one
     seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
     options: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
     limit: int = 0  # number of prompts to use, from the first; 0: all
@@ -176,6 +176,9 @@ class Evaluate:
     base: Path | None = None  # folder of the base model's images from the same prompts and seeds; adds the difference
     gesture: str | None = None  # gesture that the images should show; default: the one that the generated images record
     landmarks: str | None = None  # DATASET whose training hands tell gestures apart; default: that of --real
+    free: Path | None = None  # folder of the model's images of prompts without a gesture; adds specificity
+    free_base: Path | None = None  # folder of the base's images from the prompts and seeds of --free; adds retention
+    others: tuple[Path, ...] = ()  # folders of the model's images of other gestures, each with its own --gesture
     options: Annotated[EvaluateOptions, tyro.conf.arg(name="")] = field(default_factory=EvaluateOptions)
     json: Path | None = None  # file for the whole evaluation as JSON
     details: Path | None = None  # JSON Lines file for the hands of every image and their gestures

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from handtrain.evaluation import bootstrap, metrics
+from handtrain.evaluation import bootstrap, metrics, side_effects
 from handtrain.evaluation.bootstrap import Draws
 from handtrain.evaluation.extraction import DETECTIONS, FEATURES, Sides
 from handtrain.evaluation.features import Rows
@@ -154,7 +154,7 @@ METRICS = (
     Metric("landmark distance", "standard", "hands", landmark_distance, True),
     Metric("CLIP score", "standard", "clip", clip_score, False),
 )
-LOWER_IS_BETTER = {row.name: row.lower_is_better for row in METRICS}
+LOWER_IS_BETTER = {row.name: row.lower_is_better for row in METRICS} | side_effects.LOWER_IS_BETTER
 
 
 def _distances(sides: Sides, unit: str, distance: Callable[[Rows, Rows], tuple[Entry, np.ndarray]]) -> Entry:

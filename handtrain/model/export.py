@@ -9,16 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import handtrain.method.conditioning
 import handtrain.method.fusion
 import handtrain.model.pipeline
 from handdata.files import sha256_by_path, whole_folder, write_json, write_text
 from handdata.shipped import version
+from handtrain.method.conditioning import PoseLayers
 from handtrain.method.fusion import FlatFusion, TokenFusion
 from handtrain.method.gesture import NUMBERS
 from handtrain.model.base import Base
 from handtrain.model.card import model_card
 from handtrain.model.components import CHECKER, NETWORKS
-from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE
+from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, POSE_FILE
 from handtrain.model.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
 from handtrain.seals import sealed
 
@@ -26,14 +28,17 @@ _CHECKER = ("safety_checker", "feature_extractor")
 
 
 def export(
-    folder: Path, base: Base, unet: Any, about: dict[str, Any], layer: TokenFusion | None, safety_checker: bool
-) -> None:
+    folder: Path, base: Base, unet: Any, about: dict[str, Any], layer: TokenFusion | None, safety_checker: bool,
+    pose: PoseLayers | None = None,
+) -> None:  # fmt: skip
     """Write a model folder that is whole or absent.
 
-    `about` becomes hand1000.json, with the sha256 of all files whose content is fixed. All weights are stored in
-    float32: a pipeline whose parts have different types fails. The base's safety checker is left out unless
-    `safety_checker` is set.
+    `about` becomes hand1000.json, with the sha256 of all files whose content is fixed; the fusion layer and the pose
+    layers have files of their own. All weights are stored in float32: a pipeline whose parts have different types
+    fails. The base's safety checker is left out unless `safety_checker` is set.
     """
+    from safetensors.torch import save_file
+
     checker = base.safety_checker() if safety_checker else None
     with whole_folder(folder) as partial:
         _copy_tokenizer(base, partial / "tokenizer")
@@ -43,10 +48,9 @@ def export(
             base.sampling_schedule().save_pretrained(partial / "scheduler")
             for part, saved in zip(_CHECKER, checker or (), strict=False):
                 saved.save_pretrained(partial / part)
-            if layer is not None:
-                from safetensors.torch import save_file
-
-                save_file({name: tensor.cpu() for name, tensor in layer.state_dict().items()}, partial / FUSION_FILE)
+            for module, file in ((layer, FUSION_FILE), (pose, POSE_FILE)):
+                if module is not None:
+                    save_file({name: tensor.cpu() for name, tensor in module.state_dict().items()}, partial / file)
         write_json(partial / "model_index.json", _index(checker is not None), indent=2)
         write_json(partial / ABOUT_FILE, sealed({"format": 1, **about, "files": sha256_by_path(partial)}), indent=2)
         write_texts(partial, about)
@@ -60,12 +64,18 @@ def write_texts(folder: Path, about: dict[str, Any], metrics: str = "") -> None:
 
 def one_file() -> str:
     """Return the pipeline as one self-contained source file, for diffusers' `custom_pipeline`."""
-    fusion, pipeline = (inspect.getsource(module) for module in (handtrain.method.fusion, handtrain.model.pipeline))
-    ours = "from handtrain.method.fusion import FlatFusion, TokenFusion, mix\n"
-    assert ours in pipeline, "the pipeline's import of the fusion has changed"
-    files = "handtrain/method/fusion.py and handtrain/model/pipeline.py"
+    modules = (handtrain.method.fusion, handtrain.method.conditioning, handtrain.model.pipeline)
+    *ground, pipeline = (inspect.getsource(module) for module in modules)
+    kept, ours = [], 0
+    for line in pipeline.splitlines(keepends=True):
+        is_ours = line.startswith("from handtrain.method.")
+        ours += is_ours
+        if not is_ours:
+            kept.append(line)
+    assert ours == len(ground) and "import (" not in pipeline, "the pipeline's imports of our modules have changed"
+    files = ", ".join(f"{module.__name__.replace('.', '/')}.py" for module in modules)
     note = f"# hand1000 {version()}, Apache-2.0. Made from {files}.\n"
-    return note + fusion + "\n\n" + pipeline.replace(ours, "")
+    return note + "\n\n".join([*ground, "".join(kept)])
 
 
 def fusion_record(base: Base, seed: int, layer: TokenFusion | None) -> dict[str, Any]:
