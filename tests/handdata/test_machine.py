@@ -66,3 +66,18 @@ def test_a_stop_signal_that_another_thread_takes_waits_until_the_workers_are_sta
     finally:
         signal.signal(signum, before)
         other.join()
+
+
+def test_a_library_does_not_replace_the_handlers_of_stop_signals_inside_the_block():
+    before, other = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    try:
+        with pytest.raises(ValueError, match="the library"), machine.same_signal_handlers():
+            for signum in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(signum, signal.SIG_IGN)
+            assert signal.getsignal(signal.SIGTERM) == before and signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+            raise ValueError("the library")
+        assert signal.signal(signal.SIGTERM, signal.SIG_IGN) == before
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGUSR1, other)
