@@ -101,7 +101,9 @@ def stopped(command: Command, signum: int, seconds: float) -> None:
     """Send a signal to the first process, and check that all end, with one sentence if that was possible."""
     running = command.process.poll() is None
     command.process.send_signal(signum)
+    began = time.monotonic()
     left = [_title(pid) for pid in command.left_after(seconds)]
+    print(f"{len(left)} processes are left {time.monotonic() - began:.1f} s after signal {signum}")
     errors = command.end()
     assert not left, f"{len(left)} processes are left {seconds} s after signal {signum}: {left}"
     assert signum == signal.SIGKILL or "Traceback" not in errors, errors  # SIGKILL may meet a child that is starting
