@@ -25,7 +25,10 @@ MARK = "HAND1000_TEST_MARK"
 
 
 class Command:
-    """A command in processes that can be found again: its children have the mark in their environment."""
+    """A command in processes that can be found again: by its session, or the mark in their environment.
+
+    Ray's processes overwrite parts of their environment with their title.
+    """
 
     def __init__(self, *words: object, **environment: str) -> None:
         self.mark = uuid.uuid4().hex
@@ -40,7 +43,9 @@ class Command:
         found, wanted = [], f"{MARK}={self.mark}".encode()
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
-                if wanted in path.read_bytes().split(b"\0"):
+                state, _, _, session = (path.parent / "stat").read_text().rpartition(")")[2].split()[:4]
+                same = int(session) == self.process.pid and state not in "ZX"
+                if same or wanted in path.read_bytes().split(b"\0"):
                     found.append(int(path.parent.name))
             except OSError:  # it has ended, or belongs to another user
                 continue

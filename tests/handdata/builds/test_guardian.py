@@ -16,7 +16,8 @@ from tests import ROOT
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
 
 # Prints the process ids of a sleeper, of one that ignores SIGTERM, of a grandchild whose parent has ended in another
-# session, which starts later children of its own, and of a sleeper that was started outside the block; then waits.
+# session, which starts later children of its own, of a child without the mark of a marked one, and of a sleeper that
+# was started outside the block; then waits.
 STARTER = """
 import os, signal, subprocess, sys
 from handdata.builds.guardian import guarded
@@ -33,12 +34,18 @@ while True:
     subprocess.run([sys.executable, "-c", "import time; time.sleep(0.05)"])
 '''
 
+WITHOUT = [sys.executable, "-c", '''
+import subprocess, sys, time
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={}).pid, flush=True)
+time.sleep(60)
+''']
+
 def start(command):
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     return int(child.stdout.readline()) or child.pid
 
 with guarded():
-    marked = [start(SLEEP), start(STUBBORN), start([sys.executable, "-c", TWICE])]
+    marked = [start(SLEEP), start(STUBBORN), start([sys.executable, "-c", TWICE]), start(WITHOUT)]
 print(*marked, start(SLEEP), flush=True)
 sys.stdin.readline()
 """
@@ -105,6 +112,7 @@ def test_all_that_was_started_in_the_block_ends_with_the_process_and_nothing_els
     start: Callable[[], Started], signum: int | None
 ) -> None:
     ended, other = start(), start()
+    time.sleep(1.5)  # the guardian looks every 0.3 s
     if signum is None:
         ended.process.communicate("\n")
     else:
@@ -116,7 +124,7 @@ def test_all_that_was_started_in_the_block_ends_with_the_process_and_nothing_els
 
 def test_a_process_that_obeys_sigterm_does_not_wait_for_the_one_that_does_not(start: Callable[[], Started]) -> None:
     ended = start()
-    sleeper, stubborn, _ = ended.marked
+    sleeper, stubborn, *_ = ended.marked
     ended.process.kill()
     assert left_after([sleeper], 1.5) == [] and alive(stubborn)
 
