@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from handdata.builds.guardian import guarded
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial
 from handdata.machine import map_unordered, same_signal_handlers, watch_parent
@@ -229,9 +230,11 @@ def _ray(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Ou
         raise UserError("--engine ray needs Ray: pip install 'hand1000[ray]'") from None
     if not ray.is_initialized():
         try:
-            with same_signal_handlers():
+            with same_signal_handlers(), guarded():
                 ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
+        except Exception as error:
+            if not isinstance(error, ConnectionError) and type(error) is not Exception:
+                raise  # Ray raises a plain Exception if its start takes longer than 30 s, as on an overloaded machine
             place = os.environ.get("RAY_ADDRESS", "of this machine")
             raise Unfinished(
                 f"the Ray cluster {place} cannot be used ({error}): check RAY_ADDRESS and ray status"
