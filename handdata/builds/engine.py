@@ -229,13 +229,15 @@ def _ray(worker: ShardWorker, shards: int, workers: int) -> Iterator[Iterator[Ou
     except ImportError:
         raise UserError("--engine ray needs Ray: pip install 'hand1000[ray]'") from None
     if not ray.is_initialized():
+        # local: a cluster of our own, also where Ray's files name another one that was killed
+        address = os.environ.get("RAY_ADDRESS") or "local"
         try:
             with same_signal_handlers(), guarded():
-                ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+                ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
         except Exception as error:
             if not isinstance(error, ConnectionError) and type(error) is not Exception:
                 raise  # Ray raises a plain Exception if its start takes longer than 30 s, as on an overloaded machine
-            place = os.environ.get("RAY_ADDRESS", "of this machine")
+            place = address if address != "local" else "of this machine"
             raise Unfinished(
                 f"the Ray cluster {place} cannot be used ({error}): check RAY_ADDRESS and ray status"
             ) from None

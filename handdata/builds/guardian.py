@@ -86,9 +86,7 @@ def _members(mark: bytes, known: dict[int, str]) -> dict[int, str]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or belongs to another user
             stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
-            fields = stat.rpartition(")")[
-                2
-            ].split()  # man proc: from the third field, the state; start time is the 22nd
+            fields = stat.rpartition(")")[2].split()  # from the third field on, the state (man proc); the 22nd is start
             state, parent, start, pid = fields[0], int(fields[1]), fields[19], int(folder.name)
             if state in "ZX":  # ended; its parent has not read that
                 continue
