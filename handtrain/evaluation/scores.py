@@ -99,10 +99,10 @@ class Scores(Mapping[str | tuple[str, str], Score]):
 
     def __str__(self) -> str:
         columns = "".join(f"{side:>32}" for side in ("generated", "base", "difference"))
-        lines = [f"{'':<19}{'variant':<11}{'real':>8}{columns}   n real, generated"]
+        lines = [f"{'':<26}{'variant':<11}{'real':>8}{columns}   n real, generated"]
         for name, variants in self.record["metrics"].items():
             for variant, entry in variants.items():
-                lines.append(f"{name:<19}{variant:<11}{_cells(entry)}")
+                lines.append(f"{name:<26}{variant:<11}{_cells(entry)}")
         for side in ("real", "fake", "base"):
             lines += [f"{side}: {remark}" for remark in _remarks(self.record.get(side, {}))]
             if side != "real" and self._sizes(side) > 1:
