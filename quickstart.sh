@@ -49,7 +49,7 @@ run handdata render --out "$out/real" --gestures "$gesture" --train 0 --validati
     --second-hand 0.1 --no-oddities
 run python -m zipfile -e "$out/real/$gesture.zip" "$out/real"
 run handtrain evaluate --real "$out/real/$gesture" --fake "$run/images/tuned" --base "$run/images/base" \
-    --landmarks "$dataset" --clip none --variants standard --json "$run/evaluation.json"
+    --landmarks "$dataset" --clip none --dinov2 none --cmmd none --variants standard --json "$run/evaluation.json"
 run python -m handtrain.mini.colours "$run/images/base" "$run/images/tuned" --json-file "$run/colours.json"
 run handtrain report "$run" --out "$out/report.html"
 run python -m handtrain.mini.summary "$run"

@@ -90,7 +90,7 @@ def stacks_of(folder: Path) -> Iterator[tuple[str, int, dict[tuple[str, ...], No
     weights = str(inceptions.write_inception_fid(folder / "inception.pth"))
     with recorded(FeatureExtractorInceptionV3, "forward") as stacks:
         run("handtrain", "evaluate", "--real", images, "--fake", images, "--inception-fid", weights, "--clip", "none",
-            "--variants", "standard", "--bootstrap", "2")  # fmt: skip
+            "--dinov2", "none", "--cmmd", "none", "--variants", "standard", "--bootstrap", "2")  # fmt: skip
     yield "evaluate to the network", 5, stacks
     captioner = str(tiny_captioners.make("blip", folder / "captioner"))
     with recorded(BlipForConditionalGeneration, "generate") as stacks:

@@ -40,6 +40,9 @@ class EvaluateOptions:
     variants: Literal["both", "standard"] = "both"
     bootstrap: int = 100  # number of bootstrap draws for the intervals of distances
     clip: str = "hf:openai/clip-vit-base-patch32"  # model of the CLIP score: hf:USER/NAME, a folder, or none
+    # model of FD-DINOv2, precision and recall: hf:USER/NAME, a folder, or none
+    dinov2: str = "hf:facebook/dinov2-large"
+    cmmd: str = "hf:openai/clip-vit-large-patch14-336"  # model of CMMD: hf:USER/NAME, a folder, or none
     # weights file to use in place of the verified one (`handdata assets inception-fid`)
     inception_fid: Path | None = None
     # weights file to use in place of the verified one (`handdata assets inception-torchvision`)
