@@ -166,7 +166,7 @@ class Generate:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Compare generated images with real ones: FID, KID, hands, gesture, text; with intervals and in both variants.
+    """Compare generated images with real ones: FID, KID, FD-DINOv2, CMMD, hands, gesture, text; with intervals.
 
     A metric whose weights are not on this machine is `not computed`, with the reason. See docs/evaluation.md.
     """
