@@ -22,7 +22,7 @@ ORDER = {
         "vision", "rows", "sources texts world", "dataset", "stages", "builds", "cli",
     ],
     "handtrain": [
-        "options seals", "tensor_cache", "presets data", "method", "model", "run", "generation evaluation", "judging",
+        "options seals", "tensor_cache", "presets data", "method", "model", "run networks", "generation evaluation", "judging",
         "training", "reporting", "publish bench mini", "reproduce", "cli",
     ],
 }  # fmt: skip

@@ -14,11 +14,12 @@ from handdata.files import sha256_of
 from handdata.machine import choose_device
 from handdata.vision.clip import Clip
 from handdata.vision.landmarks import HandFinder
-from handtrain.evaluation import features, hands, networks
+from handtrain import networks
+from handtrain.evaluation import features, hands
 from handtrain.evaluation.features import Extractor, Rows
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import ImageSet, Member
-from handtrain.evaluation.networks import Network
+from handtrain.networks import Network
 from handtrain.options import EvaluateOptions
 
 Sides = dict[str, Rows]  # real, fake and, if given, base

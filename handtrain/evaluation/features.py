@@ -16,7 +16,7 @@ from handdata.vision.pixels import PIXELS
 from handtrain.evaluation import hands
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import ImageSet, Member, Preparation
-from handtrain.evaluation.networks import BATCH, Network
+from handtrain.networks import BATCH, Network
 from handtrain.tensor_cache import TensorCache, key_of
 
 SHARD = 128  # images whose features are computed and cached together

@@ -10,10 +10,11 @@ from PIL import Image
 
 from handdata.errors import UserError
 from handdata.vision.clip import Clip
-from handtrain.evaluation import features, hands, networks
+from handtrain import networks
+from handtrain.evaluation import features, hands
 from handtrain.evaluation.features import Rows
 from handtrain.evaluation.image_sets import Preparation, folder_set
-from handtrain.evaluation.networks import Network
+from handtrain.networks import Network
 from handtrain.tensor_cache import TensorCache
 from tests.handtrain.inceptions import write_inception_fid, write_inception_torchvision
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from handdata.errors import UserError
-from handtrain.evaluation import networks
+from handtrain import networks
 from handtrain.evaluation.evaluate import evaluate
 from tests.handtrain.evaluation.test_features import write_images
 
