@@ -54,7 +54,8 @@ RANGES: dict[str, Range] = {
     "embedding_batch": _SOME, "unet_batch": _SOME, "fusion_batch": _SOME, "evaluation_images": _SOME,
     "lora_rank": Range(0, 65_536), "GenerateOptions.steps": _STEPS, "sample_steps": _STEPS, "sample_prompts": _SOME,
     "sample_seeds": _SOME, "validation_images": _SOME, "Bench.steps": _SOME, "images": _SOME,
-    "bootstrap": Range(2, 1_000_000), "pictures": Range(0, 10_000),
+    "bootstrap": Range(2, 1_000_000), "pictures": Range(0, 10_000), "Judge.workers": Range(0, _PROCESSES),
+    "Judge.crops": Range(0, 10_000),
 }  # fmt: skip
 
 
