@@ -58,9 +58,9 @@ def _panel(entries: Sequence[Entry | None], left: float, right: float) -> list[s
 
 def _scale(low: float, high: float) -> tuple[float, float]:
     """Return round ends of an axis around two values."""
-    step = 10.0 ** np.floor(np.log10(max(high - low, 1e-3)))
+    step = 10.0 ** np.floor(np.log10(max(high - low, 0.1)))
     first, last = np.floor(low / step) * step, np.ceil(high / step) * step
-    return float(first), float(last if last > first else first + step)
+    return float(first if first < last else first - step), float(last)
 
 
 def _name(folder: str, y: int) -> str:

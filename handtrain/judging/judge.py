@@ -16,7 +16,7 @@ from handdata.machine import cores, map_unordered
 from handdata.progress import bar
 from handdata.shipped import versions
 from handdata.vision.landmarks import HandFinder
-from handdata.vision.pixels import UnreadableImage, open_image, upright
+from handdata.vision.pixels import MAX_PIXELS, UnreadableImage, open_image, upright
 from handtrain.data.image_folder import is_black, is_one_colour
 from handtrain.evaluation.hands import Hand
 from handtrain.judging.measures import MEASURES, Entry, difference, summary
@@ -31,11 +31,14 @@ _PER_WORKER = 8  # with fewer images the start of a process does not pay off
 
 
 class Anatomy(Protocol):
-    """The judgement of a hand's anatomy."""
+    """The judgement of a hand's anatomy; `flaw` is empty or None for a hand that is rather right."""
 
-    p_wrong: float
-    fingers: int | None
-    flaw: str | None
+    @property
+    def p_wrong(self) -> float: ...
+    @property
+    def fingers(self) -> int | None: ...
+    @property
+    def flaw(self) -> str | None: ...
 
 
 class AnatomyJudge(Protocol):
@@ -188,7 +191,8 @@ class _Judges(ExitStack):
             with open_image(picture.path) as opened:
                 image = upright(opened)
         except (UnreadableImage, OSError) as error:
-            return make(fault=str(error))
+            large = isinstance(error, UnreadableImage) and error.reason == "too-many-pixels"
+            return make(fault=f"it has more than {MAX_PIXELS:,} pixels" if large else str(error))
         pixels, black = np.asarray(image), is_black(image)
         one_colour = not black and is_one_colour(image)
         hands = [] if black or one_colour else find_hands(self._finder, pixels)
@@ -199,7 +203,7 @@ class _Judges(ExitStack):
         if self._anatomy is None:
             return JudgedHand(hand, gesture)
         found = self._anatomy.judge(pixels, hand.points())
-        return JudgedHand(hand, gesture, round(float(found.p_wrong), 5), found.fingers, found.flaw)
+        return JudgedHand(hand, gesture, round(float(found.p_wrong), 5), found.fingers, found.flaw or None)
 
 
 _of_process: _Judges  # in a worker process

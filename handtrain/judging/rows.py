@@ -28,7 +28,7 @@ class JudgedHand:
 
     def box(self) -> tuple[int, int, int, int]:
         """Return left, top, right, bottom around the landmarks in pixels, clipped to the image."""
-        points, limits = self.hand.points()[:, :2], (self.hand.width, self.hand.height)
+        points, limits = np.round(self.hand.points()[:, :2], 2), (self.hand.width, self.hand.height)
         left, top = (int(value) for value in np.clip(np.floor(points.min(axis=0)), 0, limits))
         right, bottom = (int(value) for value in np.clip(np.ceil(points.max(axis=0)), 0, limits))
         return left, top, right, bottom

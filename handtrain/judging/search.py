@@ -14,6 +14,7 @@ from handtrain.evaluation.hands import DETECTION, PRESENCE, Hand
 
 MOST_HANDS = 10  # in one square
 LEAST = 16  # px, the longer side of a hand's box: smaller finds in a square are mostly errors
+INSIDE = 0.5  # share of a hand's landmarks that the image must show
 OVERLAP = 1 / 3  # of a square with the next one: a hand that is smaller is whole in one of them
 DEEPEST = 3  # halvings of the short side
 SMALLEST = 64  # px, the side of a square: hands in smaller ones have too few pixels
@@ -69,7 +70,10 @@ def _starts(length: int, side: int) -> list[int]:
 
 
 def _in_square(finder: HandFinder, pixels: np.ndarray, square: Square) -> list[Hand]:
-    """Return the hands in a square, in fractions of the whole image, without those that its edge cuts and tiny ones."""
+    """Return the hands in a square, in fractions of the whole image, without tiny ones.
+
+    Those that an edge of the square cuts are left to the next square, those outside the image are left out.
+    """
     (height, width), (left, top, across, down) = pixels.shape[:2], square
     found = finder.find(pixels[top : top + down, left : left + across])
     points = found.landmarks * (across, down, across) + (left, top, 0)  # (hands, 21, 3) in pixels of the image
@@ -78,7 +82,8 @@ def _in_square(finder: HandFinder, pixels: np.ndarray, square: Square) -> list[H
         low, high = of_hand[:, :2].min(axis=0), of_hand[:, :2].max(axis=0)
         cut = (low < (left, top)) & (np.array((left, top)) > 0)
         cut |= (high > (left + across, top + down)) & (np.array((left + across, top + down)) < (width, height))
-        if not cut.any() and (high - low).max() >= LEAST:
+        shown = ((of_hand[:, :2] >= 0) & (of_hand[:, :2] <= (width, height))).all(axis=1).mean()
+        if not cut.any() and shown >= INSIDE and (high - low).max() >= LEAST:
             hands.append(Hand(of_hand / (width, height, width), side == "Left", score, width, height))
     return hands
 
