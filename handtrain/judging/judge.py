@@ -1,11 +1,10 @@
 """Judge the hands in folders of images of any program, without real images: rank the folders, write a page."""
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,46 +13,19 @@ from handdata.files import require_writable_folder, write_json, write_text
 from handdata.limits.numbers import RANGES
 from handdata.machine import cores, map_unordered
 from handdata.progress import bar
-from handdata.shipped import versions
 from handdata.vision.landmarks import HandFinder
 from handdata.vision.pixels import MAX_PIXELS, UnreadableImage, open_image, upright
 from handtrain.data.image_folder import is_black, is_one_colour
 from handtrain.evaluation.hands import Hand
+from handtrain.judging.judgement import AnatomyMethod, Judgement
 from handtrain.judging.measures import MEASURES, Entry, difference, summary
+from handtrain.judging.page import page
 from handtrain.judging.pictures import Folder, Picture, open_folder
 from handtrain.judging.reference import gestures_named
-from handtrain.judging.rows import JudgedHand, JudgedImage, csv_text
+from handtrain.judging.rows import JudgedHand, JudgedImage
 from handtrain.judging.search import find_hands, open_finder
 
-FORMAT = 1  # version of the JSON
-
 _PER_WORKER = 8  # with fewer images the start of a process does not pay off
-
-
-class Anatomy(Protocol):
-    """The judgement of a hand's anatomy; `flaw` is empty or None for a hand that is rather right."""
-
-    @property
-    def p_wrong(self) -> float: ...
-    @property
-    def fingers(self) -> int | None: ...
-    @property
-    def flaw(self) -> str | None: ...
-
-
-class AnatomyJudge(Protocol):
-    """Judges the anatomy of a hand in an image (height, width, 3) of uint8 by its landmarks (21, 3) in pixels."""
-
-    def judge(self, image: np.ndarray, points: np.ndarray) -> Anatomy: ...
-
-
-@dataclass(frozen=True)
-class AnatomyMethod:
-    """A way to judge anatomy, opened once in every process, and the words about it that the report shows."""
-
-    open: Callable[[], AnatomyJudge]
-    status: str  # such as experimental
-    caveat: str  # a sentence
 
 
 def default_anatomy() -> AnatomyMethod:
@@ -61,46 +33,6 @@ def default_anatomy() -> AnatomyMethod:
     from handtrain.judging import anatomy
 
     return AnatomyMethod(anatomy.AnatomyJudge, anatomy.STATUS, anatomy.CAVEAT)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The judged images of all folders, and the measures of the folders."""
-
-    folders: list[Folder]
-    images: list[JudgedImage]  # by folder, then by name
-    method: AnatomyMethod | None  # None: p_wrong, fingers and flaw were not computed
-    summaries: list[Entry]  # `folder` and the entries of `measures.summary`, the best folder first
-    pairs: list[Entry]  # `first`, `second` and the entries of `measures.difference`
-
-    def of(self, folder: str) -> list[JudgedImage]:
-        """Return the images of a folder, given by its name."""
-        number = [each.name for each in self.folders].index(folder)
-        return [image for image in self.images if image.folder == number]
-
-    def record(self) -> dict[str, Any]:
-        """Return everything as the JSON file has it; docs/judge.md describes its keys."""
-        anatomy = {"status": self.method.status, "caveat": self.method.caveat} if self.method else NOT_COMPUTED
-        images = {each.name: [image.record() for image in self.of(each.name)] for each in self.folders}
-        return {
-            "format": FORMAT,
-            "anatomy": anatomy,
-            "folders": [{**each, "images_judged": images[each["folder"]]} for each in self.summaries],
-            "pairs": self.pairs,
-            "versions": versions("mediapipe"),
-        }
-
-    def csv(self) -> str:
-        """Return the CSV file with a row per hand (`rows.COLUMNS`)."""
-        return csv_text(self.images, [each.name for each in self.folders])
-
-    def __str__(self) -> str:
-        from handtrain.judging.page import plain_table
-
-        return plain_table(self)
-
-
-NOT_COMPUTED = {"not_computed": "the judge of anatomy was turned off"}
 
 
 def judge(
@@ -134,8 +66,6 @@ def judge(
             require_writable_folder(Path(file).parent, option)
     judgement = _summarised(opened, _judge_all(opened, method, workers or cores()), method)
     if out is not None:
-        from handtrain.judging.page import page
-
         write_text(Path(out), page(judgement, crops))
     if json is not None:
         write_json(Path(json), judgement.record())
@@ -159,6 +89,8 @@ def _judge_all(folders: Sequence[Folder], method: AnatomyMethod | None, workers:
     workers = min(workers, -(-len(tasks) // _PER_WORKER))
     with bar(total=len(tasks), desc="judge", unit="image") as shown, ExitStack() as stack:
         if workers > 1:
+            # networks on the CPU would start a thread per core in every process
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
             judged = map_unordered(_in_worker, tasks, workers, "judge", _start, (method,))
         else:
             judged = map(stack.enter_context(_Judges(method)), tasks)  # type: ignore[assignment]
@@ -203,7 +135,7 @@ class _Judges(ExitStack):
         if self._anatomy is None:
             return JudgedHand(hand, gesture)
         found = self._anatomy.judge(pixels, hand.points())
-        return JudgedHand(hand, gesture, round(float(found.p_wrong), 5), found.fingers, found.flaw or None)
+        return JudgedHand(hand, gesture, round(float(found.p_wrong), 4), found.fingers, found.flaw or None)
 
 
 _of_process: _Judges  # in a worker process

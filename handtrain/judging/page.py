@@ -1,10 +1,9 @@
-"""The report of a judgement as one HTML page that refers to no other file, and its table as plain text."""
+"""The report of a judgement as one HTML page that refers to no other file."""
 
 import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,26 +11,18 @@ from PIL import Image
 from handdata.vision.pixels import UnreadableImage, open_image, upright
 from handtrain.evaluation.hands import standard_crops
 from handtrain.judging.chart import chart
-from handtrain.judging.measures import MEASURES, Entry, Measure
+from handtrain.judging.judgement import BLIND, Judgement, counts
+from handtrain.judging.measures import Entry, Measure
 from handtrain.judging.rows import JudgedHand, JudgedImage
 from handtrain.reporting.pictures import data_url
 
-if TYPE_CHECKING:
-    from handtrain.judging.judge import Judgement
-
-BLIND = (
-    "HAND-CONF, the confidence that other work reports, does not see wrong anatomy: on 100 drawn malformed palms and "
-    "on 100 well-formed ones it was 0.926 both times. It ignores images without a found hand."
-)
-
 _SIDE = 160  # px of a crop on the page
 _QUALITY = 80  # JPEG
-_NAMES = 10  # unreadable images that are listed by name
 
 Shown = tuple[JudgedImage, JudgedHand]
 
 
-def page(judgement: "Judgement", crops: int) -> str:
+def page(judgement: Judgement, crops: int) -> str:
     """Return the page; of every folder it shows `crops` worst hands, best hands and images without a hand."""
     count, images = len(judgement.folders), sum(entry["images"] for entry in judgement.summaries)
     title = f"Hands in {images:,} images of {count} folder{'s' if count > 1 else ''}"
@@ -45,41 +36,19 @@ def page(judgement: "Judgement", crops: int) -> str:
     return template.substitute(title=html.escape(title), body="\n".join(parts))
 
 
-def plain_table(judgement: "Judgement") -> str:
-    """Return the ranked folders with their measures, and what a reader must know, as plain text."""
-    measures = _measures(judgement)
-    lines = ["".join(f"{each.name:>30}" for each in measures) + "   images, hands  folder"]
-    for entry in judgement.summaries:
-        cells = "".join(f"{_estimate(entry['measures'][each.name]):>30}" for each in measures)
-        lines.append(f"{cells}   {entry['images']:,}, {entry['hands']:,}  {entry['folder']}")
-    for entry in judgement.summaries:
-        lines += [f"{entry['folder']}: {sentence}" for sentence in _counts(entry)]
-    return "\n".join([*lines, _about_anatomy(judgement), BLIND])
-
-
-def _remarks(judgement: "Judgement") -> Iterator[str]:
-    first = _measures(judgement)[0]
+def _remarks(judgement: Judgement) -> Iterator[str]:
+    first = judgement.chosen()[0]
     direction = "lower" if first.lower_is_better else "higher"
     yield _note(
         f"The best folder is the first, by {first.name} ({direction} is better). Intervals are 95 %, from images drawn "
-        "with replacement. An image without a found hand has p_wrong 1."
+        "with replacement." + (" An image without a found hand has p_wrong 1." if judgement.method else "")
     )
-    yield f"<p class=warning>{html.escape(_about_anatomy(judgement))}</p>"
+    yield f"<p class=warning>{html.escape(judgement.about_anatomy())}</p>"
     yield f"<p class=warning>{html.escape(BLIND)}</p>"
 
 
-def _about_anatomy(judgement: "Judgement") -> str:
-    if judgement.method is None:
-        return "p_wrong: not computed: the judge of anatomy was turned off."
-    return f"p_wrong ({judgement.method.status}): {judgement.method.caveat}"
-
-
-def _measures(judgement: "Judgement") -> list[Measure]:
-    return [each for each in MEASURES if judgement.method is not None or not each.anatomy]
-
-
-def _ranking(judgement: "Judgement") -> str:
-    measures = _measures(judgement)
+def _ranking(judgement: Judgement) -> str:
+    measures = judgement.chosen()
     head = ["", "folder", *(f"{each.name}{_arrow(each)}" for each in measures), "images", "hands"]
     rows = []
     for rank, entry in enumerate(judgement.summaries, 1):
@@ -89,8 +58,8 @@ def _ranking(judgement: "Judgement") -> str:
     return _table(head, rows)
 
 
-def _pairs(judgement: "Judgement") -> str:
-    measures = _measures(judgement)
+def _pairs(judgement: Judgement) -> str:
+    measures = judgement.chosen()
     head = ["second minus first, on images of the same names", *(f"{each.name}{_arrow(each)}" for each in measures)]
     rows = []
     for pair in judgement.pairs:
@@ -103,12 +72,12 @@ def _pairs(judgement: "Judgement") -> str:
     return _table([*head, "images"], rows)
 
 
-def _folder(judgement: "Judgement", entry: Entry, crops: int) -> Iterator[str]:
+def _folder(judgement: Judgement, entry: Entry, crops: int) -> Iterator[str]:
     images = judgement.of(entry["folder"])
     files = {picture.name: picture.path for each in judgement.folders if each.name == entry["folder"]
              for picture in each.pictures}  # fmt: skip
     yield f"<h2>{html.escape(entry['folder'])}</h2>"
-    yield from (_note(sentence) for sentence in _counts(entry))
+    yield from (_note(sentence) for sentence in counts(entry))
     hands = [(image, hand) for image in images for hand in image.hands]
     hands.sort(key=_wrongness, reverse=True)
     half = -(-len(hands) // 2)
@@ -121,23 +90,6 @@ def _folder(judgement: "Judgement", entry: Entry, crops: int) -> Iterator[str]:
     if without:
         yield "<h3>Images without a found hand</h3>"
         yield f"<div class=hands>{''.join(_figure(files, image, None) for image in without)}</div>"
-
-
-def _counts(entry: Entry) -> Iterator[str]:
-    """Yield sentences on the images of a folder that a reader must know."""
-    yield (
-        f"{entry['images']:,} images, {entry['without_hand']:,} without a found hand; {entry['hands']:,} hands. "
-        f"{entry['black']:,} images are black, {entry['one_colour']:,} have another single colour."
-    )
-    if entry["unreadable"]:
-        faults = [f"{name} ({fault})" for name, fault in entry["unreadable"].items()]
-        more = f" and {len(faults) - _NAMES:,} more" if len(faults) > _NAMES else ""
-        yield f"{len(faults):,} images cannot be read and are left out: {', '.join(faults[:_NAMES])}{more}."
-    if entry["other_files"]:
-        yield f"{entry['other_files']:,} other files are not images by their names."
-    if entry["gestures"]:
-        yield "Gestures: " + ", ".join(f"{name} {count:,}" for name, count in entry["gestures"].items()) + "."
-    yield from entry["notes"]
 
 
 def _wrongness(shown: Shown) -> tuple[float, float]:
@@ -171,12 +123,6 @@ def _cell(entry: Entry, spec: str = ".3f") -> str:
         return "-"
     interval = f"<small>{entry['low']:{spec}} to {entry['high']:{spec}}</small>" if entry["low"] is not None else ""
     return f"{entry['value']:{spec}}{interval}"
-
-
-def _estimate(entry: Entry) -> str:
-    if entry["value"] is None:
-        return "-"
-    return f"{entry['value']:.3f}" + (f" [{entry['low']:.3f}, {entry['high']:.3f}]" if entry["low"] is not None else "")
 
 
 def _arrow(measure: Measure) -> str:

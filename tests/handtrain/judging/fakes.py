@@ -9,7 +9,7 @@ from PIL import Image
 
 from handdata.vision.landmarks import Hands
 from handtrain.judging import judge as judging
-from handtrain.judging.judge import AnatomyMethod
+from handtrain.judging.judgement import AnatomyMethod
 
 COLOUR = (0, 200, 40)  # of a square that the landmarker takes for a hand
 SHAPE = np.random.default_rng(0).uniform(0.05, 0.95, (21, 3))

@@ -96,7 +96,8 @@ def test_odd_files_are_counted_by_name_and_the_others_are_judged(tmp_path, monke
     assert "more than 100,000,000 pixels" in entry["unreadable"]["huge.png"]
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     for text in (page, str(result)):
-        assert "2 images cannot be read" in text and "huge.png" in text and "text.jpg (not an image" in text
+        assert "Images that cannot be read" in text and "huge.png (" in text and "text.jpg (not an image" in text
+        assert "black images: 1, images of another single colour: 1." in text
 
 
 def test_mistakes_are_one_sentence_before_any_work(tmp_path, monkeypatch):
@@ -181,6 +182,14 @@ def test_several_processes_give_the_result_of_one_and_end_without_a_word(drawn, 
         assert answer.returncode == 0 and "Traceback" not in answer.stderr, answer.stderr
         texts.append((tmp_path / f"{workers}.csv").read_bytes())
     assert texts[0] == texts[1]
+
+
+def test_the_shipped_judge_of_anatomy_fills_its_columns(drawn):
+    pytest.importorskip("handtrain.judging.anatomy")
+    result = judging.judge(drawn, workers=1)
+    hands = [hand for image in result.images for hand in image.hands]
+    assert len(hands) >= 8 and all(hand.p_wrong is not None and 0 <= hand.p_wrong <= 1 for hand in hands)
+    assert result.method is not None and result.method.caveat in str(result)
 
 
 def test_the_python_function_is_that_of_the_package():
