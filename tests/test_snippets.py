@@ -21,8 +21,8 @@ import pytest
 
 from handdata.builds.build import Build
 from handdata.stages import assemble
-from handtrain.judging.people import hands_from_csv
 from handtrain.model.card import model_card
+from handtrain.raters.people import hands_from_csv
 from tests import ROOT
 from tests.chat_server import chat_server, says
 from tests.finished import QUIET, finished_build

@@ -22,8 +22,8 @@ ORDER = {
         "vision", "rows", "sources texts world", "dataset", "stages", "builds", "cli",
     ],
     "handtrain": [
-        "options seals", "tensor_cache", "presets data", "method", "model", "run networks", "generation evaluation", "judging",
-        "training", "reporting", "publish bench mini", "reproduce", "cli",
+        "options seals", "tensor_cache", "presets data", "method", "model", "run networks",
+        "generation evaluation raters", "training", "reporting", "judging publish bench mini", "reproduce", "cli",
     ],
 }  # fmt: skip
 SHARED = {
@@ -35,7 +35,7 @@ SHARED = {
 ALSO_SHARED = {
     "handtrain.mini": {"world", "texts.captioner", "recipe"},
     "handtrain.cli": {"cli.program"},
-    "handtrain.judging": {"texts.chat", "texts.answers", "texts.openai_server"},
+    "handtrain.raters": {"texts.chat", "texts.answers", "texts.openai_server"},
 }
 
 MODULES_IN_A_FOLDER = 12

@@ -198,6 +198,31 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """Judge the hands in folders of images of any program: rank the folders, show their worst and best hands.
+
+    No real images and no dataset are needed; subfolders, all sizes and any number of hands are included. See
+    docs/judge.md.
+    """
+
+    folders: Positional[tuple[Path, ...]]  # folders of images
+    out: Path  # page to write, FILE.html
+    json: Path | None = None  # file for all measures, images and hands as JSON
+    csv: Path | None = None  # file with a row per hand
+    anatomy: bool = True  # judge the anatomy of every hand, which takes most of the time
+    crops: int = 12  # number of worst and of best hands to show of each folder
+    workers: int = 0  # number of processes; 0: one per core
+
+    def __call__(self) -> int:
+        from handtrain.judging.judge import judge
+
+        flags = dict(vars(self))
+        print(judge(flags.pop("folders"), **flags))
+        print(self.out)
+        return 0
+
+
+@dataclass(frozen=True)
 class Report:
     """Write one page from one or many runs: metrics, loss curves, picture grids, sweeps, cost. It opens from disk.
 

@@ -158,13 +158,13 @@ def joint_angles(points: np.ndarray) -> np.ndarray:
 class GestureJudge:
     """Names the gesture of a hand by its five nearest neighbours among hands whose gesture is known."""
 
-    hands: np.ndarray  # (n, 63) normalised landmarks
+    hands: np.ndarray  # (n, d) features, such as the 63 normalised landmarks
     names: np.ndarray  # (n,) the gesture of each
     threshold: float  # mean distance to the neighbours above which a gesture is unknown
 
     @classmethod
-    def fit(cls, hands: np.ndarray, names: np.ndarray) -> "GestureJudge":
-        """Return a judge for known hands (n, 63); the threshold is the 95th percentile of their mean distances."""
+    def fit(cls, hands: np.ndarray, names: np.ndarray, percentile: float = 95) -> "GestureJudge":
+        """Return a judge for known hands (n, d); the threshold is a percentile of their mean distances."""
         assert len(hands) > NEIGHBOURS, f"{len(hands)} hands are too few for {NEIGHBOURS} neighbours"
         own = np.concatenate(
             [
@@ -172,10 +172,10 @@ class GestureJudge:
                 for i in range(0, len(hands), 512)
             ]
         )
-        return cls(hands, names, float(np.percentile(own.mean(axis=1), 95)))
+        return cls(hands, names, float(np.percentile(own.mean(axis=1), percentile)))
 
     def name(self, hands: np.ndarray) -> np.ndarray:
-        """Return each hand's (n, 63) gesture: the most frequent of its neighbours, a tie to the nearest, or `none`."""
+        """Return each hand's (n, d) gesture: the most frequent of its neighbours, a tie to the nearest, or `none`."""
         if not len(hands):
             return np.empty(0, dtype=object)
         order, distances = _nearest(hands, self.hands)

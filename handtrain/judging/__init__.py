@@ -1,4 +1,1 @@
-"""Judge the hands of any folder of images: people and other judges, and how far they agree.
-
-Imports `evaluation`, and of `handdata` the client of language models.
-"""
+"""Judges of the hands in any folder of images, and their report; may import the trainer's evaluation and reporting."""

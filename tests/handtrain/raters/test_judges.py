@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from handdata.errors import Unfinished, UserError
-from handtrain.judging.judges import JUDGES, judges, make_judge, scores
-from handtrain.judging.vlm import VlmJudge, data_url, read_answer, read_judge_prompt
+from handtrain.raters.judges import JUDGES, judges, make_judge, scores
+from handtrain.raters.vlm import VlmJudge, data_url, read_answer, read_judge_prompt
 from tests.chat_server import chat_server, says
 
 RED, BLUE = (np.full((40, 30, 3), colour, np.uint8) for colour in ((250, 10, 10), (10, 10, 250)))

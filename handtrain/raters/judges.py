@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from handdata.errors import UserError, first_line, require_known
-from handtrain.judging.vlm import VlmJudge
+from handtrain.raters.vlm import VlmJudge
 
 GROUP = "hand1000.judges"
 

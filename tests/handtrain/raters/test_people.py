@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from handdata.errors import UserError
-from handtrain.judging.people import Hand, agreement, ask, crop, describe, hands_from_csv, page, read_answers
+from handtrain.raters.people import Hand, agreement, ask, crop, describe, hands_from_csv, page, read_answers
 from tests.handdata.builds.test_review import browser, find, keys  # noqa: F401 - browser is a fixture
 
 HEAD = "folder,image,hand,left,top,right,bottom,score,handedness,gesture,p_wrong,fingers,flaw\n"

@@ -25,7 +25,7 @@ from handdata.readers import read_text, require_json
 from handdata.vision.pixels import UnreadableImage, open_image, upright
 from handtrain.evaluation import bootstrap
 from handtrain.evaluation.bootstrap import MEAN_DRAWS
-from handtrain.judging.agreement import alpha_draws, auc_draws
+from handtrain.raters.agreement import alpha_draws, auc_draws
 
 FORMAT = 1  # of the file of answers
 MARGIN = 0.25  # of the longer side of a hand's box, on each side of the crop

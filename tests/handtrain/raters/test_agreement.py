@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from handtrain.judging.agreement import alpha_draws, auc_draws
+from handtrain.raters.agreement import alpha_draws, auc_draws
 
 
 def once(n: int) -> np.ndarray:
