@@ -23,7 +23,7 @@ ORDER = {
     ],
     "handtrain": [
         "options seals", "tensor_cache", "presets data", "method", "model", "run", "generation evaluation", "training",
-        "reporting", "publish bench mini", "reproduce", "cli",
+        "reporting", "judging publish bench mini", "reproduce", "cli",
     ],
 }  # fmt: skip
 SHARED = {
