@@ -22,8 +22,8 @@ ORDER = {
         "vision", "rows", "sources texts world", "dataset", "stages", "builds", "cli",
     ],
     "handtrain": [
-        "options seals", "tensor_cache", "presets data", "method", "model", "run networks",
-        "generation evaluation raters", "training", "reporting", "judging publish bench mini", "reproduce", "cli",
+        "options seals", "tensor_cache", "presets data", "method", "model", "run networks landmark_network",
+        "generation evaluation", "training raters", "reporting", "judging publish bench mini", "reproduce", "cli",
     ],
 }  # fmt: skip
 SHARED = {
