@@ -57,7 +57,7 @@ RANGES: dict[str, Range] = {
     "pose_guidance": Range(0, 1000), "pose_rate": Range(0, 1e6, open=True), "prior": _SHARE, "prior_images": _SOME,
     "pose_dropout": _SHARE, "text_dropout": _SHARE, "ema": _SHARE,
     "bootstrap": Range(2, 1_000_000), "pictures": Range(0, 10_000), "Judge.workers": Range(0, _PROCESSES),
-    "Judge.crops": Range(0, 10_000),
+    "Judge.crops": Range(0, 10_000), "Judge.ask": Range(0, 100_000),
 }  # fmt: skip
 
 

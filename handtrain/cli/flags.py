@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 import tyro
 from tyro.conf import Positional
 
+from handdata.errors import UserError
 from handdata.files import write_json
 from handdata.gestures import PAPER_GESTURES, require_trainable
 from handdata.huggingface import parse_dataset, parse_model
@@ -212,12 +213,24 @@ class Judge:
     anatomy: bool = True  # judge the anatomy of every hand, which takes most of the time
     crops: int = 12  # number of worst and of best hands to show of each folder
     workers: int = 0  # number of processes; 0: one per core
+    ask: int = 0  # write OUT-people.html too, a page that asks a person about so many of the hands
+    answers: tuple[Path, ...] = ()  # files of answers from that page: print how far people and p_wrong agree
 
     def __call__(self) -> int:
         from handtrain.judging.judge import judge
+        from handtrain.raters import people
 
         flags = dict(vars(self))
-        print(judge(flags.pop("folders"), **flags))
+        ask, answers = flags.pop("ask"), flags.pop("answers")
+        if (ask or answers) and self.csv is None:
+            raise UserError("--ask and --answers need --csv FILE, the hands that they are about")
+        judgement = judge(flags.pop("folders"), **flags)
+        hands = people.hands_from_csv(self.csv) if self.csv and (ask or answers) else []
+        if ask:
+            print(people.ask(hands, ask, 0, self.out.with_name(f"{self.out.stem}-people.html")))
+        if answers:
+            print(people.describe(people.agreement(answers, hands)))
+        print(judgement)
         print(self.out)
         return 0
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from handdata import assets
 from handdata.errors import UserError
 from handdata.recipe import RenderOptions
 from handdata.world.tasks import draw_task, plan
+from handtrain.cli.flags import Judge
 from handtrain.judging import judge as judging
 from handtrain.judging.rows import COLUMNS
+from handtrain.raters import people
 from tests import ROOT
 from tests.handtrain.judging.fakes import judged, write_image
 
@@ -168,6 +171,22 @@ def test_the_command_needs_only_its_own_extra(drawn, tmp_path):
     rows = rows_of(tmp_path / "hands.csv")
     assert len({row["image"] for row in rows}) == 10
     assert sum(row["gesture"] in ("palm", "call") for row in rows) >= 8
+
+
+def test_the_command_asks_people_about_its_hands_and_compares_their_answers(drawn, tmp_path, capsys):
+    out, csv_file = tmp_path / "judge.html", tmp_path / "hands.csv"
+    flags = Judge((drawn,), out, csv=csv_file, anatomy=False, workers=1)
+    with pytest.raises(UserError, match="--ask and --answers need --csv"):
+        replace(flags, csv=None, ask=3)()
+    assert replace(flags, ask=3)() == 0
+    assert "<script>" in (tmp_path / "judge-people.html").read_text()
+    answers = {hand.id: "wrong" if place else "right" for place, hand in enumerate(people.hands_from_csv(csv_file))}
+    files = (tmp_path / "a.json", tmp_path / "b.json")
+    for rater, file in zip("ab", files, strict=True):
+        file.write_text(json.dumps({"format": people.FORMAT, "rater": rater, "page": "x", "answers": answers}))
+    capsys.readouterr()
+    assert replace(flags, answers=files)() == 0
+    assert "between people: Krippendorff's alpha 1.000" in capsys.readouterr().out
 
 
 @pytest.mark.slow
