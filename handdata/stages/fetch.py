@@ -23,7 +23,7 @@ from handdata.progress import bar
 from handdata.recipe import FetchOptions, ImageOptions, Recipe
 from handdata.rows.decisions import replay
 from handdata.rows.manifest import SourceFacts, read_manifest, source_facts
-from handdata.rows.shards import image_path
+from handdata.rows.shards import SHARD_ROWS, image_path
 from handdata.sources import archive
 from handdata.sources.archive import ENCRYPTED, BadMember, Entry
 from handdata.sources.fetcher import Fetcher, Job, Runs
@@ -52,6 +52,10 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     try:
         return _fetch(build, recipe, execution)
     except ArchiveReplaced as replaced:
+        if execution.part:
+            raise Unfinished(
+                f"{replaced}: when no part is running, run `handdata select {build}` and then all parts again"
+            ) from None
         if not recipe.source.images:
             raise Unfinished(
                 f"{replaced}: this build was started from a manifest, so it needs the manifest of the new archive"
@@ -65,11 +69,14 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
 
 
 def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
-    table = read_manifest(build)
+    table, part = read_manifest(build), execution.part
+    ids = table["image_id"].to_pylist()
+    if part is not None:
+        table = table.take([row for row in range(len(ids)) if part.holds(row // SHARD_ROWS)])
     jobs = manifest_jobs(table, recipe.image)
     facts = source_facts(table.schema)
-    with closing(Journal(build)) as journal:
-        for folder in (build / "images").glob("*"):
+    with closing(Journal(build, part)) as journal:
+        for folder in (build / "images").glob("*") if part is None else ():  # other parts may be writing
             remove_partial(folder)
         removed = _settle_dropped(build, table, jobs, journal)
         wanted = [job for job in jobs if job.image_id not in removed]
@@ -94,7 +101,7 @@ def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
             for future in as_completed([reading.submit(fetcher.read, runs) for _ in range(connections)]):
                 future.result()
         journal.sync()
-        failed = write_shards(build, [job.image_id for job in jobs], journal.receipts)
+        failed = write_shards(build, ids, journal.receipts, part)
         return StageReport(len(jobs), failed=failed, notes={"converted": converted(journal, jobs)})
 
 

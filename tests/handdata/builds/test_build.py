@@ -207,7 +207,7 @@ def test_a_build_keeps_the_commit_that_a_branch_first_resolved_to(tmp_path, monk
 
     seen = []
 
-    def run(stage, options, folder, execution):
+    def run(stage, options, folder, execution, resources):
         seen.append(options.revision)
         return StageReport()
 
