@@ -24,8 +24,8 @@ from handdata.huggingface import model_folder
 from handdata.rows.manifest import read_manifest
 from handdata.rows.parts import parts_of
 from handdata.rows.shards import SHARD_ROWS, shard_count
-from handdata.sources.journal import join_journals
-from handdata.stages import STAGES, Execution, StageReport, StageSpec, assemble, stage_named, stages_until
+from handdata.sources.journal import join_journals, read_receipts
+from handdata.stages import STAGES, Execution, StageReport, StageSpec, assemble, fetch, stage_named, stages_until
 from handdata.workers.shard_worker import ShardWorker, inspect_fetched
 from handdata.workers.software import require_software, software_of
 
@@ -84,6 +84,8 @@ class Build(BuildFolder):
             for folder in (*self.path.glob("images/*"), *(self.path / stage.columns for stage in STAGES)):
                 remove_partial(folder)
             join_journals(self.path)
+            ids = read_manifest(self.path, columns=["image_id"])["image_id"].to_pylist()
+            self.update_record({}, converted=fetch.converted(read_receipts(self.path)[0], ids))
             for stage in STAGES:
                 if stage.columns:
                     outcomes = self._inspect(stage)

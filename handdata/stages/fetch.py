@@ -102,13 +102,15 @@ def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
                 future.result()
         journal.sync()
         failed = write_shards(build, ids, journal.receipts, part)
-        return StageReport(len(jobs), failed=failed, notes={"converted": converted(journal, jobs)})
+        return StageReport(
+            len(jobs), failed=failed, notes={"converted": converted(journal.receipts, [job.image_id for job in jobs])}
+        )
 
 
-def converted(journal: Journal, jobs: list[Job]) -> dict[str, int]:
+def converted(receipts: dict[str, Receipt], image_ids: list[str]) -> dict[str, int]:
     """Return how many images' colours were converted, by the words of `pixels.to_rgb`."""
-    receipts = (journal.receipts.get(job.image_id) for job in jobs)
-    words = (receipt.converted for receipt in receipts if receipt and receipt.converted)
+    present = (receipts.get(image_id) for image_id in image_ids)
+    words = (receipt.converted for receipt in present if receipt and receipt.converted)
     return dict(sorted(Counter(word for text in words for word in text.split(", ")).items()))
 
 

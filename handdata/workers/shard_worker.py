@@ -32,7 +32,7 @@ class ShardWorker:
         self._model: Stage | None = None  # loaded for the first shard that needs it
 
     def demand(self) -> Demand:
-        """Return what the stage can use."""
+        """Return the resources that the stage can use."""
         work = self.stage.load()
         on_gpu = getattr(work, "on_gpu", lambda options: False)
         return Demand(self.stage.name, getattr(work, "threads", False), on_gpu(self.options))
