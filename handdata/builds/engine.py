@@ -161,8 +161,9 @@ def _connect(address: str) -> Any:
     """Return Ray's module, connected to the cluster of an address, of RAY_ADDRESS, or a new one on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage statistics to its maker by default
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ parts log to the terminal, into our bar
-    # Ray's agents outlive a killed cluster until they give up their server: 60 s by default
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    if not (address or os.environ.get("RAY_ADDRESS")):  # a cluster of our own
+        # Ray's agents outlive a killed cluster until they give up their server: 60 s by default
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     try:
         import ray.data
     except ImportError:

@@ -54,7 +54,8 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     except ArchiveReplaced as replaced:
         if execution.part:
             raise Unfinished(
-                f"{replaced}: when no part is running, run `handdata select {build}` and then all parts again"
+                f"{replaced}: when no part is running, run `handdata fetch {build}`, which selects the images again,"
+                " then all parts"
             ) from None
         if not recipe.source.images:
             raise Unfinished(

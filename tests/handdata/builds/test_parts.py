@@ -2,29 +2,33 @@
 
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from handdata.builds import engine
+from handdata.builds import engine, status
 from handdata.builds.build import Build
+from handdata.builds.folder import BuildFolder
 from handdata.errors import Unfinished, UserError
 from handdata.recipe import RenderOptions
 from handdata.rows.parts import Part, parts_of
 from handdata.rows.shards import read_table, shard_path
+from handdata.sources import journal
 from handdata.sources.journal import Journal, Receipt, journal_path, read_receipts
-from handdata.stages import Execution, stage_named
+from handdata.stages import Execution, fetch, select, stage_named
 from handdata.world import render
 from tests import ROOT
 from tests.builds import make_build
 from tests.chat_server import chat_server, says
+from tests.faults.archives import QUIET, images, recipe_of, served, started
 from tests.finished import finished_build
 from tests.handdata.builds.test_whole_build import RECIPE, contents
+from tests.range_server import serve
 
 FACTS = stage_named("facts")
 
@@ -63,15 +67,35 @@ def test_a_part_makes_its_own_shards_and_leaves_the_files_that_others_write(tmp_
 def test_receipts_of_parts_are_read_with_the_others_and_move_into_the_journal_of_the_build(tmp_path):
     receipts = [Receipt(name, "key", reason="image-corrupt") for name in "abc"]
     for receipt, part in zip(receipts, (None, Part(1, 2), Part(2, 2)), strict=True):
-        journal = Journal(tmp_path, part)
-        journal.add(receipt)
-        journal.close()
+        kept = Journal(tmp_path, part)
+        kept.add(receipt)
+        kept.close()
     assert set(read_receipts(tmp_path)[0]) == {"a", "b", "c"} and len(list((tmp_path / "fetch").iterdir())) == 3
     with Journal(tmp_path, Part(2, 2)).path.open("a") as file:
         file.write('{"image_id": "d"')  # killed while it wrote
     Journal(tmp_path).close()
     assert list((tmp_path / "fetch").iterdir()) == [journal_path(tmp_path)]
     assert read_receipts(tmp_path) == ({receipt.image_id: receipt for receipt in receipts}, 0)
+
+
+def test_parts_fetch_their_own_images_at_the_same_time(tmp_path, monkeypatch):
+    for module in (fetch, journal):  # 14 images are five shards
+        monkeypatch.setattr(module, "SHARD_ROWS", 3)
+    monkeypatch.setenv("HAND1000_CACHE", str(tmp_path / "cache"))
+    served(tmp_path / "served")
+    with serve(tmp_path / "served") as server:
+        build = started(tmp_path, server.url("annotations.zip"), server.url("images.zip"))
+        select.run(build, recipe_of(build), QUIET)
+        first = fetch.run(build, recipe_of(build), part_of("1/2"))
+        assert (first.rows, len(images(build))) == (8, 8), "shards 0, 2 and 4"
+        with ThreadPoolExecutor() as pool:
+            parts = [pool.submit(fetch.run, build, recipe_of(build), part_of(part)) for part in ("1/2", "2/2")]
+            assert [part.result().failed for part in parts] == [{}, {}]
+        kept, requests = images(build), len(server.log)
+        assert len(kept) == 14 and len(list((build / "fetch").glob("0*.parquet"))) == 5
+        assert status.status(BuildFolder.open(build))["stages"]["fetch"]["done"] == 14
+        fetch.run(build, recipe_of(build), QUIET)
+        assert len(server.log) == requests and images(build) == kept, "the whole build finds all images finished"
 
 
 def test_parts_share_the_folder_with_each_other_and_with_nobody_else(tmp_path):
@@ -142,11 +166,11 @@ def recipe(tmp_path_factory) -> Iterator[Path]:
 
 
 SCRIPT = """
-import random, sys, time
+import random, shutil, sys, time
 from pathlib import Path
 from tests.small_shards import start
 
-def finish(*argv, fails=()):
+def finish(*argv):
     processes = [start(words, Path(f"log{n}")) for n, words in enumerate(argv)]
     for n, process in enumerate(processes):
         process.join()
@@ -181,6 +205,8 @@ if __name__ == "__main__":
     finish(build("7", "--join"))
     # without a shared folder
     finish(*(build(f"apart{i}", "--part", f"{i}/2") for i in (1, 2)))
+    shutil.copytree("apart2", "apart1", dirs_exist_ok=True)
+    finish(build("apart1", "--join"))
 """
 
 
@@ -193,18 +219,16 @@ def test_one_three_and_seven_parts_give_the_same_dataset(tmp_path, recipe):
     begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "script.py", recipe, str(seed)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=1500,
     )  # fmt: skip
     assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
     print(f"seed {seed}, {time.monotonic() - begin:.0f} s: {done.stdout}")
     assert "shards of 'fetch' are not finished" in done.stdout and "--part 6/7, --part 7/7, then" in done.stdout
-    whole = contents(tmp_path / "whole/dataset")
+    whole, record = contents(tmp_path / "whole/dataset"), Build.open(tmp_path / "whole").record()
     assert len(whole) > 5
-    for name in ("1", "3", "7"):
+    for name in ("1", "3", "7", "apart1"):
+        joined = Build.open(tmp_path / name).record()
+        assert [joined[key] for key in ("stages", "converted")] == [record[key] for key in ("stages", "converted")]
         assert contents(tmp_path / name / "dataset") == whole, name
         assert read_table(shard_path(tmp_path / name, "captions", 7)) is not None, "a build of eight shards"
     assert not list((tmp_path / "7").glob(".part*")) and not list((tmp_path / "7/fetch").glob("journal-*"))
-    shutil.copytree(tmp_path / "apart2", tmp_path / "apart1", dirs_exist_ok=True)
-    join = "from tests.small_shards import command; command(['build', %r, '--out', 'apart1', '--join'], 'log')"
-    subprocess.run([sys.executable, "-c", join % str(recipe)], cwd=tmp_path, env=environment, check=True)
-    assert contents(tmp_path / "apart1/dataset") == whole

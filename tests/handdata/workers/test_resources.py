@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from handdata import machine
@@ -107,16 +106,22 @@ def test_cores_of_a_worker_are_its_share(monkeypatch):
 
 # A torch with two GPUs, which records the environment at its import, and a stage that writes it as the caption.
 TORCH = """
-import os, json
+import json, os
+from pathlib import Path
 ENVIRONMENT = json.dumps([os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS"), os.getpid()])
 class cuda:
-    is_available = staticmethod(lambda: True)
+    @staticmethod
+    def is_available():
+        mixed = Path(__file__).with_name("mixed").exists()  # a cluster of which one machine has no GPU
+        return not mixed or os.environ["CUDA_VISIBLE_DEVICES"] == "0"
     device_count = staticmethod(lambda: 2)
 """
 SEEING = """
-import json, sys, time
+import json, shutil, sys, time
 from dataclasses import replace
 from pathlib import Path
+import pyarrow.parquet as pq
+from handdata.errors import UserError
 from handdata.stages import Execution, stage_named
 from handdata.stages.caption import Captions
 
@@ -130,6 +135,9 @@ class Seeing(Captions):
         return {"caption": [self.environment] * rows, "reason": [None] * rows}
     def close(self):
         pass
+
+def captions(build):
+    return pq.read_table(Path(build) / "captions")["caption"].to_pylist()
 
 def run(build, engine, address):
     from handdata.builds import engine as engines
@@ -146,11 +154,18 @@ if __name__ == "__main__":
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2})
         address = cluster.address
     run(sys.argv[1], sys.argv[2], address)
+    Path("modules/torch/mixed").touch()
+    Path("captions.txt").write_text(json.dumps(captions(sys.argv[1])))
+    shutil.rmtree(Path(sys.argv[1]) / "captions")
+    try:
+        run(sys.argv[1], sys.argv[2], address)
+    except UserError as error:
+        print(error)
 """
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
-def test_two_workers_of_the_captioner_see_one_gpu_each(tmp_path, engine):
+def test_two_workers_see_one_gpu_each_and_a_worker_without_one_is_refused(tmp_path, engine):
     """No card is needed: Ray's GPUs are declared, torch is a stand-in that is imported first by the worker."""
     folder, build = tmp_path / "modules", make_build(tmp_path / "build", 8 * 256, size=8)
     (folder / "torch").mkdir(parents=True)
@@ -160,9 +175,12 @@ def test_two_workers_of_the_captioner_see_one_gpu_each(tmp_path, engine):
     environment |= {"PYTHONPATH": f"{folder}:{ROOT}"}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
     command = [sys.executable, folder / "seeing.py", build, engine]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    captions = pq.read_table(build / "captions")["caption"].to_pylist()
+    assert done.stdout.count("\n") == 1 and "computes 'caption' on a GPU, and" in done.stdout, done.stdout
+    captions = json.loads((tmp_path / "captions.txt").read_text())
     seen = {(devices, threads): pid for devices, threads, pid in map(json.loads, captions)}
     cores = {"local": max(1, machine.all_cores() // 2), "ray": 2}[engine]
     assert set(seen) == {("0", str(cores)), ("1", str(cores))}
