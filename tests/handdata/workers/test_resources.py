@@ -139,26 +139,24 @@ class Seeing(Captions):
 def captions(build):
     return pq.read_table(Path(build) / "captions")["caption"].to_pylist()
 
-def run(build, engine, address):
+def run(build, engine):
     from handdata.builds import engine as engines
     from handdata.recipe import CaptionOptions
     stage = replace(stage_named("caption"), implementation="seeing:Seeing")
     options = CaptionOptions("mini-blip", device="cuda", dtype="bfloat16")
-    engines.run(stage, options, Path(build), Execution(engine, 2, progress=False, address=address))
+    engines.run(stage, options, Path(build), Execution(engine, 2, progress=False))
 
 if __name__ == "__main__":
     from seeing import run
-    address = ""
     if sys.argv[2] == "ray":
-        from ray.cluster_utils import Cluster
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2})
-        address = cluster.address
-    run(sys.argv[1], sys.argv[2], address)
+        import ray
+        ray.init(num_cpus=4, num_gpus=2, log_to_driver=False, include_dashboard=False)
+    run(sys.argv[1], sys.argv[2])
     Path("modules/torch/mixed").touch()
     Path("captions.txt").write_text(json.dumps(captions(sys.argv[1])))
     shutil.rmtree(Path(sys.argv[1]) / "captions")
     try:
-        run(sys.argv[1], sys.argv[2], address)
+        run(sys.argv[1], sys.argv[2])
     except UserError as error:
         print(error)
 """
