@@ -112,8 +112,10 @@ ENVIRONMENT = json.dumps([os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get
 class cuda:
     @staticmethod
     def is_available():
+        number = os.environ["CUDA_VISIBLE_DEVICES"]
         mixed = Path(__file__).with_name("mixed").exists()  # a cluster of which one machine has no GPU
-        return not mixed or os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+        Path(__file__).with_name(f"{number}-{mixed}").touch()
+        return not mixed or number == "0"
     device_count = staticmethod(lambda: 2)
 """
 SEEING = """
@@ -128,9 +130,12 @@ from handdata.stages.caption import Captions
 class Seeing(Captions):
     def __init__(self, options):
         import torch
-        self.environment = torch.ENVIRONMENT
+        self.environment, self.folder = torch.ENVIRONMENT, Path(torch.__file__).parent
     def __call__(self, columns):
-        time.sleep(0.3)  # so that the other worker gets shards too
+        deadline = time.monotonic() + 120
+        mixed = (self.folder / "mixed").exists()
+        while not all((self.folder / f"{n}-{mixed}").exists() for n in "01") and time.monotonic() < deadline:
+            time.sleep(0.05)  # until the other worker has its first shard too
         rows = len(columns["image"])
         return {"caption": [self.environment] * rows, "reason": [None] * rows}
     def close(self):
