@@ -73,7 +73,8 @@ def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     table, part = read_manifest(build), execution.part
     ids = table["image_id"].to_pylist()
     if part is not None:
-        table = table.take([row for row in range(len(ids)) if part.holds(row // SHARD_ROWS)])
+        rows = [row for row in range(len(ids)) if part.holds(row // SHARD_ROWS)]
+        table = table.take(pa.array(rows, pa.int64()))
     jobs = manifest_jobs(table, recipe.image)
     facts = source_facts(table.schema)
     with closing(Journal(build, part)) as journal:

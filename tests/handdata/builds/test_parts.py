@@ -91,6 +91,7 @@ def test_parts_fetch_their_own_images_at_the_same_time(tmp_path, monkeypatch):
         with ThreadPoolExecutor() as pool:
             parts = [pool.submit(fetch.run, build, recipe_of(build), part_of(part)) for part in ("1/2", "2/2")]
             assert [part.result().failed for part in parts] == [{}, {}]
+        assert fetch.run(build, recipe_of(build), part_of("9/9")).rows == 0, "there are fewer shards than parts"
         kept, requests = images(build), len(server.log)
         assert len(kept) == 14 and len(list((build / "fetch").glob("0*.parquet"))) == 5
         assert status.status(BuildFolder.open(build))["stages"]["fetch"]["done"] == 14
