@@ -21,6 +21,7 @@ from handdata.files import sha256_of, write_text
 from handdata.readers import check_secret, read_secret
 from handdata.shipped import shipped_model
 from handdata.web.client import require_proxies
+from handdata.weights_file import require_safetensors
 
 # These patterns leave out pickles (.bin, .ckpt), half-precision and non-EMA copies of the same weights, and single-file
 # models at the top level.
@@ -93,10 +94,12 @@ def parse_new(to: str | Path | HubName, option: str) -> Place:
 
 
 def parse_model(text: str, option: str) -> Place:
-    """Return the place of a model that a user wrote: as `parse`, the name of a shipped model, or a run's folder.
+    """Return the place of a model: as `parse`, the name of a shipped model, a run's folder, or a .safetensors file.
 
-    Raises `UserError` as `parse` does, and for a run without a model.
+    Raises `UserError` as `parse` does, for a run without a model, and for a file with a pickle.
     """
+    if Path(text).is_file():
+        return require_safetensors(Path(text), option)
     shipped = None if Path(text).is_dir() else shipped_model(text)
     place = shipped or parse(text, option)
     if not isinstance(place, Path) or (place / "model_index.json").is_file():

@@ -58,7 +58,10 @@ def reproduce(
         run, real = out / gesture, f"{dataset}:{split}"
         make = partial(generation.generate, prompts=real, gesture=gesture, seeds=seeds, limit=limit, batch=batch)
         _note(gesture, "images of the base model")
-        untuned = make(base, out=run / "images" / "base", device=device, options=replace(generate, mu=None))
+        stated = training.get("prediction_type")
+        untuned = make(
+            base, out=run / "images" / "base", device=device, options=replace(generate, mu=None), prediction_type=stated
+        )
         _note(gesture, "training")
         model = train(dataset, gesture=gesture, out=run, **training).model
         _note(gesture, "images of the tuned model")
