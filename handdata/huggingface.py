@@ -18,10 +18,10 @@ from typing import Literal
 
 from handdata.errors import Unfinished, UserError, first_line
 from handdata.files import sha256_of, write_text
+from handdata.limits.weights import require_safetensors
 from handdata.readers import check_secret, read_secret
 from handdata.shipped import shipped_model
 from handdata.web.client import require_proxies
-from handdata.weights_file import require_safetensors
 
 # These patterns leave out pickles (.bin, .ckpt), half-precision and non-EMA copies of the same weights, and single-file
 # models at the top level.
@@ -100,8 +100,7 @@ def parse_model(text: str, option: str) -> Place:
     """
     if Path(text).is_file():
         return require_safetensors(Path(text), option)
-    shipped = None if Path(text).is_dir() else shipped_model(text)
-    place = shipped or parse(text, option)
+    place = (None if Path(text).is_dir() else shipped_model(text)) or parse(text, option)
     if not isinstance(place, Path) or (place / "model_index.json").is_file():
         return place
     if (place / "model" / "model_index.json").is_file():

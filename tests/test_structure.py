@@ -17,7 +17,7 @@ from tests import ROOT
 # Lowest first. Modules and folders of one line do not import each other; a folder's own modules may, without a circle.
 ORDER = {
     "handdata": [
-        "errors", "shipped markdown readers progress limits weights_file", "files gestures strict_toml web machine",
+        "errors", "shipped markdown readers progress limits", "files gestures strict_toml web machine",
         "recipe assets huggingface",
         "vision", "rows", "sources texts world", "dataset", "stages", "builds", "cli",
     ],
@@ -28,7 +28,7 @@ ORDER = {
 }  # fmt: skip
 SHARED = {
     "errors", "files", "machine", "shipped", "markdown", "gestures", "assets", "huggingface", "vision",
-    "readers", "progress", "limits", "weights_file", "rows.schema", "rows.published",
+    "readers", "progress", "limits", "rows.schema", "rows.published",
 }  # fmt: skip
 # The mini models are trained on the drawn world and judged by the captioner; both programs share one main function.
 ALSO_SHARED = {"handtrain.mini": {"world", "texts.captioner", "recipe"}, "handtrain.cli": {"cli.program"}}

@@ -168,9 +168,7 @@ class Generate:
     images are counted.
     """
 
-    model: (
-        str  # trained model, or a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, a file or a shipped name
-    )
+    model: str  # trained model or Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, file or shipped name
     out: Path  # folder of the images
     prompts: str | None = None  # file with one prompt per line, or DATASET:SPLIT for the texts of its rows
     prompt: str | None = None  # single prompt, in place of --prompts

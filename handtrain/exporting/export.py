@@ -24,7 +24,7 @@ from handtrain.model.pipeline import ABOUT_FILE
 
 Target: TypeAlias = Literal["diffusers", "fp16", "single-file", "lora"]
 
-_RANK: int = 32  # measured: with all layers the quickstart's model keeps its whole gain (docs/models.md)
+_RANK = 32  # python -m benchmarks.lora_ranks measures what ranks keep
 _FILES = ("single-file", "lora")
 
 

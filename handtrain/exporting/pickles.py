@@ -9,7 +9,7 @@ import torch
 
 from handdata.errors import UserError
 from handdata.files import whole_file, whole_folder
-from handdata.weights_file import PICKLES
+from handdata.limits.weights import PICKLES
 from handtrain.model.components import NETWORKS
 
 _STEMS = {"pytorch_model": "model", "diffusion_pytorch_model": "diffusion_pytorch_model"}  # pickled and as safetensors

@@ -33,15 +33,11 @@ def pixel_difference(
             requires_safety_checker=False,
         ).to(device)  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)
-        settings = {
-            "height": resolution,
-            "width": resolution,
-            "num_inference_steps": _STEPS,
-            "guidance_scale": GUIDANCE,
-        }
+        size = {"height": resolution, "width": resolution}
+        settings = {**size, "num_inference_steps": _STEPS, "guidance_scale": GUIDANCE, "output_type": "np"}
         noise = [torch.Generator().manual_seed(seed_of("export", number)) for number in range(count)]
         images = [
-            pipeline(prompt, generator=generator, output_type="np", **settings).images[0]
+            pipeline(prompt, generator=generator, **settings).images[0]
             for prompt, generator in zip(prompts, noise, strict=True)
         ]
         drawn.append(torch.from_numpy(np.stack(images)))
