@@ -39,7 +39,7 @@ class Train:
     cache: Path | None = None  # cache of encoded images and texts; by default ~/.cache/hand1000/encoded
     verify: bool = False  # read every file of a finished run again, and make again those that are damaged
     dry_run: bool = False  # check everything, and print the steps, memory, disk space and time of the run
-    prediction_type: _PredictionType = None  # what a --base in one file predicts, where the file does not say it
+    prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
 
     @classmethod
     def defaults(cls, argv: list[str]) -> "Train":
@@ -123,7 +123,7 @@ class ImportCheckpoint:
     base: str  # base model of the checkpoint: hf:USER/NAME[@REVISION], a folder, a .safetensors file or a shipped name
     gesture: str  # HaGRID's name of the gesture
     out: Path  # model folder
-    prediction_type: _PredictionType = None  # what a --base in one file predicts, where the file does not say it
+    prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
 
     def __call__(self) -> int:
         from handtrain.model.import_checkpoint import import_checkpoint
@@ -150,7 +150,7 @@ class Export:
     lora_format: Literal["diffusers", "kohya"] | None = None  # lora: names of the weights; default: diffusers
     images: int = 4  # lora: number of pictures that are compared with the full model's; 0: none
     device: str = "auto"  # lora: device of these pictures: auto, cpu, cuda, cuda:1
-    prediction_type: _PredictionType = None  # what a single file predicts, where it does not say it
+    prediction_type: _PredictionType = None  # prediction type of a single file that does not state it
 
     def __call__(self) -> int:
         from handtrain.exporting.export import export
@@ -179,7 +179,7 @@ class Generate:
     batch: int = 4  # number of images generated at once; changes the images by rounding only
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the number of images and steps
-    prediction_type: _PredictionType = None  # what a --model in one file predicts, where the file does not say it
+    prediction_type: _PredictionType = None  # prediction type of a --model in one file that does not state it
 
     def __call__(self) -> int:
         from handtrain.generation.generate import generate, planned
@@ -269,7 +269,7 @@ class Reproduce:
     batch: int = 4  # number of images generated at once
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the images, steps, memory, disk space and time
-    prediction_type: _PredictionType = None  # what a --base in one file predicts, where the file does not say it
+    prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
 
     def __call__(self) -> int:
         from handtrain.evaluation.records import read_evaluation

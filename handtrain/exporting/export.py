@@ -30,7 +30,7 @@ _FILES = ("single-file", "lora")
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote, with the remarks for its user."""
+    """The new file or folder, with remarks for the user."""
 
     path: Path
     remarks: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ def export(
     `diffusers` and `fp16` are folders in float32 and float16, `single-file` has the original names, `lora` the change
     of the UNet alone: the adapters of a LoRA run, else the difference to `base` (default: the one on the Hub that
     hand1000.json names), factored to a `rank` (32) for `layers` (all) and compared with the full model in `images`
-    pictures. `prediction_type` is for a file of weights that does not say it. Raises `UserError` for a mistake.
+    pictures. `prediction_type` is for a file of weights that does not state it. Raises `UserError` for a mistake.
     """
     out = Path(out)
     _require_new(out, to)

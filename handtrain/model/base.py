@@ -154,7 +154,7 @@ def open_base(place: Place, option: str = "--base", prediction_type: str | None 
     if isinstance(place, Path) and place.is_file():
         single = open_single_file(place, option, prediction_type)
     elif prediction_type:
-        raise UserError(f"--prediction-type is for a single file, and {where} is a folder that says it: leave it out")
+        raise UserError(f"--prediction-type is for a single file, and {where} is a folder that states it: leave it out")
     folder, commit = (single.folder, None) if single else pipeline_folder(place, option)
     if not (folder / "model_index.json").exists():
         raise UserError(

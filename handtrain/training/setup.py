@@ -136,7 +136,7 @@ def set_up(
     """Check the arguments of `train`, choose the device, and open the base and the dataset.
 
     Repositories of the Hub have the commits that a run in `out` recorded. `prediction_type` is for a base in one file
-    that does not say it.
+    that does not state it.
     """
     options, running = changed(changes, options or options_of(preset), running or RunOptions())
     check(options)

@@ -20,7 +20,6 @@ from handtrain.method.micro_batch import is_out_of_memory
 from handtrain.method.unet import add_adapters, merge_adapters, require_grad
 from handtrain.model.export import export
 from handtrain.model.formats.adapters import ADAPTERS_FILE, write_adapters
-from handtrain.model.formats.lora import adapters_of
 from handtrain.presets import RunOptions, TrainOptions
 from handtrain.run.cost import estimate, ideal_seconds, require_room, stage3_order
 from handtrain.run.device import diffusion
@@ -59,10 +58,9 @@ def train(
     """Fine-tune a Stable Diffusion on gestures of a dataset in the paper's three stages, and return the run.
 
     `gesture` is a name, several names, or `all`, `dataset` a folder of `handdata publish` or hf:USER/NAME[@REVISION],
-    `base` a diffusers folder, a .safetensors file with the original names (`prediction_type` where it does not say that
-    itself), a name on the Hub or the name of a shipped model, `out` the run folder, `cache` the folder of encoded
-    images and texts. `options` (default: those of the preset) and `running` are changed by keywords
-    that name their fields, such as `lam=0.5`.
+    `base` a diffusers folder, a .safetensors file (with its `prediction_type` if it does not state that), a name on the
+    Hub or of a shipped model, `out` the run folder, `cache` the folder of encoded images and texts. `options` (default:
+    those of the preset) and `running` are changed by keywords that name their fields, such as `lam=0.5`.
     The same call resumes an interrupted run and leaves a finished one unchanged; a damaged model is exported again.
     `verify` reads all other files of a finished run too. Raises `UserError` for a mistake and
     `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
@@ -153,13 +151,11 @@ def train(
             # Export: the last or the best weights as a model folder
             if processes.first:
                 kept = judge.restore(unet) if judge and options.keep == "best" else None
-                adapters = adapters_of(unet) if options.lora_rank else {}
-                if adapters:
-                    merge_adapters(unet)
                 poses = [each.latents.poses for each in trained]
                 about = setup.about(session.run.record["config"], features, layer, kept, poses)
-                if adapters:
-                    about |= write_adapters(out / ADAPTERS_FILE, adapters, about, setup.base)
+                if options.lora_rank:
+                    about |= write_adapters(out / ADAPTERS_FILE, unet, about, setup.base)
+                    merge_adapters(unet)
                 export(out / "model", setup.base, unet, about, layer, running.safety_checker, model.pose)
                 session.run.finish()
     return Run(out)

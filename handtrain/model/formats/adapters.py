@@ -1,4 +1,4 @@
-"""The adapters of a LoRA run, in a file beside its model; hand1000.json holds their hash."""
+"""The adapters of a LoRA run, in a file next to its model; hand1000.json holds their hash."""
 
 from pathlib import Path
 from typing import Any
@@ -7,19 +7,20 @@ from handdata.errors import UserError
 from handtrain import tensor_cache
 from handtrain.model.base import Base
 from handtrain.model.formats.header import metadata_of
-from handtrain.model.formats.lora import Factors, named, read_lora, write_lora
+from handtrain.model.formats.lora import Factors, adapters_of, named, read_lora, write_lora
 
 ADAPTERS_FILE = "lora.safetensors"  # of a run folder
 
 
-def write_adapters(file: Path, adapters: Factors, about: dict[str, Any], base: Base) -> dict[str, str]:
-    """Write trained adapters in diffusers' format; return the entry of hand1000.json that names them."""
+def write_adapters(file: Path, unet: Any, about: dict[str, Any], base: Base) -> dict[str, str]:
+    """Write the adapters of a UNet in diffusers' format; return the entry of hand1000.json that names them."""
+    adapters = adapters_of(unet)
     write_lora(file, adapters, "diffusers", metadata_of(about, base.configs, file.parent.name, base.resolution, True))
     return {"adapters_sha256": _digest(adapters)}
 
 
 def read_adapters(model: Path, about: dict[str, Any]) -> Factors:
-    """Return the adapters beside a model folder. Raises `UserError` if they are missing or another model's."""
+    """Return the adapters next to a model folder. Raises `UserError` if they are missing or another model's."""
     file, remedy = model.parent / ADAPTERS_FILE, "give --rank N to factor the model's difference to its base instead"
     try:
         adapters = read_lora(file)

@@ -1,4 +1,4 @@
-"""Safetensors files for other programs: tensors of one type, with a header that says what they are.
+"""Safetensors files for other programs: tensors of one type, with a header that describes them.
 
 The header's names are those of Stability's model spec (`modelspec.*`) and of sd-scripts (`ss_*`), which ComfyUI and
 A1111 show; `hand1000` is a JSON object of our own.

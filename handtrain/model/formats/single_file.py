@@ -34,7 +34,7 @@ class SingleFile:
     path: Path
     folder: Path  # configurations in diffusers' layout
     tensors: dict[str, Stored]
-    prediction: str | None  # what the UNet predicts; None: as the configuration says
+    prediction: str | None  # prediction type of the UNet; None: that of the configuration
 
     def weights(self, part: str, config: Config, names: list[str]) -> Weights:
         """Return the place of a network's weights, whose canonical names are given. Raises `Unusable` if one is new.
@@ -54,7 +54,7 @@ class SingleFile:
         return Weights((self.path,), tensors, found)
 
     def adapted(self, part: str, config: Config) -> Config:
-        """Return a component's shipped configuration for what this UNet predicts."""
+        """Return a component's shipped configuration, changed to this prediction type."""
         if part == "scheduler" and self.prediction:
             return {**config, "prediction_type": self.prediction}
         if part == "unet" and self.prediction == "v_prediction" and self.folder.name == "stable-diffusion-2":
@@ -80,7 +80,7 @@ class SingleFile:
 def open_single_file(path: Path, option: str, prediction: str | None) -> SingleFile:
     """Read a file's header and find the configurations of its sizes.
 
-    `prediction` is needed where neither the file nor its sizes tell what the UNet predicts. Raises `UserError` for
+    `prediction` is needed where neither the file nor its sizes determine the prediction type. Raises `UserError` for
     another kind of file.
     """
     where = f"{option} {path}"
@@ -100,11 +100,11 @@ def open_single_file(path: Path, option: str, prediction: str | None) -> SingleF
     folder = resource(name)
     stated = _stated(tensors, metadata)
     if prediction and stated and prediction != stated:
-        raise UserError(f"--prediction-type {prediction}: the file {path} says {stated}: leave the option out")
+        raise UserError(f"--prediction-type {prediction}: the file {path} states {stated}: leave the option out")
     if folder.name == "stable-diffusion-2" and not (prediction or stated):
         raise UserError(
-            f"{where} does not say what its UNet predicts: give --prediction-type v_prediction for a Stable Diffusion "
-            "2 of 768 pixels, or epsilon for one of 512 (`2-base`)"
+            f"{where} does not state the prediction type of its UNet: give --prediction-type v_prediction for a Stable "
+            "Diffusion 2 of 768 pixels, or epsilon for one of 512 (`2-base`)"
         )
     return SingleFile(path, folder, tensors, prediction or stated)
 
@@ -128,7 +128,7 @@ def _require_text_to_image(tensors: dict[str, Stored], where: str) -> None:
 
 
 def _stated(tensors: dict[str, Stored], metadata: dict[str, Any]) -> str | None:
-    """Return what a file says that its UNet predicts: in its metadata (Stability's model spec), or by a tensor."""
+    """Return the prediction type that a file states: in its metadata (Stability's model spec), or by a tensor."""
     words = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
     stated = words.get(str(metadata.get("modelspec.prediction_type")))
     return stated or ("v_prediction" if "v_pred" in tensors else None)

@@ -191,7 +191,7 @@ def test_version_2_predicts_what_the_flag_or_the_file_says(
     assert "!" in opened.tokenizer(77).joinpath("tokenizer_config.json").read_text()
     if metadata:
         other = "epsilon" if resolution == 768 else "v_prediction"
-        with pytest.raises(UserError, match=r"--prediction-type .* says .*: leave the option out"):
+        with pytest.raises(UserError, match=r"--prediction-type .* states .*: leave the option out"):
             single_file.open_single_file(path, "--base", other)
 
 
