@@ -52,12 +52,12 @@ def scores(given: argparse.Namespace, model: Path | str, name: str, base_images:
     images, file = given.out / "images" / name, given.out / f"{name}-evaluation.json"
     mu = None if base_images is None else given.mu
     generate(
-        model, out=images, prompts=f"{given.dataset}:test", gesture=given.gesture, seeds=given.seeds, limit=given.limit,
+        model, out=images, prompts=f"{given.dataset}:{given.split}", gesture=given.gesture, seeds=given.seeds, limit=given.limit,
         steps=given.steps, batch=25, device=given.device, guidance=given.guidance, mu=mu,
     )  # fmt: skip
     if not file.is_file():
         evaluate(
-            real=f"{given.dataset}:test", fake=images, base=base_images, gesture=given.gesture, landmarks=given.dataset,
+            real=f"{given.dataset}:{given.split}", fake=images, base=base_images, gesture=given.gesture, landmarks=given.dataset,
             clip="none", variants="standard", device=given.device,
         ).write(file)  # fmt: skip
     record = require_json(file)["metrics"][METRIC]["standard"]
@@ -84,12 +84,13 @@ def table(given: argparse.Namespace) -> str:
     return markdown_table(heads, rows)
 
 
-def main() -> None:
-    """Print the table."""
+def flags() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="model folder of a full run of one gesture")
     parser.add_argument("--base", required=True, help="the base that it was trained from")
-    parser.add_argument("--dataset", required=True, help="dataset with the test prompts")
+    parser.add_argument("--dataset", required=True, help="dataset with the prompts")
+    parser.add_argument("--split", default="test", help="split whose texts are the prompts")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(14)))
@@ -98,7 +99,12 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--mu", type=float, help="share of the text embedding; default: the model's lam")
     parser.add_argument("--device", default="auto")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print the table."""
+    given = flags().parse_args()
     text = table(given)
     write_text(given.out / "table.md", text + "\n")
     print(text)
