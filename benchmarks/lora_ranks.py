@@ -50,14 +50,14 @@ def factored_model(folder: Path, tuned: Base, before: Base, rank: int, layers: A
 def scores(given: argparse.Namespace, model: Path | str, name: str, base_images: Path | None) -> tuple[Path, float]:
     """Return the pictures of a model and their gesture accuracy."""
     images, file = given.out / "images" / name, given.out / f"{name}-evaluation.json"
-    mu = None if base_images is None else given.mu
+    mu, rows = None if base_images is None else given.mu, f"{given.dataset}:{given.split}"
     generate(
-        model, out=images, prompts=f"{given.dataset}:{given.split}", gesture=given.gesture, seeds=given.seeds, limit=given.limit,
+        model, out=images, prompts=rows, gesture=given.gesture, seeds=given.seeds, limit=given.limit,
         steps=given.steps, batch=25, device=given.device, guidance=given.guidance, mu=mu,
     )  # fmt: skip
     if not file.is_file():
         evaluate(
-            real=f"{given.dataset}:{given.split}", fake=images, base=base_images, gesture=given.gesture, landmarks=given.dataset,
+            real=rows, fake=images, base=base_images, gesture=given.gesture, landmarks=given.dataset,
             clip="none", variants="standard", device=given.device,
         ).write(file)  # fmt: skip
     record = require_json(file)["metrics"][METRIC]["standard"]
