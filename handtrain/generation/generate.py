@@ -287,7 +287,8 @@ def _prompts(
 def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: GenerateOptions) -> dict[str, Any]:
     unet = [base.path] if base.single_file else base.folder.glob("unet/*.safetensors")
     weights = sorted(file for file in unet if file.is_file())
-    lam = about.get("lam")
+    lam, scheduler = about.get("lam"), base.configs["scheduler"]
+    of_file = {"prediction_type": scheduler.get("prediction_type")} if base.single_file else {}
     of_pose = {"pose": options.pose, "pose_guidance": options.pose_guidance} if about.get("pose") else {}
     return {
         "model": str(base.commit or base.path),
@@ -305,5 +306,6 @@ def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: G
         "negative_prompt": options.negative_prompt,
         "precision": options.precision,
         "safety_checker": False,
+        **of_file,
         **of_pose,
     }
