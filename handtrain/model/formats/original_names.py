@@ -7,7 +7,7 @@ those of Stable Diffusion XL. Source: the modules of CompVis/stable-diffusion an
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from handtrain.model.weights import Piece, Unusable
 
@@ -127,5 +127,5 @@ def _shortcut(name: str) -> str:
     return "nin_shortcut" if name == "conv_shortcut" else name
 
 
-def _unknown(name: str) -> Any:
+def _unknown(name: str) -> NoReturn:
     raise Unusable(f"its weight {name} has no name in the original layout of Stable Diffusion 1 and 2")

@@ -173,7 +173,7 @@ def test_half_precision_halves_the_size_and_loads(token_model: Path, tmp_path: P
     assert {tensor.dtype for tensor in stored} == {torch.float16}
     whole = _picture(Hand1000Pipeline.from_pretrained(token_model))
     assert np.abs(_picture(Hand1000Pipeline.from_pretrained(out)) - whole).mean() < 1
-    plain = StableDiffusionPipeline.from_pretrained(out, torch_dtype=torch.float32)
+    plain = StableDiffusionPipeline.from_pretrained(out, dtype=torch.float32)
     assert np.abs(_picture(plain) - _picture(StableDiffusionPipeline.from_pretrained(token_model))).mean() < 1
 
 
