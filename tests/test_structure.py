@@ -23,7 +23,8 @@ ORDER = {
     ],
     "handtrain": [
         "options seals", "tensor_cache", "presets data", "method", "model", "run networks landmark_network",
-        "generation evaluation", "training raters", "reporting", "judging publish bench mini", "reproduce", "cli",
+        "generation evaluation", "training raters", "reporting", "judging publish bench mini exporting", "reproduce",
+        "cli",
     ],
 }  # fmt: skip
 SHARED = {

@@ -8,6 +8,7 @@ ABOUT = "Fine-tune Stable Diffusion on the photographs of one hand gesture, gene
 
 COMMANDS: program.Table = {
     "import-checkpoint": "make a model folder from a checkpoint of the paper's released code",
+    "export": "write a model as a diffusers folder, in half precision, as a single file or as a LoRA",
     "publish": "publish a trained model to the Hub or a folder",
     "train": "fine-tune a base model on one gesture of a dataset",
     "generate": "generate images from a trained model or a plain base",

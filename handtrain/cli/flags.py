@@ -16,6 +16,8 @@ from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_
 
 _Preset: TypeAlias = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
 
+_PredictionType: TypeAlias = Literal["epsilon", "v_prediction"] | None
+
 _OF_TRAIN = ("out", "cache", "verify", "dry_run")  # flags of `train` that its plan does not need
 
 
@@ -29,7 +31,7 @@ class Train:
 
     dataset: str  # dataset: hf:USER/NAME[@REVISION], or a folder of `handdata publish`
     gesture: tuple[str, ...]  # gestures, configurations of the dataset: HaGRID's names, or all
-    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
+    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, a file or a shipped name
     out: Path  # run folder
     preset: _Preset = "paper"  # see docs/training.md
     options: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)
@@ -38,6 +40,7 @@ class Train:
     cache: Path | None = None  # cache of encoded images and texts; by default ~/.cache/hand1000/encoded
     verify: bool = False  # read every file of a finished run again, and make again those that are damaged
     dry_run: bool = False  # check everything, and print the steps, memory, disk space and time of the run
+    prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
 
     @classmethod
     def defaults(cls, argv: list[str]) -> "Train":
@@ -118,14 +121,42 @@ class ImportCheckpoint:
     """Make a model folder from a checkpoint of the paper's released code, without its random fusion layer."""
 
     checkpoint: Path  # .ckpt file
-    base: str  # base model of the checkpoint: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
+    base: str  # base model of the checkpoint: hf:USER/NAME[@REVISION], a folder, a .safetensors file or a shipped name
     gesture: str  # HaGRID's name of the gesture
     out: Path  # model folder
+    prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
 
     def __call__(self) -> int:
         from handtrain.model.import_checkpoint import import_checkpoint
 
         print(import_checkpoint(**vars(self)))
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained model or a base in the format that another program reads.
+
+    diffusers and fp16: a folder in float32 or float16. single-file: the original names, for ComfyUI and A1111. lora:
+    the change of the UNet alone, which is the adapters of a LoRA run, else the difference to the base, factored. A
+    single file and a LoRA carry neither the gesture feature nor the pose layers. A pickle (.ckpt, .bin) is converted.
+    """
+
+    model: Positional[str]  # trained model or base: a run, a folder, a file, hf:USER/NAME[@REVISION] or a shipped name
+    to: Literal["diffusers", "fp16", "single-file", "lora"]  # format
+    out: Path  # new folder; for single-file and lora a new file, FILE.safetensors
+    base: str | None = None  # lora: the base that the model was trained from; default: that of hand1000.json on the Hub
+    rank: int | None = None  # lora: rank of the factors of a model that was trained in full; default: 32
+    layers: Literal["attention", "all"] | None = None  # lora: layers of the UNet that are factored; default: all
+    lora_format: Literal["diffusers", "kohya"] | None = None  # lora: names of the weights; default: diffusers
+    images: int = 4  # lora: number of pictures that are compared with the full model's; 0: none
+    device: str = "auto"  # lora: device of these pictures: auto, cpu, cuda, cuda:1
+    prediction_type: _PredictionType = None  # prediction type of a single file that does not state it
+
+    def __call__(self) -> int:
+        from handtrain.exporting.export import export
+
+        print(export(**vars(self)))
         return 0
 
 
@@ -138,7 +169,7 @@ class Generate:
     images are counted.
     """
 
-    model: str  # trained model, or a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder or a shipped name
+    model: str  # trained model or Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, file or shipped name
     out: Path  # folder of the images
     prompts: str | None = None  # file with one prompt per line, or DATASET:SPLIT for the texts of its rows
     prompt: str | None = None  # single prompt, in place of --prompts
@@ -149,6 +180,7 @@ class Generate:
     batch: int = 4  # number of images generated at once; changes the images by rounding only
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the number of images and steps
+    prediction_type: _PredictionType = None  # prediction type of a --model in one file that does not state it
 
     def __call__(self) -> int:
         from handtrain.generation.generate import generate, planned
@@ -262,7 +294,7 @@ class Reproduce:
     """
 
     dataset: str  # dataset: hf:USER/NAME[@REVISION], or a folder of `handdata publish`
-    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
+    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, a file or a shipped name
     out: Path  # folder of all results; the report is OUT/report.html
     gestures: tuple[str, ...] = PAPER_GESTURES  # gestures, configurations of the dataset; default: the paper's six
     preset: _Preset = "paper"  # see docs/training.md
@@ -275,6 +307,7 @@ class Reproduce:
     batch: int = 4  # number of images generated at once
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the images, steps, memory, disk space and time
+    prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
 
     def __call__(self) -> int:
         from handtrain.evaluation.records import read_evaluation
