@@ -45,11 +45,28 @@ run handtrain train --dataset "$dataset" --gesture "$gesture" --base "$base" --p
 draw=(--prompts "$dataset:test" --gesture "$gesture" --seeds "${seeds[@]}" --steps 20 --batch 25)
 run handtrain generate --model "$base" --out "$run/images/base" "${draw[@]}"
 run handtrain generate --model "$run/model" --out "$run/images/tuned" "${draw[@]}"
+
+# Images of both models from prompts without a gesture: a model that draws its gesture there has forgotten the others.
+cat > "$out/free.txt" <<END
+a photo of a hand with dark skin and a black sleeve in front of a pink wall with a bookshelf, on the right
+a photo of a hand with dark skin and a bare arm in front of a plain beige wall, on the right
+a hand with light skin and a purple sleeve on the left in front of a plain purple wall
+a photo of a hand with light skin and a pink sleeve in front of a beige striped wall, on the right
+a photo of a hand with brown skin and a blue sleeve in front of a yellow wall with a clock, in the middle
+a hand with brown skin and an orange sleeve in the middle in front of a green wall with a plant
+a hand with light skin and a bare arm in the middle in front of a grey wall with a window
+a person with dark skin and a white sleeve in front of a plain pink wall, the hand in the middle
+END
+draw=(--prompts "$out/free.txt" --seeds "${seeds[@]}" --steps 20 --batch 25)
+run handtrain generate --model "$base" --out "$run/images/free_base" "${draw[@]}"
+run handtrain generate --model "$run/model" --out "$run/images/free" "${draw[@]}"
+
 run handdata render --out "$out/real" --gestures "$gesture" --train 0 --validation 0 --test "$real" --size 128 --seed 7 \
     --second-hand 0.1 --no-oddities
 run python -m zipfile -e "$out/real/$gesture.zip" "$out/real"
 run handtrain evaluate --real "$out/real/$gesture" --fake "$run/images/tuned" --base "$run/images/base" \
-    --landmarks "$dataset" --clip none --variants standard --json "$run/evaluation.json"
+    --free "$run/images/free" --free-base "$run/images/free_base" --landmarks "$dataset" --clip none \
+    --variants standard --json "$run/evaluation.json"
 run python -m handtrain.mini.colours "$run/images/base" "$run/images/tuned" --json-file "$run/colours.json"
 run handtrain report "$run" --out "$out/report.html"
 run python -m handtrain.mini.summary "$run"

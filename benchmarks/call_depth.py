@@ -77,7 +77,7 @@ def stacks_of(folder: Path) -> Iterator[tuple[str, int, dict[tuple[str, ...], No
 
     base, dataset = str(tiny.write_base(folder / "base")), str(tiny.write_dataset(folder / "dataset"))
     train = ["--dataset", dataset, "--gesture", "call", "--base", base, "--cache", str(folder / "cache")]
-    for preset in ("paper", "plus", "reference"):
+    for preset in ("paper", "plus-2025", "reference"):
         short = ["--limit", "1", "--unet-epochs", "1", "--sample-every", "0", "--validate-every", "0"]
         with recorded(UNet2DConditionModel, "forward", "noise_prediction_loss") as stacks:
             run("handtrain", "train", *train, *short, "--preset", preset, "--out", str(folder / preset))

@@ -46,7 +46,7 @@ _FAST = ("--preset", "mini")
 VARIANTS = (
     Variant("plain fine-tuning", (*_FAST, "--lam", "1", "--embedding-steps", "0")),
     Variant("fast", _FAST),
-    Variant("plus", ("--preset", "plus", "--unet-lr", str(RATE))),
+    Variant("plus-2025", ("--preset", "plus-2025", "--unet-lr", str(RATE))),
     Variant("paper", ("--preset", "paper", "--unet-lr", PER_IMAGE)),
     Variant("reference", ("--preset", "reference", "--unet-lr", PER_IMAGE), 1),
     Variant("fast, lam 0.3", (*_FAST, "--lam", "0.3")),
@@ -77,7 +77,8 @@ class Run:
         yield [*train, "--sample-every", "0", "--validate-every", "0", "--no-tensorboard", "--device", "cpu"]
         yield [*generation(bench, self.gesture, str(self.folder / "model"), tuned)]
         evaluate = ["handtrain", "evaluate", "--real", str(real), "--fake", str(tuned), "--base", str(base)]
-        evaluate += ["--landmarks", str(dataset), "--clip", "none", "--variants", "standard"]
+        evaluate += ["--landmarks", str(dataset), "--variants", "standard"]
+        evaluate += ["--clip", "none"]
         evaluate += ["--crop", "center"]  # all pictures are square: a crop is the whole, and a folder knows no boxes
         written = ("--json", str(self.folder / "evaluation.json"), "--details", str(self.folder / "details.jsonl"))
         yield [*evaluate, *written]

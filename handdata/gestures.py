@@ -35,6 +35,16 @@ def require_one(name: str, option: str) -> None:
     require_known(name, gestures(), "gesture", f" ({option}; all gestures are in prompts/gestures.toml)")
 
 
+def require_trainable(names: tuple[str, ...], option: str) -> None:
+    """Raise `UserError` unless the names are HaGRID's gestures, at least one, or `all` alone, naming the option."""
+    if not names:
+        raise UserError(f"{option} is empty: name one or more gestures of the dataset, or all")
+    if "all" in names and len(names) > 1:
+        raise UserError(f"{option} {' '.join(names)}: give all alone, or the names of the gestures")
+    for name in () if names == ("all",) else names:
+        require_one(name, option)
+
+
 def require(names: tuple[str, ...]) -> None:
     """Raise `UserError` for the first name that is not one of HaGRID's gestures."""
     for name in names:

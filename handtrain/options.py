@@ -21,10 +21,15 @@ class GenerateOptions:
     # sampler of the images; reference: the released code's 46 steps with the same noise for all prompts
     sampler: Literal["ddim", "reference"] = "ddim"
     steps: int = 45  # number of DDIM steps (released code: 45, which are 46 in its sampler)
-    guidance: float = 3.0  # scale of classifier-free guidance (released code)
+    # scale of classifier-free guidance; default: 3 (released code), 2 for a model trained with poses
+    guidance: float | None = None
     eta: float = 0.0  # amount of noise that DDIM adds in each step; 0: none
     negative_prompt: str = ""  # negative prompt, encoded without the gesture
     resolution: int = 0  # side of the images in pixels; 0: the model's
+    # pose of the hand, for a model trained with poses: own (of the gesture that the prompt names), none, rows (of the
+    # dataset's rows of --prompts), a gesture, or a file: a photograph or JSON with landmarks
+    pose: str = "own"
+    pose_guidance: float | None = None  # scale of the guidance towards the pose; default: that of --guidance
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # number format of the networks
 
 
@@ -40,6 +45,10 @@ class EvaluateOptions:
     variants: Literal["both", "standard"] = "both"
     bootstrap: int = 100  # number of bootstrap draws for the intervals of distances
     clip: str = "hf:openai/clip-vit-base-patch32"  # model of the CLIP score: hf:USER/NAME, a folder, or none
+    # model of FD-DINOv2, precision and recall: hf:facebook/dinov2-large (1.2 GB), a folder, or none
+    dinov2: str = "none"
+    # model of CMMD: hf:openai/clip-vit-large-patch14-336 (1.7 GB), a folder, or none
+    cmmd: str = "none"
     # weights file to use in place of the verified one (`handdata assets inception-fid`)
     inception_fid: Path | None = None
     # weights file to use in place of the verified one (`handdata assets inception-torchvision`)

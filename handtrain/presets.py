@@ -35,6 +35,24 @@ class TrainOptions:
     unet_batch: int = 1  # Stage III: images per step, over all processes
     unet_lr: float = 1e-6  # Stage III: learning rate of Adam
     unet_warmup: int = 0  # Stage III: number of steps in which the learning rate rises to its value
+    # Stage III: learning rate after the warm-up; linear: falls with the steps to a twentieth
+    unet_decay: Literal["none", "linear"] = "none"
+    unet_samples: int = 0  # Stage III: images in all steps together, in place of --unet-epochs; 0: by epochs
+    unet_clip: float = 0.0  # Stage III: largest norm of the gradients; 0: no limit
+    # Stage III: routes of the joints of each image's hand to the UNet, such as map,time,tokens; none: trained by text
+    pose: str = "none"
+    pose_rate: float = 4.0  # learning rate of the pose layers relative to that of the UNet
+    pose_dropout: float = 0.1  # Stage III: share of images trained without their pose, for guidance
+    text_dropout: float = 0.0  # Stage III: share of images trained without their text, for guidance
+    # Stage III: density of the diffusion times; late: more of the noisy times, at which the composition forms
+    times: Literal["uniform", "late", "middle", "early"] = "uniform"
+    min_snr: float = (
+        0.0  # Stage III: limit of the signal-to-noise ratio in the loss weights (5 is usual); 0: weights of 1
+    )
+    ema: float = 0.0  # Stage III: decay of the running mean of the weights, which is the result; 0: the last weights
+    # Stage III: share of every batch that are the base model's own pictures of the texts without the gesture
+    prior: float = 0.0
+    prior_images: int = 256  # number of pictures that the base model draws for --prior
     fusion_epochs: int = 10  # token fusion: passes over the images before Stage II
     fusion_batch: int = 16  # token fusion: images per step
     fusion_lr: float = 1e-4  # token fusion: learning rate of Adam
@@ -54,6 +72,12 @@ class TrainOptions:
     patience: int = 0  # number of evaluations in a row without a better one that ends Stage III; 0: never
     # generator of the noise with --order images: cuda repeats the released code's, cpu is equal on every machine
     noise_device: Literal["cpu", "cuda"] = "cpu"
+
+
+ROUTES = ("map", "time", "tokens")  # choices of --pose; `method.conditioning` has the layers
+_NOT_RELEASED = (
+    "unet_decay", "unet_samples", "unet_clip", "pose", "text_dropout", "times", "min_snr", "ema", "prior",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,7 +112,14 @@ class Preset:
 
 
 _FAST: dict[str, Any] = {"unet_batch": 16, "unet_lr": 1.6e-5, "unet_warmup": 50, "precision": "auto"}
-_PLUS: dict[str, Any] = {**_FAST, "crop": "hand", "feature": "normalised", "fusion": "token", "hand_weight": 2.0}
+_PLUS_2025: dict[str, Any] = {**_FAST, "crop": "hand", "feature": "normalised", "fusion": "token", "hand_weight": 2.0}
+# The fusion drops out with lam 1: a gesture's feature is one constant. The pose differs from image to image. The prior,
+# and no image of a gesture without its pose, keep the base's pictures where no pose is given (docs/benchmarks.md).
+_PLUS: dict[str, Any] = {
+    **_FAST, "lam": 1.0, "embedding_steps": 0, "crop": "hand", "pose": "map", "pose_rate": 10.0, "pose_dropout": 0.0,
+    "hand_weight": 4.0, "prior": 0.25, "unet_batch": 32, "unet_lr": 3.2e-5, "unet_decay": "linear", "unet_clip": 1.0,
+    "text_dropout": 0.1, "ema": 0.995,
+}  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
     # The paper's table 2, phone call against Stable Diffusion 1.4 on the same prompts.
@@ -98,7 +129,9 @@ PRESETS: dict[str, Preset] = {
     ),
     # Rate x batch keeps rate x steps, the most that Adam can move a weight.
     "fast": Preset(_FAST, "those of `paper`"),
-    "plus": Preset(_PLUS),
+    # Its rate is that of `fast`, with rate x batch kept; the mini models were measured at 8e-4.
+    "plus": Preset(_PLUS, "not measured on Stable Diffusion; on the mini models see docs/benchmarks.md"),
+    "plus-2025": Preset(_PLUS_2025),  # what `plus` was until November 2026
     # A mini model is 400 times smaller and freshly trained: it needs larger steps than Stable Diffusion. The rate is
     # the best of 1e-4 to 8e-4 on `palm` (docs/benchmarks.md).
     "mini": Preset(
@@ -120,10 +153,50 @@ def options_of(preset: str) -> TrainOptions:
 def check(options: TrainOptions) -> None:
     """Raise `UserError` for the first option with an invalid value."""
     require_ranges(options)
+    _check_stage3(options)
     if (options.patience or options.keep == "best") and not options.evaluate_every:
         raise UserError("--keep best and --patience need evaluations during training: give --evaluate-every STEPS")
     if options.order == "images":
         _check_image_order(options)
+
+
+def check_running(running: RunOptions, options: TrainOptions) -> None:
+    """Raise `UserError` for an option of a run that is out of range, or that the options of training do not support."""
+    require_ranges(running)
+    if running.compile != "no" and options.pose != "none":
+        raise UserError("--compile does not support pose layers yet: leave it at no, or give --pose none")
+
+
+def routes(options: TrainOptions) -> tuple[str, ...]:
+    """Return the routes of --pose in a fixed order, none for `none`. Raises `UserError` for another word."""
+    words = [word.strip() for word in options.pose.split(",")]
+    if words == ["none"]:
+        return ()
+    for word in words:
+        if word not in ROUTES:
+            raise UserError(
+                f"--pose {options.pose}: '{word}' is not a route: choose none, or some of {','.join(ROUTES)}"
+            )
+    return tuple(route for route in ROUTES if route in words)
+
+
+def prior_batch(options: TrainOptions) -> int:
+    """Return the number of images of a Stage III batch that are the base model's own."""
+    return round(options.prior * options.unet_batch)
+
+
+def _check_stage3(options: TrainOptions) -> None:
+    routes(options)
+    for name in ("pose_dropout", "text_dropout", "ema"):
+        if getattr(options, name) == 1:
+            raise UserError(f"--{name.replace('_', '-')} 1 must be below 1")
+    if options.prior and not 0 < prior_batch(options) < options.unet_batch:
+        raise UserError(
+            f"--prior {options.prior} of a batch of {options.unet_batch} leaves no image of one kind: "
+            "choose another share, or a larger --unet-batch"
+        )
+    if options.ema and options.keep == "best":
+        raise UserError("--ema averages the weights up to the last step: leave --keep at last, or --ema at 0")
 
 
 def _check_image_order(options: TrainOptions) -> None:
@@ -135,6 +208,10 @@ def _check_image_order(options: TrainOptions) -> None:
         raise UserError(
             "--order images repeats the released code: leave --precision at fp32, --optimizer at adam, --lora-rank at 0"
         )
+    defaults = TrainOptions()
+    for name in _NOT_RELEASED:
+        if getattr(options, name) != getattr(defaults, name):
+            raise UserError(f"--order images repeats the released code, which lacks --{name.replace('_', '-')}")
     if options.evaluate_every or options.keep != "last":
         raise UserError(
             "--order images repeats the released code, which has no evaluation: leave --evaluate-every at 0"

@@ -16,7 +16,9 @@ from handtrain.evaluation import evaluate as evaluation
 from handtrain.evaluation.image_sets import folder_set
 from handtrain.evaluation.records import fault_of
 from handtrain.generation import generate as generation
+from handtrain.generation.sampling import guidance_of
 from handtrain.options import EvaluateOptions, GenerateOptions, recorded
+from handtrain.presets import options_of
 from handtrain.reporting.report import report
 from handtrain.run.processes import launched
 from handtrain.training.train import plan_run, train
@@ -47,13 +49,17 @@ def reproduce(
     """
     out, generate, evaluate = Path(out), generate or GenerateOptions(), evaluate or EvaluateOptions()
     training = {"base": base, "device": device, **training}
+    stated = {"prediction_type": training.get("prediction_type")}
+    if generate.guidance is None:  # the same for both sides
+        posed = training.get("pose", (training.get("options") or options_of(training.get("preset", "paper"))).pose)
+        generate = replace(generate, guidance=guidance_of(posed != "none"))
     plan = planned(dataset, gestures=gestures, split=split, limit=limit, seeds=seeds, generate=generate, **training)
     print(plan, file=sys.stderr)
     for gesture in gestures:
         run, real = out / gesture, f"{dataset}:{split}"
         make = partial(generation.generate, prompts=real, gesture=gesture, seeds=seeds, limit=limit, batch=batch)
         _note(gesture, "images of the base model")
-        untuned = make(base, out=run / "images" / "base", device=device, options=replace(generate, mu=None))
+        untuned = make(base, out=run / "images" / "base", device=device, options=replace(generate, mu=None), **stated)
         _note(gesture, "training")
         model = train(dataset, gesture=gesture, out=run, **training).model
         _note(gesture, "images of the tuned model")

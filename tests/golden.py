@@ -23,7 +23,7 @@ COUNTS = [
 ]  # fmt: skip
 TRAIN = ["--base", "mini-stable-diffusion", "--gesture", "call", "--device", "cpu", "--limit", "4"]
 SHORT = ["--unet-epochs", "3", "--embedding-steps", "3", "--sample-every", "0", "--validate-every", "0"]
-PRESETS = ("reference", "paper", "fast", "plus", "mini")
+PRESETS = ("reference", "paper", "fast", "plus-2025", "mini")
 
 
 def run(*command: str) -> None:

@@ -6,12 +6,12 @@ run by `builds/engine`; the others are called here.
 
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from handdata.builds import engine as engines
-from handdata.builds import rates
 from handdata.builds import verify as verification
 from handdata.builds.drop import Dropped, drop
 from handdata.builds.folder import BuildFolder
@@ -19,11 +19,19 @@ from handdata.builds.payload import Published
 from handdata.builds.publish import publish
 from handdata.builds.review import Applied, apply_decisions, write_page
 from handdata.builds.status import status
-from handdata.errors import UserError
+from handdata.errors import Unfinished, UserError
+from handdata.files import exclusive, remove, remove_partial
 from handdata.huggingface import model_folder
 from handdata.rows.manifest import read_manifest
-from handdata.rows.shards import shard_count, shard_path
-from handdata.stages import Execution, StageReport, StageSpec, stage_named, stages_until
+from handdata.rows.parts import parts_of
+from handdata.rows.shards import SHARD_ROWS, shard_count, shard_path
+from handdata.sources.journal import join_journals, read_receipts
+from handdata.stages import STAGES, Execution, StageReport, StageSpec, assemble, fetch, stage_named, stages_until
+from handdata.workers import rates
+from handdata.workers.shard_worker import ShardWorker, inspect_fetched
+from handdata.workers.software import require_software, software_of
+
+_LOCAL = Execution()
 
 
 class Build(BuildFolder):
@@ -37,17 +45,19 @@ class Build(BuildFolder):
         progress: bool = True,
         only: str | None = None,
         verify: bool = False,
+        address: str = "",
     ) -> dict[str, StageReport]:
         """Run all stages in order, those up to `until`, or the stage `only`; return their reports by name.
 
-        Shards that were finished from the same inputs are kept, so the same call resumes a build that was stopped.
-        `engine` is local or ray, `workers` the number of processes per stage; the rows do not depend on them. With
+        Shards that were finished from the same inputs are kept, so the same call resumes a build that was stopped. A
+        part makes its own shards only, and leaves the last stage to `join`. `engine` is local or ray, `address` that of
+        a running Ray cluster, and `workers` the number of processes per stage; the rows do not depend on them. With
         `verify` every file that the build relies on is read first, and damaged ones are listed on stderr. Raises
         `UserError` for a mistake, `Unfinished` if a stage cannot continue.
         """
         if engine not in engines.ENGINES:
             raise UserError(f"unknown engine '{engine}': use {' or '.join(engines.ENGINES)}")
-        execution, reports = Execution(engine, workers, progress), {}
+        execution, reports = Execution(engine, workers, progress, address, self.part), {}
         stages = stages_until(until) if only is None else (stage_named(only),)
         seconds: dict[str, float] = {}
         with self.lock():
@@ -56,22 +66,90 @@ class Build(BuildFolder):
                 print(verification.report(verification.verify(self)), file=sys.stderr)
             started = time.monotonic()  # the time of the first stage includes the look-ups
             self._require_models(stages)
+            if self.part is None:
+                self.update_record({}, software={})
+            else:
+                self.update_record({}, parts=self.part.of)
             for stage in stages:
-                implementation = stage.load()
-                if isinstance(implementation, type):  # a `Stage`, which works on shards
-                    options = self._options(stage, implementation)
-                    if verify and stage.name == "caption" and not options.server:
-                        model, _ = model_folder(options.model, options.revision)
-                        verification.verify_model(model, f"--{stage.table}.model")
-                    report = engines.run(stage, options, self.path, execution)
-                else:  # a function, which works on the whole build
-                    report = implementation(self.path, self.recipe, execution)
-                outcome = {"rows": report.rows, "failed": dict(sorted(report.failed.items()))}
-                self.update_record({stage.name: outcome}, **report.notes)
-                reports[stage.name], seconds[stage.name] = report, time.monotonic() - started
+                if self.part is None or stage.columns:
+                    reports[stage.name] = self._run_stage(stage, execution, verify)
+                elif stage is STAGES[0]:  # the images are chosen by one part, while others wait
+                    with exclusive(self.path / ".select.lock"):
+                        reports[stage.name] = self._run_stage(stage, execution, verify)
+                seconds[stage.name] = time.monotonic() - started
                 started += seconds[stage.name]
-        rates.record(self.recipe, reports, seconds, workers)
+        if self.part is None:
+            rates.record(self.recipe, reports, seconds, workers)
         return reports
+
+    def join(self, progress: bool = True) -> StageReport:
+        """Check that the parts of a build have finished every shard, and assemble the dataset; return its report.
+
+        Nothing else is computed. Raises `Unfinished` naming the parts to run again.
+        """
+        with self.lock():
+            for name in (".select.lock", *(path.name for path in self.path.glob(".part-*.lock"))):
+                remove(self.path / name)
+            for folder in (*self.path.glob("images/*"), *(self.path / stage.columns for stage in STAGES)):
+                remove_partial(folder)
+            join_journals(self.path)
+            ids = read_manifest(self.path, columns=["image_id"])["image_id"].to_pylist()
+            self.update_record({}, converted=fetch.converted(read_receipts(self.path)[0], ids))
+            for stage in STAGES:
+                if stage.columns:
+                    outcomes = self._inspect(stage)
+                    failed = sum((outcome["failed"] for outcome in outcomes), Counter[str]())
+                    self._record_outcome(stage, sum(outcome["rows"] for outcome in outcomes), failed)
+            report: StageReport = assemble.run(self.path, self.recipe, Execution(progress=progress))
+            self._record_outcome(STAGES[-1], report.rows, report.failed)
+        return report
+
+    def _run_stage(self, stage: StageSpec, execution: Execution, verify: bool) -> StageReport:
+        implementation = stage.load()
+        if isinstance(implementation, type):  # a `Stage`, which works on shards
+            options = self._options(stage, implementation, execution)
+            if verify and stage.name == "caption" and not options.server:
+                model, _ = model_folder(options.model, options.revision)
+                verification.verify_model(model, f"--{stage.table}.model")
+            self._agree_on_software(stage, options)
+            report = engines.run(stage, options, self.path, execution, getattr(self.recipe.resources, stage.name))
+        else:  # a function, which works on the whole build
+            report = implementation(self.path, self.recipe, execution)
+        if self.part is None or stage is STAGES[0]:
+            self._record_outcome(stage, report.rows, report.failed, report.notes)
+        return report
+
+    def _record_outcome(
+        self, stage: StageSpec, rows: int, failed: Counter[str], notes: dict[str, Any] | None = None
+    ) -> None:
+        self.update_record({stage.name: {"rows": rows, "failed": dict(sorted(failed.items()))}}, **(notes or {}))
+
+    def _agree_on_software(self, stage: StageSpec, options: Any) -> None:
+        """Compare the versions that decide a stage's rows with those of the other parts, of which the first names them.
+
+        A run of the whole build names them again. Raises `UserError` for a part with other versions.
+        """
+        named = self.settle("software", stage.name, {}, {"versions": software_of(stage, options)})["versions"]
+        require_software(named, f"part {self.part}", f"the parts of {self.path} that began earlier")
+
+    def _inspect(self, stage: StageSpec) -> list[dict[str, Any]]:
+        """Return the outcomes of a stage's shards. Raises `Unfinished` naming the parts of those that are missing."""
+        ids = read_manifest(self.path, columns=["image_id"])["image_id"].to_pylist()
+        implementation, shards = stage.load(), range(shard_count(len(ids)))
+        if isinstance(implementation, type):
+            worker = ShardWorker(stage, self._options(stage, implementation), self.path)
+            inspected = [worker.inspect(shard) for shard in shards]
+        else:
+            inspected = [inspect_fetched(self.path, shard, ids[shard * SHARD_ROWS :][:SHARD_ROWS]) for shard in shards]
+        missing = {shard: reason for shard, (outcome, reason) in enumerate(inspected) if outcome is None}
+        if missing:
+            parts = parts_of(missing, self.record().get("parts", 1))
+            remedy = ", ".join(f"--part {part}" for part in parts) if parts[0].of > 1 else "no --part"
+            raise Unfinished(
+                f"{len(missing):,} of {len(shards):,} shards of '{stage.name}' are not finished (the first of them is"
+                f" {next(iter(missing.values()))}): run `handdata build` again with {remedy}, then with --join"
+            )
+        return [outcome for outcome, _ in inspected if outcome is not None]
 
     def status(self) -> dict[str, Any]:
         """Return the state of the build as plain data: rows done, failed and left by stage, decisions, dataset."""
@@ -102,33 +180,53 @@ class Build(BuildFolder):
         for stage in stages:
             implementation = stage.load()
             if isinstance(implementation, type):
-                options = self._options(stage, implementation)
+                options = self._pinned(stage, implementation)
                 if hasattr(implementation, "require") and not self._has_shards(stage):
                     implementation.require(options)
 
     def _has_shards(self, stage: StageSpec) -> bool:
-        """Return whether every shard of a stage exists: a finished build needs no model file."""
+        """Return whether every shard of a stage in this part exists: no model file is needed then."""
         if not (self.path / "manifest.parquet").exists():
             return False
-        shards = shard_count(read_manifest(self.path, columns=["image_id"]).num_rows)
-        return all(shard_path(self.path, stage.columns, shard).exists() for shard in range(shards))
+        shards = range(shard_count(read_manifest(self.path, columns=["image_id"]).num_rows))
+        shards = shards if self.part is None else self.part.shards(len(shards))
+        return all(shard_path(self.path, stage.columns, shard).exists() for shard in shards)
 
-    def _options(self, stage: StageSpec, implementation: Any) -> Any:
-        """Return a stage's options, with a model's branch replaced by the commit that it first resolved to.
+    def _options(self, stage: StageSpec, implementation: Any, execution: Execution = _LOCAL) -> Any:
+        """Return a stage's options, with a branch replaced by a commit, and an automatic device by a kind of device.
 
-        The branch may move between two runs, but all rows of a build come from one model.
+        The branch may move between two runs, and machines differ, but all rows of a build come from one model, and are
+        computed on one kind of device. `run.json` keeps the first answers.
         """
+        return self._on_device(stage, implementation, self._pinned(stage, implementation), execution)
+
+    def _pinned(self, stage: StageSpec, implementation: Any) -> Any:
+        """Return a stage's options with a model's branch replaced by its commit, and its file's sha256 if it is one."""
         options: Any = getattr(self.recipe, stage.table) if stage.table else None
         if not hasattr(implementation, "at_commit"):
             return options
-        requested, pins = {"model": options.model, "revision": options.revision}, self.record().get("pins", {})
-        if pins.get(stage.name, {}).get("asked") == requested:
-            sha256 = pins[stage.name].get("sha256")  # of a single file on the Hub
-            known = {"sha256": options.sha256 or sha256} if sha256 else {}
-            return replace(options, revision=pins[stage.name]["commit"], **known)
-        pinned = implementation.at_commit(options)
-        if pinned != options:
-            pin = {"asked": requested, "commit": pinned.revision}
-            pin |= {"sha256": pinned.sha256} if getattr(pinned, "sha256", "") else {}
-            self.update_record({}, pins={**pins, stage.name: pin})
-        return pinned
+        requested = {"model": options.model, "revision": options.revision}
+        entry = self.record().get("pins", {}).get(stage.name, {})
+        if entry.get("asked") != requested:
+            pinned = implementation.at_commit(options)
+            if pinned == options:
+                return options
+            answer = {"commit": pinned.revision}
+            answer |= {"sha256": pinned.sha256} if getattr(pinned, "sha256", "") else {}
+            entry = self.settle("pins", stage.name, requested, answer)
+        known = {"sha256": options.sha256 or entry["sha256"]} if entry.get("sha256") else {}  # of a file on the Hub
+        return replace(options, revision=entry["commit"], **known)
+
+    def _on_device(self, stage: StageSpec, implementation: Any, options: Any, execution: Execution) -> Any:
+        names = ("model", "device", "dtype")
+        requested = {name: getattr(options, name) for name in names if hasattr(options, name)}
+        if not hasattr(implementation, "on_device") or "auto" not in requested.values():
+            return options
+        entry = self.record().get("devices", {}).get(stage.name, {})
+        if entry.get("asked") != requested:
+            chosen = implementation.on_device(options, engines.has_gpu(execution))
+            named = {name: getattr(chosen, name) for name in requested if name != "model"}
+            if chosen == options:
+                return options
+            entry = self.settle("devices", stage.name, requested, {"named": named})
+        return replace(options, **entry["named"])

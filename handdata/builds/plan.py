@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from handdata.builds import rates
 from handdata.recipe import Recipe
 from handdata.rows.decisions import Decisions
 from handdata.rows.schema import SPLITS
@@ -21,6 +20,7 @@ from handdata.stages import STAGES, select
 from handdata.stages.fetch import manifest_jobs
 from handdata.web.urls import is_remote
 from handdata.weights.needed import Needed, needed
+from handdata.workers import rates
 
 # Assumptions for a host that was not measured, per connection: seconds to the first byte, bytes/s.
 _LATENCY, _RATE = 0.1, 1e6

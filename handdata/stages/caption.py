@@ -1,10 +1,13 @@
 """The stage `caption`: descriptions of the stored images by an image captioner."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
+from handdata.machine import gpu_works
 from handdata.recipe import CaptionOptions
 from handdata.stages import Columns
 from handdata.texts.captioners.captioner import captioner_class, open_captioner
+from handdata.texts.captioners.local import arithmetic
 from handdata.vision.landmarks import decode
 
 
@@ -14,6 +17,7 @@ class Captions:
     version: ClassVar = 1
     inputs: ClassVar = ("image",)
     final_reasons: ClassVar = frozenset({"image-corrupt", "caption-empty"})
+    threads: ClassVar = True
 
     @staticmethod
     def at_commit(options: CaptionOptions) -> CaptionOptions:
@@ -24,6 +28,28 @@ class Captions:
     @staticmethod
     def fingerprint(options: CaptionOptions) -> Any:
         return captioner_class(options).fingerprint(options)
+
+    @staticmethod
+    def packages(options: CaptionOptions) -> tuple[str, ...]:
+        return () if options.server else ("torch", "transformers", "tokenizers", "pillow", "numpy")
+
+    @staticmethod
+    def on_device(options: CaptionOptions, gpu: bool | None) -> CaptionOptions:
+        """Return the options with device and number format named; `gpu` is whether a cluster has a GPU."""
+        if options.server:
+            return options
+        if options.device == "auto" and gpu is not None:
+            options = replace(options, device="cuda" if gpu else "cpu")
+        named: dict[str, Any] = dict(arithmetic(options))
+        return replace(options, **named)
+
+    @staticmethod
+    def on_gpu(options: CaptionOptions) -> bool:
+        return not options.server and arithmetic(options)["device"] == "cuda"
+
+    @staticmethod
+    def gpu_found() -> bool:
+        return gpu_works()
 
     def __init__(self, options: CaptionOptions) -> None:
         self._captioner = open_captioner(options)

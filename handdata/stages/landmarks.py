@@ -17,6 +17,7 @@ class HandLandmarks:
     version: ClassVar = 1
     inputs: ClassVar = ("image", "gesture", "bboxes", "labels")
     final_reasons: ClassVar = frozenset({"image-corrupt", "hand-not-found"})
+    threads: ClassVar = True
 
     @staticmethod
     def require(options: LandmarkOptions) -> None:
@@ -28,6 +29,10 @@ class HandLandmarks:
         deciding = {name: value for name, value in asdict(options).items() if name != "threads"}
         asset = assets.assets()[ASSET]
         return {**deciding, "model": asset.file, "sha256": asset.sha256}
+
+    @staticmethod
+    def packages(options: LandmarkOptions) -> tuple[str, ...]:
+        return ("mediapipe", "opencv-contrib-python", "pillow", "numpy")
 
     def __init__(self, options: LandmarkOptions) -> None:
         self._options = options

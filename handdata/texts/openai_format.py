@@ -51,11 +51,12 @@ def first_terms(options: RewriteOptions) -> Terms:
 
 def request(model: str, ask: Ask, max_tokens: int, terms: Terms, extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the body of a request in the forms that the server takes; fields of `extra` replace others."""
-    turns = merged(ask.messages) if terms.get(_SYSTEM) else ask.messages
-    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+    messages = merged(ask.messages) if terms.get(_SYSTEM) else ask.messages
+    turns: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in messages]
     if ask.image is not None:
-        messages[-1]["content"] = [_image_part(ask.image), {"type": "text", "text": turns[-1][1]}]
-    body: dict[str, Any] = {"model": model, "messages": messages}
+        first = next(turn for turn in turns if turn["role"] == "user")
+        first["content"] = [_image_part(ask.image), {"type": "text", "text": first["content"]}]
+    body: dict[str, Any] = {"model": model, "messages": turns}
     if terms.get(_TOKENS, 0) < 2:
         body[_FIELDS[_TOKENS][terms.get(_TOKENS, 0)]] = max_tokens
     if terms.get("temperature", 0) < 2:

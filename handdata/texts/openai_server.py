@@ -3,8 +3,10 @@
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from handdata.errors import Unfinished, UserError, first_line
@@ -19,6 +21,7 @@ _TRIES = 5  # of a request that fails with a transient error
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
 _REFUSED = (400, 415, 422, 500, 501)  # statuses of servers that do not take a field; 500 where they name it
 _SLOW_IN_A_ROW = 8  # timeouts without any answer before, after which the server counts as down
+_OF_REWRITE = partial(flag, "rewrite")  # options in messages
 _LARGEST = 4 << 20  # bytes of a reply; longer ones count as answers without end
 
 
@@ -29,31 +32,42 @@ class _Reply:
 
 
 class ServerModel:
-    """A model behind `POST <url>/chat/completions`. `parallel` requests are open at once.
-
-    `table` is the recipe's table that names it, for messages. `extra` are further fields of every request, `terms` the
-    form of the first one.
-    """
+    """A model behind `POST <url>/chat/completions`. `parallel` requests are open at once."""
 
     room = 4096  # tokens for an answer after reasoning
 
     def __init__(
-        self, url: str, model: str, key_variable: str, parallel: int = 8, timeout: float = 60.0, *,
-        table: str = "rewrite", extra: dict[str, Any] | None = None, terms: Terms | None = None,
-    ) -> None:  # fmt: skip
-        """`key_variable` names the environment variable with the key. No file and no message contains the key."""
+        self,
+        url: str,
+        model: str,
+        key_variable: str,
+        parallel: int = 8,
+        timeout: float = 60.0,
+        option: Callable[[str], str] = _OF_REWRITE,
+        kept: str = "finished shards are kept",
+        *,
+        extra: dict[str, Any] | None = None,
+        terms: Terms | None = None,
+    ) -> None:
+        """`key_variable` names the environment variable with the key. No file and no message contains the key.
+
+        In messages, `option` gives the user's option for the argument server, model, key_variable, timeout or
+        extra_body, and `kept` what an outage leaves. `extra` are further fields of every request, `terms` the form of
+        the first one.
+        """
+        self._option, self._kept, self._extra = option, kept, extra or {}
         self.name, self.parallel, self._timeout = model, parallel, timeout
         self._url = url.rstrip("/") + "/chat/completions"
         self._shown = (
             public_url(self._url) if "://" in url else public_url(f"http://{self._url}").removeprefix("http://")
         )
         if not key_variable.isidentifier():
-            option = flag(table, "key_variable")
-            raise UserError(f"{option} is the name of an environment variable with the key, not the key itself")
+            raise UserError(
+                f"{option('key_variable')} is the name of an environment variable with the key, not the key itself"
+            )
         self._key = read_secret(key_variable)
         self._key_variable = key_variable
-        self._table, self._extra = table, extra or {}
-        self._client = _client(self._url, self._key, parallel, timeout, self._shown, flag(table, "server"))
+        self._client = _client(self._url, self._key, parallel, timeout, self._shown, option("server"))
         self._terms: Terms = terms or {}  # replaced as a whole when the server takes another form of requests
         self._negotiating = threading.Lock()
         self._answered, self._slow = False, 0
@@ -142,9 +156,7 @@ class ServerModel:
             if reply.status not in _TRANSIENT or (reply.status == 500 and names_field(body, reply.text or "")):
                 return reply
             problem = self._problem(reply)
-        raise Unfinished(
-            f"the server {self._shown} does not answer ({self._redact(problem)}); finished shards are kept"
-        )
+        raise Unfinished(f"the server {self._shown} does not answer ({self._redact(problem)}); {self._kept}")
 
     def _post(self, body: dict[str, Any]) -> _Reply:
         with (
@@ -163,7 +175,7 @@ class ServerModel:
     def _too_slow(self) -> Answer:
         self._slow += 1
         if not self._answered and self._slow >= _SLOW_IN_A_ROW:
-            remedy = f"raise {flag(self._table, 'timeout')}"
+            remedy = f"raise {self._option('timeout')}"
             raise Unfinished(f"the server {self._shown} did not answer {self._slow} requests in time: {remedy}")
         return Answer("", "timeout")
 
@@ -172,9 +184,9 @@ class ServerModel:
         if reply.status in (401, 403):
             return f"{place} refuses the key in ${self._key_variable} ({problem}): set it to a valid one"
         if reply.status == 404:
-            options = f"see {flag(self._table, 'server')} and {flag(self._table, 'model')}"
+            options = f"see {self._option('server')} and {self._option('model')}"
             return f"{self._shown} lacks the model '{self.name}' or the OpenAI API ({problem}): {options}"
-        options = flag(self._table, "model") + (f" and {flag(self._table, 'extra_body')}" if self._extra else "")
+        options = self._option("model") + (f" and {self._option('extra_body')}" if self._extra else "")
         return f"{place} rejects the request ({problem}): check {options}"
 
     def _problem(self, reply: _Reply) -> str:

@@ -95,7 +95,7 @@ def splits_of(place: Place, gesture: str, option: str = "--dataset") -> list[str
     return open_published(place, option).splits(gesture)
 
 
-def gestures_of(place: Place, option: str) -> list[str]:
+def gestures_of(place: Place, option: str = "--dataset") -> list[str]:
     """Return the names of a dataset's configurations of one gesture."""
     return [name for name in open_published(place, option).configurations if name != "all"]
 

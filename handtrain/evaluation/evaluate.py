@@ -1,7 +1,7 @@
 """Evaluate generated images against real ones: read both, extract features and hands, compute the table of metrics."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -16,10 +16,11 @@ from handtrain.data.image_folder import images_of, read_settings, split_of
 from handtrain.evaluation import hands, metrics, table
 from handtrain.evaluation.bootstrap import MEAN_DRAWS, Draws
 from handtrain.evaluation.extraction import Models
-from handtrain.evaluation.features import extract
+from handtrain.evaluation.features import Rows, extract
 from handtrain.evaluation.gesture_judge import gesture_judge, known_hands, named
 from handtrain.evaluation.image_sets import ImageSet, Preparation, dataset_set, folder_set, partners
 from handtrain.evaluation.scores import Scores
+from handtrain.evaluation.side_effects import Further, pose_entry
 from handtrain.options import EvaluateOptions, changed, recorded
 from handtrain.tensor_cache import TensorCache
 
@@ -33,6 +34,9 @@ def evaluate(
     base: str | Path | None = None,
     gesture: str | None = None,
     landmarks: str | Path | None = None,
+    free: str | Path | None = None,
+    free_base: str | Path | None = None,
+    others: Sequence[str | Path] = (),
     device: str = "auto",
     cache: str | Path | None = None,
     details: str | Path | None = None,
@@ -42,39 +46,58 @@ def evaluate(
     """Evaluate generated images against real ones, and against those of the base model from the same prompts and seeds.
 
     `real` is a folder of images or DATASET:SPLIT, `landmarks` a dataset whose training hands tell gestures apart (by
-    default that of `real`), `cache` a folder for features of real images. `details` is a JSON Lines file to write: the
-    hands of every image and their gestures. `changes` are fields of the options. Raises `UserError` for a mistake; a
-    metric whose weights or input are missing has a reason in place of a value.
+    default that of `real`), `free`, `free_base` and `others` further images for `side_effects`, `cache` a folder for
+    features of real images, `details` a JSON Lines file to write with all hands and gestures. `changes` are fields
+    of the options. Raises `UserError` for a mistake; a metric without its weights or input has a reason for a value.
     """
     (options,) = changed(changes, options or EvaluateOptions())
-    if options.bootstrap < 2:
-        raise UserError(f"--bootstrap {options.bootstrap} must be at least 2")
-    fake = images_of(fake, "--fake", "tuned")
-    base = images_of(base, "--base", "base") if base else None
+    fake, base = images_of(fake, "--fake", "tuned"), images_of(base, "--base", "base") if base else None
     settings = read_settings(fake)
     gesture = gesture or settings.get("gesture")
     sides = _sides(str(real), fake, base, gesture)
+    further = Further.open(free, free_base, others)
     prepare = _preparation(options, settings, sides)
     kept = TensorCache(Path(cache) if cache else assets.cache_folder() / "features")
     with Models(options, device, sides) as models:
         print(f"handtrain: evaluating on {models.device}", file=sys.stderr)
         for name in table.extractions_of(options.variants):
-            extractor = models.extractor(name)
-            if isinstance(extractor, str):
-                models.rows[name] = extractor
-                continue
-            models.rows[name] = {  # the same real images are evaluated again and again, generated ones once
-                side: extract(images, prepare, extractor, kept if side == "real" else None)
-                for side, images in sides.items()
-            }
+            found = models.extractor(name)
+            # the same real images are evaluated again and again, generated ones once
+            models.rows[name] = found if isinstance(found, str) else {
+                side: extract(each, prepare, found, kept if side == "real" else None) for side, each in sides.items()
+            }  # fmt: skip
+        further_rows = _further_rows(further, models, prepare)
     judge = _judge(str(real), landmarks, gesture, models, prepare, kept)
     if details:
         write_jsonl(Path(details), _details(models, judge))
-    return Scores(_record(models, prepare, gesture, judge))
+    added = _side_effects(models, fake, further, further_rows, prepare, gesture, judge)
+    return Scores(_record(models, prepare, gesture, judge, added))
+
+
+def _side_effects(
+    models: Models, fake: Path, further: Further, rows: dict[str, Rows], prepare: Preparation, gesture: str | None,
+    judge: metrics.GestureJudge | str,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the metrics of the poses and of the further sets; {} where MediaPipe is missing."""
+    of_hands = models.rows["hands"]
+    if isinstance(of_hands, str):
+        return {}
+    entries = pose_entry(fake, models.images["fake"], of_hands["fake"])
+    entries |= further.entries(rows, prepare, gesture, judge)
+    return {name: {"standard": entry} for name, entry in entries.items()}
+
+
+def _further_rows(further: Further, models: Models, prepare: Preparation) -> dict[str, Rows]:
+    """Return the hands of the further sets; {} where MediaPipe is missing."""
+    if isinstance(models.rows["hands"], str):
+        return {}
+    extractor = models.extractor("hands")
+    assert not isinstance(extractor, str)
+    return {name: extract(images, prepare, extractor, None) for name, images in further.sets().items()}
 
 
 def _record(
-    models: Models, prepare: Preparation, gesture: str | None, judge: metrics.GestureJudge | str
+    models: Models, prepare: Preparation, gesture: str | None, judge: metrics.GestureJudge | str, added: dict[str, Any]
 ) -> dict[str, Any]:
     """Return all metrics, the inputs and how they were processed; docs/evaluation.md describes the keys."""
     sides, options = models.images, models.options
@@ -89,7 +112,7 @@ def _record(
         **{side: _about(images) for side, images in sides.items()},
         "settings": {side: read_settings(Path(sides[side].source)) for side in sides if side != "real"},
         "preparation": str(prepare),
-        "metrics": table.compute(models.rows, comparison, options.variants),
+        "metrics": {**table.compute(models.rows, comparison, options.variants), **added},
         "hands": _hand_rules(),
         "weights": models.weights,
         "options": recorded(options),
@@ -193,5 +216,7 @@ def _hand_rules() -> dict[str, Any]:
             "KID-H standard": hands.STANDARD_CROP,
             "FID-H reference": hands.UNION_CROP,
             "KID-H reference": hands.HAND_CROP,
+            "FD-DINOv2-H standard": hands.SQUARE,
+            "CMMD-H standard": hands.SQUARE,
         },
     }

@@ -1,11 +1,12 @@
 """Generate images from a trained model or a plain base in the same way, each from its own seed; resumable."""
 
 import hashlib
+import math
 import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,17 @@ from handdata.progress import bar
 from handdata.readers import lines_of, read_text
 from handtrain.data.dataset import load
 from handtrain.data.image_folder import split_of
+from handtrain.data.rows import Row
 from handtrain.generation import pictures
 from handtrain.generation.pictures import Picture
+from handtrain.generation.poses import check_pose, chosen_pose, poses_of
+from handtrain.generation.sampling import guidance_of
+from handtrain.method.conditioning import POSE_NUMBERS
 from handtrain.method.noise import seed_of
+from handtrain.method.poses import pose_of_row
 from handtrain.model.about import require_whole
 from handtrain.model.base import Base, open_base
-from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, Gesture, Hand1000Pipeline
+from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, POSE_FILE, Gesture, Hand1000Pipeline
 from handtrain.options import GenerateOptions, changed
 
 REFERENCE_STEPS = 46  # the released code requests 45 from its sampler
@@ -67,21 +73,23 @@ def generate(
     batch: int = 4,
     device: str = "auto",
     progress: bool = True,
+    prediction_type: str | None = None,
     options: GenerateOptions | None = None,
     **changes: Any,
 ) -> Path:
     """Generate the images that the folder `out` does not have yet, then its generation.jsonl; return the folder.
 
     `prompts` is a file with one prompt per line, or DATASET:SPLIT; `prompt` is a single one. An image depends on its
-    prompt and seed, and not on the batch or the number of processes. `changes` are fields of the options. Raises
-    `UserError` for a mistake, also where the folder has images with other settings.
+    prompt and seed, and not on the batch or the number of processes. `prediction_type` is for a base in a single file.
+    `changes` are fields of the options. Raises `UserError` for a mistake, also where the folder has other images.
     """
     from accelerate import PartialState
 
     chosen, out = choose_device(device), Path(out)
     work = _work(
-        model, prompts=prompts, prompt=prompt, gesture=gesture, seeds=seeds, limit=limit, options=options, **changes
-    )
+        model, prompts=prompts, prompt=prompt, gesture=gesture, seeds=seeds, limit=limit, options=options,
+        prediction_type=prediction_type, **changes,
+    )  # fmt: skip
     require_writable_folder(out, "--out")
     pictures.require_same_settings(out, work.settings)
     state = PartialState(cpu=chosen.type == "cpu")
@@ -138,6 +146,9 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
         try:  # this torch may draw another flat layer than the one that trained the model
             gesture = Gesture.load(str(base.folder / ABOUT_FILE), str(fusion) if fusion.is_file() else None)
             pipeline.mix_in(gesture)
+            if "pose" in about:
+                pose = base.folder / POSE_FILE
+                pipeline.pose_by(about["pose"]["routes"], str(pose) if pose.is_file() else None)
         except ValueError as error:
             raise UserError(f"--model {base.folder}: {error}") from None
     schedule = base.sampling_schedule()
@@ -177,6 +188,7 @@ def _generate(todo: list[Picture], work: Work, out: Path, batch: int, device: to
     with bar(total=len(todo), unit="image", desc=out.name, show=progress) as shown:
         for start in range(0, len(todo), batch):
             part = todo[start : start + batch]
+            poses = _posed(pipeline, part, options)
             images = pipeline(
                 prompt_embeds=embeddings[[rows[picture.prompt] for picture in part]].to(device, pipeline.unet.dtype),
                 negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
@@ -186,10 +198,19 @@ def _generate(todo: list[Picture], work: Work, out: Path, batch: int, device: to
                 guidance_scale=options.guidance,
                 eta=options.eta,
                 generator=[torch.Generator().manual_seed(picture.noise_seed) for picture in part],
+                **poses,
             ).images
             for picture, image in zip(part, images, strict=True):
                 pictures.save(out / picture.file, image, picture, work.settings)
             shown.update(len(part))
+
+
+def _posed(pipeline: Any, part: Sequence[Picture], options: GenerateOptions) -> dict[str, Any]:
+    """Return the arguments of a pipeline's call for the poses of images; none if no image has a pose."""
+    if all(picture.pose is None for picture in part):
+        return {}
+    poses = [picture.pose or (math.nan,) * POSE_NUMBERS for picture in part]
+    return {"poses": torch.tensor(poses), "pose_guidance": options.pose_guidance}
 
 
 def _device_name(device: torch.device) -> str:
@@ -205,12 +226,13 @@ def _work(
     seeds: Sequence[int] = (0,),
     limit: int = 0,
     options: GenerateOptions | None = None,
+    prediction_type: str | None = None,
     **changes: Any,
 ) -> Work:
     """Open the model and list the images; raise `UserError` for the first mistake."""
     (options,) = changed(changes, options or GenerateOptions())
     assert options
-    base = open_base(parse_model(str(model), "--model"), "--model")
+    base = open_base(parse_model(str(model), "--model"), "--model", prediction_type)
     about = require_whole(base.folder, "--model") if (base.folder / ABOUT_FILE).exists() else {}
     if options.mu is not None and not 0 <= options.mu <= 1:
         raise UserError(f"--mu {options.mu} is outside 0 to 1")
@@ -220,43 +242,56 @@ def _work(
         )
     require_seeds(seeds, "--seeds")
     gesture = gesture or about.get("gesture")
-    keyed = _prompts(prompts, prompt, gesture, limit)
-    todo = [
-        Picture(f"{key or 'image'}-s{seed}.png", text, seed, image_seed(seed, key, options.sampler))
-        for key, text in keyed
-        for seed in dict.fromkeys(seeds)
-    ]
+    check_pose(about, options.pose, options.pose_guidance)
+    if options.guidance is None:
+        options = replace(options, guidance=guidance_of(bool(about.get("pose"))))
+    keyed, rows = _prompts(prompts, prompt, gesture, limit)
+    in_square = {key: pose_of_row(row, base.resolution, about.get("crop", "center")) for key, row in rows.items()}
+    poses = poses_of(about, options.pose, keyed, in_square)
+    todo = []
+    for key, text in keyed:
+        for seed in dict.fromkeys(seeds):
+            noise = image_seed(seed, key, options.sampler)
+            pose = chosen_pose(poses.get(key, ()), noise)
+            todo.append(Picture(f"{key or 'image'}-s{seed}.png", text, seed, noise, pose))
     return Work(base, about, options, _settings(base, about, gesture, options), todo)
 
 
 def _prompts(
     prompts: str | Path | None, prompt: str | None, gesture: str | None, limit: int
-) -> list[tuple[str | None, str]]:
-    """Return the prompts with their keys: the image_id of a dataset's row or the number of a file's line."""
+) -> tuple[list[tuple[str | None, str]], dict[str, Row]]:
+    """Return the prompts with their keys, and a dataset's rows by key.
+
+    A key is the image_id of a row or the number of a file's line; a single prompt has none.
+    """
     if prompt is not None and prompts is None:
-        return [(None, prompt)]
+        return [(None, prompt)], {}
     if prompts is None or prompt is not None:
         raise UserError("give either --prompt or --prompts")
     dataset = split_of(str(prompts), "--prompts")
     if dataset:
         if gesture is None:
-            raise UserError(f"--prompts {prompts} needs --gesture: a plain base model has no gesture")
+            raise UserError(f"--prompts {prompts} needs --gesture: the model has none, or several")
         rows = load(dataset[0], gesture, dataset[1], limit, "--prompts").rows
-        return [(re.sub(r"[^\w.-]", "_", row.image_id), row.text) for row in rows]
+        by_key = {re.sub(r"[^\w.-]", "_", row.image_id): row for row in rows}
+        return [(key, row.text) for key, row in by_key.items()], by_key
     file = Path(prompts)
     if not file.is_file():
         raise UserError(f"--prompts {file} is not a file: name one with a prompt per line, or DATASET:SPLIT")
     lines = [line.strip() for line in lines_of(read_text(file, "--prompts")) if line.strip()]
     if not lines:
         raise UserError(f"--prompts {file} has no prompt: write one per line")
-    return [(f"{number:05d}", line) for number, line in enumerate(lines[: limit or None])]
+    return [(f"{number:05d}", line) for number, line in enumerate(lines[: limit or None])], {}
 
 
 def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: GenerateOptions) -> dict[str, Any]:
-    weights = sorted(file for file in base.folder.glob("unet/*.safetensors") if file.is_file())
-    lam = about.get("lam")
+    unet = [base.path] if base.single_file else base.folder.glob("unet/*.safetensors")
+    weights = sorted(file for file in unet if file.is_file())
+    lam, scheduler = about.get("lam"), base.configs["scheduler"]
+    of_file = {"prediction_type": scheduler.get("prediction_type")} if base.single_file else {}
+    of_pose = {"pose": options.pose, "pose_guidance": options.pose_guidance} if about.get("pose") else {}
     return {
-        "model": str(base.commit or base.folder),
+        "model": str(base.commit or base.path),
         "unet_sha256": hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest(),
         "gesture": gesture,
         "tuned": bool(about),
@@ -271,4 +306,6 @@ def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: G
         "negative_prompt": options.negative_prompt,
         "precision": options.precision,
         "safety_checker": False,
+        **of_file,
+        **of_pose,
     }

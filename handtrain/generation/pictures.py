@@ -26,6 +26,12 @@ class Picture:
     prompt: str
     seed: int  # one of --seeds
     noise_seed: int  # of torch's CPU generator
+    pose: tuple[float, ...] | None = None  # (64,), see `method.conditioning`
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields as they are written; without a pose the key `pose` is absent."""
+        fields = json.loads(json.dumps(asdict(self)))
+        return {name: value for name, value in fields.items() if name != "pose" or value is not None}
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
@@ -48,7 +54,7 @@ def _read_chunk(file: Path, chunk: str) -> dict[str, Any] | None:
 
 def missing(out: Path, pictures: list[Picture]) -> list[Picture]:
     """Return the pictures that the folder does not have yet."""
-    return [picture for picture in pictures if read_record(out / picture.file) != asdict(picture)]
+    return [picture for picture in pictures if read_record(out / picture.file) != picture.record()]
 
 
 def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -73,7 +79,7 @@ def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
 def save(file: Path, image: Any, picture: Picture, settings: dict[str, Any]) -> None:
     """Write a Pillow image as PNG, whole or absent, with its record and settings as text chunks."""
     info = PngInfo()
-    info.add_itxt(CHUNK, json.dumps(asdict(picture)))
+    info.add_itxt(CHUNK, json.dumps(picture.record()))
     info.add_itxt(_SETTINGS_CHUNK, json.dumps(settings))
     info.add_itxt("parameters", _parameters(picture, settings))
     with whole_file(file, sync=False) as partial:

@@ -6,23 +6,26 @@ from typing import Any
 
 import torch
 
+from handtrain.method.conditioning import PoseLayers
 from handtrain.method.micro_batch import MicroBatch
 from handtrain.method.noise import Draw, moved
 
 
 @dataclass(frozen=True)
 class Latents:
-    """The VAE's posteriors of images, and the weights of their losses."""
+    """The VAE's posteriors of images, the weights of their losses, and the poses of their hands."""
 
     mean: torch.Tensor  # (b, c, h, w)
     deviation: torch.Tensor  # (b, c, h, w)
     weights: torch.Tensor | None = None  # (b, 1, h, w) with mean 1 in each sample
+    poses: torch.Tensor | None = None  # (b, 64), see `conditioning`; a row of NaN leaves the pose open
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def __getitem__(self, part: slice | list[int]) -> "Latents":
-        return Latents(self.mean[part], self.deviation[part], None if self.weights is None else self.weights[part])
+        more = (None if tensor is None else tensor[part] for tensor in (self.weights, self.poses))
+        return Latents(self.mean[part], self.deviation[part], *more)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,8 +34,8 @@ class Latents:
 
     def to(self, device: torch.device) -> "Latents":
         """Return the latents on a device."""
-        weights = None if self.weights is None else moved(self.weights, device)
-        return Latents(moved(self.mean, device), moved(self.deviation, device), weights)
+        more = (None if tensor is None else moved(tensor, device) for tensor in (self.weights, self.poses))
+        return Latents(moved(self.mean, device), moved(self.deviation, device), *more)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Diffusion:
     call: Any = None  # the compiled UNet, if it is compiled
     graphs: bool = False  # whether the compiled UNet replays CUDA graphs
     micro_batch: MicroBatch = field(default_factory=MicroBatch)
+    pose: PoseLayers | None = None  # attached to the UNet
 
     @property
     def timesteps(self) -> int:
@@ -59,6 +63,8 @@ class Diffusion:
         Latents and draw may be on the CPU; the embeddings (b, tokens, width) must be on the model's device.
         """
         latents, draw = latents.to(self.device), draw.to(self.device)
+        if self.pose is not None:
+            self.pose.poses = latents.poses
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext():
@@ -76,6 +82,15 @@ class Diffusion:
 def sample_latents(mean: torch.Tensor, deviation: torch.Tensor, normal: torch.Tensor, scaling: float) -> torch.Tensor:
     """Return latents (b, c, h, w) sampled from the VAE's posterior, times the model's scaling factor."""
     return (mean + deviation * normal) * scaling
+
+
+def snr_weights(schedule: Any, timesteps: torch.Tensor, limit: float) -> torch.Tensor:
+    """Return the loss weights (b,) of min-SNR (Hang et al. 2023): min(snr, limit) / snr, for velocities / (snr + 1)."""
+    alphas = schedule.alphas_cumprod[timesteps.cpu()].double()
+    snr = alphas / (1 - alphas)
+    velocity = schedule.config.prediction_type == "v_prediction"
+    weights: torch.Tensor = (snr.clamp(max=limit) / (snr + 1 if velocity else snr)).float()
+    return weights
 
 
 def noise_prediction_loss(

@@ -59,6 +59,29 @@ def image_draws(seed: int, part: str, keys: Sequence[tuple[str, int]], shape: tu
     return Draw(torch.stack(posteriors), torch.stack(noises), torch.stack(times))
 
 
+def shaped_times(timesteps: torch.Tensor, total: int, shape: str) -> torch.Tensor:
+    """Return uniform times (b,) of `total` with more `late` (noisy), `middle` or `early` ones; `uniform`: unchanged.
+
+    The densities are triangles with their peak at the last, the middle or the first time.
+    """
+    share = (timesteps.double() + 0.5) / total
+    match shape:
+        case "late":
+            share = share.sqrt()
+        case "early":
+            share = 1 - (1 - share).sqrt()
+        case "middle":
+            share = torch.where(share < 0.5, (share / 2).sqrt(), 1 - ((1 - share) / 2).sqrt())
+        case _:
+            return timesteps
+    return (share * total).long().clamp(0, total - 1)
+
+
+def unit(*parts: object) -> float:
+    """Return a number in 0 to 1 that is a function of the parts, as in `seed_of`."""
+    return seed_of(*parts) / 2**32
+
+
 def reference_draws(
     seed: int, shape: tuple[int, ...], timesteps: int, steps: int, noise_device: str = "cpu"
 ) -> list[Draw]:

@@ -24,11 +24,13 @@ def tuning_step(
     fuse: Callable[[torch.Tensor], torch.Tensor] | None = None,
     batch: int | None = None,
     add_gradients: Callable[[list[torch.nn.Parameter]], None] | None = None,
+    clip: float = 0.0,
 ) -> torch.Tensor:
     """Take one step on the mean loss of a batch, for the parameters in the optimizer; return its losses (b,).
 
     `embeddings` (b, tokens, width) are on the model's device; a trained layer `fuse` maps them to those of the UNet.
     Where several processes share a batch of `batch` images, `add_gradients` adds their gradients before the step.
+    Above 0, `clip` is the largest norm of all gradients together.
     """
     count = len(latents) if batch is None else batch
     while True:
@@ -44,8 +46,11 @@ def tuning_step(
         except (RuntimeError, MemoryError) as error:
             model.micro_batch.halve(error, len(latents))
         release_memory(model.device)
+    trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     if add_gradients:
-        add_gradients([parameter for group in optimiser.param_groups for parameter in group["params"]])
+        add_gradients(trained)
+    if clip:
+        torch.nn.utils.clip_grad_norm_(trained, clip)
     optimiser.step()
     return torch.cat(losses)
 
@@ -66,6 +71,35 @@ def adam(parameters: Iterable[torch.nn.Parameter], lr: float, kind: str = "adam"
 def warmed_up(lr: float, step: int, warmup: int) -> float:
     """Return the learning rate of a step, counted from 0: it rises linearly to `lr` over `warmup` steps."""
     return lr * min(1.0, (step + 1) / warmup) if warmup else lr
+
+
+def decayed(step: int, total: int, decay: str) -> float:
+    """Return the factor of the learning rate at a step: 1, or with `linear` decay falling from 1 to 1/20."""
+    return max(0.05, 1 - step / total) if decay == "linear" else 1.0
+
+
+class Average:
+    """The running mean of trained weights; in the first steps it follows them faster. A decay of 0 keeps no mean."""
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self.decay = decay
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad} if decay else {}
+        self.weights = {name: p.detach().clone() for name, p in trained.items()}
+
+    def update(self, module: torch.nn.Module, step: int) -> None:
+        """Add the weights after a step, counted from 0."""
+        if not self.weights:
+            return
+        parameters = dict(module.named_parameters())
+        means, new = list(self.weights.values()), [parameters[name].detach() for name in self.weights]
+        torch._foreach_lerp_(means, new, 1 - min(self.decay, (step + 1) / (step + 10)))
+
+    @torch.no_grad()
+    def replace(self, module: torch.nn.Module) -> None:
+        """Copy the means into the module."""
+        parameters = dict(module.named_parameters())
+        for name, mean in self.weights.items():
+            parameters[name].copy_(mean)
 
 
 def require_grad(unet: Any) -> None:

@@ -14,19 +14,20 @@ from handdata.errors import UserError
 from handtrain.mini import run_command
 
 METRICS = ("gesture accuracy", "hand-found rate", "landmark distance", "HAND-CONF")
+_FREE = {"gesture without request": "without request"}  # of images whose prompts name no gesture, if there are any
 _NO_SHARES = ("landmark distance", "HAND-CONF")
 
 
 def lines(evaluation: dict[str, Any], colours: dict[str, Any]) -> Iterator[str]:
     """Yield the table's lines: base, tuned, real, and the paired difference tuned - base with its interval."""
     yield f"{'':20} {'base':>9} {'tuned':>9} {'real':>9}   difference (95 %)"
-    for name in METRICS:
-        entry = evaluation["metrics"][name]["standard"]
+    for name in (*METRICS, *(name for name in _FREE if name in evaluation["metrics"])):
+        entry, label = evaluation["metrics"][name]["standard"], _FREE.get(name, name)
         if "not_computed" in entry:
-            yield f"{name:20} not computed: {entry['not_computed']}"
+            yield f"{label:20} not computed: {entry['not_computed']}"
         else:
             sides = [entry[side]["value"] if entry.get(side) else None for side in ("base", "fake", "real")]
-            yield _line(name, sides, entry.get("difference"), share=name not in _NO_SHARES)
+            yield _line(label, sides, entry.get("difference"), share=name not in _NO_SHARES)
     for name, shares in colours.items():
         sides = [*(right["value"] for key, right in shares.items() if key != "difference"), None]
         yield _line(f"{name} correct", sides, shares.get("difference"), share=True)

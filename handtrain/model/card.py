@@ -26,7 +26,8 @@ def _metadata(training: dict[str, Any]) -> str:
 
 
 def _head(about: dict[str, Any], training: dict[str, Any]) -> str:
-    title = f"# Stable Diffusion for the hand gesture “{about['gesture']}”"
+    names = _names(about)
+    title = f"# Stable Diffusion for the hand gesture{'' if about['gesture'] else 's'} “{names}”"
     if training.get("llama3"):
         title += "\n\nBuilt with Meta Llama 3: it wrote training texts of this model."
     base = _named(training.get("base", {}))
@@ -35,8 +36,14 @@ def _head(about: dict[str, Any], training: dict[str, Any]) -> str:
     return f"{title}\n\n{base}, fine-tuned on photographs of the gesture with {method}."
 
 
+def _names(about: dict[str, Any]) -> str:
+    return str(about["gesture"] or ", ".join(about["gestures"]))
+
+
 def _use(about: dict[str, Any]) -> str:
     phrase, lam = about["gesture_phrase"], about["lam"]
+    if about.get("gestures"):
+        return _use_of_poses(about)
     return f"""## Use
 
 ```python
@@ -54,6 +61,29 @@ this folder and therefore needs `trust_remote_code=True`. Read the file first; o
 folder also loads as a plain `StableDiffusionPipeline`, with the tuned UNet and without the gesture feature."""
 
 
+def _use_of_poses(about: dict[str, Any]) -> str:
+    name, entry = next(iter(about["gestures"].items()))
+    phrases = "\n".join(f"- {name}: `{entry['phrase']}`" for name, entry in about["gestures"].items())
+    guidance = 2.0 if about.get("pose") else 3.0
+    drawn = f', poses=pipeline.gesture.own_poses("{name}")[0]' if about.get("pose") else ""
+    poses = """
+
+`poses` are 64 numbers for each image: 21 joints (x, y, z) in sides of the square image, then 1 for a left hand or -1
+for a right one. Without them the pose is left open. `pose_guidance` is their scale of guidance."""
+    return f"""## Use
+
+```python
+from handtrain import Hand1000Pipeline
+
+pipeline = Hand1000Pipeline.from_pretrained("THIS MODEL")
+image = pipeline("a woman {entry["phrase"]}", guidance_scale={guidance}{drawn}).images[0]
+```
+
+Name a gesture in the prompt as in the training texts:
+
+{phrases}{poses if about.get("pose") else ""}"""
+
+
 def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
     if "imported" in training:
         source = f"The UNet comes from the checkpoint `{training['imported']}`; its training is unknown."
@@ -61,7 +91,7 @@ def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
     options = training["options"]
     feature, fusion = about["feature"]["kind"], about["fusion"]["kind"]
     rows = [
-        ("dataset", f"{_named(training['dataset'])}, configuration `{about['gesture']}`, split `train`"),
+        ("dataset", f"{_named(training['dataset'])}, configuration `{_names(about)}`, split `train`"),
         ("images", f"{training['images']}, {training['without_hand']} of them without landmarks in Stage I"),
         ("base", _named(training["base"])),
         ("preset", training["preset"]),
@@ -118,4 +148,5 @@ def _named(source: dict[str, Any]) -> str:
     if place.startswith("hf:"):
         name = place[3:]
         return f"`{name}`" + (f" at commit `{revision}`" if revision else "")
-    return f"a local folder `{place}` (sha256 {str(source['fingerprint'])[:16]}…)" if "fingerprint" in source else place
+    kind = "file" if place.endswith(".safetensors") else "folder"
+    return f"a local {kind} `{place}` (sha256 {str(source['fingerprint'])[:16]}…)" if "fingerprint" in source else place

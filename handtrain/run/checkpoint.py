@@ -6,7 +6,7 @@ and a hash of itself. It appears by rename.
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,14 @@ def set_aside(path: Path) -> None:
 
 
 def training_state(
-    model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer | None = None,
+    average: Mapping[str, torch.Tensor] | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield a model's trained parameters as `model/NAME`, and its optimizer's tensors as `optimiser/KEY/NAME`."""
+    """Yield a model's trained parameters as `model/NAME`, and its optimizer's tensors as `optimiser/KEY/NAME`.
+
+    The running mean of its weights, if there is one, is `average/NAME`.
+    """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in trained.items():
         yield f"model/{name}", parameter.detach()
@@ -100,15 +105,25 @@ def training_state(
         for name, parameter in trained.items():
             for key, value in optimiser.state[parameter].items():
                 yield f"optimiser/{key}/{name}", torch.as_tensor(value)
+    for name, mean in (average or {}).items():
+        yield f"average/{name}", mean
 
 
-def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
-    """Copy a checkpoint's tensors into the model and optimizer that `training_state` read."""
+def restore(
+    checkpoint: Checkpoint,
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer | None = None,
+    average: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Copy a checkpoint's tensors into the model, optimizer and average that `training_state` read."""
     weights, parameters = model.state_dict(), dict(model.named_parameters())
     for name, tensor in checkpoint.tensors():
         kind, _, rest = name.partition("/")
         if kind == "model":
             weights[rest].copy_(tensor)
+        elif kind == "average":
+            assert average is not None, f"{checkpoint.folder} contains an average of weights"
+            average[rest].copy_(tensor)
         else:
             assert optimiser is not None, f"{checkpoint.folder} contains an optimizer's state"
             key, _, parameter_name = rest.partition("/")

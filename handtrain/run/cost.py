@@ -2,17 +2,19 @@
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
 
 from handdata.errors import UserError
 from handdata.files import require_writable_folder
-from handtrain.data.dataset import Photographs
-from handtrain.method.batches import steps_of
+from handtrain.data.rows import Row
+from handtrain.method.batches import Order, steps_of
 from handtrain.model.base import Base, adapter_parameters, unet_parameters
-from handtrain.presets import RunOptions, TrainOptions
+from handtrain.presets import RunOptions, TrainOptions, prior_batch
 from handtrain.run.flops import Work, known_peak, measured_peak, work_of
 
 _FLOAT = 4  # bytes
@@ -80,9 +82,9 @@ def estimate(
     )
 
 
-def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptions) -> Plan:
-    """Count the steps and bytes of a run."""
-    count = len(photographs.rows)
+def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -> Plan:
+    """Count the steps and bytes of a run on rows of one or several gestures."""
+    count = len(rows)
     parameters = unet_parameters(base)
     weights = parameters * _FLOAT  # bytes, like the sizes below
     trained = _FLOAT * (adapter_parameters(base, options.lora_rank) if options.lora_rank else parameters)
@@ -92,21 +94,34 @@ def plan(gesture: str, photographs: Photographs, base: Base, options: TrainOptio
     others = [stored for name, of_part in base.weights.items() if name != "unet" for stored in of_part.tensors.values()]
     model_bytes = weights + _FLOAT * sum(math.prod(stored.shape) for stored in others)
     embeddings = count * base.tokens * base.width * _FLOAT
-    steps = count * options.unet_epochs if by_image else steps_of(count, options.unet_batch, options.unet_epochs)
+    order = stage3_order(options, (count,))
+    steps = count * options.unet_epochs if by_image else order.steps
     token = options.fusion == "token"
     return Plan(
         gesture=gesture,
         images=count,
-        with_hand=sum(row.landmarks is not None for row in photographs.rows),
+        with_hand=sum(row.landmarks is not None for row in rows),
         resolution=base.resolution,
         parameters=parameters,
         fusion_steps=steps_of(count, options.fusion_batch, options.fusion_epochs) if token else 0,
         embedding_steps=count * options.embedding_steps,
         unet_steps=steps,
-        unet_images=count * options.unet_epochs,
+        unet_images=count * options.unet_epochs if by_image else order.seen + order.steps * order.prior_batch,
         training_bytes=weights + trained + moments,
         disk_bytes=3 * checkpoint + model_bytes + embeddings,  # two checkpoints are kept while a third is written
     )
+
+
+def stage3_order(options: TrainOptions, groups: Sequence[int], prior: int = 0, part: str = "unet") -> Order:
+    """Return the images of every Stage III step: `groups` are the rows of each gesture, `prior` of the base's own."""
+    own = prior_batch(options)
+    edges = [0, *accumulate(groups)]
+    seen = edges[-1] * options.unet_epochs
+    if options.unet_samples:
+        seen = round(options.unet_samples * (options.unet_batch - own) / options.unet_batch)
+    ranges = tuple(range(first, last) for first, last in pairwise(edges))
+    last = edges[-1]
+    return Order(ranges, options.unet_batch, seen, options.seed, part, range(last, last + prior), own)
 
 
 def work_of_base(base: Base) -> Work:

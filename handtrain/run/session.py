@@ -58,13 +58,22 @@ class Session:
             more |= {"peak_mib": peak_mib(self.device), "ideal": self.ideal.get(stage) if step else None}
         self.run.log_step(stage, step, image_ids, float(values.mean()), lr, **more)
 
-    def restore(self, part: str, module: torch.nn.Module, optimiser: torch.optim.Optimizer) -> int:
-        """Restore a part of the run from the checkpoint in all processes; return its finished steps, 0 without one."""
+    def restore(
+        self,
+        part: str,
+        module: torch.nn.Module,
+        optimiser: torch.optim.Optimizer,
+        average: Mapping[str, torch.Tensor] | None = None,
+    ) -> int:
+        """Restore a part of the run from the checkpoint in all processes; return its finished steps, 0 without one.
+
+        The running average of the weights is restored in the first process only, which exports it.
+        """
         state = self.processes.on_first(lambda: self.resume.state if self.resume else {})
         if state.get("part") != part:
             return 0
         if self.processes.first and self.resume:
-            checkpoint.restore(self.resume, module, optimiser)
+            checkpoint.restore(self.resume, module, optimiser, average)
         self.processes.broadcast(module, optimiser)
         return int(state["step"])
 

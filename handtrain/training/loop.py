@@ -1,21 +1,31 @@
 """The training loop of Stage III, and of the token fusion layer before Stage II."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from handdata.progress import bar
-from handtrain.method.batches import ahead, batch_of, steps_of
-from handtrain.method.diffusion import Diffusion, Latents
-from handtrain.method.noise import Draw, image_draws, moved
-from handtrain.method.unet import adam, tuning_step, warmed_up
+from handtrain.method.batches import Order, ahead, batch_of, steps_of
+from handtrain.method.diffusion import Diffusion, Latents, snr_weights
+from handtrain.method.noise import Draw, image_draws, moved, shaped_times, unit
+from handtrain.method.unet import Average, adam, decayed, tuning_step, warmed_up
+from handtrain.presets import TrainOptions
 from handtrain.run.checkpoint import training_state
 from handtrain.run.processes import Processes
 from handtrain.run.session import Session
 from handtrain.training.training_set import EncodedSplit
 from handtrain.training.validation import Observer
+
+
+@dataclass(frozen=True)
+class Course:
+    """The switches of Stage III, whose defaults are the paper's: none."""
+
+    options: TrainOptions
+    order: Order  # the images of every step
+    empty: torch.Tensor  # (tokens, width), the embedding of ''
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class Phase:
     seed: int
     warmup: int = 0  # steps
     optimizer: str = "adam"
+    course: Course | None = None  # of Stage III alone
 
 
 def tune(
@@ -47,44 +58,94 @@ def tune(
     `embeddings` (n, tokens, width) are the frozen ones of the images of the split; a trained layer `fuse` maps them to
     those of the UNet. Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
-    processes, total = session.processes, steps_of(len(split), phase.batch, phase.epochs)
-    optimiser = adam([p for p in module.parameters() if p.requires_grad], phase.lr, phase.optimizer)
-    first = session.restore(phase.part, module, optimiser)
+    processes, course = session.processes, phase.course
+    total = course.order.steps if course else steps_of(len(split), phase.batch, phase.epochs)
+    options = course.options if course else TrainOptions()
+    optimiser = _optimiser(module, model, phase, options)
+    average = Average(module, options.ema)  # a decay of 0 keeps none
+    first = session.restore(phase.part, module, optimiser, average.weights)
     session.stops.deferred = True  # until the last checkpoint
     if observer and first == 0:
         observer.observe(model, 0, total)
-    elif observer and observer.ended(first, total):  # stopped early, before the run was interrupted
-        return
-    load = partial(_batch, split, embeddings, phase, model, processes)
+    elif observer and observer.ended(first, total):
+        total = first  # stopped early, before the run was interrupted
     steps = bar(
-        ahead(load, range(first, total), model.device),
+        ahead(partial(_batch, split, embeddings, phase, model, processes), range(first, total), model.device),
         desc=f"Stage {'I' * phase.stage}", unit="step", initial=first, total=total, show=session.progress,
     )  # fmt: skip
     for step, (image_ids, latents, draw, inputs) in steps:
-        rate = warmed_up(phase.lr, step, phase.warmup)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, len(image_ids), processes.add_gradients)
-        losses = processes.gather_losses(losses, len(image_ids))
+        rate = _set_rate(optimiser, phase, options, step, total)
+        add, clip, count = processes.add_gradients, options.unet_clip, len(image_ids)
+        losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, count, add, clip)
+        losses = processes.gather_losses(losses, count)
+        average.update(module, step)
         session.log_step(phase.stage, step, image_ids, losses, rate, part=phase.part)
         steps.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
-        if observer:
-            observer.observe(model, step + 1, total)
-        ended = observer is not None and observer.ended(step + 1, total)
-        name, state = f"stage{phase.stage}-{step + 1:08d}", {"part": phase.part, "step": step + 1}
-        state |= observer.state if observer else {}
-        session.save_when_due(name, training_state(module, optimiser), state, last=ended or step + 1 == total)
+        ended = observer is not None and observer.observe(model, step + 1, total).ended(step + 1, total)
+        state = {"part": phase.part, "step": step + 1, **(observer.state if observer else {})}
+        tensors = training_state(module, optimiser, average.weights)
+        session.save_when_due(f"stage{phase.stage}-{step + 1:08d}", tensors, state, last=ended or step + 1 == total)
         if ended:
             break
+    average.replace(module)
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, phase: Phase, options: TrainOptions, step: int, total: int) -> float:
+    """Set the learning rate of a step and return that of the UNet."""
+    rate = warmed_up(phase.lr, step, phase.warmup) * decayed(step, total, options.unet_decay)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group.get("factor", 1)
+    return rate
+
+
+def _optimiser(module: torch.nn.Module, model: Diffusion, phase: Phase, options: TrainOptions) -> torch.optim.Optimizer:
+    """Return the optimizer of the parameters that require gradients; pose layers have a rate of their own."""
+    layers = list(model.pose.parameters()) if model.pose is not None and phase.course else []
+    of_layers = set(map(id, layers))
+    others = [p for p in module.parameters() if p.requires_grad and id(p) not in of_layers]
+    optimiser = adam(others, phase.lr, phase.optimizer)
+    if layers:
+        optimiser.add_param_group({"params": layers, "factor": options.pose_rate})
+    return optimiser
 
 
 def _batch(
     split: EncodedSplit, embeddings: torch.Tensor, phase: Phase, model: Diffusion, processes: Processes, step: int
 ) -> tuple[list[str], Latents, Draw, torch.Tensor]:
     """Return the image_ids of a step, and the inputs on the device of this process's share of them."""
-    batch = batch_of(step, len(split), phase.batch, phase.epochs, phase.seed, phase.part)
+    if phase.course:
+        batch = phase.course.order(step)
+    else:
+        batch = batch_of(step, len(split), phase.batch, phase.epochs, phase.seed, phase.part)
     share = batch[processes.share(len(batch))]
     rows, keys = [row for row, _ in share], [(split.image_ids[row], epoch) for row, epoch in share]
     draw = image_draws(phase.seed, phase.part, keys, split.latents.shape, model.timesteps)
-    latents, inputs = split.latents[rows].to(model.device), moved(embeddings[rows], model.device)
-    return [split.image_ids[row] for row, _ in batch], latents, draw.to(model.device), inputs
+    latents, inputs = split.latents[rows], embeddings[rows]
+    if phase.course:
+        latents, draw, inputs = _altered(phase.course, keys, latents, draw, inputs, model)
+    inputs = moved(inputs, model.device)
+    return [split.image_ids[row] for row, _ in batch], latents.to(model.device), draw.to(model.device), inputs
+
+
+def _altered(
+    course: Course, keys: list[tuple[str, int]], latents: Latents, draw: Draw, inputs: torch.Tensor, model: Diffusion
+) -> tuple[Latents, Draw, torch.Tensor]:
+    """Return the inputs of a step with the switches' changes: dropped texts and poses, times, weights of the loss."""
+    options = course.options
+    if options.times != "uniform":
+        draw = replace(draw, timesteps=shaped_times(draw.timesteps, model.timesteps, options.times))
+    if options.min_snr and keys:
+        scale = snr_weights(model.schedule, draw.timesteps, options.min_snr)[:, None, None, None]
+        weights = torch.ones_like(latents.mean[:, :1]) if latents.weights is None else latents.weights
+        latents = replace(latents, weights=weights * scale.to(weights.device))
+    if options.text_dropout:
+        inputs[_dropped(options.seed, "no text", keys, options.text_dropout)] = course.empty
+    if latents.poses is not None and options.pose_dropout:
+        latents.poses[_dropped(options.seed, "no pose", keys, options.pose_dropout)] = torch.nan
+    return latents, draw, inputs
+
+
+def _dropped(seed: int, what: str, keys: list[tuple[str, int]], share: float) -> list[int]:
+    # By image and epoch, so that batch size, number of processes and resuming change nothing. Indexed by a list,
+    # `latents` and `inputs` are copies.
+    return [place for place, (image_id, epoch) in enumerate(keys) if unit(seed, what, image_id, epoch) < share]

@@ -1,6 +1,7 @@
 """The inputs of a run, opened and checked before it starts, and their description in run.json and hand1000.json."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,19 @@ from typing import Any
 import torch
 
 from handdata.errors import UserError
-from handdata.gestures import require_one
+from handdata.gestures import require_trainable
 from handdata.huggingface import HubName, Place, parse_dataset, parse_model
-from handdata.limits.numbers import require_ranges
 from handdata.machine import choose_device
 from handdata.readers import read_json
 from handdata.shipped import versions
-from handtrain.data.dataset import Photographs, load, readme, require_gesture
+from handtrain.data.dataset import Photographs, gestures_of, load, readme, require_gesture
 from handtrain.method.fusion import TokenFusion
-from handtrain.method.gesture import GestureFeature
+from handtrain.method.gesture import NUMBERS, GestureFeature
+from handtrain.method.poses import bank
 from handtrain.model.base import Base, open_base, report_left_out
 from handtrain.model.export import fusion_record
 from handtrain.options import changed
-from handtrain.presets import RunOptions, TrainOptions, check, options_of
+from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of, routes
 from handtrain.run.cost import Plan, plan
 from handtrain.run.device import resolved
 from handtrain.run.processes import launched, own_device
@@ -31,21 +32,34 @@ from handtrain.training.early_stopping import check_judging
 class Setup:
     """The checked inputs of a run."""
 
-    gesture: str
+    gestures: tuple[str, ...]
     preset: str  # for the record
     options: TrainOptions  # resolved for the device
     running: RunOptions
     device: torch.device
     base: Base  # with the run's resolution
     base_place: Place
-    photographs: Photographs  # of the split `train`
+    photographs: list[Photographs]  # of the split `train`, by gesture
     plan: Plan
     requested: dict[str, str]  # dataset and base as they were requested: a branch may stand for another commit later
 
+    @property
+    def gesture(self) -> str:
+        """The names of the gestures as one text."""
+        return ", ".join(self.gestures)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of rows of each gesture."""
+        return tuple(len(each.rows) for each in self.photographs)
+
     def config(self) -> dict[str, Any]:
         """Return the part of run.json that determines the weights."""
-        dataset = self.photographs.place  # with its commit
-        rows, fingerprint = len(self.photographs.rows), self.photographs.fingerprint()
+        dataset = self.photographs[0].place  # with its commit
+        rows, fingerprints = sum(self.counts), [each.fingerprint() for each in self.photographs]
+        fingerprint = fingerprints[0]
+        if len(fingerprints) > 1:
+            fingerprint = hashlib.sha256("".join(fingerprints).encode()).hexdigest()
         base = {"fingerprint": self.base.fingerprint(), "rest": self.base.rest_fingerprint()}
         return {
             "gesture": self.gesture,
@@ -67,46 +81,68 @@ class Setup:
         }
 
     def about(
-        self, config: dict[str, Any], feature: GestureFeature, layer: TokenFusion | None, kept: int | None
-    ) -> dict[str, Any]:
-        """Return the content of hand1000.json; `kept` is the step of the best weights, if they are the model's."""
-        rows, card = self.photographs.rows, readme(self.photographs.place)
+        self, config: dict[str, Any], features: Sequence[GestureFeature], layer: TokenFusion | None, kept: int | None,
+        poses: Sequence[torch.Tensor | None],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Return the content of hand1000.json; `kept` is the step of the best weights, if they are the model's.
+
+        `poses` (n, 64) are those of each gesture's images, None for a model without pose layers.
+        """
+        rows, card = [row for each in self.photographs for row in each.rows], readme(self.photographs[0].place)
         training = {
             **config,
             "preset": self.preset,
             "images": len(rows),
-            "without_hand": feature.without_hand,
+            "without_hand": sum(feature.without_hand for feature in features),
             "llama3": "llama 3" in card.lower().replace("-", " ") and any(row.rewrite == "llm" for row in rows),
             "versions": _versions(),
         }
         if kept is not None:
             training["kept"] = {"step": kept, "by": self.options.best_by}
-        return {
-            "gesture": self.gesture,
-            "gesture_phrase": rows[0].phrase,
-            "feature": {"kind": feature.kind, "values": feature.values},
+        several = len(self.gestures) > 1
+        about = {
+            "gesture": None if several else self.gesture,
+            "gesture_phrase": None if several else rows[0].phrase,
+            # with several gestures lam is 1, and no feature is mixed in
+            "feature": {"kind": features[0].kind, "values": (0.0,) * NUMBERS if several else features[0].values},
             "lam": self.options.lam,
             "crop": self.options.crop,
             "resolution": self.base.resolution,
             "seed": self.options.seed,
             "training": training,
-            "fusion": fusion_record(self.base, self.options.seed, layer),
+            "fusion": {"kind": "none"} if several else fusion_record(self.base, self.options.seed, layer),
         }
+        if several or routes(self.options):
+            about |= {"format": 2, "gestures": self._gestures(poses)}
+        if routes(self.options):
+            about["pose"] = {"routes": routes(self.options)}
+        return about
+
+    def _gestures(self, poses: Sequence[torch.Tensor | None]) -> dict[str, dict[str, Any]]:
+        """Return each gesture's phrase and the bank of its own poses; stage1.json has the features."""
+        table: dict[str, dict[str, Any]] = {}
+        for name, each, of_rows in zip(self.gestures, self.photographs, poses, strict=True):
+            table[name] = {"phrase": each.rows[0].phrase}
+            if of_rows is not None:
+                table[name]["poses"] = bank(of_rows.numpy(), len(self.gestures))
+        return table
 
 
 def set_up(
-    dataset: Place | str, gesture: str, base: Place | str, preset: str, options: TrainOptions | None,
+    dataset: Place | str, gesture: str | Sequence[str], base: Place | str, preset: str, options: TrainOptions | None,
     running: RunOptions | None, device: str, changes: Mapping[str, Any], out: Path | None = None,
+    prediction_type: str | None = None,
 ) -> Setup:  # fmt: skip
     """Check the arguments of `train`, choose the device, and open the base and the dataset.
 
-    Repositories of the Hub have the commits that a run in `out` recorded.
+    Repositories of the Hub have the commits that a run in `out` recorded. `prediction_type` is for a base in one file
+    that does not state it.
     """
     options, running = changed(changes, options or options_of(preset), running or RunOptions())
-    require_one(gesture, "--gesture")
     check(options)
-    require_ranges(running)
+    check_running(running, options)
     check_judging(options)
+    names = _named(gesture)
     processes = launched()
     if options.order == "images" and processes.count > 1:
         raise UserError("--order images trains on one image after the other: start a single process")
@@ -117,15 +153,48 @@ def set_up(
     )
     chosen = choose_device(own_device(device, processes))
     options = resolved(options, running, chosen)
-    require_gesture(place, gesture)  # before a base of gigabytes is fetched
-    opened = open_base(base_place)
+    names = _gestures(place, names, options)  # before a base of gigabytes is fetched
+    opened = open_base(base_place, prediction_type=prediction_type)
     if processes.first:
         report_left_out(opened, running.safety_checker)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
-    photographs = load(place, gesture, limit=options.limit)
-    photographs.check_images()
-    planned = plan(gesture, photographs, opened, options)
-    return Setup(gesture, preset, options, running, chosen, opened, base_place, photographs, planned, requested)
+    photographs = [load(place, name, limit=options.limit) for name in names]
+    for each in photographs:
+        each.check_images()
+    planned = plan(", ".join(names), [row for each in photographs for row in each.rows], opened, options)
+    return Setup(names, preset, options, running, chosen, opened, base_place, photographs, planned, requested)
+
+
+def stage1_record(gestures: Sequence[str], features: Sequence[GestureFeature]) -> dict[str, Any]:
+    """Return the content of stage1.json: the gesture feature, of several gestures by name."""
+    records = [asdict(feature) for feature in features]
+    return records[0] if len(records) == 1 else {"gestures": dict(zip(gestures, records, strict=True))}
+
+
+def _named(gesture: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names in an argument, each once, or `all` alone. No file is read."""
+    names = (gesture,) if isinstance(gesture, str) else tuple(dict.fromkeys(gesture))
+    require_trainable(names, "--gesture")
+    return names
+
+
+def _gestures(place: Place, names: tuple[str, ...], options: TrainOptions) -> tuple[str, ...]:
+    """Return the gestures to train, all of which the dataset has; only its card is read.
+
+    Raises `UserError` for several where the options are those of one gesture.
+    """
+    if names == ("all",):
+        names = tuple(gestures_of(place))
+    for name in names:
+        require_gesture(place, name)
+    if len(names) > 1 and options.lam < 1:
+        raise UserError(
+            f"--gesture {' '.join(names)}: the mean landmarks of several gestures are those of none; give --lam 1, "
+            "which leaves the gesture feature out, or one gesture"
+        )
+    if len(names) > 1 and (options.order == "images" or options.evaluate_every):
+        raise UserError("--order images and --evaluate-every know one gesture: name one, or leave them out")
+    return names
 
 
 def _as_recorded(place: Place, part: str, requested: str, out: Path | None) -> Place:

@@ -26,6 +26,8 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
     Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
     processes, lr, steps = session.processes, options.embedding_lr, options.embedding_steps
+    if not steps:
+        return split.mixed
     batches = parts(len(split), options.embedding_batch)
     paths = [session.run.path / "stage2" / f"{number:05d}.safetensors" for number in range(len(batches))]
     parts_of = [split.image_ids[batch] for batch in batches]

@@ -4,9 +4,9 @@ A run may be killed at any moment: the same call resumes it and ends with the sa
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,34 @@ import torch
 from handdata import assets
 from handdata.errors import Unfinished
 from handdata.huggingface import Place
-from handtrain import tensor_cache
-from handtrain.method.fusion import TokenFusion, mix
-from handtrain.method.gesture import NUMBERS, gesture_feature
+from handtrain.method.gesture import gesture_feature
 from handtrain.method.micro_batch import is_out_of_memory
 from handtrain.method.unet import add_adapters, merge_adapters, require_grad
 from handtrain.model.export import export
+from handtrain.model.formats.adapters import ADAPTERS_FILE, write_adapters
 from handtrain.presets import RunOptions, TrainOptions
-from handtrain.run.cost import estimate, ideal_seconds, require_room
+from handtrain.run.cost import estimate, ideal_seconds, require_room, stage3_order
 from handtrain.run.device import diffusion
 from handtrain.run.folder import Run
 from handtrain.run.processes import joined, launched
-from handtrain.run.session import Session, open_session
+from handtrain.run.session import open_session
 from handtrain.tensor_cache import TensorCache
 from handtrain.training.early_stopping import open_judge
-from handtrain.training.loop import Phase, tune
+from handtrain.training.fusion_stage import token_fusion
+from handtrain.training.loop import Course, Phase, tune
+from handtrain.training.pose_stage import with_pose_layers
+from handtrain.training.prior import gesture_free, prior_split, with_prior
 from handtrain.training.released_order import released_order
-from handtrain.training.setup import set_up
+from handtrain.training.setup import set_up, stage1_record
 from handtrain.training.stage2 import stage2
-from handtrain.training.training_set import encode_splits, recomputed_landmarks
+from handtrain.training.training_set import encode_splits, merged, recomputed_landmarks
 from handtrain.training.validation import Observer, validation_split
-
-_FUSION_FILE = "stage2/fusion.safetensors"  # of the run folder: the trained token layer
 
 
 def train(
     dataset: Place | str,
     *,
-    gesture: str,
+    gesture: str | Sequence[str],
     base: Place | str,
     out: Path | str,
     preset: str = "paper",
@@ -52,20 +52,22 @@ def train(
     cache: Path | str | None = None,
     progress: bool = True,
     verify: bool = False,
+    prediction_type: str | None = None,
     **changes: Any,
 ) -> Run:
-    """Fine-tune a Stable Diffusion on one gesture of a dataset in the paper's three stages, and return the run.
+    """Fine-tune a Stable Diffusion on gestures of a dataset in the paper's three stages, and return the run.
 
-    `dataset` is a folder of `handdata publish` or hf:USER/NAME[@REVISION], `base` a diffusers folder, a name on the Hub
-    or the name of a shipped model, `out` the run folder, `cache` the folder of encoded images and texts. `options`
-    (default: those of the preset) and `running` are changed by keywords that name their fields, such as `lam=0.5`.
+    `gesture` is a name, several names, or `all`, `dataset` a folder of `handdata publish` or hf:USER/NAME[@REVISION],
+    `base` a diffusers folder, a .safetensors file (with its `prediction_type` if it does not state that), a name on the
+    Hub or of a shipped model, `out` the run folder, `cache` the folder of encoded images and texts. `options` (default:
+    those of the preset) and `running` are changed by keywords that name their fields, such as `lam=0.5`.
     The same call resumes an interrupted run and leaves a finished one unchanged; a damaged model is exported again.
     `verify` reads all other files of a finished run too. Raises `UserError` for a mistake and
     `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
     """
     # Setup: the checked arguments, the other processes, and the run folder with the checkpoint to resume from
     out = Path(out)
-    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, out)
+    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, out, prediction_type)
     options, running, photographs = setup.options, setup.running, setup.photographs
     with _memory_errors(), joined(setup.device) as processes:
         progress = progress and processes.first
@@ -83,21 +85,32 @@ def train(
                     print("handtrain: this run is finished", file=sys.stderr)
                 return Run(out)
 
-            observed = validation_split(photographs, gesture, options, running) if processes.first else []
+            observed = validation_split(photographs, setup.gestures, options, running) if processes.first else []
 
-            # Stage I: the gesture feature g
-            rows = recomputed_landmarks(photographs, progress) if options.landmarks == "recompute" else photographs.rows
-            feature = gesture_feature(rows, options.feature)
-            g = torch.tensor(feature.values, dtype=torch.float32)  # (63,)
-            session.run.write_json("stage1.json", asdict(feature))
+            # Stage I: the gesture feature g, one per gesture
+            if options.landmarks == "recompute":
+                photographs = [replace(each, rows=recomputed_landmarks(each, progress)) for each in photographs]
+            features = [gesture_feature(each.rows, options.feature) for each in photographs]
+            g = torch.tensor(features[0].values, dtype=torch.float32)  # (63,); with several gestures it is not used
+            session.run.write_json("stage1.json", stage1_record(setup.gestures, features))
             if session.run.lines == 0:  # the log of a resumed run begins with this line
-                session.run.log(stage=1, step=0, images=feature.images, without_hand=feature.without_hand)
+                images, without = (sum(getattr(f, name) for f in features) for name in ("images", "without_hand"))
+                session.run.log(stage=1, step=0, images=images, without_hand=without)
 
             # Encoding: images by the VAE, texts by the text encoder and the flat fusion layer
             encoded = TensorCache(Path(cache) if cache else assets.cache_folder() / "encoded")
+            every, target = [*photographs, *observed], setup.device
             splits, unconditional = processes.first_then_rest(
-                lambda: encode_splits([photographs, *observed], setup.base, options, g, setup.device, encoded, progress)
+                lambda: encode_splits(every, setup.base, options, g, target, encoded, progress)
             )
+            trained, watched = splits[: len(photographs)], splits[len(photographs) :]
+            splits = [merged(part) for part in (trained, watched) if part]
+            prior = None
+            if options.prior:
+                texts = [text for each in photographs for text in gesture_free(each.rows)]
+                prior = processes.first_then_rest(
+                    lambda: prior_split(setup.base, texts, unconditional, options, target, encoded, progress)
+                )
 
             # Model: the UNet, frozen until Stage III, with adapters if only they are trained; the judge of its samples
             unet = setup.base.unet()
@@ -107,27 +120,16 @@ def train(
             model = diffusion(unet, schedule, scaling, options, running, setup.device)
             judge = None
             if options.evaluate_every and processes.first:
-                judge = open_judge(session, options, photographs, setup.base.resolution, encoded)
+                judge = open_judge(session, options, photographs[0], setup.base.resolution, encoded)
 
             # Token fusion, before Stage II: one trained layer in place of the flat one
             layer = None
-            if options.fusion == "token":
-                layer = TokenFusion(setup.base.width, NUMBERS).to(setup.device)
-                if not _load_fusion(session, layer):
-                    on_device = g.to(setup.device)
-                    phase = Phase(
-                        "fusion", stage=2, epochs=options.fusion_epochs, batch=options.fusion_batch,
-                        lr=options.fusion_lr, seed=options.seed,
-                    )  # fmt: skip
-                    fuse = lambda text: mix(text, layer(text, on_device), options.lam)  # noqa: E731
-                    tune(session, model, layer, splits[0], splits[0].text, phase, fuse)
-                    _save_fusion(session, layer)
-                layer.requires_grad_(False)
-                splits = [split.fused(layer, g, options.lam, setup.device) for split in splits]
+            if options.fusion == "token" and len(features) == 1:
+                layer, splits = token_fusion(session, model, splits, g, setup.base.width, options)
 
             split, *validation = splits
-            watched = validation[0] if validation else None
-            observer = Observer(session, setup.base, options, running, unconditional, watched, judge)
+            observed_split = validation[0] if validation else None
+            observer = Observer(session, setup.base, options, running, unconditional, observed_split, judge)
             if options.order == "images":
                 # Stages II and III of one image after the other, as in the released code
                 released_order(session, model, split, options, observer)
@@ -135,21 +137,26 @@ def train(
                 # Stage II: the embedding of every image, optimized through the frozen UNet
                 embeddings = stage2(session, model, split, options)
 
-                # Stage III: the UNet on the frozen embeddings
+                # Stage III: the UNet on the frozen embeddings, with the pose layers and the base's own pictures
                 require_grad(unet)
+                model, module = with_pose_layers(model, options)
+                split, embeddings = with_prior(split, embeddings, prior)
+                course = Course(options, stage3_order(options, setup.counts, len(prior or ())), unconditional)
                 phase = Phase(
                     "unet", stage=3, epochs=options.unet_epochs, batch=options.unet_batch, lr=options.unet_lr,
-                    seed=options.seed, warmup=options.unet_warmup, optimizer=options.optimizer,
+                    seed=options.seed, warmup=options.unet_warmup, optimizer=options.optimizer, course=course,
                 )  # fmt: skip
-                tune(session, model, unet, split, embeddings, phase, observer=observer)
+                tune(session, model, module, split, embeddings, phase, observer=observer)
 
             # Export: the last or the best weights as a model folder
             if processes.first:
                 kept = judge.restore(unet) if judge and options.keep == "best" else None
+                poses = [each.latents.poses for each in trained]
+                about = setup.about(session.run.record["config"], features, layer, kept, poses)
                 if options.lora_rank:
+                    about |= write_adapters(out / ADAPTERS_FILE, unet, about, setup.base)
                     merge_adapters(unet)
-                about = setup.about(session.run.record["config"], feature, layer, kept)
-                export(out / "model", setup.base, unet, about, layer, running.safety_checker)
+                export(out / "model", setup.base, unet, about, layer, running.safety_checker, model.pose)
                 session.run.finish()
     return Run(out)
 
@@ -157,40 +164,19 @@ def train(
 def plan_run(
     dataset: Place | str,
     *,
-    gesture: str,
+    gesture: str | Sequence[str],
     base: Place | str,
     preset: str = "paper",
     options: TrainOptions | None = None,
     running: RunOptions | None = None,
     device: str = "auto",
+    prediction_type: str | None = None,
     **changes: Any,
 ) -> str:
     """Check the arguments of `train` and return a text with the steps, memory, disk space and time of the run."""
-    setup = set_up(dataset, gesture, base, preset, options, running, device, changes)
+    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, prediction_type=prediction_type)
     count = launched().count
     return f"{setup.plan}\n{estimate(setup.plan, setup.base, setup.options, setup.running, setup.device, count)}"
-
-
-def _load_fusion(session: Session, layer: TokenFusion) -> bool:
-    """Load the fusion layer in all processes if the run has trained it already; return whether it has."""
-    names, file = layer.state_dict().keys(), session.run.path / _FUSION_FILE
-
-    def read() -> tensor_cache.Tensors | None:
-        tensors, about = tensor_cache.read(file) or ({}, {})
-        return tensors if tensors.keys() == names and session.run.owns(about) else None
-
-    stored = session.processes.on_first(read)
-    if stored:
-        layer.load_state_dict(stored)
-    return stored is not None
-
-
-def _save_fusion(session: Session, layer: TokenFusion) -> None:
-    if session.processes.first:
-        weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
-        tensor_cache.write(
-            session.run.path / _FUSION_FILE, weights, {"log_lines": session.run.lines, "run": session.run.key}
-        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from handdata.progress import bar
@@ -13,8 +14,9 @@ from handtrain.data.rows import Row
 from handtrain.method.diffusion import Latents
 from handtrain.method.fusion import FlatFusion, TokenFusion, mix
 from handtrain.method.gesture import NUMBERS, hand_in_box
+from handtrain.method.poses import pose_of_row
 from handtrain.model.base import Base
-from handtrain.presets import TrainOptions
+from handtrain.presets import TrainOptions, routes
 from handtrain.tensor_cache import TensorCache
 from handtrain.training.encode import encode_images, encode_texts, fuse_flat
 
@@ -28,6 +30,7 @@ class EncodedSplit:
     latents: Latents
     text: torch.Tensor  # (n, tokens, width), T
     mixed: torch.Tensor  # (n, tokens, width), E = lam * T + (1 - lam) * F; T itself until a token layer is trained
+    groups: tuple[int, ...] = ()  # number of rows of each gesture, in order; empty: one gesture
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -37,6 +40,17 @@ class EncodedSplit:
         with torch.no_grad():
             fused = [layer(text[None].to(device), feature.to(device)).cpu() for text in self.text]
         return replace(self, mixed=mix(self.text, torch.cat(fused), lam))
+
+
+def merged(splits: Sequence[EncodedSplit]) -> EncodedSplit:
+    """Return the splits of several gestures as one; a single one unchanged."""
+    if len(splits) == 1:
+        return splits[0]
+    names, texts = ([value for split in splits for value in getattr(split, of)] for of in ("image_ids", "texts"))
+    text, mixed = (torch.cat([getattr(split, of) for split in splits]) for of in ("text", "mixed"))
+    return EncodedSplit(
+        names, texts, _joined_latents([split.latents for split in splits]), text, mixed, tuple(map(len, splits))
+    )
 
 
 def encode_splits(
@@ -94,11 +108,20 @@ def _latents(
 ) -> Latents:
     windows = [row_window(row, base.resolution, options.crop) for row in split.rows]
     mean, deviation = encode_images(split, windows, vae, cache, progress)
+    poses = None
+    if routes(options):
+        of_rows = [pose_of_row(row, base.resolution, options.crop) for row in split.rows]
+        poses = torch.from_numpy(np.stack(of_rows))
     if options.hand_weight == 1:
-        return Latents(mean, deviation)
+        return Latents(mean, deviation, None, poses)
     height, width = mean.shape[2:]
     weights = [
         hand_weights(cut.box(row.box) if row.box else None, height, width, options.hand_weight)
         for row, cut in zip(split.rows, windows, strict=True)
     ]
-    return Latents(mean, deviation, torch.stack([torch.from_numpy(of_image) for of_image in weights]))
+    return Latents(mean, deviation, torch.stack([torch.from_numpy(of_image) for of_image in weights]), poses)
+
+
+def _joined_latents(parts: Sequence[Latents]) -> Latents:
+    columns = zip(*((part.mean, part.deviation, part.weights, part.poses) for part in parts), strict=True)
+    return Latents(*(None if values[0] is None else torch.cat(values) for values in columns))  # type: ignore[arg-type]

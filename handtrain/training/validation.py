@@ -1,6 +1,7 @@
 """Observation of a model during training: a loss with fixed noise, sample grids and evaluations with fixed seeds."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,14 +43,14 @@ class Observer:
         """The part of a checkpoint's state that later evaluations depend on."""
         return self.judge.state if self.judge else {}
 
-    def observe(self, model: Diffusion, step: int, total: int) -> None:
+    def observe(self, model: Diffusion, step: int, total: int) -> "Observer":
         """Log a validation loss, write a sample grid and evaluate, if they are due after this step of Stage III.
 
         The loss is the mean noise-prediction loss over images that are not trained on, with fixed draws: two values
-        differ only by the weights. The embeddings are mixed, not optimized, as in generation.
+        differ only by the weights. The embeddings are mixed, not optimized, as in generation. Return self.
         """
         if self.split is None:
-            return
+            return self
         validating = is_due(self.running.validate_every, step, total)
         judge = self.judge if self.judge and self.judge.due(step, total) else None
         loss = float("nan")
@@ -69,6 +70,7 @@ class Observer:
             pixels = self._evaluation_images(self._sampler(model), self.split)
             gesture = self.session.run.record["config"]["gesture"]
             judge.score(step, {"validation_loss": loss, **hand_metrics(pixels, gesture, judge)}, model.unet)
+        return self
 
     def ended(self, step: int, total: int) -> bool:
         """Return whether Stage III stops early after this step; all processes return the first one's decision."""
@@ -79,7 +81,7 @@ class Observer:
     def _sampler(self, model: Diffusion) -> Sampler:
         vae, schedule = self.base.vae().to(model.device), self.base.sampling_schedule()
         steps = self.running.sample_steps
-        return Sampler(model.unet, vae, schedule, self.unconditional, steps, self.base.resolution)
+        return Sampler(model.unet, vae, schedule, self.unconditional, steps, self.base.resolution, model.pose)
 
     def _evaluation_images(self, sampler: Sampler, split: EncodedSplit) -> list[np.ndarray]:
         """Return the images (h, w, 3) of an evaluation; they depend on the weights alone."""
@@ -87,12 +89,14 @@ class Observer:
         for part in parts(self.options.evaluation_images, _SAMPLED_AT_ONCE):
             numbers = range(part.start, part.stop)
             seeds = [seed_of("judge", self.options.seed, number) for number in numbers]
-            images += sampler(split.mixed[[number % len(split) for number in numbers]], seeds)
+            rows = [number % len(split) for number in numbers]
+            images += sampler(split.mixed[rows], seeds, split.latents[rows].poses)
         return [np.asarray(to_rgb(image)) for image in images]
 
     def _write_grid(self, sampler: Sampler, split: EncodedSplit, step: int) -> None:
         rows = slice(0, self.running.sample_prompts)
-        picture = sample_grid(sampler, split.mixed[rows], split.texts[rows], range(self.running.sample_seeds))
+        seeds, poses = range(self.running.sample_seeds), split.latents[rows].poses
+        picture = sample_grid(sampler, split.mixed[rows], split.texts[rows], seeds, poses)
         with whole_file(self.session.run.path / "samples" / f"{step:08d}.png") as partial:
             picture.save(partial, format="PNG")
 
@@ -106,20 +110,23 @@ def validation_draw(seed: int, split: EncodedSplit, timesteps: int) -> Draw:
 
 
 def validation_split(
-    photographs: Photographs, gesture: str, options: TrainOptions, running: RunOptions
+    photographs: Sequence[Photographs], gestures: Sequence[str], options: TrainOptions, running: RunOptions
 ) -> list[Photographs]:
-    """Return a list with the observed part of the validation split, empty without need or without such a split.
+    """Return the observed part of each gesture's validation split, empty without need or without such a split.
 
     Raises `UserError` if evaluations need a validation split that the dataset lacks.
     """
     if not (running.validate_every or running.sample_every or options.evaluate_every):
         return []
-    if "validation" not in splits_of(photographs.place, gesture):
+    place = photographs[0].place
+    if any("validation" not in splits_of(place, gesture) for gesture in gestures):
         if options.evaluate_every:
             raise UserError("--evaluate-every needs a validation split, which this dataset does not have: give 0")
         print("handtrain: the dataset has no validation split: no validation loss, no samples", file=sys.stderr)
         return []
     count = max(running.validation_images, running.sample_prompts)
-    observed = load(photographs.place, gesture, "validation", count)
-    observed.check_images()
-    return [observed]
+    each = max(1, count // len(gestures))
+    observed = [load(photographs[0].place, gesture, "validation", each) for gesture in gestures]
+    for part in observed:
+        part.check_images()
+    return observed

@@ -60,6 +60,39 @@ def test_d2_a_hostile_hand1000_json_is_one_sentence(tmp_path: Path, path: str, v
         read_about(tmp_path, "--model")
 
 
+_POSE = " ".join(["0.5"] * 64)
+_POSED: dict[str, Any] = {
+    **ABOUT, "format": 2, "gesture": None, "gesture_phrase": None, "fusion": {"kind": "none"}, "lam": 1.0,
+    "pose": {"routes": ["map"]},
+    "gestures": {name: {"phrase": f"making {name} gesture", "poses": [_POSE]} for name in ("ok", "call")},
+}  # fmt: skip
+
+
+def test_d2_several_gestures_with_poses_are_read(tmp_path: Path) -> None:
+    (tmp_path / "hand1000.json").write_text(json.dumps(sealed(_POSED)))
+    assert list(read_about(tmp_path, "--model")["gestures"]) == ["ok", "call"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 3}, {"format": "2"}, {"format": 0}, {"gestures": _LOST}, {"gestures": []}, {"gestures": {}},
+        {"gestures": 7}, {"gestures": {"ok": {"phrase": "p", "poses": [_POSE]}}}, {"gestures": {"ok": 1, "call": 2}},
+        {"gestures": {"ok": {"phrase": 5, "poses": []}, "call": {"phrase": "p", "poses": []}}},
+        *({"gestures": {name: {"phrase": name, "poses": poses} for name in ("ok", "call")}}
+          for poses in (_POSE, [_POSE[4:]], *([_POSE.replace("0.5", word, 1)] for word in ("nan", "x", "1e300")),
+                        [[0.5] * 64], [None])),
+        {"pose": []}, {"pose": {}}, {"pose": {"routes": []}}, {"pose": {"routes": ["magic"]}},
+        {"pose": {"routes": [["map"]]}}, {"pose": {"routes": "map"}}, {"format": 1, "pose": None},
+    ],
+)  # fmt: skip
+def test_d2_hostile_poses_of_a_model_are_one_sentence(tmp_path: Path, changes: dict[str, Any]) -> None:
+    about = {name: value for name, value in {**_POSED, **changes}.items() if value is not _LOST}
+    (tmp_path / "hand1000.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"--model .*hand1000.json is damaged"):
+        read_about(tmp_path, "--model")
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"[" * 100_000, "{é".encode("latin-1"), b"\xff\xfe{\x00}\x00"])
 def test_d2_an_unreadable_hand1000_json_is_one_sentence(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "hand1000.json").write_bytes(data)

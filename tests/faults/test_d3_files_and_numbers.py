@@ -51,7 +51,7 @@ def test_d3_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     path.write_text('name = "ü"\r\n', encoding="utf-8-sig")
     assert recipe.load(path).name == "ü"
     path.write_text("first\r\nsecond \u2028 half\rthird\n\n", encoding="utf-8-sig")
-    assert [text for _, text in _prompts(path, None, None, 0)] == ["first", "second \u2028 half", "third"]
+    assert [text for _, text in _prompts(path, None, None, 0)[0]] == ["first", "second \u2028 half", "third"]
     path.write_text(json.dumps({"FID": 1}), encoding="utf-8-sig")
     assert "FID" in _metrics(path)
 

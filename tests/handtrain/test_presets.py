@@ -40,9 +40,9 @@ def test_fast_keeps_rate_times_steps() -> None:
     assert fast.unet_lr / fast.unet_batch == pytest.approx(paper.unet_lr / paper.unet_batch)
 
 
-def test_every_option_of_plus_has_its_own_flag() -> None:
+def test_every_option_of_plus_2025_has_its_own_flag() -> None:
     flags = ["--crop", "hand", "--feature", "normalised", "--fusion", "token", "--hand-weight", "2"]
-    assert _parse("--preset", "fast", *flags).options == options_of("plus")
+    assert _parse("--preset", "fast", *flags).options == options_of("plus-2025")
 
 
 def test_a_flag_overrides_the_preset_before_and_after_it() -> None:

@@ -1,9 +1,10 @@
 """A captioner behind an OpenAI-compatible server with a vision model, such as vLLM or llama-server."""
 
 import io
+from functools import partial
 from typing import Any
 
-from handdata.recipe import CaptionOptions
+from handdata.recipe import CaptionOptions, flag
 from handdata.texts.answers import Conversation
 from handdata.texts.captioners.captioner import clean
 from handdata.texts.chat import Ask
@@ -17,8 +18,8 @@ class ServerCaptioner:
     def __init__(self, options: CaptionOptions) -> None:
         """Open a client. Raises `UserError` for a malformed URL, key or extra body."""
         self._model = ServerModel(
-            options.server, options.model, options.key_variable, options.parallel, options.timeout, table="caption",
-            extra=extra_fields(options.extra_body, "caption"),
+            options.server, options.model, options.key_variable, options.parallel, options.timeout,
+            partial(flag, "caption"), extra=extra_fields(options.extra_body, "caption"),
         )  # fmt: skip
         self._prompt, self._max_tokens = options.prompt, options.max_new_tokens
 

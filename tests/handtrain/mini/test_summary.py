@@ -31,6 +31,15 @@ def test_the_table_has_base_tuned_and_difference_in_this_order():
     assert sleeve.split()[2:] == ["95.7", "%", "96.0", "%", "-", "+0.2", "(-1.7", "to", "+1.9)"]
 
 
+def test_the_gesture_without_request_has_a_line_if_it_was_measured():
+    metrics = dict.fromkeys(METRICS, entry(0.5, 0.6, 0.05, 0.15))
+    assert not any(line.startswith("without request") for line in lines({"metrics": metrics}, {}))
+    metrics["gesture without request"] = entry(0.09, 0.68, 0.48, 0.7)
+    last = [*lines({"metrics": metrics}, {})][-1]
+    assert last.startswith("without request")
+    assert last.split()[2:] == "9.0 % 68.0 % - +59.0 (+48.0 to +70.0)".split()
+
+
 def test_few_hands_have_no_interval():
     few = {"standard": {"base": {"value": 0.5}, "fake": {"value": 0.75}, "difference": {"value": 0.25, "low": None}}}
     none = {"standard": {"base": {"value": 0.5}, "fake": {"value": 0.75}}}

@@ -16,7 +16,7 @@ def test_a_plan_names_memory_disk_and_time(base: Path, dataset: Path) -> None:
 
 def test_adapters_need_less_memory_and_disk_than_all_weights(base: Path, dataset: Path) -> None:
     photographs, opened = load(dataset, "call"), open_base(base)
-    whole, adapters = (plan("call", photographs, opened, TrainOptions(lora_rank=rank)) for rank in (0, 2))
+    whole, adapters = (plan("call", photographs.rows, opened, TrainOptions(lora_rank=rank)) for rank in (0, 2))
     assert whole.training_bytes == 4 * 4 * whole.parameters  # weights, gradients and two moments in float32
     assert whole.parameters * 4 < adapters.training_bytes < whole.training_bytes
     assert adapters.disk_bytes < whole.disk_bytes

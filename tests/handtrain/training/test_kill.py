@@ -95,10 +95,11 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
     ("kills", "flags"),
     [
         (20, ["--preset", "paper", "--unet-epochs", "2", "--embedding-batch", "2", "--embedding-steps", "3"]),
-        (5, "--preset plus --unet-epochs 2 --unet-batch 2 --fusion-epochs 1 --fusion-batch 2".split()),
+        (5, "--preset plus-2025 --unet-epochs 2 --unet-batch 2 --fusion-epochs 1 --fusion-batch 2".split()),
+        (5, "--preset plus --unet-samples 16 --unet-batch 2 --prior 0.5 --prior-images 2 --unet-lr 1e-3".split()),
         (5, ["--preset", "reference", "--unet-epochs", "2", "--embedding-steps", "2"]),
     ],
-    ids=["paper", "plus", "reference"],
+    ids=["paper", "plus-2025", "plus", "reference"],
 )
 def test_killed_and_resumed_runs_end_like_an_uninterrupted_one(
     base: Path, tmp_path: Path, runner: Runner, kills: int, flags: list[str]

@@ -183,7 +183,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 
     out = tmp_path / "run"
     paper, running = options_of("paper"), RunOptions()
-    assert Train(str(dataset), "call", str(base), out, "paper", paper, running, "cpu", dry_run=True)() == 0
+    assert Train(str(dataset), ("call",), str(base), out, "paper", paper, running, "cpu", dry_run=True)() == 0
     assert "100 UNet steps" in capsys.readouterr().out
     assert not out.exists()
 
@@ -194,7 +194,7 @@ def test_the_command_prints_the_model_folder(
     from handtrain.cli.flags import Train
 
     smoke, running = options_of("smoke"), RunOptions()
-    assert Train(str(dataset), "call", str(base), model.parent, "smoke", smoke, running, "cpu", encoded)() == 0
+    assert Train(str(dataset), ("call",), str(base), model.parent, "smoke", smoke, running, "cpu", encoded)() == 0
     assert capsys.readouterr().out.strip() == str(model)
 
 

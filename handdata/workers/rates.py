@@ -90,7 +90,8 @@ def record(recipe: Recipe, reports: dict[str, StageReport], seconds: dict[str, f
     measured = {}
     for name, report in reports.items():
         if report.rows >= _LEAST and _made_all(name, report):
-            parallel = min(workers, report.made_shards) if report.made_shards else 1
+            stated: int = getattr(getattr(recipe.resources, name, None), "workers", 0)
+            parallel = min(stated or workers, report.made_shards) if report.made_shards else 1
             amount = units(name, recipe, report.rows)
             entry = Record(amount, round(seconds[name] * parallel, 3), time.strftime("%Y-%m-%d"))
             measured[kind_of_work(name, recipe)] = entry

@@ -7,11 +7,12 @@ import shutil
 import pytest
 
 from handdata import assets
-from handdata.builds import plan, rates
+from handdata.builds import plan
 from handdata.builds.build import Build
 from handdata.errors import UserError
 from handdata.recipe import find, load, override
 from handdata.stages import STAGES, StageReport
+from handdata.workers import rates
 from tests.handdata.builds.test_build import handdata
 from tests.hub_server import HubServer
 

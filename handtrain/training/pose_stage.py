@@ -1,0 +1,18 @@
+"""The pose layers of Stage III: made, attached to the UNet, and trained together with it."""
+
+from dataclasses import replace
+
+import torch
+
+from handtrain.method.conditioning import attach, make_pose_layers
+from handtrain.method.diffusion import Diffusion
+from handtrain.presets import TrainOptions, routes
+
+
+def with_pose_layers(model: Diffusion, options: TrainOptions) -> tuple[Diffusion, torch.nn.Module]:
+    """Return the model with new pose layers, and the module to train; without --pose both as they are."""
+    if not routes(options):
+        return model, model.unet
+    layers = make_pose_layers(model.unet, routes(options), options.seed).to(model.device)
+    attach(model.unet, layers)
+    return replace(model, pose=layers), torch.nn.ModuleDict({"unet": model.unet, "pose": layers})

@@ -1,0 +1,69 @@
+"""Pictures that the base model draws of texts without a gesture: trained on, they keep what the base knows."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from handtrain.data.rows import Row
+from handtrain.generation.sampling import Sampler
+from handtrain.method.conditioning import POSE_NUMBERS
+from handtrain.method.diffusion import Latents
+from handtrain.method.micro_batch import parts
+from handtrain.method.noise import seed_of, shuffled
+from handtrain.model.base import Base
+from handtrain.presets import TrainOptions, routes
+from handtrain.tensor_cache import TensorCache, key_of
+from handtrain.training.encode import encode_texts
+from handtrain.training.training_set import EncodedSplit, merged
+
+STEPS = 20  # DDIM steps of a picture
+_AT_ONCE = 16  # pictures: a fixed number, so that a resumed run draws the same
+
+
+def gesture_free(rows: Sequence[Row]) -> list[str]:
+    """Return the texts of rows without the gesture's phrase."""
+    texts = (row.text.replace(row.phrase, " ") for row in rows)
+    return [re.sub(r"\s+([,.])|[\s,]+$|^[\s,]+", r"\1", re.sub(r"\s+", " ", text)).strip(" ,") for text in texts]
+
+
+def prior_split(
+    base: Base, texts: Sequence[str], unconditional: torch.Tensor, options: TrainOptions, device: torch.device,
+    cache: TensorCache, progress: bool,
+) -> EncodedSplit:  # fmt: skip
+    """Return pictures of the base model, drawn once and cached as latents; each has a text, and no pose."""
+    count = options.prior_images
+    chosen = [texts[place % len(texts)] for place in (shuffled(options.seed, "prior", len(texts), 0) * count)[:count]]
+    text = encode_texts(chosen, base.tokenizer(), base.text_encoder().to(device), cache, progress)
+    key = key_of(
+        what="prior", model=base.fingerprint(), device=device.type, texts=chosen, seed=options.seed, steps=STEPS,
+        resolution=base.resolution,
+    )  # fmt: skip
+    entry = cache.get(key)
+    if entry is None:
+        sampler = Sampler(
+            base.unet().to(device), base.vae().to(device), base.sampling_schedule(), unconditional, STEPS,
+            base.resolution,
+        )  # fmt: skip
+        latents = [
+            sampler.latents(text[part], [seed_of("prior", options.seed, n) for n in range(part.start, part.stop)])
+            for part in parts(count, _AT_ONCE)
+        ]
+        entry = {"mean": (torch.cat(latents) / base.scaling()).contiguous()}
+        cache.put(key, entry)
+    mean = entry["mean"]
+    weights = torch.ones_like(mean[:, :1]) if options.hand_weight != 1 else None
+    poses = torch.full((count, POSE_NUMBERS), torch.nan) if routes(options) else None
+    names = [f"prior-{number:05d}" for number in range(count)]
+    return EncodedSplit(names, chosen, Latents(mean, torch.zeros_like(mean), weights, poses), text, text)
+
+
+def with_prior(
+    split: EncodedSplit, embeddings: torch.Tensor, prior: EncodedSplit | None
+) -> tuple[EncodedSplit, torch.Tensor]:
+    """Return a split and its embeddings with the base's pictures behind them."""
+    if prior is None:
+        return split, embeddings
+    both = merged([split, prior])
+    return replace(both, groups=split.groups), torch.cat([embeddings, prior.mixed])

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from handtrain.evaluation import side_effects
+from handtrain.evaluation.hands import Hand
+
+
+def _pose(seed: int, scale: float = 0.5) -> np.ndarray:
+    points = np.random.default_rng(seed).random((21, 3)) * scale + 0.2
+    points[0, :2], points[1, :2] = 0.2, 0.2 + scale  # the box of the joints has sides of `scale`
+    return np.append(points.ravel(), 1.0)
+
+
+def _hand(pose: np.ndarray, shift: tuple[float, float] = (0.0, 0.0)) -> Hand:
+    return Hand(pose[:63].reshape(21, 3) + np.array([*shift, 0.0]), True, 0.9, 64, 64)
+
+
+def test_the_pose_error_is_a_distance_in_sizes_of_the_hand() -> None:
+    small, large = _pose(0, 0.25), _pose(1, 0.5)
+    shifted = [[_hand(small, (0.03, 0.04))], [_hand(large, (0.03, 0.04))]]  # 0.05 of the image each
+    errors = side_effects.pose_errors(np.stack([small, large]), shifted)
+    assert errors == pytest.approx([0.05 / 0.25, 0.05 / 0.5])
+
+
+def test_the_nearest_of_two_hands_counts_and_missing_ones_are_apart() -> None:
+    pose = _pose(2)
+    wanted = np.stack([pose, pose, np.full(64, np.nan)])
+    errors = side_effects.pose_errors(wanted, [[_hand(_pose(3), (0.3, 0)), _hand(pose)], [], [_hand(pose)]])
+    assert errors[0] == pytest.approx(0)
+    assert np.isnan(errors[1:]).all()
+
+
+def test_a_gesture_is_made_if_one_of_the_hands_makes_it() -> None:
+    assert side_effects.makes([["palm"], ["fist"], [], ["palm", "none"]], "palm").tolist() == [1, 0, 0, 1]
+
+
+def test_the_interval_of_a_paired_difference_is_smaller_than_that_of_its_sides() -> None:
+    rng = np.random.default_rng(4)
+    before = (rng.random(400) < 0.5).astype(float)
+    after = np.where(rng.random(400) < 0.02, 1.0, before)
+    paired = side_effects.share_change(before, after)
+    assert paired.high - paired.low < 0.5 * (side_effects.share(after).high - side_effects.share(after).low)
+    assert paired.low <= paired.value <= paired.high
+
+
+def test_a_share_of_zero_is_not_certain() -> None:
+    never = side_effects.share(np.zeros(8))
+    assert (never.value, never.low) == (0, 0) and never.high == pytest.approx(0.324, abs=0.001)
+    change = side_effects.share_change(np.zeros(8), np.zeros(8))
+    assert change.low < 0 == change.value < change.high
+
+
+def test_retention_is_zero_for_equal_images_and_relative_to_other_seeds() -> None:
+    images = np.random.default_rng(5).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    result = side_effects.retention(images, images, np.roll(images, 1, axis=0))
+    assert result["distance"]["value"] == 0
+    assert result["distance of other seeds"]["value"] == pytest.approx(1 / 3, abs=0.05)
+    black, white = np.zeros((2, 4, 4, 3), np.uint8), np.full((2, 4, 4, 3), 255, np.uint8)
+    assert side_effects.distances(black, white).tolist() == [1, 1]
+
+
+def test_an_empty_set_has_no_value() -> None:
+    empty = np.array([])
+    for estimate in (side_effects.mean(empty), side_effects.share(empty), side_effects.share_change(empty, empty)):
+        assert estimate.record() == {"n": 0, "value": None, "low": None, "high": None}
