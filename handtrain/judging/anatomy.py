@@ -79,7 +79,8 @@ class Weights:
     def p_wrong(self, outputs: Floats, signals: Floats) -> Floats:
         """Return the probability (...) that hands are wrong, from outputs (..., 12) and signals (..., 9)."""
         first, second, constant = self.logistic
-        return 1 / (1 + np.exp(-(first * outputs[..., 0] + second * signals[..., 0] + constant)))
+        probability: Floats = 1 / (1 + np.exp(-(first * outputs[..., 0] + second * signals[..., 0] + constant)))
+        return probability
 
 
 class AnatomyJudge:
