@@ -65,7 +65,8 @@ def _linear(data: Measures) -> Weights:
     a = (data.features - mean) / scale
     truth = np.column_stack([data.wrong, data.flaws, data.fingers[:, None] == np.array(FINGERS)])  # (n, 12)
     linear = a.T @ np.linalg.solve(a @ a.T + _RIDGE * np.eye(len(a)), truth * 2.0 - 1)
-    return Weights(*(value.astype(np.float32) for value in (mean, scale, linear)), np.zeros(3, np.float32))
+    mean, scale, linear = (value.astype(np.float32) for value in (mean, scale, linear))
+    return Weights(mean, scale, linear, np.zeros(3, np.float32))
 
 
 def _inputs(outputs: Floats, signals: Floats) -> Floats:

@@ -1,6 +1,7 @@
 """The table of docs/anatomy_benchmark.md: how well every metric tells wrong hands from right ones, by size and flaw."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +49,15 @@ def table(data: Measures, photos: Measures | None, seed: int) -> Iterator[str]:
     yield f"The flaw named first is right in {named.mean():.1%} of {len(named)} hands with one flaw.\n"
     rows = []
     for flaw in FLAWS:
-        blind = _whole(
-            data, by_folds(found, seed, lambda known, new, flaw=flaw: _judged(without(known, flaw), new, seed))
-        )
+        blind = _whole(data, by_folds(found, seed, partial(_judged_blindly, flaw, seed)))
         cells = [_auc_of(data, values, flaw, size) for values in (combined, blind) for size in sizes]
         rows.append([flaw, str(int((data.flaws[:, FLAWS.index(flaw)] & data.wrong).sum())), *cells])
     heads = [f"{size} px{rest}" for rest in ("", ", flaw left out of the fit") for size in sizes]
     yield markdown_table(["flaw", "hands", *heads], rows)
+
+
+def _judged_blindly(flaw: str, seed: int, known: Measures, new: Measures) -> Floats:
+    return _judged(without(known, flaw), new, seed)
 
 
 def check(data: Measures) -> str:

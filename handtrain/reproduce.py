@@ -49,7 +49,7 @@ def reproduce(
     """
     out, generate, evaluate = Path(out), generate or GenerateOptions(), evaluate or EvaluateOptions()
     training = {"base": base, "device": device, **training}
-    stated = {"prediction_type": training.get("prediction_type")}
+    stated: dict[str, Any] = {"prediction_type": training.get("prediction_type")}
     if generate.guidance is None:  # the same for both sides
         posed = training.get("pose", (training.get("options") or options_of(training.get("preset", "paper"))).pose)
         generate = replace(generate, guidance=guidance_of(posed != "none"))

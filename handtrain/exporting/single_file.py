@@ -12,7 +12,8 @@ from handtrain.model.formats.header import metadata_of, write_tensors
 from handtrain.model.formats.original_names import original
 from handtrain.model.weights import Unusable
 
-_TYPES = {("F16",): torch.float16, ("BF16",): torch.bfloat16}  # of the weights in a model; else float32
+# of the weights in a model; else float32
+_TYPES: dict[tuple[str, ...], torch.dtype] = {("F16",): torch.float16, ("BF16",): torch.bfloat16}
 
 
 def write_single_file(out: Path, base: Base, about: dict[str, Any]) -> None:

@@ -97,7 +97,8 @@ class Network(nn.Module):
             else:
                 groups = x.shape[1] if step.code == _DEPTHWISE else 1
                 x, pad = _same(x, weights[0].shape[2], step.stride)
-                y = F.conv2d(x, *weights, step.stride, pad, 1, groups)
+                kernel, bias = weights
+                y = F.conv2d(x, kernel, bias, step.stride, pad, 1, groups)
             known[step.output] = _ACTIVATIONS[step.activation](y)
         return known
 

@@ -39,7 +39,7 @@ def adapters_of(unet: Any) -> Factors:
 
 def named(factors: Factors, form: Format) -> dict[str, torch.Tensor]:
     """Return the tensors of a LoRA file by name; sd-scripts also stores a scalar alpha for each layer."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for layer, (down, up) in factors.items():
         if form == "diffusers":
             tensors |= {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}

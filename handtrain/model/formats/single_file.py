@@ -91,7 +91,7 @@ def open_single_file(path: Path, option: str, prediction: str | None) -> SingleF
     _require_text_to_image(tensors, where)
     channels = tensors[_FIRST].shape[0]
     widths = {entry.shape[1] for name, entry in tensors.items() if name.startswith(UNET) and name.endswith(_CROSS)}
-    name = _CONFIGURATIONS.get((channels, *sorted(widths)))  # type: ignore[call-overload]
+    name = _CONFIGURATIONS.get((channels, *sorted(widths)))  # type: ignore[arg-type]
     if name is None:
         raise UserError(
             f"{where}: its UNet begins with {channels} channels and reads texts of width "

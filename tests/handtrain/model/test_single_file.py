@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from handdata.errors import UserError
@@ -113,11 +114,11 @@ def test_a_single_file_trains_and_generates_as_the_folder(
         for place, model in (("base", base), ("tuned", run.model)):
             out = tmp_path / f"{name}-{place}"
             generate(model, out=out, prompt="a hand", device="cpu", steps=2, progress=False)
-            pictures.append((out / "image-s0.png").read_bytes())
+            pictures.append(np.asarray(Image.open(out / "image-s0.png")))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert pictures[0] == pictures[2]
-    assert pictures[1] == pictures[3]
-    assert pictures[0] != pictures[1]
+    assert np.array_equal(pictures[0], pictures[2])
+    assert np.array_equal(pictures[1], pictures[3])
+    assert not np.array_equal(pictures[0], pictures[1])
     training = json.loads((tmp_path / "file" / "model" / "hand1000.json").read_text())["training"]
     assert training["base"]["place"] == "mini.safetensors"
     assert training["base"]["fingerprint"] == open_base(mini_file).fingerprint()
