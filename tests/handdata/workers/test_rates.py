@@ -73,6 +73,13 @@ def test_other_models_sizes_and_devices_are_other_work():
     assert rates.recorded("rewrite", served, 100) is None and rates.recorded("facts", served, 100)
 
 
+def test_a_number_of_workers_in_the_recipe_counts_before_that_of_the_command():
+    several = override(MINI, resources={"facts": {"workers": 2}})
+    rates.record(several, reports(100), dict.fromkeys(seconds(1), 10.0), 1)
+    assert rates.recorded("facts", several, 100).seconds == 20.0
+    assert rates.recorded("check", several, 100).seconds == 10.0
+
+
 def test_resumed_small_and_parallel_runs():
     kept = StageReport(100, kept_shards=1, made_shards=1)
     rates.record(MINI, reports(100, facts=kept, fetch=StageReport(100, made_rows=40)), seconds(1.0), 1)
