@@ -7,7 +7,10 @@ run by `builds/engine`; the others are called here.
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +70,17 @@ class Build(BuildFolder):
             started = time.monotonic()  # the time of the first stage includes the look-ups
             self._require_models(stages)
             if self.part is None:
-                self.update_record({}, software={})
+                self._forget_software(stages)
             else:
                 self.update_record({}, parts=self.part.of)
             for stage in stages:
-                if self.part is None or stage.columns:
-                    reports[stage.name] = self._run_stage(stage, execution, verify)
-                elif stage is STAGES[0]:  # the images are chosen by one part, while others wait
-                    with exclusive(self.path / ".select.lock"):
-                        reports[stage.name] = self._run_stage(stage, execution, verify)
+                whole = self.part is None or stage is STAGES[0]  # the images are chosen by one part, while others wait
+                if whole or stage.columns:
+                    with exclusive(self.path / ".select.lock") if whole and self.part else nullcontext():
+                        run = self._prepared(stage, execution, verify)
+                        report = reports[stage.name] = run()
+                        if whole:
+                            self._record_outcome(stage, report.rows, report.failed, report.notes)
                 seconds[stage.name] = time.monotonic() - started
                 started += seconds[stage.name]
         if self.part is None:
@@ -104,25 +109,30 @@ class Build(BuildFolder):
             self._record_outcome(STAGES[-1], report.rows, report.failed)
         return report
 
-    def _run_stage(self, stage: StageSpec, execution: Execution, verify: bool) -> StageReport:
+    def _prepared(self, stage: StageSpec, execution: Execution, verify: bool) -> Callable[[], StageReport]:
+        """Return the function that runs a stage, after a look at its model and the versions of the other parts."""
         implementation = stage.load()
-        if isinstance(implementation, type):  # a `Stage`, which works on shards
-            options = self._options(stage, implementation, execution)
-            if verify and stage.name == "caption" and not options.server:
-                model, _ = model_folder(options.model, options.revision)
-                verification.verify_model(model, f"--{stage.table}.model")
-            self._agree_on_software(stage, options)
-            report = engines.run(stage, options, self.path, execution, getattr(self.recipe.resources, stage.name))
-        else:  # a function, which works on the whole build
-            report = implementation(self.path, self.recipe, execution)
-        if self.part is None or stage is STAGES[0]:
-            self._record_outcome(stage, report.rows, report.failed, report.notes)
-        return report
+        if not isinstance(implementation, type):  # a function, which works on the whole build
+            return partial(implementation, self.path, self.recipe, execution)
+        options = self._options(stage, implementation, execution)
+        if verify and stage.name == "caption" and not options.server:
+            model, _ = model_folder(options.model, options.revision)
+            verification.verify_model(model, f"--{stage.table}.model")
+        self._agree_on_software(stage, options)
+        resources = getattr(self.recipe.resources, stage.name)
+        return partial(engines.run, stage, options, self.path, execution, resources)
 
     def _record_outcome(
         self, stage: StageSpec, rows: int, failed: Counter[str], notes: dict[str, Any] | None = None
     ) -> None:
         self.update_record({stage.name: {"rows": rows, "failed": dict(sorted(failed.items()))}}, **(notes or {}))
+
+    def _forget_software(self, stages: tuple[StageSpec, ...]) -> None:
+        """Let the run of these stages name its versions again."""
+        known = self.record().get("software", {})
+        kept = {name: entry for name, entry in known.items() if name not in {stage.name for stage in stages}}
+        if kept != known:
+            self.update_record({}, software=kept)
 
     def _agree_on_software(self, stage: StageSpec, options: Any) -> None:
         """Compare the versions that decide a stage's rows with those of the other parts, of which the first names them.
