@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from handdata import gestures
 from handdata.errors import UserError
-from handdata.gestures import PAPER_GESTURES
+from handdata.gestures import PAPER_GESTURES, Gesture
 from handdata.readers import read_text
 from handdata.shipped import known_archives, resource
 from handdata.strict_toml import from_table, to_table
@@ -184,6 +184,7 @@ class Recipe:
     check: CheckOptions = field(default_factory=CheckOptions)
     assemble: AssembleOptions = field(default_factory=AssembleOptions)
     publish: PublishOptions = field(default_factory=PublishOptions)
+    gesture: dict[str, Gesture] = field(default_factory=dict)  # own gestures by name, beside HaGRID's
 
 
 def find(recipe: str) -> Path:
@@ -274,8 +275,9 @@ def _checked(recipe: Recipe, folder: Path) -> Recipe:
 
     Raises `UserError` for a gesture without a definition.
     """
-    gestures.require(recipe.select.gestures)
-    gestures.require(recipe.render.gestures)
+    gestures.require_own(recipe.gesture)
+    gestures.require(recipe.select.gestures, recipe.gesture)
+    gestures.require(recipe.render.gestures, recipe.gesture)
     source, caption, rewrite = recipe.source, recipe.caption, recipe.rewrite
     return replace(
         recipe,

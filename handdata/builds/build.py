@@ -18,6 +18,7 @@ from handdata.builds.publish import publish
 from handdata.builds.review import Applied, apply_decisions, write_page
 from handdata.builds.status import status
 from handdata.errors import UserError
+from handdata.gestures import also
 from handdata.huggingface import model_folder
 from handdata.stages import Execution, StageReport, StageSpec, stage_named, stages_until
 
@@ -45,7 +46,7 @@ class Build(BuildFolder):
             raise UserError(f"unknown engine '{engine}': use {' or '.join(engines.ENGINES)}")
         execution, reports = Execution(engine, workers, progress), {}
         stages = stages_until(until) if only is None else (stage_named(only),)
-        with self.lock():
+        with self.lock(), also(self.recipe.gesture):
             self.write_recipe()  # another process may have started since, and changed it
             if verify:
                 print(verification.report(verification.verify(self)), file=sys.stderr)

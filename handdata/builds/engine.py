@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from handdata.errors import Unfinished, UserError
 from handdata.files import remove_partial
+from handdata.gestures import also, own_gestures
 from handdata.machine import map_unordered, same_signal_handlers, watch_parent
 from handdata.progress import bar
 from handdata.rows.manifest import read_manifest
@@ -56,10 +57,15 @@ class ShardWorker:
 
     def __init__(self, stage: StageSpec, options: Any, build: Path) -> None:
         self.stage, self.options, self.build = stage, options, build
+        self._own = own_gestures()  # of the recipe; they reach other processes with this worker
         self._model: Stage | None = None  # loaded for the first shard that needs it
 
     def __call__(self, shard: int) -> Outcome:
         """Make the shard unless it is finished; return its outcome."""
+        with also(self._own):
+            return self._outcome(shard)
+
+    def _outcome(self, shard: int) -> Outcome:
         work: type[Stage] = self.stage.load()
         columns, failed_earlier = read_inputs(self.build, work.inputs, shard, self.stage)
         key = input_key(self.stage, self.options, columns, failed_earlier)

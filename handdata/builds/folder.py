@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from handdata.errors import UserError
 from handdata.files import locked, read_sealed_json, require_writable_folder, sha256_of, write_sealed_json, write_text
+from handdata.gestures import Gesture
 from handdata.recipe import Recipe, dump, find, load, override
 from handdata.shipped import versions
 
@@ -65,6 +66,11 @@ class BuildFolder:
         """Return a context that locks the folder. Raises `UserError` while another process works on it."""
         busy = f"process {{process}} is working on {self.path}: wait for it or end it"
         return locked(self.path / ".lock", busy)
+
+    @staticmethod
+    def gestures_of(path: Path) -> dict[str, Gesture]:
+        """Return the own gestures of the recipe in a build folder, none without a recipe."""
+        return load(path / "recipe.toml").gesture if (path / "recipe.toml").is_file() else {}
 
     def write_recipe(self) -> None:
         """Write `recipe.toml`. The lock is held, so that a refused process changes nothing."""

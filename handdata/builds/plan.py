@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from handdata.gestures import also
 from handdata.recipe import Recipe
 from handdata.rows.decisions import Decisions
 from handdata.rows.schema import SPLITS
@@ -91,7 +92,8 @@ def _exact(recipe: Recipe, sources: Sources, cost: Cost) -> Cost:
                 f"to plan, the annotations of the recipe's gestures and the index of {len(sources.images)} archive(s)"
                 " are read and kept in the cache; --offline estimates without them"
             )
-        table = select.make_manifest(sources, recipe, Decisions(), client).table
+        with also(recipe.gesture):
+            table = select.make_manifest(sources, recipe, Decisions(), client).table
     splits = table["split"].to_pylist()
     jobs = manifest_jobs(table, recipe.image)
     runs, requests, size = Runs(jobs, recipe.fetch.connections), 0, 0
