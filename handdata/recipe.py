@@ -38,6 +38,7 @@ class RenderOptions:
     """Content of the mini world."""
 
     gestures: tuple[str, ...] = ()  # names of gestures; empty: all that can be drawn (in a recipe: those of [select])
+    gesture_file: tuple[str, ...] = ()  # files of further gestures with their joint angles, or shipped ones: vulcan
     train: int = 40  # pictures per gesture in the training split; 0 leaves the split out
     validation: int = 8  # pictures per gesture in HaGRID's split val
     test: int = 8  # pictures per gesture in the test split
@@ -277,7 +278,8 @@ def _checked(recipe: Recipe, folder: Path) -> Recipe:
     """
     gestures.require_own(recipe.gesture)
     gestures.require(recipe.select.gestures, recipe.gesture)
-    gestures.require(recipe.render.gestures, recipe.gesture)
+    if not recipe.render.gesture_file:  # whose gestures are known when it is read
+        gestures.require(recipe.render.gestures, recipe.gesture)
     source, caption, rewrite = recipe.source, recipe.caption, recipe.rewrite
     return replace(
         recipe,
@@ -285,6 +287,10 @@ def _checked(recipe: Recipe, folder: Path) -> Recipe:
             source,
             annotations=tuple(absolute_place(place, folder) for place in source.annotations),
             images=tuple(absolute_place(place, folder) for place in source.images),
+        ),
+        render=replace(
+            recipe.render,
+            gesture_file=tuple(_existing(name, folder, os.path.isfile) for name in recipe.render.gesture_file),
         ),
         caption=replace(caption, model=_existing(caption.model, folder, os.path.isdir)),
         rewrite=replace(
