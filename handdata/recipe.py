@@ -27,10 +27,20 @@ MIN_SIDE = 256  # px; MediaPipe finds small hands better in enlarged images (doc
 class SourceOptions:
     """Location of annotations and images. Paths in a recipe are relative to the recipe file."""
 
-    kind: Literal["zip", "folder", "hub", "render"] = "zip"  # zip: URLs or files; hub: hf://datasets/USER/NAME/FILE
+    # zip: URLs or files; hub: hf://datasets/USER/NAME/FILE; photos: own photographs, without annotations
+    kind: Literal["zip", "folder", "hub", "render", "photos"] = "zip"
     annotations: tuple[str, ...] = ()  # annotations.zip or a folder, mirrors in order; or a name from sources.toml
     images: tuple[str, ...] = ()  # archive or folder, mirrors in order; {gesture} for one archive per gesture
     whole: bool = False  # download whole archives before use: for hosts without range support
+
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """Own photographs: a source of the kind `photos`."""
+
+    texts: Literal["none", "caption", "final"] = "none"  # texts that came with them: ignored, captions, or final texts
+    license: str = ""  # licence of the photographs for the card, such as cc-by-4.0; empty: the card says none is stated
+    credit: str = ""  # who took the photographs, for the card
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,7 @@ class Recipe:
 
     name: str  # dataset name
     source: SourceOptions = field(default_factory=SourceOptions)
+    photos: PhotoOptions = field(default_factory=PhotoOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
     image: ImageOptions = field(default_factory=ImageOptions)
@@ -250,7 +261,7 @@ def absolute_place(place: str, folder: Path) -> str:
 
     `{gesture}` in `place` is a placeholder. In the name of `folder` it is literal text, and becomes `{{gesture}}`.
     """
-    if "://" in place or place in known_archives():
+    if "://" in place or place.startswith("hf:") or place in known_archives():
         return place
     try:
         path = Path(place).expanduser()

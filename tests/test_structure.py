@@ -19,7 +19,7 @@ ORDER = {
     "handdata": [
         "errors", "shipped markdown readers progress limits", "files gestures strict_toml web machine",
         "recipe assets huggingface",
-        "vision", "rows", "sources texts world", "dataset", "stages", "builds", "cli",
+        "vision", "rows", "sources texts world", "dataset photos", "stages", "builds", "cli",
     ],
     "handtrain": [
         "options seals", "tensor_cache", "presets data", "method", "model", "run", "generation evaluation", "training",

@@ -20,7 +20,7 @@ from handdata.builds.status import status
 from handdata.errors import UserError
 from handdata.gestures import also
 from handdata.huggingface import model_folder
-from handdata.stages import Execution, StageReport, StageSpec, stage_named, stages_until
+from handdata.stages import Execution, StageReport, StageSpec, stage_named, stages_for, stages_until
 
 
 class Build(BuildFolder):
@@ -50,7 +50,7 @@ class Build(BuildFolder):
             self.write_recipe()  # another process may have started since, and changed it
             if verify:
                 print(verification.report(verification.verify(self)), file=sys.stderr)
-            for stage in stages:
+            for stage in stages_for(self.recipe, stages):
                 implementation = stage.load()
                 if isinstance(implementation, type):  # a `Stage`, which works on shards
                     options = self._options(stage, implementation)

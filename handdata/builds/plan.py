@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from handdata.errors import UserError
 from handdata.gestures import also
 from handdata.recipe import Recipe
 from handdata.rows.decisions import Decisions
@@ -50,6 +51,8 @@ def plan(recipe: Recipe, offline: bool) -> Cost:
     images = {split: gestures * with_spares(count, recipe.select.spare) for split, count in counts.items()}
     total = sum(images.values())
     spares = total - gestures * sum(counts.values())
+    if recipe.source.kind == "photos":
+        raise UserError("[source] kind 'photos' needs no plan: its photographs are on this machine and are all taken")
     if recipe.source.kind == "render":
         return Cost(recipe.name, False, images, spares, 0, 0, total * 30_000, None, 0, 0, False, "none")
     sources = resolve(recipe.source, recipe.select.gestures, Path.cwd())
