@@ -12,7 +12,7 @@ import numpy as np
 
 Hand = np.ndarray  # (21, 2): landmarks in units that are equal in both directions
 
-MARGIN = 0.05  # of a box, in longer sides of the landmarks' box, on each side (benchmarks/photo_boxes.py)
+MARGIN = 0.03  # of a box on each side, in longer sides of the box of its landmarks (benchmarks/photo_boxes.py)
 AGREES = 0.30  # largest distance of a hand that agrees, in root mean squares of its landmarks from their middle
 FEWEST = 4  # photographs with hands; with fewer there is no majority that could decide
 
