@@ -1,7 +1,7 @@
-"""HaGRID's 33 gestures and the phrases for them, from `prompts/gestures.toml`, and beside them a recipe's own.
+"""HaGRID's 33 gestures and the phrases for them, from `prompts/gestures.toml`, and a recipe's own.
 
 A recipe's table `[gesture.NAME]` adds a gesture. `gestures` returns it inside a block `with also(recipe.gesture)`, as
-`decimal.localcontext` changes the arithmetic of a block; threads that the block starts do not see it.
+`decimal.localcontext` changes the arithmetic of a block; threads that the block starts do not see them.
 """
 
 import re

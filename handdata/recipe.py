@@ -39,7 +39,7 @@ class PhotoOptions:
     """Own photographs: a source of the kind `photos`."""
 
     texts: Literal["none", "caption", "final"] = "none"  # texts that came with them: ignored, captions, or final texts
-    license: str = ""  # licence of the photographs for the card, such as cc-by-4.0; empty: the card says none is stated
+    license: str = ""  # licence of the photographs for the card, such as cc-by-4.0; empty: not stated
     credit: str = ""  # who took the photographs, for the card
 
 
@@ -196,7 +196,7 @@ class Recipe:
     check: CheckOptions = field(default_factory=CheckOptions)
     assemble: AssembleOptions = field(default_factory=AssembleOptions)
     publish: PublishOptions = field(default_factory=PublishOptions)
-    gesture: dict[str, Gesture] = field(default_factory=dict)  # own gestures by name, beside HaGRID's
+    gesture: dict[str, Gesture] = field(default_factory=dict)  # own gestures by name, in addition to HaGRID's
 
 
 def find(recipe: str) -> Path:

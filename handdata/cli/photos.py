@@ -80,7 +80,7 @@ def own_gestures(names: tuple[str, ...], phrases: tuple[str, ...]) -> dict[str, 
     unknown = [name for name in dict.fromkeys(names) if name not in gestures()]
     if len(unknown) > len(phrases):
         raise UserError(
-            f"--gesture {unknown[len(phrases)]} is none of HaGRID's gestures: give its words, as in --phrase 'making"
+            f"--gesture {unknown[len(phrases)]} is not among HaGRID's gestures: give its words, as in --phrase 'making"
             f" {unknown[len(phrases)].replace('_', ' ')} hand gesture'"
         )
     if len(phrases) > len(unknown):

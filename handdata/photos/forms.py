@@ -2,7 +2,7 @@
 
 A place is a folder, a tar, or a dataset on the Hub (hf:USER/NAME). Folders hold image files, `<gesture>/` or
 `<person>/` folders of them, a Hugging Face `imagefolder` with metadata.jsonl or metadata.csv, captions in `.txt` files
-beside the images, WebDataset tars, or Parquet files with a column of images. Names in tars and tables never become
+next to the images, WebDataset tars, or Parquet files with a column of images. Names in tars and tables never become
 paths: their images are written under the hashes of their bytes.
 """
 
@@ -43,7 +43,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Photos:
-    """The photographs of a place, in the order of their names, and how many show gestures that were not asked for."""
+    """The photographs of a place, in the order of their names, and the number of those of other gestures."""
 
     photos: list[Photo]
     left_out: int = 0
@@ -60,7 +60,7 @@ def resolved(place: str, option: str) -> Place:
 
 
 def state(place: Place) -> list[list[str | int]]:
-    """Return what changes when the photographs of a place do: name, size and time of each file, or the Hub's commit."""
+    """Return the name, size and time of each file of a place, or the commit on the Hub."""
     if isinstance(place, HubName):
         return [[str(place)]]
     files = [place] if place.is_file() else sorted(_walk(place))
@@ -70,7 +70,7 @@ def state(place: Place) -> list[list[str | int]]:
 def read(place: Place, gestures: tuple[str, ...], copies: Path, option: str) -> Photos:
     """Return the photographs of a place that show one of the gestures; `copies` is the folder for those of tars.
 
-    Raises `UserError` for a place without photographs, and for folders of gestures that nobody asked for alone.
+    Raises `UserError` for a place without photographs of the gestures.
     """
     label = place.repo if isinstance(place, HubName) else place.resolve().name
     label = f"hf:{label}" if isinstance(place, HubName) else label
@@ -95,7 +95,7 @@ def read(place: Place, gestures: tuple[str, ...], copies: Path, option: str) -> 
 
 
 def _items(folder: Path, copies: Path, option: str) -> Iterator[Item]:
-    """Yield the images of a folder or tar, each with what its form says about it."""
+    """Yield the images of a folder or tar, each with its text, gesture and person."""
     if folder.is_file():
         if not folder.name.lower().endswith(TAR_NAMES):
             raise UserError(f"{option} {folder} is neither a folder nor a tar: name the folder with the photographs")
@@ -144,7 +144,7 @@ def _part(item: Item) -> str:
 def _placed(
     item: Item, gestures: tuple[str, ...], by_gesture: bool, folder: Path, copies: Path, label: str
 ) -> Photo | None:
-    """Return an image as a photograph of its gesture and person, None if its gesture was not asked for."""
+    """Return an image as a photograph of its gesture and person, None for another gesture."""
     parts, gesture = _parts(item), normal_gesture(item.gesture).lower()
     if not gesture and by_gesture and parts:
         gesture, parts = _part(item), parts[1:]

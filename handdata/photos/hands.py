@@ -14,7 +14,7 @@ Hand = np.ndarray  # (21, 2): landmarks in units that are equal in both directio
 
 MARGIN = 0.03  # of a box on each side, in longer sides of the box of its landmarks (benchmarks/photo_boxes.py)
 AGREES = 0.30  # largest distance of a hand that agrees, in root mean squares of its landmarks from their middle
-FEWEST = 4  # photographs with hands; with fewer there is no majority that could decide
+FEWEST = 4  # photographs with hands; fewer have no majority
 
 _MOST_TURNED = np.pi / 6
 _SAMPLE = 150  # photographs among which the first reference is searched

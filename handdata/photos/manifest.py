@@ -135,8 +135,8 @@ def _choose_hands(rows: list[_Row], gesture: str, odd: Oddities, progress: bool)
         return
     if not found.compared:
         print(
-            f"handdata: {gesture}: with fewer than {FEWEST} photographs of hands the largest hand of each makes the"
-            " gesture, since there is nothing to compare it with",
+            f"handdata: {gesture}: with fewer than {FEWEST} photographs of hands they cannot be compared, and the"
+            " largest hand of each makes the gesture",
             file=sys.stderr,
         )
     if found.other:

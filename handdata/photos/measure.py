@@ -1,7 +1,7 @@
-"""What a photograph shows: the hash of its pixels, its hands, and hashes of its look; measured once per file.
+"""Measurements of a photograph: the hash of its pixels, its hands, and hashes of its look; measured once per file.
 
 Everything is measured on the image as the stage `fetch` stores it, so that the later stages find the same hands. The
-table of measurements is stored while the work goes on: an interrupted selection resumes.
+table of measurements is stored during the work: an interrupted selection resumes.
 """
 
 import hashlib

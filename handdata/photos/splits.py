@@ -11,8 +11,9 @@ import numpy as np
 
 from handdata.rows.schema import SPLITS
 
-ALIKE = 10  # bits of 64 in which the difference hashes of near-duplicates differ at most
-ALIKE_PERCEPTUAL = 8  # the same of perceptual hashes; `assemble` refuses 4 or fewer across splits by default
+# Near-duplicates by the bits of 64 in which hashes differ at most: the perceptual hash alone, or both. The difference
+# hash alone also joins different persons in front of one wall. `assemble` refuses 4 bits or fewer across splits.
+ALIKE, ALIKE_BOTH = 10, (16, 12)  # perceptual; perceptual and difference
 
 _SHARE = 0.1  # of the photographs of a gesture for validation, and for test
 _TEST, _TEST_FROM = 4, 20  # at least so many test photographs from so many on
@@ -36,7 +37,8 @@ def groups(ids: Sequence[str], subjects: Sequence[str], phashes: Sequence[str], 
     for number, subject in enumerate(subjects):
         if subject:
             parent[root(number)] = root(first.setdefault(subject, number))
-    for one, other in _alike(phashes, ALIKE_PERCEPTUAL) | _alike(dhashes, ALIKE):
+    both = _alike(phashes, ALIKE_BOTH[0]) & _alike(dhashes, ALIKE_BOTH[1])
+    for one, other in _alike(phashes, ALIKE) | both:
         parent[root(one)] = root(other)
     members: dict[int, list[int]] = defaultdict(list)
     for number in range(len(ids)):

@@ -23,7 +23,7 @@ _TEXTS, _GESTURES, _SUBJECTS = ("text", "caption", "prompt"), ("gesture", "label
 
 @dataclass(frozen=True)
 class Item:
-    """An image and what its form says about it."""
+    """An image with its text, gesture and person, as far as they are known."""
 
     name: str  # in its place, with slashes
     path: Path  # of its file

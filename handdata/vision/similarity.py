@@ -1,4 +1,4 @@
-"""Hashes of what a picture looks like: near-duplicates differ in few of their 64 bits."""
+"""Hashes of the look of a picture: near-duplicates differ in few of their 64 bits."""
 
 import numpy as np
 from PIL import Image

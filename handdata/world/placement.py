@@ -87,9 +87,8 @@ def hold_hand(
 ) -> Hand:
     """Pose a hand and put it before the camera so that it fills its part of the picture.
 
-    `label` is a gesture, `no_gesture` (idle) or `natural` (any pose; its label is `no_gesture` too). A hand that is not
-    idle is made small enough to fit into the picture. With `wrong` it gets flaws and keeps its place and size. `drawn`
-    is the file of a gesture that is not among the mini world's.
+    `label` is a gesture (of the file `drawn`, if any), `no_gesture` (idle) or `natural` (any pose, labelled
+    `no_gesture`). A hand that is not idle fits into the picture. With `wrong` it keeps its place and size.
     """
     pose = drawn.pose(rng) if drawn else _pose(label, rng)
     hand, flaws = malformed_hand(shape, pose, rng) if malformed else (pose_hand(shape, pose), ())

@@ -75,7 +75,7 @@ def test_a_dropped_photograph_stays_out_when_the_photographs_are_selected_again(
 @pytest.mark.parametrize(
     ("gestures", "phrases", "fault"),
     [
-        (("vulcan",), (), "--gesture vulcan is none of HaGRID's gestures: give its words, as in --phrase"),
+        (("vulcan",), (), "--gesture vulcan is not among HaGRID's gestures: give its words, as in --phrase"),
         (("call",), (PHRASE,), "belongs to no gesture"),
         ((), (), "--gesture is empty"),
         (("vulcan",), ("",), "the phrase is up to 80"),

@@ -12,20 +12,26 @@ def hashes(values):
 
 
 def apart(count):
-    """Return so many hashes that differ from each other in more than 10 bits."""
+    """Return so many hashes that differ from each other in more than 16 bits."""
     return hashes([(number * 0x9E3779B97F4A7C15) % (1 << 64) for number in range(1, count + 1)])
 
 
 def test_a_burst_is_one_group_also_where_its_ends_differ():
-    frames = hashes([0, 0xFF, 0xFFFF, (1 << 64) - 1])  # 8 bits from one to the next, 16 between the ends
-    names = groups(["c", "a", "b", "d"], [""] * 4, apart(4), frames)
+    frames = hashes([0, 0x3FF, 0xFFFFF, (1 << 64) - 1])  # 10 bits from one to the next, 20 between the ends
+    names = groups(["c", "a", "b", "d"], [""] * 4, frames, apart(4))
     assert names[0] == names[1] == names[2] != names[3]
+
+
+def test_a_difference_hash_alone_joins_nothing_and_both_hashes_do():
+    perceptual, difference = hashes([0, 0xFFFF, 0x1FFFF << 20]), hashes([0, 0xFFF, 0])
+    names = groups(["a", "b", "c"], [""] * 3, perceptual, difference)
+    assert names[0] == names[1] != names[2]
 
 
 def test_a_person_is_one_group_and_a_shared_picture_joins_two():
     names = groups(list("abcd"), ["ann", "ann", "bob", "eve"], apart(4), apart(4))
     assert names[0] == names[1] and len(set(names)) == 3
-    joined = groups(list("abcd"), ["ann", "ann", "bob", "eve"], apart(4), [*apart(2), apart(1)[0], apart(4)[3]])
+    joined = groups(list("abcd"), ["ann", "ann", "bob", "eve"], [*apart(2), apart(1)[0], apart(4)[3]], apart(4))
     assert joined[0] == joined[2] != joined[3]
 
 
