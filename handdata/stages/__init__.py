@@ -112,11 +112,11 @@ STAGES = (
 
 
 # The stages that work otherwise on photographs whose texts came with them (`photos.texts`), and on all photographs.
-_GIVEN = {
+_GIVEN: dict[str, tuple[str | None, str]] = {
     "caption": ("handdata.stages.given:GivenCaptions", "took the caption that came with each photograph"),
     "rewrite": ("handdata.stages.given:GivenTexts", "took the text that came with each photograph; rules checked it"),
 }
-_PHOTOS = {
+_PHOTOS: dict[str, tuple[str | None, str]] = {
     "select": (None, "took all photographs with a hand; the hand that is most like those of the other photographs makes"
                " the gesture, and its box is that of its landmarks with a margin"),
     "fetch": (None, "read the photographs, baked in the orientation, scaled larger images to a short side of"
@@ -129,7 +129,7 @@ def stages_for(recipe: Recipe, stages: tuple[StageSpec, ...] = STAGES) -> tuple[
     """Return the stages as they work on a recipe's source."""
     if recipe.source.kind != "photos":
         return stages
-    texts = {"none": (), "caption": ("caption",), "final": ("caption", "rewrite")}[recipe.photos.texts]
+    texts: tuple[str, ...] = {"none": (), "caption": ("caption",), "final": ("caption", "rewrite")}[recipe.photos.texts]
     changes = {**_PHOTOS, **{name: _GIVEN[name] for name in texts}}
     return tuple(_changed(stage, *changes.get(stage.name, (None, ""))) for stage in stages)
 
