@@ -32,17 +32,17 @@ import sys
 import numpy as np
 from handdata.cli import program
 from handtrain import cli
-from handtrain.evaluation import features
+from handtrain.evaluation import networks
 
-projection = np.random.default_rng(0).normal(size=(768, features.INCEPTION)).astype(np.float32)
+projection = np.random.default_rng(0).normal(size=(768, networks.INCEPTION)).astype(np.float32)
 
 def network(weights, device):
     def run(images):
         corners = np.stack([image[:16, :16].ravel() for image in images]).astype(np.float32)
         return corners @ projection / 768
-    return features.Network("stand-in", "none", features.INCEPTION, run)
+    return networks.Network("stand-in", "none", networks.INCEPTION, run)
 
-features.inception_fid = network
+networks.inception_fid = network
 sys.exit(program.main("handtrain", cli.ABOUT, cli.COMMANDS, sys.argv[1:]))
 """
 
@@ -63,7 +63,8 @@ def main() -> None:
         weights = write_inception_fid(folder / "fid.pth")
         program = ["-m", "handtrain"] if given.inception else ["-c", STAND_IN]
         command = [*program, "evaluate", "--real", str(folder / "real"), "--fake", str(folder / "fake")]
-        command += ["--inception-fid", str(weights), "--clip", "none", "--variants", "standard"]
+        command += ["--inception-fid", str(weights), "--variants", "standard"]
+        command += ["--clip", "none"]
         command += ["--bootstrap", str(given.bootstrap), "--cache", str(folder / "cache")]
         start = time.perf_counter()
         subprocess.run([sys.executable, *command], check=True)

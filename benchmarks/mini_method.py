@@ -77,7 +77,8 @@ class Run:
         yield [*train, "--sample-every", "0", "--validate-every", "0", "--no-tensorboard", "--device", "cpu"]
         yield [*generation(bench, self.gesture, str(self.folder / "model"), tuned)]
         evaluate = ["handtrain", "evaluate", "--real", str(real), "--fake", str(tuned), "--base", str(base)]
-        evaluate += ["--landmarks", str(dataset), "--clip", "none", "--variants", "standard"]
+        evaluate += ["--landmarks", str(dataset), "--variants", "standard"]
+        evaluate += ["--clip", "none"]
         evaluate += ["--crop", "center"]  # all pictures are square: a crop is the whole, and a folder knows no boxes
         written = ("--json", str(self.folder / "evaluation.json"), "--details", str(self.folder / "details.jsonl"))
         yield [*evaluate, *written]

@@ -39,7 +39,7 @@ def main() -> None:
     gestures = list(dict.fromkeys(row["gesture"] for row in truths.values()))
     found = {gesture: _measured(arguments.world, gesture, arguments.out) for gesture in gestures}
     rows = [row for gesture in gestures for row in _rows(found[gesture], gesture, truths)]
-    result = {"pictures": len(rows), "without hand": sum(row["hand"] is None for row in rows)}
+    result: dict[str, float | None] = {"pictures": len(rows), "without hand": sum(row["hand"] is None for row in rows)}
     print(f"{len(rows)} pictures, {result['without hand']} without a detected hand; medians and means of the IoU")
     print("margin  true joints    flesh")
     with_hand = [row for row in rows if row["hand"] is not None]

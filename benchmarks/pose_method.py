@@ -29,7 +29,7 @@ from benchmarks.pose_rows import Part, Row
 
 BASE = "mini-stable-diffusion"
 STEPS, GUIDANCE, AT_ONCE = 20, 3.0, 240
-STAGES = ("screen", "grid", "explore", "ceiling", "final")
+STAGES = ("screen", "grid", "explore", "presets", "ceiling", "final")
 RESULTS = Path(__file__).parent / "results" / "pose"
 
 
@@ -42,6 +42,7 @@ def rows_of(given: argparse.Namespace) -> list[Row]:
         "screen": lambda: pose_rows.screen(samples),
         "grid": lambda: pose_rows.grid(samples),
         "explore": pose_rows.explore,
+        "presets": pose_rows.presets,
         "ceiling": lambda: [pose_rows.ceiling()],
         "final": lambda: pose_rows.final(long, winner, baseline, given.seeds),
     }
@@ -87,9 +88,9 @@ def _train(row: Row, folder: Path, run: Path, device: str, samples: int | None =
 
     finished = train(
         folder / "dataset", gesture=row.gestures, base=BASE, out=run, device=device, cache=folder / "cache",
-        progress=False, seed=row.seed, unet_samples=row.samples if samples is None else samples,
-        **{"prior_images": 512, **row.options}, sample_every=0, validate_every=0, tensorboard=False,
-        safety_checker=False, checkpoint_minutes=60.0,
+        progress=False, seed=row.seed,
+        **{"unet_samples": row.samples if samples is None else samples, "prior_images": 512, **row.options},
+        sample_every=0, validate_every=0, tensorboard=False, safety_checker=False, checkpoint_minutes=60.0,
     )  # fmt: skip
     for name in ("checkpoints", "stage2"):
         shutil.rmtree(run / name, ignore_errors=True)

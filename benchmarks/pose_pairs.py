@@ -38,7 +38,7 @@ def value(record: Record, kind: str, name: str) -> float:
 def unasked(record: Record, gesture: str) -> float:
     """Return the share of gesture-free images in which the gesture appears."""
     free = [part for part in record["parts"] if part["kind"] == "free"]
-    return sum(part["gestures"].get(gesture, 0) for part in free) / sum(part["n"] for part in free)
+    return float(sum(part["gestures"].get(gesture, 0) for part in free) / sum(part["n"] for part in free))
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from handtrain.presets import PRESETS
+
 HELD = ("ok", "rock", "three")  # never trained by the models of all others
 TRAINED = (
     "call", "dislike", "fist", "four", "like", "mute", "one", "palm", "peace", "peace_inverted", "stop",
@@ -168,6 +170,8 @@ def explore() -> Iterator[Row]:
             ("tuned lr8", {**TUNED, "unet_lr": 8e-4}, words),
         ):  # fmt: skip
             yield Row("explore", name, (gesture,), options, 16384, parts)
+    for gesture in ("four", "like", "mute", "palm"):  # with ok and call: the paper's six, one model each
+        yield Row("explore", "keep lr8", (gesture,), KEEP, 16384, (Part("own", (gesture,), 160), free))
     own_words = (Part("own", ("ok",), 160), Part("words", ("ok",), 80), free)
     yield Row("explore", "nokeep lr8", ("ok",), {**MAP, "unet_lr": 8e-4}, 16384, own_words)
     six = (Part("own", PAPER, 80), Part("rows", PAPER), Part("words", PAPER, 20), free)
@@ -196,6 +200,19 @@ def _explored_ways() -> Iterator[Row]:
         parts = (Part("own", (gesture,), 160), Part("rows", (gesture,), 120), free)
         yield Row("explore", "x", (gesture,), PLUS, 65536, parts)
         yield Row("explore", "tuned", (gesture,), tuned, 65536, (Part("words", (gesture,), 240), free))
+
+
+def presets() -> Iterator[Row]:
+    """Yield a training on `palm` of every preset: 20 epochs of 200 pictures, at the mini models' rates."""
+    rates = {"paper": 2.5e-5, "reference": 2.5e-5, "fast": 4e-4, "plus-2025": 4e-4, "mini": 4e-4, "plus": 8e-4}
+    rest = Part("words", ("peace", "fist", "call"), 30), Part("free", EVERY, 6)
+    for name, rate in rates.items():
+        options = {**PRESETS[name].changes, "unet_lr": rate, "limit": 200, "crop": "center", "precision": "bf16"}
+        posed = "pose" in options
+        if not posed:
+            options |= {"unet_samples": 0, "unet_epochs": 20}
+        first = Part("own" if posed else "words", ("palm",), 80)
+        yield Row("presets", name, ("palm",), options, 4000, (first, *rest), drawing=POSED if posed else {})
 
 
 def ceiling() -> Row:

@@ -89,9 +89,9 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove the incomplete files and folders that killed processes left in a folder."""
-    for partial in folder.glob(".*.partial"):
+def remove_partial(folder: Path, name: str = "*") -> None:
+    """Remove the incomplete files and folders, or those of one name, that killed processes left in a folder."""
+    for partial in folder.glob(f".{name}.partial" if name == "*" else f".{name}.*.partial"):
         remove(partial)
 
 
@@ -142,14 +142,15 @@ def sha256_by_path(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str, shared: bool = False) -> Iterator[None]:
     """Hold a lock file for this process. Raises `UserError` with the message `busy` while another process holds it.
 
-    `{process}` in the message becomes the id of that process.
+    Several processes may hold it if all of them want it `shared`. `{process}` in the message becomes the id of the
+    process that locked the file last.
     """
     with _lock_file(path) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise UserError(busy.replace("{process}", file.read().strip())) from None

@@ -18,6 +18,7 @@ from typing import Literal
 
 from handdata.errors import Unfinished, UserError, first_line
 from handdata.files import sha256_of, write_text
+from handdata.limits.weights import require_safetensors
 from handdata.readers import check_secret, read_secret
 from handdata.shipped import shipped_model
 from handdata.web.client import require_proxies
@@ -93,12 +94,13 @@ def parse_new(to: str | Path | HubName, option: str) -> Place:
 
 
 def parse_model(text: str, option: str) -> Place:
-    """Return the place of a model that a user wrote: as `parse`, the name of a shipped model, or a run's folder.
+    """Return the place of a model: as `parse`, the name of a shipped model, a run's folder, or a .safetensors file.
 
-    Raises `UserError` as `parse` does, and for a run without a model.
+    Raises `UserError` as `parse` does, for a run without a model, and for a file with a pickle.
     """
-    shipped = None if Path(text).is_dir() else shipped_model(text)
-    place = shipped or parse(text, option)
+    if Path(text).is_file():
+        return require_safetensors(Path(text), option)
+    place = (None if Path(text).is_dir() else shipped_model(text)) or parse(text, option)
     if not isinstance(place, Path) or (place / "model_index.json").is_file():
         return place
     if (place / "model" / "model_index.json").is_file():

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,9 +26,56 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, raised in the main thread as `KeyboardInterrupt` is for Ctrl-C."""
 
 
+_share = 0  # cores of this worker process, 0 for a process that has all
+
+
 def cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of cores that this process may use: its share, where it is one of several workers."""
+    return _share or all_cores()
+
+
+def all_cores() -> int:
+    """Return the number of cores that the system gives to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    try:
+        import torch
+    except ImportError:  # llama.cpp needs no torch
+        return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def gpu_works() -> bool:
+    """Return whether torch can use a GPU of this machine."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def take_share(cores: int, gpus: Sequence[str] | None = None) -> None:
+    """Limit this worker process to a number of cores, and to these GPUs. Called before torch is imported."""
+    global _share
+    _share = cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))  # torch would start a thread per core in every worker
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+
+
+@contextmanager
+def limited_cores(cores: int) -> Iterator[None]:
+    """Limit this process to a number of cores inside the block; 0 changes nothing."""
+    global _share
+    before, _share = _share, cores or _share
+    try:
+        yield
+    finally:
+        _share = before
 
 
 def choose_device(name: str) -> "torch.device":
@@ -103,12 +150,27 @@ def raise_stop(signum: int) -> None:
 
 @contextmanager
 def same_signal_handlers() -> Iterator[None]:
-    """Restore the handlers of stop signals that a library replaces inside the block."""
-    before = [(signum, signal.getsignal(signum)) for signum in STOP_SIGNALS]
-    yield
-    if threading.current_thread() is threading.main_thread():  # Python has signal handlers in the main thread only
-        for signum, handler in before:
-            signal.signal(signum, handler)
+    """Keep the handlers of stop signals that a library would replace inside the block.
+
+    They are kept from the first moment: a handler of Ray's that ran while its cluster started took 65 s to end. At the
+    end they are set again, since native code, such as Ray's, replaces them without Python's knowledge.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python has signal handlers in the main thread only
+        yield
+        return
+    original, handlers = signal.signal, {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
+
+    def keep(signum: Any, handler: Any) -> Any:
+        return handlers[signum] if signum in handlers else original(signum, handler)
+
+    signal.signal = keep  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = original
+        for signum, handler in handlers.items():
+            if handler is not None:  # else native code had set it before
+                signal.signal(signum, handler)
 
 
 def end_with_parent() -> Callable[[], None]:

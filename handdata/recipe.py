@@ -139,6 +139,7 @@ class RewriteOptions:
     max_tokens: int = 96  # maximum number of tokens per answer; 77 CLIP tokens take about as many
     parallel: int = 16  # sequences decoded together, or concurrent requests to the server
     threads: int = 0  # number of llama.cpp threads; 0: one per core
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # device of the GGUF model; auto: a GPU if llama.cpp can use one
     gpu_layers: int = -1  # layers on the GPU where llama.cpp has GPU support; -1: all
     grammar: bool = False  # force the phrase with a grammar in the last attempt
     timeout: float = 60.0  # seconds to wait for an answer of the server
@@ -180,6 +181,27 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
+class StageResources:
+    """Share of a machine or cluster that each worker of a stage gets. The rows do not depend on it."""
+
+    workers: int = 0  # processes of the stage; 0: as many as --workers
+    cpus: int = 0  # cores per worker; 0: an equal share of all cores
+    gpus: float = -1.0  # GPUs per worker, on a Ray cluster also a fraction; -1: one if the stage's model uses a GPU
+    memory: float = 0.0  # GB per worker that a Ray cluster reserves; 0: nothing is reserved
+
+
+@dataclass(frozen=True)
+class ResourceOptions:
+    """Resources of the stages that work on shards."""
+
+    facts: StageResources = field(default_factory=StageResources)
+    landmarks: StageResources = field(default_factory=StageResources)
+    caption: StageResources = field(default_factory=StageResources)
+    rewrite: StageResources = field(default_factory=StageResources)
+    check: StageResources = field(default_factory=StageResources)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One build: a name and one table per stage."""
 
@@ -196,6 +218,7 @@ class Recipe:
     check: CheckOptions = field(default_factory=CheckOptions)
     assemble: AssembleOptions = field(default_factory=AssembleOptions)
     publish: PublishOptions = field(default_factory=PublishOptions)
+    resources: ResourceOptions = field(default_factory=ResourceOptions)
     gesture: dict[str, Gesture] = field(default_factory=dict)  # own gestures by name, in addition to HaGRID's
 
 
@@ -236,11 +259,8 @@ def override(recipe: Recipe, **tables: Any) -> Recipe:
 
     Relative paths start at the working directory and become absolute. Raises `UserError` like `load`.
     """
-    table = to_table(recipe)
-    for name, given in tables.items():
-        values = to_table(given) if is_dataclass(given) else given
-        table[name] = {**table.get(name, {}), **values} if isinstance(values, dict) else values
-    return _checked(from_table(Recipe, table, "the recipe"), Path.cwd())
+    given = {name: to_table(table) if is_dataclass(table) else table for name, table in tables.items()}
+    return _checked(from_table(Recipe, _merged(to_table(recipe), given), "the recipe"), Path.cwd())
 
 
 def flag(table: str, key: str) -> str:
@@ -311,6 +331,15 @@ def _checked(recipe: Recipe, folder: Path) -> Recipe:
             template=_existing(rewrite.template, folder, os.path.isfile),
         ),
     )
+
+
+def _merged(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a table with changed values; tables in it are merged likewise."""
+    merged = dict(table)
+    for name, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(table.get(name), dict)
+        merged[name] = _merged(table[name], value) if nested else value
+    return merged
 
 
 def _existing(name: str, folder: Path, exists: Callable[[Path], bool]) -> str:

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from handtrain.evaluation.evaluate import evaluate
     from handtrain.generation.generate import generate
+    from handtrain.judging.judge import judge
     from handtrain.model.pipeline import Hand1000Pipeline
     from handtrain.reporting.report import report
     from handtrain.training.train import train
 
-__all__ = ["Hand1000Pipeline", "evaluate", "generate", "report", "train"]
+__all__ = ["Hand1000Pipeline", "evaluate", "generate", "judge", "report", "train"]
 
 _MODULES = {
     "Hand1000Pipeline": "model.pipeline",
     "evaluate": "evaluation.evaluate",
     "generate": "generation.generate",
+    "judge": "judging.judge",
     "report": "reporting.report",
     "train": "training.train",
 }

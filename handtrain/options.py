@@ -45,6 +45,10 @@ class EvaluateOptions:
     variants: Literal["both", "standard"] = "both"
     bootstrap: int = 100  # number of bootstrap draws for the intervals of distances
     clip: str = "hf:openai/clip-vit-base-patch32"  # model of the CLIP score: hf:USER/NAME, a folder, or none
+    # model of FD-DINOv2, precision and recall: hf:facebook/dinov2-large (1.2 GB), a folder, or none
+    dinov2: str = "none"
+    # model of CMMD: hf:openai/clip-vit-large-patch14-336 (1.7 GB), a folder, or none
+    cmmd: str = "none"
     # weights file to use in place of the verified one (`handdata assets inception-fid`)
     inception_fid: Path | None = None
     # weights file to use in place of the verified one (`handdata assets inception-torchvision`)

@@ -49,6 +49,7 @@ def reproduce(
     """
     out, generate, evaluate = Path(out), generate or GenerateOptions(), evaluate or EvaluateOptions()
     training = {"base": base, "device": device, **training}
+    stated: dict[str, Any] = {"prediction_type": training.get("prediction_type")}
     if generate.guidance is None:  # the same for both sides
         posed = training.get("pose", (training.get("options") or options_of(training.get("preset", "paper"))).pose)
         generate = replace(generate, guidance=guidance_of(posed != "none"))
@@ -58,7 +59,7 @@ def reproduce(
         run, real = out / gesture, f"{dataset}:{split}"
         make = partial(generation.generate, prompts=real, gesture=gesture, seeds=seeds, limit=limit, batch=batch)
         _note(gesture, "images of the base model")
-        untuned = make(base, out=run / "images" / "base", device=device, options=replace(generate, mu=None))
+        untuned = make(base, out=run / "images" / "base", device=device, options=replace(generate, mu=None), **stated)
         _note(gesture, "training")
         model = train(dataset, gesture=gesture, out=run, **training).model
         _note(gesture, "images of the tuned model")

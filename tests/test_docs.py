@@ -172,7 +172,7 @@ def test_every_path_and_module_that_a_page_names_exists(page):
 def test_readme_shows_where_everything_is():
     """Every folder of both packages has a row in the README, with a file that exists to start reading at."""
     table = dict(
-        re.findall(r"^\| `(hand\w+/\w*/?)` \|.*\| `([\w.]+)` \|$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(r"^\| `(hand\w+/[\w/]*)` \|.*\| `([\w.]+)` \|$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
     )
     folders = {
         str(path.parent.relative_to(ROOT)) + "/" for name in PROGRAMS for path in (ROOT / name).rglob("__init__.py")

@@ -22,6 +22,7 @@ import pytest
 from handdata.builds.build import Build
 from handdata.stages import assemble
 from handtrain.model.card import model_card
+from handtrain.raters.people import hands_from_csv
 from tests import ROOT
 from tests.chat_server import chat_server, says
 from tests.finished import QUIET, finished_build
@@ -210,6 +211,14 @@ def prepare(folder: Path, stands: Stands) -> None:
         (folder / name).mkdir()
         for number, image in enumerate(images):
             shutil.copy(image, folder / name / f"{number}.jpg")
+    rows = [f"good,0.jpg,{number},5,5,{20 + number},40,0.9,Left,call,0.5,5,\n" for number in range(200)]
+    columns = "folder,image,hand,left,top,right,bottom,score,handedness,gesture,p_wrong,fingers,flaw\n"
+    (folder / "hands.csv").write_text(columns + "".join(rows))
+    for rater, every in (("anna", 2), ("bert", 3)):
+        hands = enumerate(hands_from_csv(folder / "hands.csv"))
+        answers = {hand.id: "right" if number % every else "wrong" for number, hand in hands}
+        record = {"format": 1, "page": "", "rater": rater, "answers": answers}
+        (folder / f"answers-{rater}.json").write_text(json.dumps(record))
 
 
 def run_all(found: list[Snippet], folder: Path, stands: Stands) -> None:

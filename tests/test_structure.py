@@ -19,19 +19,25 @@ ORDER = {
     "handdata": [
         "errors", "shipped markdown readers progress limits", "files gestures strict_toml web machine",
         "recipe assets huggingface",
-        "vision", "rows", "sources texts world", "dataset photos", "stages", "builds", "cli",
+        "vision", "rows", "sources texts world", "dataset photos", "stages", "workers", "builds", "cli",
     ],
     "handtrain": [
-        "options seals", "tensor_cache", "presets data", "method", "model", "run", "generation evaluation", "training",
-        "reporting", "publish bench mini", "reproduce", "cli",
+        "options seals", "tensor_cache", "presets data", "method", "model", "run networks landmark_network",
+        "generation evaluation", "training raters", "reporting", "judging publish bench mini exporting", "reproduce",
+        "cli",
     ],
 }  # fmt: skip
 SHARED = {
     "errors", "files", "machine", "shipped", "markdown", "gestures", "assets", "huggingface", "vision",
     "readers", "progress", "limits", "rows.schema", "rows.published",
 }  # fmt: skip
-# The mini models are trained on the drawn world and judged by the captioner; both programs share one main function.
-ALSO_SHARED = {"handtrain.mini": {"world", "texts.captioner", "recipe"}, "handtrain.cli": {"cli.program"}}
+# The mini models are trained on the drawn world and judged by the captioner; both programs share one main function; a
+# language model that judges hands is reached through the client that rewrites captions.
+ALSO_SHARED = {
+    "handtrain.mini": {"world", "texts.captioner", "recipe"},
+    "handtrain.cli": {"cli.program"},
+    "handtrain.raters": {"texts.chat", "texts.answers", "texts.openai_server"},
+}
 
 MODULES_IN_A_FOLDER = 12
 LINES_OF_A_FILE = 350

@@ -5,6 +5,7 @@ run by `builds/engine`; the others are called here.
 """
 
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,30 @@ from handdata.builds.payload import Published
 from handdata.builds.publish import publish
 from handdata.builds.review import Applied, apply_decisions, write_page
 from handdata.builds.status import status
-from handdata.errors import UserError
+from handdata.errors import Unfinished, UserError
+from handdata.files import exclusive, remove, remove_partial
 from handdata.gestures import also
 from handdata.huggingface import model_folder
-from handdata.stages import Execution, StageReport, StageSpec, stage_named, stages_for, stages_until
+from handdata.rows.manifest import read_manifest
+from handdata.rows.parts import parts_of
+from handdata.rows.shards import SHARD_ROWS, shard_count
+from handdata.sources.journal import join_journals, read_receipts
+from handdata.stages import (
+    STAGES,
+    Execution,
+    StageReport,
+    StageSpec,
+    assemble,
+    fetch,
+    stage_named,
+    stages_for,
+    stages_until,
+)
+from handdata.workers.shard_worker import ShardWorker, inspect_fetched
+from handdata.workers.software import require_software, software_of
+
+_LOCAL = Execution()
+_CHOICE = STAGES[0].name
 
 
 class Build(BuildFolder):
@@ -34,36 +55,105 @@ class Build(BuildFolder):
         progress: bool = True,
         only: str | None = None,
         verify: bool = False,
+        address: str = "",
     ) -> dict[str, StageReport]:
         """Run all stages in order, those up to `until`, or the stage `only`; return their reports by name.
 
-        Shards that were finished from the same inputs are kept, so the same call resumes a build that was stopped.
-        `engine` is local or ray, `workers` the number of processes per stage; the rows do not depend on them. With
+        Shards that were finished from the same inputs are kept, so the same call resumes a build that was stopped. A
+        part makes its own shards only, and leaves the last stage to `join`. `engine` is local or ray, `address` that of
+        a running Ray cluster, and `workers` the number of processes per stage; the rows do not depend on them. With
         `verify` every file that the build relies on is read first, and damaged ones are listed on stderr. Raises
         `UserError` for a mistake, `Unfinished` if a stage cannot continue.
         """
         if engine not in engines.ENGINES:
             raise UserError(f"unknown engine '{engine}': use {' or '.join(engines.ENGINES)}")
-        execution, reports = Execution(engine, workers, progress), {}
+        execution, reports = Execution(engine, workers, progress, address, self.part), {}
         stages = stages_until(until) if only is None else (stage_named(only),)
         with self.lock(), also(self.recipe.gesture):
             self.write_recipe()  # another process may have started since, and changed it
             if verify:
                 print(verification.report(verification.verify(self)), file=sys.stderr)
+            if self.part is None:
+                self.update_record({}, software={})
+            else:
+                self.update_record({}, parts=self.part.of)
             for stage in stages_for(self.recipe, stages):
-                implementation = stage.load()
-                if isinstance(implementation, type):  # a `Stage`, which works on shards
-                    options = self._options(stage, implementation)
-                    if verify and hasattr(implementation, "at_commit"):
-                        model, _ = model_folder(options.model, options.revision)
-                        verification.verify_model(model, f"--{stage.table}.model")
-                    report = engines.run(stage, options, self.path, execution)
-                else:  # a function, which works on the whole build
-                    report = implementation(self.path, self.recipe, execution)
-                outcome = {"rows": report.rows, "failed": dict(sorted(report.failed.items()))}
-                self.update_record({stage.name: outcome}, **report.notes)
-                reports[stage.name] = report
+                if self.part is None or stage.columns:
+                    reports[stage.name] = self._run_stage(stage, execution, verify)
+                elif stage.name == _CHOICE:  # the images are chosen by one part, while others wait
+                    with exclusive(self.path / ".select.lock"):
+                        reports[stage.name] = self._run_stage(stage, execution, verify)
         return reports
+
+    def join(self, progress: bool = True) -> StageReport:
+        """Check that the parts of a build have finished every shard, and assemble the dataset; return its report.
+
+        Nothing else is computed. Raises `Unfinished` naming the parts to run again.
+        """
+        stages = stages_for(self.recipe)
+        with self.lock(), also(self.recipe.gesture):
+            for name in (".select.lock", *(path.name for path in self.path.glob(".part-*.lock"))):
+                remove(self.path / name)
+            for folder in (*self.path.glob("images/*"), *(self.path / stage.columns for stage in stages)):
+                remove_partial(folder)
+            join_journals(self.path)
+            ids = read_manifest(self.path, columns=["image_id"])["image_id"].to_pylist()
+            self.update_record({}, converted=fetch.converted(read_receipts(self.path)[0], ids))
+            for stage in stages:
+                if stage.columns:
+                    outcomes = self._inspect(stage)
+                    failed = sum((outcome["failed"] for outcome in outcomes), Counter[str]())
+                    self._record_outcome(stage, sum(outcome["rows"] for outcome in outcomes), failed)
+            report: StageReport = assemble.run(self.path, self.recipe, Execution(progress=progress))
+            self._record_outcome(stages[-1], report.rows, report.failed)
+        return report
+
+    def _run_stage(self, stage: StageSpec, execution: Execution, verify: bool) -> StageReport:
+        implementation = stage.load()
+        if isinstance(implementation, type):  # a `Stage`, which works on shards
+            options = self._options(stage, implementation, execution)
+            if verify and hasattr(implementation, "at_commit"):
+                model, _ = model_folder(options.model, options.revision)
+                verification.verify_model(model, f"--{stage.table}.model")
+            self._agree_on_software(stage, options)
+            report = engines.run(stage, options, self.path, execution, getattr(self.recipe.resources, stage.name))
+        else:  # a function, which works on the whole build
+            report = implementation(self.path, self.recipe, execution)
+        if self.part is None or not stage.columns:
+            self._record_outcome(stage, report.rows, report.failed, report.notes)
+        return report
+
+    def _record_outcome(
+        self, stage: StageSpec, rows: int, failed: Counter[str], notes: dict[str, Any] | None = None
+    ) -> None:
+        self.update_record({stage.name: {"rows": rows, "failed": dict(sorted(failed.items()))}}, **(notes or {}))
+
+    def _agree_on_software(self, stage: StageSpec, options: Any) -> None:
+        """Compare the versions that decide a stage's rows with those of the other parts, of which the first names them.
+
+        A run of the whole build names them again. Raises `UserError` for a part with other versions.
+        """
+        named = self.settle("software", stage.name, {}, {"versions": software_of(stage, options)})["versions"]
+        require_software(named, f"part {self.part}", f"the parts of {self.path} that began earlier")
+
+    def _inspect(self, stage: StageSpec) -> list[dict[str, Any]]:
+        """Return the outcomes of a stage's shards. Raises `Unfinished` naming the parts of those that are missing."""
+        ids = read_manifest(self.path, columns=["image_id"])["image_id"].to_pylist()
+        implementation, shards = stage.load(), range(shard_count(len(ids)))
+        if isinstance(implementation, type):
+            worker = ShardWorker(stage, self._options(stage, implementation), self.path)
+            inspected = [worker.inspect(shard) for shard in shards]
+        else:
+            inspected = [inspect_fetched(self.path, shard, ids[shard * SHARD_ROWS :][:SHARD_ROWS]) for shard in shards]
+        missing = {shard: reason for shard, (outcome, reason) in enumerate(inspected) if outcome is None}
+        if missing:
+            parts = parts_of(missing, self.record().get("parts", 1))
+            remedy = ", ".join(f"--part {part}" for part in parts) if parts[0].of > 1 else "no --part"
+            raise Unfinished(
+                f"{len(missing):,} of {len(shards):,} shards of '{stage.name}' are not finished (the first of them is"
+                f" {next(iter(missing.values()))}): run `handdata build` again with {remedy}, then with --join"
+            )
+        return [outcome for outcome, _ in inspected if outcome is not None]
 
     def status(self) -> dict[str, Any]:
         """Return the state of the build as plain data: rows done, failed and left by stage, decisions, dataset."""
@@ -89,18 +179,34 @@ class Build(BuildFolder):
         """Publish the dataset to `hf:USER/NAME` or a folder, and read it back; the result's `place` is its address."""
         return publish(self, to, private, revision, purge_history)
 
-    def _options(self, stage: StageSpec, implementation: Any) -> Any:
-        """Return a stage's options, with a model's branch replaced by the commit that it first resolved to.
+    def _options(self, stage: StageSpec, implementation: Any, execution: Execution = _LOCAL) -> Any:
+        """Return a stage's options, with a branch replaced by a commit, and an automatic device by a kind of device.
 
-        The branch may move between two runs, but all rows of a build come from one model.
+        The branch may move between two runs, and machines differ, but all rows of a build come from one model, and are
+        computed on one kind of device. `run.json` keeps the first answers.
         """
         options: Any = getattr(self.recipe, stage.table) if stage.table else None
-        if not hasattr(implementation, "at_commit"):
+        if hasattr(implementation, "at_commit"):
+            requested, pins = {"model": options.model, "revision": options.revision}, self.record().get("pins", {})
+            if pins.get(stage.name, {}).get("asked") == requested:
+                options = replace(options, revision=pins[stage.name]["commit"])
+            else:
+                pinned = implementation.at_commit(options)
+                if pinned != options:
+                    entry = self.settle("pins", stage.name, requested, {"commit": pinned.revision})
+                    options = replace(pinned, revision=entry["commit"])
+        return self._on_device(stage, implementation, options, execution)
+
+    def _on_device(self, stage: StageSpec, implementation: Any, options: Any, execution: Execution) -> Any:
+        names = ("model", "device", "dtype")
+        requested = {name: getattr(options, name) for name in names if hasattr(options, name)}
+        if not hasattr(implementation, "on_device") or "auto" not in requested.values():
             return options
-        requested, pins = {"model": options.model, "revision": options.revision}, self.record().get("pins", {})
-        if pins.get(stage.name, {}).get("asked") == requested:
-            return replace(options, revision=pins[stage.name]["commit"])
-        pinned = implementation.at_commit(options)
-        if pinned != options:
-            self.update_record({}, pins={**pins, stage.name: {"asked": requested, "commit": pinned.revision}})
-        return pinned
+        entry = self.record().get("devices", {}).get(stage.name, {})
+        if entry.get("asked") != requested:
+            chosen = implementation.on_device(options, engines.has_gpu(execution))
+            named = {name: getattr(chosen, name) for name in requested if name != "model"}
+            if chosen == options:
+                return options
+            entry = self.settle("devices", stage.name, requested, {"named": named})
+        return replace(options, **entry["named"])

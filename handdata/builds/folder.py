@@ -2,34 +2,46 @@
 
 import hashlib
 import platform
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from handdata.errors import UserError
-from handdata.files import locked, read_sealed_json, require_writable_folder, sha256_of, write_sealed_json, write_text
+from handdata.files import (
+    exclusive,
+    locked,
+    read_sealed_json,
+    require_writable_folder,
+    sha256_of,
+    write_sealed_json,
+    write_text,
+)  # fmt: skip
 from handdata.gestures import Gesture
 from handdata.recipe import Recipe, dump, find, load, override
+from handdata.rows.parts import Part
 from handdata.shipped import versions
 
 
 class BuildFolder:
-    """A folder with one build: its path, and the recipe in it."""
+    """A folder with one build: its path, the recipe in it, and the part of its shards that this process works on."""
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
-        self.path, self.recipe = path, recipe
+    def __init__(self, path: Path, recipe: Recipe, part: Part | None = None) -> None:
+        self.path, self.recipe, self.part = path, recipe, part
 
     @classmethod
-    def start(cls, recipe: str | Path | Recipe, out: str | Path, **tables: Any) -> Self:
+    def start(cls, recipe: str | Path | Recipe, out: str | Path, part: str | None = None, **tables: Any) -> Self:
         """Create a build folder, or give an existing one a new recipe; finished rows are kept.
 
         `recipe` is a file, the name of a shipped recipe, or a `Recipe`. `tables` change its tables, for instance
-        `select={"train": 80}`. Raises `UserError` for an unknown recipe or key, and for a folder that cannot be written
-        or that another process works on.
+        `select={"train": 80}`. With `part`, such as `2/7`, this process works on a part of the shards, next to others,
+        which must have the same recipe. Raises `UserError` for an unknown recipe or key, and for a folder that cannot
+        be written or that another process works on.
         """
         if not isinstance(recipe, Recipe):
             recipe = load(find(str(recipe)))
-        build = cls(Path(out), override(recipe, **tables))
+        build = cls(Path(out), override(recipe, **tables), None if part is None else Part.parse(part))
         require_writable_folder(build.path, "the build folder")
         with build.lock():
             build.write_recipe()
@@ -62,10 +74,23 @@ class BuildFolder:
             raise UserError(f"{path} is not a build folder: start one with `handdata build RECIPE --out {path}`")
         return cls(path, load(path / "recipe.toml"))
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Return a context that locks the folder. Raises `UserError` while another process works on it."""
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Lock the folder inside the block; processes with different parts share it.
+
+        Raises `UserError` while another process works on the folder, or on the same part.
+        """
         busy = f"process {{process}} is working on {self.path}: wait for it or end it"
-        return locked(self.path / ".lock", busy)
+        if self.part is None:
+            with locked(self.path / ".lock", busy):
+                yield
+            return
+        own = self.path / f".part-{self.part.number}-of-{self.part.of}.lock"
+        with (
+            locked(self.path / ".lock", busy, shared=True),
+            locked(own, f"process {{process}} is working on part {self.part} of {self.path}: wait for it or end it"),
+        ):
+            yield
 
     @staticmethod
     def gestures_of(path: Path) -> dict[str, Gesture]:
@@ -73,8 +98,26 @@ class BuildFolder:
         return load(path / "recipe.toml").gesture if (path / "recipe.toml").is_file() else {}
 
     def write_recipe(self) -> None:
-        """Write `recipe.toml`. The lock is held, so that a refused process changes nothing."""
-        write_text(self.path / "recipe.toml", dump(self.recipe))
+        """Write `recipe.toml`. The lock is held, so that a refused process changes nothing.
+
+        Raises `UserError` for a part whose recipe is not that of the other parts; resources may differ.
+        """
+        path = self.path / "recipe.toml"
+        if self.part is None:
+            write_text(path, dump(self.recipe))
+            return
+        with exclusive(self.path / ".record.lock"):
+            if not path.exists():
+                write_text(path, dump(self.recipe))
+        self.require_recipe(load(path))
+
+    def require_recipe(self, other: Recipe) -> None:
+        """Raise `UserError` for another recipe than the build's; only the resources may differ."""
+        if replace(other, resources=self.recipe.resources) != self.recipe:
+            raise UserError(
+                f"{self.path / 'recipe.toml'} is another recipe: give all parts and --join the same recipe and flags,"
+                " or change the build by a run without --part first"
+            )
 
     def record(self) -> dict[str, Any]:
         """Return the content of `run.json`, empty before the first stage."""
@@ -82,12 +125,28 @@ class BuildFolder:
 
     def update_record(self, stages: dict[str, Any], **more: Any) -> None:
         """Update `run.json`: versions, seed, hashes of the inputs, and the outcome of stages by name."""
-        record = self.record()
+        with exclusive(self.path / ".record.lock"):
+            record = self.record()
+            self._write_record({**record, **more, "stages": {**record.get("stages", {}), **stages}})
+
+    def settle(self, kind: str, name: str, requested: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        """Return an entry of `run.json` that is the same for all processes of the build: the first for this request.
+
+        Without an entry for `requested` the given answer becomes the entry.
+        """
+        with exclusive(self.path / ".record.lock"):
+            record = self.record()
+            entry: dict[str, Any] = record.get(kind, {}).get(name, {})
+            if entry.get("asked") != requested:
+                entry = {"asked": requested, **answer}
+                self._write_record({**record, kind: {**record.get(kind, {}), name: entry}})
+            return entry
+
+    def _write_record(self, record: dict[str, Any]) -> None:
         inputs = {"recipe": hashlib.sha256(dump(self.recipe).encode()).hexdigest()}
         manifest = self.path / "manifest.parquet"
         if manifest.exists():
             inputs["manifest"] = sha256_of(manifest)
         software = {"python": platform.python_version(), **versions("pillow", "pyarrow", "numpy")}
-        record |= {"name": self.recipe.name, "seed": self.recipe.select.seed, "versions": software, **more}
-        record |= {"inputs": inputs, "stages": {**record.get("stages", {}), **stages}}
+        record |= {"name": self.recipe.name, "seed": self.recipe.select.seed, "versions": software, "inputs": inputs}
         write_sealed_json(self.path / "run.json", record)

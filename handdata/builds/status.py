@@ -10,7 +10,7 @@ from handdata.rows.decisions import replay
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, SPLITS
 from handdata.rows.shards import SHARD_ROWS, read_shard, shard_count
-from handdata.sources.journal import journal_path, read_receipts
+from handdata.sources.journal import read_receipts
 from handdata.stages import STAGES, StageSpec, assemble
 
 
@@ -107,10 +107,10 @@ def _counts(build: Path, folder: str, image_ids: list[str]) -> dict[str, Any]:
 
 
 def _journal(build: Path, image_ids: set[str]) -> dict[str, Any]:
-    """Return the counts of a fetch that may be running, from its journal."""
-    if not journal_path(build).exists():
-        return {}
+    """Return the counts of a fetch that may be running, from its journals."""
     latest = {image_id: receipt for image_id, receipt in read_receipts(build)[0].items() if image_id in image_ids}
+    if not latest:
+        return {}
     failed = [receipt for receipt in latest.values() if receipt.reason]
     details = [f"{receipt.image_id}: {receipt.detail[:160]}" for receipt in failed if receipt.detail]
     return {

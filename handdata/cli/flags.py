@@ -72,6 +72,9 @@ class Build:
     until: str | None = None  # the last stage to run
     engine: Literal["local", "ray"] = "local"  # engine that runs the stages; the rows do not depend on it
     workers: int = 1  # processes per stage
+    address: str = ""  # a running Ray cluster to join, such as auto; empty: that of RAY_ADDRESS, or a new one
+    part: str | None = None  # i/N: make only the i-th of N parts of every stage's shards, in any process anywhere
+    join: bool = False  # check that all parts are finished, and assemble the dataset
     verify: bool = False  # first read again every file that the build relies on, and list those that were damaged
     dry_run: bool = False  # only print what would be done
 
@@ -83,11 +86,20 @@ class Build:
         from handdata.builds import build, status
 
         stages = stages_until(self.until)
+        if self.address and self.engine != "ray":
+            raise UserError("--address is of a Ray cluster: give it with --engine ray")
+        if self.join and (self.part or self.until):
+            raise UserError("--join checks all parts and all stages: leave out --part and --until")
         if self.dry_run:
             print(status.dry_run(self.out, self.tables, stages))
             return 0
-        started = build.Build.start(self.tables, self.out)
-        started.run(self.until, self.engine, self.workers, verify=self.verify)
+        if self.join:
+            started = build.Build.open(self.out)
+            started.require_recipe(self.tables)
+            started.join()
+        else:
+            started = build.Build.start(self.tables, self.out, self.part)
+            started.run(self.until, self.engine, self.workers, verify=self.verify, address=self.address)
         print(status.text(started.status()))
         return 0
 

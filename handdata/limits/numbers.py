@@ -43,7 +43,9 @@ RANGES: dict[str, Range] = {
     "connections": Range(1, _PROCESSES), "attempts": Range(1, 1000), "timeout": _SECONDS, "backoff": Range(0, 3600),
     "largest": Range(1, 2**40), "group_bytes": Range(1, 2**40), "file_bytes": Range(1, 2**40),
     "hands": Range(1, 100), "detection": _SHARE, "presence": _SHARE, "min_side": Range(0, 8192),
-    "threads": Range(0, _PROCESSES), "Build.workers": Range(1, _PROCESSES), "Render.workers": Range(0, _PROCESSES),
+    "threads": Range(0, _PROCESSES), "cpus": Range(0, _PROCESSES), "gpus": Range(-1, _PROCESSES),
+    "StageResources.workers": Range(0, _PROCESSES), "Build.workers": Range(1, _PROCESSES),
+    "Render.workers": Range(0, _PROCESSES),
     "batch": Range(1, 65_536), "max_new_tokens": Range(1, 512),
     "retries": Range(0, 100), "temperature": Range(0, 2), "max_tokens": Range(1, 32_768),
     "parallel": Range(1, 255),  # llama.cpp holds 256 sequences, one of which is the common beginning
@@ -58,7 +60,8 @@ RANGES: dict[str, Range] = {
     "sample_seeds": _SOME, "validation_images": _SOME, "Bench.steps": _SOME, "images": _SOME,
     "pose_guidance": Range(0, 1000), "pose_rate": Range(0, 1e6, open=True), "prior": _SHARE, "prior_images": _SOME,
     "pose_dropout": _SHARE, "text_dropout": _SHARE, "ema": _SHARE,
-    "bootstrap": Range(2, 1_000_000), "pictures": Range(0, 10_000),
+    "bootstrap": Range(2, 1_000_000), "pictures": Range(0, 10_000), "Judge.workers": Range(0, _PROCESSES),
+    "Judge.crops": Range(0, 10_000), "Judge.ask": Range(0, 100_000),
 }  # fmt: skip
 
 

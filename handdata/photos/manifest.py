@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from handdata.errors import UserError
 from handdata.gestures import gestures as all_gestures
+from handdata.huggingface import Place
 from handdata.photos import forms, splits
 from handdata.photos.forms import Photo
 from handdata.photos.hands import FEWEST, Agreement, agreement, box_of
@@ -47,7 +48,7 @@ class _Row:
     group: str = ""
 
 
-def make_manifest(place: forms.Place, recipe: Recipe, folder: Path, decisions: Decisions, progress: bool) -> Manifest:
+def make_manifest(place: Place, recipe: Recipe, folder: Path, decisions: Decisions, progress: bool) -> Manifest:
     """Read, measure and split the photographs of a place; `folder` is the build's own for copies and measurements.
 
     Raises `UserError` for a place without usable photographs or without hands, and for a text that cannot be used.

@@ -18,6 +18,7 @@ from handdata.rows.schema import shard_schema
 
 SHARD_ROWS = 256
 KEY = b"hand1000:key"  # metadata of a file: the sha256 of everything that decides its content
+SOFTWARE = b"hand1000:software"  # metadata of a shard: versions of the packages that made it, as JSON
 FINGERPRINT = b"hand1000:fingerprint"  # metadata of a shard: options and models that decided its content, as JSON
 
 _SEAL = b"hand1000:seal"  # metadata of a file: the mark below, then the sha256 of the file with zeros in its place

@@ -20,6 +20,7 @@ import pyarrow as pa
 from handdata.errors import UserError
 from handdata.files import make_folder, sha256_of, write_bytes
 from handdata.readers import read_jsonl
+from handdata.rows.parts import Part
 from handdata.rows.schema import shard_schema
 from handdata.rows.shards import KEY, SHARD_ROWS, shard_path, stored_key, write_table
 
@@ -43,17 +44,20 @@ class Receipt:
 
 
 class Journal:
-    """The receipts of a build, kept in `fetch/journal.jsonl`. Shared by threads."""
+    """The receipts of a build, kept in `fetch/journal.jsonl`; a part has a journal of its own. Shared by threads."""
 
-    def __init__(self, build: Path) -> None:
-        self.path = journal_path(build)
+    def __init__(self, build: Path, part: Part | None = None) -> None:
+        self.path = journal_path(build, part)
         make_folder(self.path.parent)
         if self.path.is_dir():
             raise UserError(f"{self.path} is a folder, but a file is needed there: move it away")
         self._lock = threading.Lock()
-        self.receipts, damaged = read_receipts(build)
+        if part is None:
+            join_journals(build)
+        self.receipts, _ = read_receipts(build)
+        own, damaged = _read(self.path)
         if damaged:
-            _rewrite(build, self.receipts)
+            _rewrite(self.path, own)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT)
         self._end = self.path.read_bytes().rfind(b"\n") + 1  # an incomplete last line is overwritten
 
@@ -75,28 +79,37 @@ class Journal:
         os.close(self._file)
 
 
-def journal_path(build: Path) -> Path:
-    """Return the path of a build's journal."""
-    return build / "fetch" / "journal.jsonl"
+def journal_path(build: Path, part: Part | None = None) -> Path:
+    """Return the path of the journal of a build, or of one of its parts."""
+    return build / "fetch" / ("journal.jsonl" if part is None else f"journal-{part.number}-of-{part.of}.jsonl")
 
 
 def read_receipts(build: Path) -> tuple[dict[str, Receipt], int]:
     """Return the last receipt of each image, and the number of lines that cannot be read, an incomplete one aside."""
-    try:
-        lines = journal_path(build).read_bytes().count(b"\n")
-    except OSError:
-        return {}, 0
-    receipts = [receipt for value in read_jsonl(journal_path(build)) if (receipt := _receipt(value))]
-    return {receipt.image_id: receipt for receipt in receipts}, max(0, lines - len(receipts))
+    receipts, damaged = _read(journal_path(build))
+    for path in _part_journals(build):
+        more, more_damaged = _read(path)
+        receipts, damaged = receipts | more, damaged + more_damaged
+    return receipts, damaged
+
+
+def join_journals(build: Path) -> None:
+    """Move the receipts of all parts into the journal of the build. No part may be running."""
+    parts = _part_journals(build)
+    if parts:
+        _rewrite(journal_path(build), read_receipts(build)[0])
+    for path in parts:
+        path.unlink()
 
 
 def forget(build: Path, image_ids: set[str]) -> None:
     """Reduce the receipts of dropped images to that fact; hashes and sizes identify the photograph."""
+    join_journals(build)
     receipts, _ = read_receipts(build)
     for image_id in image_ids & set(receipts):
         receipts[image_id] = dropped(image_id)
     if image_ids & set(receipts):
-        _rewrite(build, receipts)
+        _rewrite(journal_path(build), receipts)
 
 
 def dropped(image_id: str) -> Receipt:
@@ -113,10 +126,17 @@ def finished(receipt: Receipt | None, key: str, path: Path, final_reasons: froze
     return path.is_file() and path.stat().st_size == receipt.bytes and sha256_of(path) == receipt.sha256
 
 
-def write_shards(build: Path, image_ids: list[str], receipts: dict[str, Receipt]) -> Counter[str]:
-    """Write those shards of the stage `fetch` that changed; return the number of rows by reason of failure."""
+def write_shards(
+    build: Path, image_ids: list[str], receipts: dict[str, Receipt], part: Part | None = None
+) -> Counter[str]:
+    """Write those shards of the stage `fetch` that changed; return the number of rows by reason of failure.
+
+    `image_ids` are those of the whole build; of its shards, a part writes its own.
+    """
     failed: Counter[str] = Counter()
     for shard, start in enumerate(range(0, len(image_ids), SHARD_ROWS)):
+        if part is not None and not part.holds(shard):
+            continue
         rows = [receipts[image_id] for image_id in image_ids[start : start + SHARD_ROWS]]
         failed.update(row.reason for row in rows if row.reason)
         columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
@@ -131,8 +151,23 @@ def write_shards(build: Path, image_ids: list[str], receipts: dict[str, Receipt]
     return failed
 
 
-def _rewrite(build: Path, receipts: dict[str, Receipt]) -> None:
-    write_bytes(journal_path(build), b"".join(map(_line, receipts.values())))
+def _part_journals(build: Path) -> list[Path]:
+    """Return the journals of parts, the latest last."""
+    return sorted((build / "fetch").glob("journal-*-of-*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def _read(path: Path) -> tuple[dict[str, Receipt], int]:
+    """Return the last receipt of each image in one journal, and the number of lines that cannot be read."""
+    try:
+        lines = path.read_bytes().count(b"\n")
+    except OSError:
+        return {}, 0
+    receipts = [receipt for value in read_jsonl(path) if (receipt := _receipt(value))]
+    return {receipt.image_id: receipt for receipt in receipts}, max(0, lines - len(receipts))
+
+
+def _rewrite(path: Path, receipts: dict[str, Receipt]) -> None:
+    write_bytes(path, b"".join(map(_line, receipts.values())))
 
 
 def _line(receipt: Receipt) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol
 
 from handdata.errors import UserError, require_known
 from handdata.recipe import Recipe
+from handdata.rows.parts import Part
 from handdata.rows.shards import shard_path
 
 Columns = dict[str, list[Any]]  # values by column name; all lists have one value per row
@@ -26,9 +27,17 @@ Columns = dict[str, list[Any]]  # values by column name; all lists have one valu
 class Stage(Protocol):
     """A stage that works on shards: the constructor loads the model, the call computes columns from columns.
 
-    `options` is the frozen dataclass of the stage's table in the recipe. Optional are a method `close()`, called after
-    the last shard, and two static methods: `at_commit(options)` returns the options with a model's branch resolved to
-    its commit, and `summary(build, options)` returns a text that the stage's command prints.
+    `options` is the frozen dataclass of the stage's table in the recipe. Optional are
+
+    - a method `close()`, called after the last shard,
+    - `threads`, True for a stage whose worker uses all cores of its share,
+    - static methods: `at_commit(options)` returns the options with a model's branch resolved to its commit,
+      `packages(options)` the names of the packages whose versions may change the rows, and `summary(build, options)` a
+      text that the stage's command prints,
+    - for a model that can run on a GPU, whose rounding differs from a CPU's, static methods: `on_device(options, gpu)`
+      returns the options with an automatic choice replaced by a kind of device (`gpu` is whether a cluster has one,
+      None for this machine), `on_gpu(options)` whether the model runs on a GPU, and `gpu_found()` whether this machine
+      has one that the model can use.
     """
 
     version: ClassVar[int]  # increased when a change of the code changes the output
@@ -51,8 +60,10 @@ class Execution:
     """How stages run. The rows do not depend on it."""
 
     engine: str = "local"  # local or ray
-    workers: int = 1  # processes per stage
+    workers: int = 1  # processes of each stage for which the recipe's [resources] states no number
     progress: bool = True  # progress bars and remarks on stderr
+    address: str = ""  # of a running Ray cluster; empty: that of RAY_ADDRESS, or a new one
+    part: Part | None = None  # only these shards of every stage; None: all
 
 
 @dataclass

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from handdata.huggingface import local_model, model_commit
+from handdata.machine import gpu_works
 from handdata.recipe import CaptionOptions
 from handdata.stages import Columns
 from handdata.texts.captioner import OPTION, Captioner, arithmetic
@@ -16,6 +17,7 @@ class Captions:
     version: ClassVar = 1
     inputs: ClassVar = ("image",)
     final_reasons: ClassVar = frozenset({"image-corrupt", "caption-empty"})
+    threads: ClassVar = True
 
     @staticmethod
     def at_commit(options: CaptionOptions) -> CaptionOptions:
@@ -29,6 +31,26 @@ class Captions:
         revision = model_commit(options.model, options.revision, OPTION)
         deciding = {"model": options.model, "revision": revision, "max_new_tokens": options.max_new_tokens}
         return deciding | arithmetic(options)
+
+    @staticmethod
+    def packages(options: CaptionOptions) -> tuple[str, ...]:
+        return ("torch", "transformers", "tokenizers", "pillow", "numpy")
+
+    @staticmethod
+    def on_device(options: CaptionOptions, gpu: bool | None) -> CaptionOptions:
+        """Return the options with device and number format named; `gpu` is whether a cluster has a GPU."""
+        if options.device == "auto" and gpu is not None:
+            options = replace(options, device="cuda" if gpu else "cpu")
+        named: dict[str, Any] = dict(arithmetic(options))
+        return replace(options, **named)
+
+    @staticmethod
+    def on_gpu(options: CaptionOptions) -> bool:
+        return arithmetic(options)["device"] == "cuda"
+
+    @staticmethod
+    def gpu_found() -> bool:
+        return gpu_works()
 
     def __init__(self, options: CaptionOptions) -> None:
         self._captioner = Captioner(options)

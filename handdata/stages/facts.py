@@ -19,6 +19,10 @@ class ImageFacts:
     def fingerprint(options: None) -> None:
         return None
 
+    @staticmethod
+    def packages(options: None) -> tuple[str, ...]:
+        return ("pillow", "numpy")
+
     def __init__(self, options: None = None) -> None:
         pass
 

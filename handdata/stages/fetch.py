@@ -23,7 +23,7 @@ from handdata.progress import bar
 from handdata.recipe import FetchOptions, ImageOptions, Recipe
 from handdata.rows.decisions import replay
 from handdata.rows.manifest import SourceFacts, read_manifest, source_facts
-from handdata.rows.shards import image_path
+from handdata.rows.shards import SHARD_ROWS, image_path
 from handdata.sources import archive
 from handdata.sources.archive import ENCRYPTED, BadMember, Entry
 from handdata.sources.fetcher import Fetcher, Job, Runs
@@ -52,6 +52,11 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     try:
         return _fetch(build, recipe, execution)
     except ArchiveReplaced as replaced:
+        if execution.part:
+            raise Unfinished(
+                f"{replaced}: when no part is running, run `handdata fetch {build}`, which selects the images again,"
+                " then all parts"
+            ) from None
         if not recipe.source.images:
             raise Unfinished(
                 f"{replaced}: this build was started from a manifest, so it needs the manifest of the new archive"
@@ -65,11 +70,15 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
 
 
 def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
-    table = read_manifest(build)
+    table, part = read_manifest(build), execution.part
+    ids = table["image_id"].to_pylist()
+    if part is not None:
+        rows = [row for row in range(len(ids)) if part.holds(row // SHARD_ROWS)]
+        table = table.take(pa.array(rows, pa.int64()))
     jobs = manifest_jobs(table, recipe.image)
     facts = source_facts(table.schema)
-    with closing(Journal(build)) as journal:
-        for folder in (build / "images").glob("*"):
+    with closing(Journal(build, part)) as journal:
+        for folder in (build / "images").glob("*") if part is None else ():  # other parts may be writing
             remove_partial(folder)
         removed = _settle_dropped(build, table, jobs, journal)
         wanted = [job for job in jobs if job.image_id not in removed]
@@ -94,14 +103,16 @@ def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
             for future in as_completed([reading.submit(fetcher.read, runs) for _ in range(connections)]):
                 future.result()
         journal.sync()
-        failed = write_shards(build, [job.image_id for job in jobs], journal.receipts)
-        return StageReport(len(jobs), failed=failed, notes={"converted": converted(journal, jobs)})
+        failed = write_shards(build, ids, journal.receipts, part)
+        return StageReport(
+            len(jobs), failed=failed, notes={"converted": converted(journal.receipts, [job.image_id for job in jobs])}
+        )
 
 
-def converted(journal: Journal, jobs: list[Job]) -> dict[str, int]:
+def converted(receipts: dict[str, Receipt], image_ids: list[str]) -> dict[str, int]:
     """Return how many images' colours were converted, by the words of `pixels.to_rgb`."""
-    receipts = (journal.receipts.get(job.image_id) for job in jobs)
-    words = (receipt.converted for receipt in receipts if receipt and receipt.converted)
+    present = (receipts.get(image_id) for image_id in image_ids)
+    words = (receipt.converted for receipt in present if receipt and receipt.converted)
     return dict(sorted(Counter(word for text in words for word in text.split(", ")).items()))
 
 

@@ -17,12 +17,17 @@ class HandLandmarks:
     version: ClassVar = 1
     inputs: ClassVar = ("image", "gesture", "bboxes", "labels")
     final_reasons: ClassVar = frozenset({"image-corrupt", "hand-not-found"})
+    threads: ClassVar = True
 
     @staticmethod
     def fingerprint(options: LandmarkOptions) -> Any:
         deciding = {name: value for name, value in asdict(options).items() if name != "threads"}
         asset = assets.assets()[ASSET]
         return {**deciding, "model": asset.file, "sha256": asset.sha256}
+
+    @staticmethod
+    def packages(options: LandmarkOptions) -> tuple[str, ...]:
+        return ("mediapipe", "opencv-contrib-python", "pillow", "numpy")
 
     def __init__(self, options: LandmarkOptions) -> None:
         self._options = options

@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -40,7 +40,7 @@ _REMEDIES = {
     "phrase-missing": "the words of the gesture are missing",
     "phrase-repeated": "the words of the gesture are repeated",
 }
-_NOT_DECIDING = ("key_variable", "threads", "gpu_layers", "timeout", "server")
+_NOT_DECIDING = ("key_variable", "threads", "gpu_layers", "timeout", "server", "device")
 
 
 @dataclass
@@ -59,6 +59,7 @@ class Rewriting:
     version: ClassVar = 3
     inputs: ClassVar = ("caption", "gesture")
     final_reasons: ClassVar = frozenset({"text-impossible"})
+    threads: ClassVar = True
 
     @staticmethod
     def fingerprint(options: RewriteOptions) -> Any:
@@ -67,8 +68,10 @@ class Rewriting:
         deciding = {name: value for name, value in asdict(options).items() if name not in excluded}
         names = {name: asdict(gesture) for name, gesture in gestures().items()}
         model = options.model if options.server else Path(options.model).name
+        gpu = {"device": "gpu", "gpu_layers": options.gpu_layers} if Rewriting.on_gpu(options) else {}
         return {
             **deciding,
+            **gpu,
             "model": model,
             "sha256": None if options.server else model_hash(options.model),
             "prompt": prompt_text(options),
@@ -76,6 +79,29 @@ class Rewriting:
             "date": DATE.date().isoformat(),  # printed by chat templates
             "gestures": names,
         }
+
+    @staticmethod
+    def packages(options: RewriteOptions) -> tuple[str, ...]:
+        return () if options.server else ("llama-cpp-python", "jinja2")
+
+    @staticmethod
+    def on_device(options: RewriteOptions, gpu: bool | None) -> RewriteOptions:
+        """Return the options with the kind of device named; `gpu` is whether a cluster has a GPU."""
+        if options.device != "auto" or options.server:
+            return options
+        return replace(options, device="gpu" if gpu is not False and Rewriting.on_gpu(options) else "cpu")
+
+    @staticmethod
+    def on_gpu(options: RewriteOptions) -> bool:
+        if options.server or options.gpu_layers == 0 or options.device == "cpu":
+            return False
+        return options.device == "gpu" or Rewriting.gpu_found()
+
+    @staticmethod
+    def gpu_found() -> bool:
+        from handdata.texts.llama import gpu_supported
+
+        return gpu_supported()
 
     def __init__(self, options: RewriteOptions) -> None:
         self._options = options
@@ -195,7 +221,8 @@ def load_model(options: RewriteOptions) -> ChatModel:
     if remark:
         print(f"handdata: {remark}", file=sys.stderr)
     path, template = model_file(options.model), template_text(options)
-    return LlamaModel(path, options.parallel, options.threads, options.gpu_layers, template)
+    layers = 0 if options.device == "cpu" else options.gpu_layers
+    return LlamaModel(path, options.parallel, options.threads, layers, template)
 
 
 def model_file(model: str) -> Path:

@@ -110,7 +110,7 @@ class Captioner:
 
 def arithmetic(options: CaptionOptions) -> dict[str, str]:
     """Return the kind of device and the number format of a captioner, which decide words where two are close."""
-    device = "cpu" if options.device == "cpu" else choose_device(options.device).type
+    device = choose_device("auto").type if options.device == "auto" else options.device
     return {"device": device, "dtype": _dtype(options, device)}
 
 

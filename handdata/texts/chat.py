@@ -1,6 +1,7 @@
 """Questions to a language model, its answers, and the prompt file from which questions are built."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,6 +22,7 @@ class Ask:
     temperature: float = 0.0  # 0: the likeliest token each time
     seed: int = 0  # random seed where temperature > 0
     grammar: str | None = None  # GBNF that the answer must follow
+    image: str | None = None  # data URL of an image in the first user turn; servers alone take one
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,8 @@ def read_prompt(text: str, where: str) -> Prompt:
 
     An example is three lines: caption, phrase and answer. Raises `UserError` naming what is missing.
     """
-    lines = (line for line in lines_of(text) if not line.startswith("#"))
-    parts = re.split(r"^\[(\w+)\]\s*$", "\n".join(lines), flags=re.MULTILINE)
-    bodies = [(name, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)]
+    bodies = read_sections(text, where, _SECTIONS)
     sections = dict(bodies)
-    for name in _SECTIONS:
-        if not sections.get(name):
-            raise UserError(f"{where} lacks the section [{name}]")
     for name, placeholders in _PLACEHOLDERS.items():
         bare = re.sub(r"{\w*}", "", sections[name])
         if set(re.findall(r"{(\w*)}", sections[name])) != placeholders or "{" in bare or "}" in bare:
@@ -88,6 +85,20 @@ def read_prompt(text: str, where: str) -> Prompt:
         caption, phrase, answer = example
         examples += [("user", sections["ask"].format(caption=caption, phrase=phrase)), ("assistant", answer)]
     return Prompt(sections["system"], tuple(examples), sections["ask"], sections["retry"])
+
+
+def read_sections(text: str, where: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return names and bodies of the sections of a prompt file, in its order; lines that begin with # are left out.
+
+    Raises `UserError` if one of `names` is missing or empty.
+    """
+    lines = (line for line in lines_of(text) if not line.startswith("#"))
+    parts = re.split(r"^\[(\w+)\]\s*$", "\n".join(lines), flags=re.MULTILINE)
+    bodies = [(name, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)]
+    for name in names:
+        if not dict(bodies).get(name):
+            raise UserError(f"{where} lacks the section [{name}]")
+    return bodies
 
 
 def merged(messages: tuple[Message, ...]) -> tuple[Message, ...]:

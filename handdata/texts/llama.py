@@ -38,15 +38,10 @@ class LlamaModel:
         `template` is the text of a chat template in place of the file's. Raises `UserError` if the file is missing, is
         not a GGUF file, or has no chat template that can be used.
         """
-        # before OpenMP is loaded: its waiting threads spin, which made decoding five times slower on a busy machine
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        try:
-            import llama_cpp
-        except ImportError:
-            raise UserError("rewriting needs llama-cpp-python: pip install 'hand1000[data]'") from None
+        llama_cpp = _llama_cpp()
         if not path.is_file():
             raise UserError(f"model file {path} does not exist: give a GGUF file with {flag('rewrite', 'model')}")
-        self._c: Any = llama_cpp
+        self._c = llama_cpp
         _silence(llama_cpp)
         self.name, self.parallel = path.stem, parallel
         self._threads = threads or cores()
@@ -125,8 +120,7 @@ class LlamaModel:
 
 def gpu_supported() -> bool:
     """Return whether the installed llama.cpp was built for a GPU (CMAKE_ARGS=-DGGML_CUDA=on)."""
-    import llama_cpp
-
+    llama_cpp = _llama_cpp()
     return bool(llama_cpp.llama_supports_gpu_offload())
 
 
@@ -138,6 +132,17 @@ def idle_gpu() -> str | None:
         "this machine has a GPU, but llama.cpp was built without support for it; to rebuild it: "
         "CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir llama-cpp-python"
     )
+
+
+def _llama_cpp() -> Any:
+    """Import and return the module. Raises `UserError` if it is not installed."""
+    # before OpenMP is loaded: its waiting threads spin, which made decoding five times slower on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        import llama_cpp
+    except ImportError:
+        raise UserError("rewriting needs llama-cpp-python: pip install 'hand1000[data]'") from None
+    return llama_cpp
 
 
 _quiet: Any = None  # llama.cpp keeps the callback's address, so it must not be garbage-collected

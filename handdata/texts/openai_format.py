@@ -28,7 +28,12 @@ _ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 def request(model: str, ask: Ask, max_tokens: int, terms: Terms) -> dict[str, Any]:
     """Return the body of a request in the forms that the server takes."""
     messages = merged(ask.messages) if terms.get(_SYSTEM) else ask.messages
-    body: dict[str, Any] = {"model": model, "messages": [{"role": role, "content": text} for role, text in messages]}
+    turns: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in messages]
+    if ask.image:
+        first = next(turn for turn in turns if turn["role"] == "user")
+        image = {"type": "image_url", "image_url": {"url": ask.image}}
+        first["content"] = [image, {"type": "text", "text": first["content"]}]
+    body: dict[str, Any] = {"model": model, "messages": turns}
     if terms.get(_TOKENS, 0) < 2:
         body[_FIELDS[_TOKENS][terms.get(_TOKENS, 0)]] = max_tokens
     if terms.get("temperature", 0) < 2:

@@ -3,8 +3,10 @@
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from handdata.errors import Unfinished, UserError, first_line
@@ -19,6 +21,7 @@ _TRIES = 5  # of a request that fails with a transient error
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
 _REFUSED = (400, 415, 422, 500, 501)  # statuses of servers that do not take a field; 500 where they name it
 _SLOW_IN_A_ROW = 8  # timeouts without any answer before, after which the server counts as down
+_OF_REWRITE = partial(flag, "rewrite")  # options in messages
 _LARGEST = 4 << 20  # bytes of a reply; longer ones count as answers without end
 
 
@@ -33,19 +36,34 @@ class ServerModel:
 
     room = 4096  # tokens for an answer after reasoning
 
-    def __init__(self, url: str, model: str, key_variable: str, parallel: int = 8, timeout: float = 60.0) -> None:
-        """`key_variable` names the environment variable with the key. No file and no message contains the key."""
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        key_variable: str,
+        parallel: int = 8,
+        timeout: float = 60.0,
+        option: Callable[[str], str] = _OF_REWRITE,
+        kept: str = "finished shards are kept",
+    ) -> None:
+        """`key_variable` names the environment variable with the key. No file and no message contains the key.
+
+        In messages, `option` gives the user's option for the argument server, model, key_variable or timeout, and
+        `kept` what an outage leaves.
+        """
+        self._option, self._kept = option, kept
         self.name, self.parallel, self._timeout = model, parallel, timeout
         self._url = url.rstrip("/") + "/chat/completions"
         self._shown = (
             public_url(self._url) if "://" in url else public_url(f"http://{self._url}").removeprefix("http://")
         )
         if not key_variable.isidentifier():
-            option = flag("rewrite", "key_variable")
-            raise UserError(f"{option} is the name of an environment variable with the key, not the key itself")
+            raise UserError(
+                f"{option('key_variable')} is the name of an environment variable with the key, not the key itself"
+            )
         self._key = read_secret(key_variable)
         self._key_variable = key_variable
-        self._client = _client(self._url, self._key, parallel, timeout, self._shown)
+        self._client = _client(self._url, self._key, parallel, timeout, self._shown, option("server"))
         self._terms: Terms = {}  # replaced as a whole when the server takes another form of requests
         self._negotiating = threading.Lock()
         self._answered, self._slow = False, 0
@@ -131,9 +149,7 @@ class ServerModel:
             if reply.status not in _TRANSIENT or (reply.status == 500 and names_field(body, reply.text or "")):
                 return reply
             problem = self._problem(reply)
-        raise Unfinished(
-            f"the server {self._shown} does not answer ({self._redact(problem)}); finished shards are kept"
-        )
+        raise Unfinished(f"the server {self._shown} does not answer ({self._redact(problem)}); {self._kept}")
 
     def _post(self, body: dict[str, Any]) -> _Reply:
         with (
@@ -152,7 +168,7 @@ class ServerModel:
     def _too_slow(self) -> Answer:
         self._slow += 1
         if not self._answered and self._slow >= _SLOW_IN_A_ROW:
-            remedy = f"raise {flag('rewrite', 'timeout')}"
+            remedy = f"raise {self._option('timeout')}"
             raise Unfinished(f"the server {self._shown} did not answer {self._slow} requests in time: {remedy}")
         return Answer("", "timeout")
 
@@ -161,9 +177,9 @@ class ServerModel:
         if reply.status in (401, 403):
             return f"{place} refuses the key in ${self._key_variable} ({problem}): set it to a valid one"
         if reply.status == 404:
-            options = f"see {flag('rewrite', 'server')} and {flag('rewrite', 'model')}"
+            options = f"see {self._option('server')} and {self._option('model')}"
             return f"{self._shown} lacks the model '{self.name}' or the OpenAI API ({problem}): {options}"
-        return f"{place} rejects the request ({problem}): check {flag('rewrite', 'model')}"
+        return f"{place} rejects the request ({problem}): check {self._option('model')}"
 
     def _problem(self, reply: _Reply) -> str:
         return f"HTTP {reply.status}: {self._redact(reply.text or '')[:200]}"
@@ -173,7 +189,7 @@ class ServerModel:
         return text.replace(self._key, "[key]") if self._key else text
 
 
-def _client(url: str, key: str, parallel: int, timeout: float, shown: str) -> Any:
+def _client(url: str, key: str, parallel: int, timeout: float, shown: str, option: str) -> Any:
     """Return an HTTP client whose requests end at their deadline. Raises `UserError` for what is not a URL."""
     import httpx2
 
@@ -183,7 +199,6 @@ def _client(url: str, key: str, parallel: int, timeout: float, shown: str) -> An
     except (httpx2.InvalidURL, ValueError):
         host = ""
     if not url.startswith(("http://", "https://")) or not host:
-        option = flag("rewrite", "server")
         raise UserError(f"{shown.removesuffix('/chat/completions')} is not a URL: give {option} one such as"
                         " http://localhost:8000/v1")  # fmt: skip
     client = open_client(timeout, parallel)

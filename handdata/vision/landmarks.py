@@ -40,7 +40,7 @@ class HandFinder:
         try:
             from mediapipe.tasks.python import BaseOptions, vision
         except ImportError:
-            raise UserError("landmarks need MediaPipe: pip install 'hand1000[data]'") from None
+            raise UserError("landmarks need MediaPipe: pip install 'hand1000[data]' or 'hand1000[judge]'") from None
         self._min_side = min_side
         options = vision.HandLandmarkerOptions(
             base_options=BaseOptions(model_asset_buffer=assets.path(ASSET).read_bytes()),

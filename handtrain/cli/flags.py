@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 import tyro
 from tyro.conf import Positional
 
+from handdata.errors import UserError
 from handdata.files import write_json
 from handdata.gestures import PAPER_GESTURES
 from handdata.huggingface import parse_dataset, parse_model
@@ -15,6 +16,8 @@ from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_of
 
 _Preset: TypeAlias = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
+
+_PredictionType: TypeAlias = Literal["epsilon", "v_prediction"] | None
 
 _OF_TRAIN = ("out", "cache", "verify", "dry_run")  # flags of `train` that its plan does not need
 
@@ -29,7 +32,7 @@ class Train:
 
     dataset: str  # dataset: hf:USER/NAME[@REVISION], or a folder of `handdata publish`
     gesture: tuple[str, ...]  # gestures, configurations of the dataset: HaGRID's names, or all
-    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
+    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, a file or a shipped name
     out: Path  # run folder
     preset: _Preset = "paper"  # see docs/training.md
     options: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)
@@ -38,6 +41,7 @@ class Train:
     cache: Path | None = None  # cache of encoded images and texts; by default ~/.cache/hand1000/encoded
     verify: bool = False  # read every file of a finished run again, and make again those that are damaged
     dry_run: bool = False  # check everything, and print the steps, memory, disk space and time of the run
+    prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
 
     @classmethod
     def defaults(cls, argv: list[str]) -> "Train":
@@ -118,14 +122,42 @@ class ImportCheckpoint:
     """Make a model folder from a checkpoint of the paper's released code, without its random fusion layer."""
 
     checkpoint: Path  # .ckpt file
-    base: str  # base model of the checkpoint: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
+    base: str  # base model of the checkpoint: hf:USER/NAME[@REVISION], a folder, a .safetensors file or a shipped name
     gesture: str  # HaGRID's name of the gesture
     out: Path  # model folder
+    prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
 
     def __call__(self) -> int:
         from handtrain.model.import_checkpoint import import_checkpoint
 
         print(import_checkpoint(**vars(self)))
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained model or a base in the format that another program reads.
+
+    diffusers and fp16: a folder in float32 or float16. single-file: the original names, for ComfyUI and A1111. lora:
+    the change of the UNet alone, which is the adapters of a LoRA run, else the difference to the base, factored. A
+    single file and a LoRA carry neither the gesture feature nor the pose layers. A pickle (.ckpt, .bin) is converted.
+    """
+
+    model: Positional[str]  # trained model or base: a run, a folder, a file, hf:USER/NAME[@REVISION] or a shipped name
+    to: Literal["diffusers", "fp16", "single-file", "lora"]  # format
+    out: Path  # new folder; for single-file and lora a new file, FILE.safetensors
+    base: str | None = None  # lora: the base that the model was trained from; default: that of hand1000.json on the Hub
+    rank: int | None = None  # lora: rank of the factors of a model that was trained in full; default: 32
+    layers: Literal["attention", "all"] | None = None  # lora: layers of the UNet that are factored; default: all
+    lora_format: Literal["diffusers", "kohya"] | None = None  # lora: names of the weights; default: diffusers
+    images: int = 4  # lora: number of pictures that are compared with the full model's; 0: none
+    device: str = "auto"  # lora: device of these pictures: auto, cpu, cuda, cuda:1
+    prediction_type: _PredictionType = None  # prediction type of a single file that does not state it
+
+    def __call__(self) -> int:
+        from handtrain.exporting.export import export
+
+        print(export(**vars(self)))
         return 0
 
 
@@ -138,7 +170,7 @@ class Generate:
     images are counted.
     """
 
-    model: str  # trained model, or a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder or a shipped name
+    model: str  # trained model or Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, file or shipped name
     out: Path  # folder of the images
     prompts: str | None = None  # file with one prompt per line, or DATASET:SPLIT for the texts of its rows
     prompt: str | None = None  # single prompt, in place of --prompts
@@ -149,6 +181,7 @@ class Generate:
     batch: int = 4  # number of images generated at once; changes the images by rounding only
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the number of images and steps
+    prediction_type: _PredictionType = None  # prediction type of a --model in one file that does not state it
 
     def __call__(self) -> int:
         from handtrain.generation.generate import generate, planned
@@ -167,7 +200,7 @@ class Generate:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Compare generated images with real ones: FID, KID, hands, gesture, text; with intervals and in both variants.
+    """Compare generated images with real ones: FID, KID, FD-DINOv2, CMMD, hands, gesture, text; with intervals.
 
     A metric whose weights are not on this machine is `not computed`, with the reason. See docs/evaluation.md.
     """
@@ -199,6 +232,43 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """Judge the hands in folders of images of any program: rank the folders, show their worst and best hands.
+
+    No real images and no dataset are needed; subfolders, all sizes and any number of hands are included. See
+    docs/judge.md.
+    """
+
+    folders: Positional[tuple[Path, ...]]  # folders of images
+    out: Path  # page to write, FILE.html
+    json: Path | None = None  # file for all measures, images and hands as JSON
+    csv: Path | None = None  # file with a row per hand
+    anatomy: bool = True  # judge the anatomy of every hand, which takes most of the time
+    crops: int = 12  # number of worst and of best hands to show of each folder
+    workers: int = 0  # number of processes; 0: one per core
+    ask: int = 0  # write OUT-people.html too, a page that asks a person about so many of the hands
+    answers: tuple[Path, ...] = ()  # files of answers from that page: print how far people and p_wrong agree
+
+    def __call__(self) -> int:
+        from handtrain.judging.judge import judge
+        from handtrain.raters import people
+
+        flags = dict(vars(self))
+        ask, answers = flags.pop("ask"), flags.pop("answers")
+        if (ask or answers) and self.csv is None:
+            raise UserError("--ask and --answers need --csv FILE, the hands that they are about")
+        judgement = judge(flags.pop("folders"), **flags)
+        hands = people.hands_from_csv(self.csv) if self.csv and (ask or answers) else []
+        if ask:
+            print(people.ask(hands, ask, 0, self.out.with_name(f"{self.out.stem}-people.html")))
+        if answers:
+            print(people.describe(people.agreement(answers, hands)))
+        print(judgement)
+        print(self.out)
+        return 0
+
+
+@dataclass(frozen=True)
 class Report:
     """Write one page from one or many runs: metrics, loss curves, picture grids, sweeps, cost. It opens from disk.
 
@@ -225,7 +295,7 @@ class Reproduce:
     """
 
     dataset: str  # dataset: hf:USER/NAME[@REVISION], or a folder of `handdata publish`
-    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a diffusers folder or a shipped name
+    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, a file or a shipped name
     out: Path  # folder of all results; the report is OUT/report.html
     gestures: tuple[str, ...] = PAPER_GESTURES  # gestures, configurations of the dataset; default: the paper's six
     preset: _Preset = "paper"  # see docs/training.md
@@ -238,6 +308,7 @@ class Reproduce:
     batch: int = 4  # number of images generated at once
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the images, steps, memory, disk space and time
+    prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
 
     def __call__(self) -> int:
         from handtrain.evaluation.records import read_evaluation

@@ -50,6 +50,25 @@ def around(value: float, replicates: np.ndarray) -> tuple[float, float]:
     return value - half, value + half
 
 
+def share_around(value: float, replicates: np.ndarray, count: int) -> tuple[float, float]:
+    """Return `around` within 0 and 1 for a share of `count` rows, at least as wide as Wilson's interval.
+
+    For precision and recall, whose draws vary more than their rows, but not at all where every row is in or out.
+    """
+    (low, high), (least, most) = around(value, replicates), wilson(round(value * count), count)
+    return max(0.0, min(low, least)), min(1.0, max(high, most))
+
+
+def square_and_add(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float]:
+    """Return the interval of a difference of two estimates (value, low, high) that are treated as independent.
+
+    (Zou and Donner 2008, "Construction of confidence limits about effect measures: a general approach"; for shares
+    with Wilson's intervals it is Newcombe's method 10 without the correlation)
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = first, second
+    return a - b - float(np.hypot(a - a_low, b_high - b)), a - b + float(np.hypot(a_high - a, b - b_low))
+
+
 def percentiles(replicates: np.ndarray) -> tuple[float, float]:
     """Return the middle 95 % of the replicates; NaN, from a draw without any hand, is ignored."""
     known = replicates[np.isfinite(replicates)]

@@ -216,5 +216,7 @@ def _hand_rules() -> dict[str, Any]:
             "KID-H standard": hands.STANDARD_CROP,
             "FID-H reference": hands.UNION_CROP,
             "KID-H reference": hands.HAND_CROP,
+            "FD-DINOv2-H standard": hands.SQUARE,
+            "CMMD-H standard": hands.SQUARE,
         },
     }

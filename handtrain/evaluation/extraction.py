@@ -14,10 +14,12 @@ from handdata.files import sha256_of
 from handdata.machine import choose_device
 from handdata.vision.clip import Clip
 from handdata.vision.landmarks import HandFinder
+from handtrain import networks
 from handtrain.evaluation import features, hands
-from handtrain.evaluation.features import Extractor, Network, Rows
+from handtrain.evaluation.features import Extractor, Rows
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import ImageSet, Member
+from handtrain.networks import Network
 from handtrain.options import EvaluateOptions
 
 Sides = dict[str, Rows]  # real, fake and, if given, base
@@ -27,7 +29,7 @@ Sides = dict[str, Rows]  # real, fake and, if given, base
 class Extraction:
     """Features of one kind: the network, and the parts of a prepared image that it sees."""
 
-    network: str  # inception-fid, inception-torchvision or clip
+    network: str  # of INCEPTIONS or TRANSFORMERS, or clip
     crop: str  # the parts in words, which enter the cache's key
     crops: Callable[["Models", np.ndarray, Member], list[np.ndarray]]
     landmarker: bool = False  # whether the parts depend on the hand landmarker
@@ -43,6 +45,10 @@ def _fitted(_: "Models", pixels: np.ndarray, __: Member) -> list[np.ndarray]:
 
 def _known_hands(models: "Models", pixels: np.ndarray, member: Member) -> list[np.ndarray]:
     return hands.standard_crops(pixels, models.hands[member])
+
+
+def _hand_squares(models: "Models", pixels: np.ndarray, member: Member) -> list[np.ndarray]:
+    return hands.squares(pixels, models.hands[member])
 
 
 def _hands_together(models: "Models", pixels: np.ndarray, _: Member) -> list[np.ndarray]:
@@ -62,9 +68,15 @@ FEATURES = {
     "fid reference": Extraction("inception-torchvision", "fitted", _fitted),
     "fid-h reference": Extraction("inception-torchvision", hands.UNION_CROP, _hands_together, landmarker=True),
     "kid-h reference": Extraction("inception-torchvision", hands.HAND_CROP, _each_hand, landmarker=True),
+    "dinov2": Extraction("dinov2", "whole", _whole),
+    "dinov2-h": Extraction("dinov2", hands.SQUARE, _hand_squares, landmarker=True),
+    "cmmd": Extraction("cmmd", "whole", _whole),
+    "cmmd-h": Extraction("cmmd", hands.SQUARE, _hand_squares, landmarker=True),
     "clip": Extraction("clip", "whole", _whole),
 }
-INCEPTIONS = {"inception-fid": features.inception_fid, "inception-torchvision": features.inception_torchvision}
+INCEPTIONS = {"inception-fid": networks.inception_fid, "inception-torchvision": networks.inception_torchvision}
+TRANSFORMERS = {"dinov2": networks.dinov2, "cmmd": networks.cmmd_clip}
+PUBLISHED = {"dinov2": "hf:facebook/dinov2-large", "cmmd": "hf:openai/clip-vit-large-patch14-336"}
 
 
 class Missing(Exception):
@@ -81,6 +93,7 @@ class Models(ExitStack):
         self.rows: dict[str, Sides | str] = {}  # by extraction: the rows of every side, or why they are missing
         self.hands: dict[Member, list[Hand]] = {}
         self._network: Network | None = None
+        self._unloadable: dict[str, str] = {}  # why a network cannot be loaded: one attempt is enough
         self._finders: dict[float, HandFinder] = {}
 
     def extractor(self, name: str) -> Extractor | str:
@@ -106,16 +119,31 @@ class Models(ExitStack):
     def _features(self, name: str, row: Extraction) -> Extractor:
         if row.network == "clip":
             return self._clip(name, row)
-        weights = self._file(row.network)
         if self._network is None or self._network.name != row.network:
             self._network = None  # frees the memory of the last network before the next one is loaded
-            self._network = INCEPTIONS[row.network](weights, self.device)
+            self._network = self._loaded(row.network)
         crop = row.crop
         if row.landmarker:
             self._file(hands.MODEL)
             self.hands = self.hands or self._hands_by_member()
             crop = f"{row.crop} {self.weights[hands.MODEL]}"
         return features.feature_extractor(name, self._network, crop, partial(row.crops, self))
+
+    def _loaded(self, name: str) -> Network:
+        if name in INCEPTIONS:
+            return INCEPTIONS[name](self._file(name), self.device)
+        model = getattr(self.options, name)
+        if model == "none":
+            raise Missing(f"--{name} none: give --{name} {PUBLISHED[name]}, or a folder with these weights")
+        if name not in self._unloadable:
+            try:
+                network = TRANSFORMERS[name](model, self.device)
+            except (UserError, Unfinished) as error:
+                self._unloadable[name] = str(error).replace(str(Path.home()), "~")  # the JSON may be published
+            else:
+                self.weights[name] = network.sha256
+                return network
+        raise Missing(self._unloadable[name])
 
     def _hands_by_member(self) -> dict[Member, list[Hand]]:
         rows = self.rows["hands"]
@@ -133,7 +161,7 @@ class Models(ExitStack):
             clip = Clip(self.options.clip, str(self.device))
         except (UserError, Unfinished) as error:
             raise Missing(str(error)) from None
-        self._network = features.clip_images(clip)
+        self._network = networks.clip_images(clip)
         self.weights["clip"] = self._network.sha256
         extractor = features.feature_extractor(name, self._network, row.crop, partial(row.crops, self))
         return replace(extractor, finish=partial(features.clip_cosines, clip))

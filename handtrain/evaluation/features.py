@@ -1,19 +1,14 @@
-"""Inception and CLIP features and hands of an image set: computed shard by shard, cached by content.
+"""Features and hands of an image set: computed shard by shard, cached by content.
 
 Everything extracted from an image is a row: features of the whole image or of one of its crops, or one of its hands.
 """
 
-import pickle
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from handdata.errors import UserError
-from handdata.files import sha256_of
 from handdata.progress import bar
 from handdata.vision.clip import Clip
 from handdata.vision.landmarks import HandFinder
@@ -21,15 +16,12 @@ from handdata.vision.pixels import PIXELS
 from handtrain.evaluation import hands
 from handtrain.evaluation.hands import Hand
 from handtrain.evaluation.image_sets import ImageSet, Member, Preparation
-from handtrain.model.base import fingerprint
+from handtrain.networks import BATCH, Network
 from handtrain.tensor_cache import TensorCache, key_of
 
 SHARD = 128  # images whose features are computed and cached together
-BATCH = 16  # images per forward pass; changes the features by rounding only
-INCEPTION = 2048
 
 HAND = 21 * 3 + 2 + 2  # landmarks, left, score, width, height
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
 @dataclass(frozen=True)
@@ -104,28 +96,6 @@ def hand_extractor(finder: HandFinder, detection: float, sha256: str) -> Extract
     return Extractor(f"hands: {settings}, model {sha256}", HAND, rows)
 
 
-@dataclass(frozen=True)
-class Network:
-    """A frozen network that turns an image into a vector, and the sha256 of its weights."""
-
-    name: str
-    sha256: str
-    width: int
-    run: Callable[[list[np.ndarray]], np.ndarray]  # images of one size to (n, width)
-
-    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Return features (n, width) float32 of images (height, width, 3) of uint8; sizes may differ."""
-        features = np.empty((len(images), self.width), dtype=np.float32)
-        sizes: dict[tuple[int, ...], list[int]] = {}
-        for index, pixels in enumerate(images):
-            sizes.setdefault(pixels.shape, []).append(index)
-        for numbers in sizes.values():
-            for start in range(0, len(numbers), BATCH):
-                batch = numbers[start : start + BATCH]
-                features[batch] = self.run([images[index] for index in batch])
-        return features
-
-
 def feature_extractor(name: str, network: Network, crop: str, crops: Crops) -> Extractor:
     """Return an extractor of features of the parts of an image that `crops` cuts out; `crop` is its rule in words."""
 
@@ -137,49 +107,6 @@ def feature_extractor(name: str, network: Network, crop: str, crops: Crops) -> E
     return Extractor(f"{name}: {network.name} {network.sha256} {crop}", network.width, rows)
 
 
-def inception_fid(weights: Path, device: torch.device) -> Network:
-    """Load torch-fidelity's Inception (`inception-v3-compat`, with TensorFlow's resizing and weights).
-
-    Raises `UserError` for a file that cannot be read safely; so does `inception_torchvision`.
-    """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    state = _weights(weights)
-    # torch-fidelity unpickles its file unsafely, so it reads a copy that was written here
-    with tempfile.NamedTemporaryFile(suffix=".pth") as copy:
-        torch.save(state, copy.name)
-        network = FeatureExtractorInceptionV3("ours", [str(INCEPTION)], copy.name).to(device)
-
-    def run(images: list[np.ndarray]) -> np.ndarray:
-        with torch.no_grad():
-            return np.asarray(network(_stacked(images).to(device))[0].cpu().numpy())  # (n, 2048)
-
-    return Network("inception-fid", sha256_of(weights), INCEPTION, run)
-
-
-def inception_torchvision(weights: Path, device: torch.device) -> Network:
-    """Load torchvision's Inception v3 as the released code uses it: transform_input on, fc removed."""
-    from torchvision.models import inception_v3
-
-    network = inception_v3(weights=None, transform_input=True, aux_logits=True, init_weights=False)
-    network.load_state_dict(_weights(weights))
-    network.fc = torch.nn.Identity()
-    network.requires_grad_(False).to(device).train(False)
-    mean, deviation = (torch.tensor(x).reshape(3, 1, 1) for x in (_MEAN, _DEVIATION))
-
-    def run(images: list[np.ndarray]) -> np.ndarray:
-        pixels = (_stacked(images).float() / 255 - mean) / deviation  # (n, 3, 299, 299)
-        with torch.no_grad():
-            return np.asarray(network(pixels.to(device)).cpu().numpy())  # (n, 2048)
-
-    return Network("inception-torchvision", sha256_of(weights), INCEPTION, run)
-
-
-def clip_images(clip: Clip) -> Network:
-    """Return the image encoder of a CLIP model as a network."""
-    return Network("clip", fingerprint(clip.network), clip.width, clip.images)
-
-
 def clip_cosines(clip: Clip, images: Rows, members: list[Member]) -> Rows:
     """Return the cosine (n, 1) between CLIP's features of every image and its text; no rows if a text is missing."""
     texts = [member.text for member in members if member.text is not None]
@@ -189,18 +116,6 @@ def clip_cosines(clip: Clip, images: Rows, members: list[Member]) -> Rows:
     features = np.concatenate(batches)  # (n, width)
     lengths = np.linalg.norm(images.values, axis=1) * np.linalg.norm(features, axis=1)
     return Rows(((images.values * features).sum(axis=1) / lengths)[:, None], images.owner, images.images)
-
-
-def _weights(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        state: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise UserError(f"{file} does not hold weights that can be read safely: {str(error).splitlines()[0]}") from None
-    return state
-
-
-def _stacked(images: list[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # (n, 3, h, w)
 
 
 def _hand_rows(of_image: list[Hand]) -> np.ndarray:

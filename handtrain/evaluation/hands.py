@@ -18,7 +18,8 @@ MARGIN = 0.25  # of the longer side of a hand's box, both sides together, around
 CROP = 299  # pixels, the input of Inception
 
 # Keys of the cache and of evaluation files contain these sentences: other words would recompute all features.
-STANDARD_CROP = f"one per hand: square around its landmarks, {MARGIN:.0%} wider, moved inside the image, to {CROP} px"
+SQUARE = f"one per hand: square around its landmarks, {MARGIN:.0%} wider, moved inside the image"
+STANDARD_CROP = f"{SQUARE}, to {CROP} px"
 UNION_CROP = f"one per image: box around all hands, found with red and blue swapped; short side to {CROP} px, centre"
 HAND_CROP = (
     f"one per hand, found after short side to {CROP} px and centre crop: its box; short side to {CROP} px, centre"
@@ -59,6 +60,11 @@ def find(finder: HandFinder, pixels: np.ndarray) -> list[Hand]:
 
 def standard_crops(pixels: np.ndarray, hands: list[Hand]) -> list[np.ndarray]:
     """Return our crop (299, 299, 3) of every hand: see STANDARD_CROP."""
+    return [fitted(square) for square in squares(pixels, hands)]
+
+
+def squares(pixels: np.ndarray, hands: list[Hand]) -> list[np.ndarray]:
+    """Return the square (side, side, 3) around every hand as it is in the image: see SQUARE."""
     height, width = pixels.shape[:2]
     crops = []
     for hand in hands:
@@ -68,7 +74,7 @@ def standard_crops(pixels: np.ndarray, hands: list[Hand]) -> list[np.ndarray]:
             int(np.clip(round(float(middle - side / 2)), 0, length - side))
             for middle, length in zip((low + high) / 2, (width, height), strict=True)
         )
-        crops.append(fitted(pixels[top : top + side, left : left + side]))
+        crops.append(pixels[top : top + side, left : left + side])
     return crops
 
 

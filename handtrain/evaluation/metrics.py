@@ -1,17 +1,21 @@
-"""The metrics as functions of arrays: Frechet distance, KID, and two on hand landmarks that need no Inception weights.
+"""The metrics as functions of arrays: Frechet distance, KID, CMMD, precision and recall, and two on hand landmarks.
 
 Distances take optional weights, the number of times that each row counts: a bootstrap draw is a weight vector (see
 `bootstrap`), and without a draw every weight is 1. Computed in float64.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 KID_SUBSETS = 100  # Binkowski et al. 2018, and the released code
 KID_SUBSET = 1000  # rows of a subset, or all rows if there are fewer
+CMMD_SIGMA, CMMD_SCALE = 10, 1000  # Jayasumana et al. 2024, and their code
+BALL = 3  # the radius reaches to this neighbour (Kynkaanniemi et al. 2019, and torch-fidelity)
 LEAST_HANDS = 200  # a 20 x 20 covariance of fewer hands is mostly noise
 NEIGHBOURS = 5
+_NEAREST = 32  # neighbours of a row that are kept: fewer than 3 of them in a draw has a probability of 1e-11
 NONE = "none"  # the name of every unknown gesture
 
 _FINGERS = ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16), (17, 18, 19, 20))  # MediaPipe's numbering
@@ -48,6 +52,19 @@ def frechet_bias(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
     inverse, distances = np.asarray(points).T
     slope = float(np.polyfit(inverse, distances, deg=1)[0])
     return max(slope, 0.0)
+
+
+Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (n, d) and (m, d) to similarities (n, m)
+
+
+def cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return KID's kernel of rows (n, d) and (m, d), (n, m)."""
+    return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)
+
+
+def gaussian(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return CMMD's kernel of rows (n, d) and (m, d), (n, m): sigma is 10."""
+    return np.asarray(np.exp(-_squared_distances(x, y) / (2 * CMMD_SIGMA**2)))
 
 
 @dataclass(frozen=True)
@@ -89,9 +106,39 @@ def mmd_draws(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.nda
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     within = [_mean_within(rows, draws, biased) for rows, draws in ((x, x_draws), (y, y_draws))]
-    pairs = x_draws.sum(axis=1, dtype=np.float64) * y_draws.sum(axis=1, dtype=np.float64)
-    between = np.divide(_kernel_sums(x, y, x_draws, y_draws), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
-    return np.asarray(within[0] + within[1] - 2 * between)
+    return np.asarray(within[0] + within[1] - 2 * _mean_between(x, y, x_draws, y_draws, cubic))
+
+
+def cmmd_draws(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray) -> np.ndarray:
+    """Return CMMD (b,) of CLIP features x (n, d) and y (m, d) of length 1, for weights x_draws (b, n), y_draws (b, m).
+
+    The biased squared discrepancy for a Gaussian kernel, times 1,000 (Jayasumana et al. 2024, "Rethinking FID: Towards
+    a Better Evaluation Metric for Image Generation"; google-research/cmmd, distance.py). NaN for a draw without rows.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    within = [_mean_between(rows, rows, draws, draws, gaussian) for rows, draws in ((x, x_draws), (y, y_draws))]
+    return np.asarray(CMMD_SCALE * (within[0] + within[1] - 2 * _mean_between(x, y, x_draws, y_draws, gaussian)))
+
+
+def coverage_draws(
+    points: np.ndarray, centers: np.ndarray, point_draws: np.ndarray, center_draws: np.ndarray
+) -> np.ndarray:
+    """Return the share (b,) of points (n, d) within a ball around any of the centers (m, d), for each pair of weights.
+
+    A ball reaches to the third nearest other center. Generated points and real centers give precision, real points and
+    generated centers recall (Kynkaanniemi et al. 2019, "Improved precision and recall metric for assessing generative
+    models"). In a draw the centers with weight 0 are absent and one with weight 2 is still one center, since a row
+    that is its own neighbour would have a ball without a size. NaN for a draw without points.
+    """
+    points, centers = np.asarray(points, dtype=np.float64), np.asarray(centers, dtype=np.float64)
+    radii = _squared_radii(centers, center_draws)  # (b, m)
+    inside, totals = np.zeros(len(radii)), point_draws.sum(axis=1, dtype=np.float64)
+    for start in range(0, len(points), 1024):
+        distances = _squared_distances(points[start : start + 1024], centers)  # (block, m)
+        for draw, radius in enumerate(radii):
+            within = (distances <= radius).any(axis=1)  # (block,)
+            inside[draw] += within @ point_draws[draw, start : start + 1024].astype(np.float64)
+    return _ratio(inside, totals)
 
 
 def joint_angles(points: np.ndarray) -> np.ndarray:
@@ -111,13 +158,13 @@ def joint_angles(points: np.ndarray) -> np.ndarray:
 class GestureJudge:
     """Names the gesture of a hand by its five nearest neighbours among hands whose gesture is known."""
 
-    hands: np.ndarray  # (n, 63) normalised landmarks
+    hands: np.ndarray  # (n, d) features, such as the 63 normalised landmarks
     names: np.ndarray  # (n,) the gesture of each
     threshold: float  # mean distance to the neighbours above which a gesture is unknown
 
     @classmethod
-    def fit(cls, hands: np.ndarray, names: np.ndarray) -> "GestureJudge":
-        """Return a judge for known hands (n, 63); the threshold is the 95th percentile of their mean distances."""
+    def fit(cls, hands: np.ndarray, names: np.ndarray, percentile: float = 95) -> "GestureJudge":
+        """Return a judge for known hands (n, d); the threshold is a percentile of their mean distances."""
         assert len(hands) > NEIGHBOURS, f"{len(hands)} hands are too few for {NEIGHBOURS} neighbours"
         own = np.concatenate(
             [
@@ -125,10 +172,10 @@ class GestureJudge:
                 for i in range(0, len(hands), 512)
             ]
         )
-        return cls(hands, names, float(np.percentile(own.mean(axis=1), 95)))
+        return cls(hands, names, float(np.percentile(own.mean(axis=1), percentile)))
 
     def name(self, hands: np.ndarray) -> np.ndarray:
-        """Return each hand's (n, 63) gesture: the most frequent of its neighbours, a tie to the nearest, or `none`."""
+        """Return each hand's (n, d) gesture: the most frequent of its neighbours, a tie to the nearest, or `none`."""
         if not len(hands):
             return np.empty(0, dtype=object)
         order, distances = _nearest(hands, self.hands)
@@ -158,23 +205,63 @@ def _mean_and_root(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.nda
 
 
 def _mean_within(rows: np.ndarray, draws: np.ndarray, biased: bool) -> np.ndarray:
-    total = draws.sum(axis=1, dtype=np.float64)
-    sums, pairs = _kernel_sums(rows, rows, draws, draws), total**2
-    if not biased:
-        own = (np.einsum("nd,nd->n", rows, rows) / rows.shape[1] + 1) ** 3  # (n,)
-        squares = draws.astype(np.float64) ** 2
-        sums, pairs = sums - squares @ own, pairs - squares.sum(axis=1)
-    return np.asarray(np.divide(sums, pairs, out=np.full(len(draws), np.nan), where=pairs > 0))
+    if biased:
+        return _mean_between(rows, rows, draws, draws, cubic)
+    own = (np.einsum("nd,nd->n", rows, rows) / rows.shape[1] + 1) ** 3  # (n,)
+    squares = draws.astype(np.float64) ** 2
+    sums = _kernel_sums(rows, rows, draws, draws, cubic) - squares @ own
+    return _ratio(sums, draws.sum(axis=1, dtype=np.float64) ** 2 - squares.sum(axis=1))
 
 
-def _kernel_sums(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray) -> np.ndarray:
+def _mean_between(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray, kernel: Kernel) -> np.ndarray:
+    pairs = x_draws.sum(axis=1, dtype=np.float64) * y_draws.sum(axis=1, dtype=np.float64)
+    return _ratio(_kernel_sums(x, y, x_draws, y_draws, kernel), pairs)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return sums over counts (b,), NaN for a count of 0."""
+    return np.asarray(np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0))
+
+
+def _kernel_sums(x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray, kernel: Kernel) -> np.ndarray:
     """Return the sum over all pairs of weight times kernel, (b,)."""
     sums = np.zeros(len(x_draws))
     for start in range(0, len(x), 1024):
         part = slice(start, start + 1024)
-        kernel = (x[part] @ y.T / x.shape[1] + 1) ** 3  # (block, m)
-        sums += np.einsum("bn,nb->b", x_draws[:, part].astype(np.float64), kernel @ y_draws.T.astype(np.float64))
+        similarities = kernel(x[part], y)  # (block, m)
+        sums += np.einsum("bn,nb->b", x_draws[:, part].astype(np.float64), similarities @ y_draws.T.astype(np.float64))
     return sums
+
+
+def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the squared distances (n, m) between rows (n, d) and (m, d)."""
+    squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
+    return np.asarray(np.clip(squares, 0, None))
+
+
+def _squared_radii(centers: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Return the squared distance (b, m) of each center to its third nearest other center of a draw (b, m).
+
+    -1 for a center that is absent from the draw or has fewer neighbours there: no distance is below that.
+    """
+    kept = min(_NEAREST, len(centers) - 1)
+    order, distances = np.empty((len(centers), kept), int), np.empty((len(centers), kept))
+    for start in range(0, len(centers), 1024):
+        squares = _squared_distances(centers[start : start + 1024], centers)
+        rows = np.arange(len(squares))
+        squares[rows, start + rows] = np.inf  # not its own neighbour
+        nearest = np.argpartition(squares, kept - 1, axis=1)[:, :kept]
+        found = np.take_along_axis(squares, nearest, axis=1)
+        by_distance = np.argsort(found, axis=1)
+        order[start + rows] = np.take_along_axis(nearest, by_distance, axis=1)
+        distances[start + rows] = np.take_along_axis(found, by_distance, axis=1)
+    radii = np.full(draws.shape, -1.0)
+    for draw, present in enumerate(draws > 0):
+        passed = np.cumsum(present[order], axis=1)  # (m, kept): present neighbours up to here
+        reached = (passed[:, -1] >= BALL) & present
+        third = np.argmax(passed >= BALL, axis=1)
+        radii[draw, reached] = distances[reached, third[reached]]
+    return radii
 
 
 def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -99,15 +99,20 @@ class Scores(Mapping[str | tuple[str, str], Score]):
 
     def __str__(self) -> str:
         columns = "".join(f"{side:>32}" for side in ("generated", "base", "difference"))
-        lines = [f"{'':<19}{'variant':<11}{'real':>8}{columns}   n real, generated"]
-        for name, variants in self.record["metrics"].items():
-            for variant, entry in variants.items():
-                lines.append(f"{name:<19}{variant:<11}{_cells(entry)}")
+        lines = [f"{'':<26}{'variant':<11}{'real':>8}{columns}   n real, generated"]
+        for name, variant, entry in computed_first(self.record["metrics"]):
+            lines.append(f"{name:<26}{variant:<11}{_cells(entry)}")
         for side in ("real", "fake", "base"):
             lines += [f"{side}: {remark}" for remark in _remarks(self.record.get(side, {}))]
             if side != "real" and self._sizes(side) > 1:
                 lines.append(f"{side}: images of {self._sizes(side)} sizes")
         return "\n".join(lines)
+
+
+def computed_first(metrics: Record) -> list[tuple[str, str, Record]]:
+    """Return name, variant and entry of all metrics in their order, those that were not computed after the others."""
+    rows = [(name, variant, entry) for name, variants in metrics.items() for variant, entry in variants.items()]
+    return sorted(rows, key=lambda row: "not_computed" in row[2])
 
 
 def _cells(entry: Record) -> str:

@@ -83,19 +83,19 @@ class Further:
         made = {name: makes(of, gesture) for name, of in names.items()}
         entries: dict[str, Entry] = {}
         if self.free is not None:
-            entries[UNASKED] = _entry(made["free"], made.get("free base"))
+            entries[UNASKED] = _share_entry(made["free"], made.get("free base"))
         if self.free is not None and self.free_base is not None:
             pixels = [
                 [prepare(images.read(m), m.box) for m in images.members] for images in (self.free, self.free_base)
             ]
-            entries[DISTANCE] = _entry(distances(*(np.stack(side) for side in pixels)), None)
+            entries[DISTANCE] = {**_of(mean(distances(*(np.stack(side) for side in pixels)))), "unit": "images"}
         if self.others:
             right = [
                 makes(names[f"others {number}"], named_in_prompt)
                 for number, (named_in_prompt, _) in enumerate(self.others)
             ]
             instead = [made[f"others {number}"] for number in range(len(self.others))]
-            entries[INSTEAD], entries[OTHERS] = (_entry(np.concatenate(part), None) for part in (instead, right))
+            entries[INSTEAD], entries[OTHERS] = (_share_entry(np.concatenate(part), None) for part in (instead, right))
         return entries
 
 
@@ -113,12 +113,12 @@ def pose_entry(folder: Path, images: ImageSet, rows: Rows) -> dict[str, Entry]:
     return {POSE_ERROR: {**_of(median(found)), "unit": f"hands of {len(poses)} posed images"}}
 
 
-def _entry(values: np.ndarray, base: np.ndarray | None) -> Entry:
-    entry = {**_of(mean(values)), "unit": "images"}
+def _share_entry(values: np.ndarray, base: np.ndarray | None) -> Entry:
+    entry = {**_of(share(values)), "unit": "images"}
     if base is not None:
         entry["n"]["base"] = len(base)
-        entry["base"] = _values(mean(base))
-        entry["difference"] = _values(difference(base, values))
+        entry["base"] = _values(share(base))
+        entry["difference"] = _values(share_change(base, values))
     return entry
 
 
@@ -140,9 +140,20 @@ def median(values: np.ndarray, seed: int = 0) -> Estimate:
     return _estimate(values, np.median, seed)
 
 
-def difference(before: np.ndarray, after: np.ndarray, seed: int = 0) -> Estimate:
-    """Return the mean of after - before (n,) of the same prompts and seeds."""
-    return mean(np.asarray(after, float) - np.asarray(before, float), seed)
+def share(values: np.ndarray) -> Estimate:
+    """Return the share of ones among numbers (n,) of 0 and 1."""
+    count = len(values)
+    if not count:
+        return Estimate(0, np.nan, np.nan, np.nan)
+    return Estimate(count, float(values.mean()), *bootstrap.wilson(int(values.sum()), count))
+
+
+def share_change(before: np.ndarray, after: np.ndarray) -> Estimate:
+    """Return the difference of two shares (n,) of the same prompts and seeds."""
+    count = len(after)
+    if not count:
+        return Estimate(0, np.nan, np.nan, np.nan)
+    return Estimate(count, float(after.mean() - before.mean()), *bootstrap.share_difference(after, before))
 
 
 def pose_errors(poses: np.ndarray, hands: Sequence[Sequence[Hand]]) -> np.ndarray:
@@ -162,44 +173,9 @@ def pose_errors(poses: np.ndarray, hands: Sequence[Sequence[Hand]]) -> np.ndarra
     return errors
 
 
-def pose_error(poses: np.ndarray, hands: Sequence[Sequence[Hand]]) -> dict[str, Any]:
-    """Return the median pose error with its interval, and the share of posed images without a hand."""
-    errors, known = pose_errors(poses, hands), ~np.isnan(poses).any(axis=1)
-    missing = np.array([not found for found in hands], float)[known]
-    return {
-        "error": median(errors[np.isfinite(errors)]).record(),
-        "no hand": mean(missing).record(),
-    }
-
-
 def makes(names: Sequence[Sequence[str]], gesture: str) -> np.ndarray:
     """Return for each image whether one of its hands makes a gesture, (n,) of 0 and 1. `names`: one for each hand."""
     return np.array([float(gesture in of_image) for of_image in names])
-
-
-def specificity(
-    trained: str,
-    free: Sequence[Sequence[str]],
-    free_base: Sequence[Sequence[str]] | None = None,
-    others: Sequence[tuple[str, Sequence[str]]] = (),
-) -> dict[str, Any]:
-    """Return how often the trained gesture appears without request, and how well others are still drawn on request.
-
-    `free` are the gestures in images whose prompts name none, `free_base` those of the base model from the same
-    prompts and seeds, `others` the requested gesture and those found, for each image of another gesture.
-    """
-    unasked = makes(free, trained)
-    result: dict[str, Any] = {"unasked": mean(unasked).record()}
-    if free_base is not None:
-        of_base = makes(free_base, trained)
-        result["unasked, base"] = mean(of_base).record()
-        result["unasked, difference"] = difference(of_base, unasked).record()
-    if others:
-        instead = makes([names for _, names in others], trained)
-        right = np.array([float(asked in names) for asked, names in others])
-        result["instead of another"] = mean(instead).record()
-        result["accuracy of others"] = mean(right).record()
-    return result
 
 
 def retention(tuned: np.ndarray, base: np.ndarray, other_base: np.ndarray | None = None) -> dict[str, Any]:

@@ -98,6 +98,43 @@ def kernel(sides: Sides, comparison: Comparison, unit: str, biased: bool) -> Ent
     return _distances(sides, unit, distance)
 
 
+def cmmd(sides: Sides, comparison: Comparison, unit: str) -> Entry:
+    """Return CMMD of every generated side."""
+
+    def distance(real: Rows, fake: Rows) -> tuple[Entry, np.ndarray]:
+        once = np.ones((1, len(real.values))), np.ones((1, len(fake.values)))
+        value = float(metrics.cmmd_draws(real.values, fake.values, *once)[0])
+        weights = comparison.draws.real[:, real.owner], comparison.draws.fake[:, fake.owner]
+        replicates = metrics.cmmd_draws(real.values, fake.values, *weights)
+        return _estimate(value, replicates, bootstrap.around), replicates
+
+    return _distances(sides, unit, distance)
+
+
+def coverage(sides: Sides, comparison: Comparison, unit: str, of: str) -> Entry:
+    """Return the share of the rows `of` a side (real or fake) within the balls of the other: recall or precision."""
+    for side, rows in sides.items():
+        if len(rows.values) <= metrics.BALL:
+            return not_computed(f"{len(rows.values)} {unit} on the {side} side: a ball needs {metrics.BALL} neighbours")
+
+    def distance(real: Rows, fake: Rows) -> tuple[Entry, np.ndarray]:
+        points, centers = (real, fake) if of == "real" else (fake, real)
+        weights = comparison.draws.real[:, real.owner], comparison.draws.fake[:, fake.owner]
+        point_draws, center_draws = weights if of == "real" else weights[::-1]
+        once = np.ones((1, len(points.values))), np.ones((1, len(centers.values)))
+        value = float(metrics.coverage_draws(points.values, centers.values, *once)[0])
+        replicates = metrics.coverage_draws(points.values, centers.values, point_draws, center_draws)
+        interval = partial(bootstrap.share_around, count=len(points.values))
+        return _estimate(value, replicates, interval), replicates
+
+    entry = _distances(sides, unit, distance)
+    pair = [entry[side] for side in ("fake", "base") if side in entry]
+    if len(pair) == 2 and any(estimate["value"] in (0, 1) for estimate in pair):  # its draws vary too little
+        low, high = bootstrap.square_and_add(*((each["value"], each["low"], each["high"]) for each in pair))
+        entry["difference"] |= {"low": low, "high": high}
+    return entry
+
+
 def landmark_distance(sides: Sides, comparison: Comparison) -> Entry:
     """Return the Frechet distance on 20 joint angles of every generated side."""
     for side, rows in sides.items():
@@ -146,6 +183,14 @@ METRICS = (
     Metric("FID-H", "reference", "fid-h reference", partial(frechet, unit="images with hands"), True),
     Metric("KID-H", "standard", "fid-h", partial(kernel, unit="hands", biased=False), True),
     Metric("KID-H", "reference", "kid-h reference", partial(kernel, unit="hands", biased=True), True),
+    Metric("FD-DINOv2", "standard", "dinov2", partial(frechet, unit="images"), True),
+    Metric("FD-DINOv2-H", "standard", "dinov2-h", partial(frechet, unit="hands"), True),
+    Metric("CMMD", "standard", "cmmd", partial(cmmd, unit="images"), True),
+    Metric("CMMD-H", "standard", "cmmd-h", partial(cmmd, unit="hands"), True),
+    Metric("precision", "standard", "dinov2", partial(coverage, unit="images", of="fake"), False),
+    Metric("precision-H", "standard", "dinov2-h", partial(coverage, unit="hands", of="fake"), False),
+    Metric("recall", "standard", "dinov2", partial(coverage, unit="images", of="real"), False),
+    Metric("recall-H", "standard", "dinov2-h", partial(coverage, unit="hands", of="real"), False),
     Metric("HAND-CONF", "standard", "hands", hand_confidence, False),
     Metric("HAND-CONF", "reference", "hands reference", hand_confidence, False),
     Metric("hand-found rate", "standard", "hands", found_rate, False),

@@ -73,21 +73,23 @@ def generate(
     batch: int = 4,
     device: str = "auto",
     progress: bool = True,
+    prediction_type: str | None = None,
     options: GenerateOptions | None = None,
     **changes: Any,
 ) -> Path:
     """Generate the images that the folder `out` does not have yet, then its generation.jsonl; return the folder.
 
     `prompts` is a file with one prompt per line, or DATASET:SPLIT; `prompt` is a single one. An image depends on its
-    prompt and seed, and not on the batch or the number of processes. `changes` are fields of the options. Raises
-    `UserError` for a mistake, also where the folder has images with other settings.
+    prompt and seed, and not on the batch or the number of processes. `prediction_type` is for a base in a single file.
+    `changes` are fields of the options. Raises `UserError` for a mistake, also where the folder has other images.
     """
     from accelerate import PartialState
 
     chosen, out = choose_device(device), Path(out)
     work = _work(
-        model, prompts=prompts, prompt=prompt, gesture=gesture, seeds=seeds, limit=limit, options=options, **changes
-    )
+        model, prompts=prompts, prompt=prompt, gesture=gesture, seeds=seeds, limit=limit, options=options,
+        prediction_type=prediction_type, **changes,
+    )  # fmt: skip
     require_writable_folder(out, "--out")
     pictures.require_same_settings(out, work.settings)
     state = PartialState(cpu=chosen.type == "cpu")
@@ -224,12 +226,13 @@ def _work(
     seeds: Sequence[int] = (0,),
     limit: int = 0,
     options: GenerateOptions | None = None,
+    prediction_type: str | None = None,
     **changes: Any,
 ) -> Work:
     """Open the model and list the images; raise `UserError` for the first mistake."""
     (options,) = changed(changes, options or GenerateOptions())
     assert options
-    base = open_base(parse_model(str(model), "--model"), "--model")
+    base = open_base(parse_model(str(model), "--model"), "--model", prediction_type)
     about = require_whole(base.folder, "--model") if (base.folder / ABOUT_FILE).exists() else {}
     if options.mu is not None and not 0 <= options.mu <= 1:
         raise UserError(f"--mu {options.mu} is outside 0 to 1")
@@ -282,11 +285,13 @@ def _prompts(
 
 
 def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: GenerateOptions) -> dict[str, Any]:
-    weights = sorted(file for file in base.folder.glob("unet/*.safetensors") if file.is_file())
-    lam = about.get("lam")
+    unet = [base.path] if base.single_file else base.folder.glob("unet/*.safetensors")
+    weights = sorted(file for file in unet if file.is_file())
+    lam, scheduler = about.get("lam"), base.configs["scheduler"]
+    of_file = {"prediction_type": scheduler.get("prediction_type")} if base.single_file else {}
     of_pose = {"pose": options.pose, "pose_guidance": options.pose_guidance} if about.get("pose") else {}
     return {
-        "model": str(base.commit or base.folder),
+        "model": str(base.commit or base.path),
         "unet_sha256": hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest(),
         "gesture": gesture,
         "tuned": bool(about),
@@ -301,5 +306,6 @@ def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: G
         "negative_prompt": options.negative_prompt,
         "precision": options.precision,
         "safety_checker": False,
+        **of_file,
         **of_pose,
     }

@@ -1,4 +1,4 @@
-"""A Stable Diffusion base in a diffusers folder: its sizes, and its components, which are loaded one at a time."""
+"""A Stable Diffusion base, a diffusers folder or one file: its sizes, and its components, loaded one at a time."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ from handtrain.model.components import (
     CHECKER,
     NETWORKS,
     OPTIONAL,
+    canonical,
     check_schedule,
     optional_network,
     read_config,
@@ -28,6 +29,7 @@ from handtrain.model.components import (
     require_named,
     scaling_of,
 )  # fmt: skip
+from handtrain.model.formats.single_file import SingleFile, open_single_file
 from handtrain.model.tokenizer import (
     PROCESSOR_NAMES,
     TOKENIZER_FILES,
@@ -44,9 +46,11 @@ _LARGEST_SIDE = 8192  # pixels
 
 @dataclass(frozen=True)
 class Base:
-    """A base model: its folder, its repository and commit if it is from the Hub, and its sizes."""
+    """A base model: its folder or file, its repository and commit if it is from the Hub, and its sizes."""
 
-    folder: Path
+    folder: Path  # of a single file: the folder of its configurations, which we ship
+    single_file: SingleFile | None
+    tokenizer_folder: Path
     commit: HubName | None
     configs: dict[str, dict[str, Any]]  # of the components, by name
     weights: dict[str, Weights]  # of the networks, by name
@@ -55,6 +59,11 @@ class Base:
     width: int  # of a text embedding, 768
     tokens: int  # 77
     left_out: dict[str, str]  # optional components that cannot be used, with the reason
+
+    @property
+    def path(self) -> Path:
+        """The folder or file of the weights."""
+        return self.single_file.path if self.single_file else self.folder
 
     def unet(self) -> Any:
         """Load the UNet in float32."""
@@ -72,15 +81,15 @@ class Base:
         """Load the safety checker in float32 and its image processor; None if the base has none that can be used."""
         if "safety_checker" not in self.configs:
             return None
-        with _named(self.folder, "safety_checker"):
+        with _named(self.path, "safety_checker"):
             checker = CHECKER.load(self.configs["safety_checker"], self.weights["safety_checker"])
             side = checker.config.vision_config.image_size
             return checker, load_processor(self.folder / "feature_extractor", side)
 
     def tokenizer(self) -> Any:
         """Load the tokenizer."""
-        with _named(self.folder, "tokenizer"):
-            return load_tokenizer(self.folder / "tokenizer", self.tokens)
+        with _named(self.path, "tokenizer"):
+            return load_tokenizer(self.tokenizer_folder, self.tokens)
 
     def training_schedule(self) -> Any:
         """Return the noise schedule of the base as a DDPMScheduler."""
@@ -100,7 +109,9 @@ class Base:
         return scaling_of(self.configs["vae"])
 
     def fingerprint(self) -> str:
-        """Return a hash of the UNet's files."""
+        """Return a hash of the UNet's files; of a single file its sha256."""
+        if self.single_file:
+            return self.single_file.fingerprint()
         digest = hashlib.sha256()
         for path in sorted((self.folder / "unet").glob("*.safetensors")):
             if path.is_file():
@@ -109,8 +120,9 @@ class Base:
 
     def rest_fingerprint(self) -> str:
         """Return a hash of everything else that training uses: VAE, text encoder, tokenizer and all configurations."""
-        files = [file for part in ("vae", "text_encoder") for file in self.weights[part].files]
-        files += [path for name in TOKENIZER_FILES if (path := self.folder / "tokenizer" / name).is_file()]
+        parts = () if self.single_file else ("vae", "text_encoder")  # the fingerprint is that of all weights
+        files = [file for part in parts for file in self.weights[part].files]
+        files += [path for name in TOKENIZER_FILES if (path := self.tokenizer_folder / name).is_file()]
         configs = {name: self.configs[name] for name in (*NETWORKS, "scheduler")}
         digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
         for file in files:
@@ -118,7 +130,7 @@ class Base:
         return digest.hexdigest()
 
     def _load(self, part: str) -> Any:
-        with _named(self.folder, part):
+        with _named(self.path, part):
             return NETWORKS[part].load(self.configs[part], self.weights[part])
 
     def check_resolution(self, resolution: int) -> int:
@@ -129,38 +141,61 @@ class Base:
         return resolution or self.resolution
 
 
-def open_base(place: Place, option: str = "--base") -> Base:
+def open_base(place: Place, option: str = "--base", prediction_type: str | None = None) -> Base:
     """Fetch a base model if necessary, check everything that is used of it, and read its sizes.
 
-    Names, shapes and types of all weights are compared with the configurations before any weight is loaded, and the
-    networks are computed once without values. Optional components that cannot be used are left out. Raises `UserError`
-    unless the rest is a Stable Diffusion 1 or 2 in diffusers' layout with safetensors.
+    `place` is a diffusers folder, a repository on the Hub, or a .safetensors file with the original names, for which
+    `prediction_type` may be needed. Names, shapes and types of all weights are compared with the configurations before
+    any weight is loaded, and the networks are computed once without values. Optional components that cannot be used
+    are left out. Raises `UserError` unless the rest is a Stable Diffusion 1 or 2 with safetensors.
     """
     _quiet_loading()
-    folder, commit = pipeline_folder(place, option)
-    where = f"{option} {place}"
+    where, single = f"{option} {place}", None
+    if isinstance(place, Path) and place.is_file():
+        single = open_single_file(place, option, prediction_type)
+    elif prediction_type:
+        raise UserError(f"--prediction-type is for a single file, and {where} is a folder that states it: leave it out")
+    folder, commit = (single.folder, None) if single else pipeline_folder(place, option)
     if not (folder / "model_index.json").exists():
-        raise UserError(f"{where} is not a diffusers model (no model_index.json): name a diffusers folder")
+        raise UserError(
+            f"{where} is not a diffusers model (no model_index.json): name a diffusers folder or a .safetensors file"
+        )
     index = require_json(folder / "model_index.json", option)
     if (name := index.get("_class_name")) not in _PIPELINES:
         raise UserError(f"{where} is a {str(name)[:80]}: handtrain trains a StableDiffusionPipeline (versions 1 and 2)")
+    configs, weights, networks = _networks(where, folder, single, index)
+    left_out = _optional(folder, index, configs, weights)
+    tokenizer = single.tokenizer(configs["text_encoder"]["max_position_embeddings"]) if single else folder / "tokenizer"
+    base = Base(folder, single, tokenizer, commit, configs, weights, *_sizes(where, configs), left_out)
+    _check_together(base, where, networks)
+    with _named(where, "tokenizer"):
+        require_named(index, "tokenizer", TOKENIZER_NAMES)
+        check_tokenizer(load_tokenizer(tokenizer, base.tokens), configs["text_encoder"]["vocab_size"])
+    return base
+
+
+def _networks(
+    where: str, folder: Path, single: SingleFile | None, index: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Weights], dict[str, Any]]:
+    """Return configurations, weights and empty networks by component, and the configuration of the scheduler."""
     configs, weights, networks = {}, {}, {}
     for part, network in NETWORKS.items():
         with _named(where, part):
             require_named(index, part, network.names)
             configs[part] = read_config(folder / part / "config.json")
-            weights[part] = find_weights(folder / part, network.stem)
+            if single:
+                configs[part] = single.adapted(part, configs[part])
+                names = [canonical(name) for name in network.empty(configs[part]).state_dict()]
+                weights[part] = single.weights(part, configs[part], names)
+            else:
+                weights[part] = find_weights(folder / part, network.stem)
             networks[part] = network.check(configs[part], weights[part])
     with _named(where, "scheduler"):
         configs["scheduler"] = read_config(folder / "scheduler" / "scheduler_config.json")
+        if single:
+            configs["scheduler"] = single.adapted("scheduler", configs["scheduler"])
         check_schedule(configs["scheduler"])
-    left_out = _optional(folder, index, configs, weights)
-    base = Base(folder, commit, configs, weights, *_sizes(where, configs), left_out)
-    _check_together(base, where, networks)
-    with _named(where, "tokenizer"):
-        require_named(index, "tokenizer", TOKENIZER_NAMES)
-        check_tokenizer(load_tokenizer(folder / "tokenizer", base.tokens), configs["text_encoder"]["vocab_size"])
-    return base
+    return configs, weights, networks
 
 
 def _sizes(where: str, configs: dict[str, dict[str, Any]]) -> tuple[int, int, int, int]:

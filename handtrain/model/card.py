@@ -148,4 +148,5 @@ def _named(source: dict[str, Any]) -> str:
     if place.startswith("hf:"):
         name = place[3:]
         return f"`{name}`" + (f" at commit `{revision}`" if revision else "")
-    return f"a local folder `{place}` (sha256 {str(source['fingerprint'])[:16]}…)" if "fingerprint" in source else place
+    kind = "file" if place.endswith(".safetensors") else "folder"
+    return f"a local {kind} `{place}` (sha256 {str(source['fingerprint'])[:16]}…)" if "fingerprint" in source else place

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import handtrain.method.conditioning
 import handtrain.method.fusion
 import handtrain.model.pipeline
+from handdata.errors import UserError
 from handdata.files import sha256_by_path, whole_folder, write_json, write_text
 from handdata.shipped import version
 from handtrain.method.conditioning import PoseLayers
@@ -22,7 +25,7 @@ from handtrain.model.card import model_card
 from handtrain.model.components import CHECKER, NETWORKS
 from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, POSE_FILE
 from handtrain.model.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
-from handtrain.seals import sealed
+from handtrain.seals import SEAL, sealed
 
 _CHECKER = ("safety_checker", "feature_extractor")
 
@@ -41,19 +44,63 @@ def export(
 
     checker = base.safety_checker() if safety_checker else None
     with whole_folder(folder) as partial:
-        _copy_tokenizer(base, partial / "tokenizer")
         with _full_disk_as_oserror(partial):
-            for part, network in (("unet", unet), ("vae", base.vae()), ("text_encoder", base.text_encoder())):
-                network.save_pretrained(partial / part)
+            _write_pipeline(partial, base, unet, checker, torch.float32)
             base.sampling_schedule().save_pretrained(partial / "scheduler")
-            for part, saved in zip(_CHECKER, checker or (), strict=False):
-                saved.save_pretrained(partial / part)
             for module, file in ((layer, FUSION_FILE), (pose, POSE_FILE)):
                 if module is not None:
                     save_file({name: tensor.cpu() for name, tensor in module.state_dict().items()}, partial / file)
         write_json(partial / "model_index.json", _index(checker is not None), indent=2)
-        write_json(partial / ABOUT_FILE, sealed({"format": 1, **about, "files": sha256_by_path(partial)}), indent=2)
-        write_texts(partial, about)
+        _write_about(partial, about)
+
+
+def convert(folder: Path, base: Base, about: dict[str, Any], dtype: torch.dtype) -> None:
+    """Write a base, or a trained model whose hand1000.json is `about`, as a folder with all weights in one type.
+
+    The scheduler of a base stays as it is. Raises `UserError` for a weight that is too large for the type.
+    """
+    from safetensors.torch import load_file, save_file
+
+    checker = base.safety_checker()
+    with whole_folder(folder) as partial:
+        with _full_disk_as_oserror(partial):
+            _write_pipeline(partial, base, base.unet(), checker, dtype)
+            for file in (FUSION_FILE, POSE_FILE) if about else ():
+                if (base.folder / file).is_file():
+                    weights = {name: tensor.to(dtype) for name, tensor in load_file(base.folder / file).items()}
+                    save_file(weights, partial / file)
+        scheduler = base.configs["scheduler"]
+        (partial / "scheduler").mkdir()
+        write_json(partial / "scheduler" / "scheduler_config.json", scheduler, indent=2)
+        kind = scheduler.get("_class_name", "DDIMScheduler")
+        write_json(partial / "model_index.json", _index(checker is not None, kind), indent=2)
+        if about:
+            _write_about(partial, {name: value for name, value in about.items() if name not in ("files", SEAL)})
+
+
+def _write_pipeline(partial: Path, base: Base, unet: Any, checker: tuple[Any, Any] | None, dtype: torch.dtype) -> None:
+    """Write the tokenizer, the networks and, if given, the safety checker with its image processor."""
+    _copy_tokenizer(base, partial / "tokenizer")
+    for part, network in (("unet", unet), ("vae", base.vae()), ("text_encoder", base.text_encoder())):
+        _in_type(network, dtype, part).save_pretrained(partial / part)
+    if checker:
+        _in_type(checker[0], dtype, _CHECKER[0]).save_pretrained(partial / _CHECKER[0])
+        checker[1].save_pretrained(partial / _CHECKER[1])
+
+
+def _in_type(network: Any, dtype: torch.dtype, part: str) -> Any:
+    if dtype == torch.float32:
+        return network
+    torch.nn.Module.to(network, dtype=dtype)  # diffusers' own `to` prints a warning
+    for name, tensor in network.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"the weight {name} of the {part} is too large for {dtype}: export it with --to diffusers")
+    return network
+
+
+def _write_about(partial: Path, about: dict[str, Any]) -> None:
+    write_json(partial / ABOUT_FILE, sealed({"format": 1, **about, "files": sha256_by_path(partial)}), indent=2)
+    write_texts(partial, about)
 
 
 def write_texts(folder: Path, about: dict[str, Any], metrics: str = "") -> None:
@@ -87,7 +134,7 @@ def fusion_record(base: Base, seed: int, layer: TokenFusion | None) -> dict[str,
     return {"kind": "flat", **size, "seed": seed, "first_block_sha256": first_block}
 
 
-def _index(checker: bool) -> dict[str, Any]:
+def _index(checker: bool, scheduler: str = "DDIMScheduler") -> dict[str, Any]:
     import diffusers
 
     # Plain diffusers cannot load Hand1000Pipeline by its name.
@@ -95,7 +142,7 @@ def _index(checker: bool) -> dict[str, Any]:
         "feature_extractor": ["transformers", "CLIPImageProcessor"] if checker else [None, None],
         "image_encoder": [None, None],
         "safety_checker": list(CHECKER.names[0]) if checker else [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "scheduler": ["diffusers", scheduler],
         "tokenizer": list(TOKENIZER_NAMES[0]),
         **{name: list(network.names[0]) for name, network in NETWORKS.items()},
     }
@@ -110,8 +157,8 @@ def _index(checker: bool) -> dict[str, Any]:
 def _copy_tokenizer(base: Base, target: Path) -> None:
     target.mkdir()
     for name in TOKENIZER_FILES:
-        if (base.folder / "tokenizer" / name).is_file():
-            shutil.copyfile(base.folder / "tokenizer" / name, target / name)
+        if (base.tokenizer_folder / name).is_file():
+            shutil.copyfile(base.tokenizer_folder / name, target / name)
     if load_tokenizer(target, base.tokens).init_kwargs.get("model_max_length") != base.tokens:
         base.tokenizer().save_pretrained(target)  # without it plain pipelines do not cut long texts
 

@@ -16,14 +16,16 @@ from handtrain.model.export import export
 _UNET = "model.diffusion_model."
 
 
-def import_checkpoint(checkpoint: Path, base: Place | str, gesture: str, out: Path) -> Path:
+def import_checkpoint(
+    checkpoint: Path, base: Place | str, gesture: str, out: Path, prediction_type: str | None = None
+) -> Path:
     """Write a model folder with the UNet of a released-code checkpoint and everything else of the base.
 
     Its random fusion layer, 14 GB of weights without a seed, is left out: the model folder has fusion `none`.
     `model.*` is read, never the untrained copy in `model_ema.*`. Raises `UserError` for other files.
     """
     require((gesture,))
-    opened = open_base(parse_model(str(base), "--base"))
+    opened = open_base(parse_model(str(base), "--base"), prediction_type=prediction_type)
     report_left_out(opened, True)
     require_writable_folder(out, "--out")
     unet = opened.unet()

@@ -51,8 +51,8 @@ def check_tokenizer(tokenizer: Any, vocabulary: int) -> None:
         simple = {*letters, *(letter + "</w>" for letter in letters)}
         special = {*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder}
         merged = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "") for pair in model["merges"]}
-        lost = simple - numbers.keys()
-        unmerged = [name for name in model["vocab"] if name not in simple | special | merged]
+        lost, made = simple - numbers.keys(), simple | special | merged  # `made` once: it has 50,000 tokens
+        unmerged = [name for name in model["vocab"] if name not in made]
         if lost or unmerged:
             raise Unusable(
                 f"its vocabulary and merges do not fit each other ({len(lost) + len(unmerged)} tokens): fetch it again"

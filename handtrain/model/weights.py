@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,32 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """The place of a weight in a file that names and shapes it differently."""
+
+    name: str  # of the file's tensor
+    third: int | None = None  # 0, 1 or 2 of a tensor that joins query, key and value along its first dimension
+    convolution: bool = False  # the file's tensor has the shape of a convolution of one pixel
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the weight's shape from that of the file's tensor."""
+        if self.third is not None and stored and stored[0] % 3 == 0:
+            return (stored[0] // 3, *stored[1:])
+        return stored[:2] if self.convolution and stored[2:] == (1, 1) else stored
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the weight from the file's tensor."""
+        shape = self.shape(tuple(tensor.shape))
+        return (tensor if self.third is None else tensor.chunk(3)[self.third]).reshape(shape)
+
+
+@dataclass(frozen=True)
 class Weights:
     """The files that hold a component's weights, and the tensors that their headers describe."""
 
     files: tuple[Path, ...]
     tensors: dict[str, Stored]
+    pieces: Mapping[str, Piece] | None = None  # by name, where the file names its tensors differently
 
     def load(self, canonical: Callable[[str], str]) -> dict[str, torch.Tensor]:
         """Return the floating-point tensors in float32 by their canonical names.
@@ -54,9 +76,10 @@ class Weights:
         for path in self.files:
             try:
                 with safe_open(path, framework="pt") as file:
-                    for name in file.keys():  # noqa: SIM118 - not a mapping
+                    own = {name: Piece(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                    for name, piece in (own if self.pieces is None else self.pieces).items():
                         if self.tensors[name].dtype in _FLOATS:
-                            state[canonical(name)] = file.get_tensor(name).to(torch.float32)
+                            state[canonical(name)] = piece.of(file.get_tensor(piece.name)).to(torch.float32)
             except (OSError, SafetensorError) as error:
                 raise Unusable(f"its file {path.name} cannot be read ({error})") from None
         for name, tensor in state.items():
@@ -79,11 +102,26 @@ def find_weights(folder: Path, stem: str) -> Weights:
         if index.is_file():
             return _sharded(folder, index)
     pickled = any(folder.glob("*.bin")) if folder.is_dir() else False
-    raise Unusable(f"it has no {stem}.safetensors" + (": pickled weights (.bin) are not read" if pickled else ""))
+    convert = f"handtrain export {shlex.quote(str(folder.parent))} --to diffusers --out NEW"
+    reason = f": pickled weights (.bin) are not read, `{convert}` converts them" if pickled else ""
+    raise Unusable(f"it has no {stem}.safetensors{reason}")
 
 
 def read_header(path: Path) -> dict[str, Stored]:
     """Return the tensors of a safetensors file by name, from its header. Raises `Unusable` if the file is not whole."""
+    header, room = _header(path)
+    described = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    return _checked(described, room, path.name)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata in a safetensors file's header. Raises `Unusable` if the file is not whole."""
+    metadata = _header(path)[0].get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the JSON object at the beginning of a safetensors file, and the number of bytes behind it."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -98,8 +136,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         raise Unusable(f"its file {path.name} cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError):
         raise Unusable(f"its file {path.name} has a damaged header: fetch it again") from None
-    described = {name: entry for name, entry in header.items() if name != "__metadata__"} if header else {}
-    return _checked(described, size - 8 - length, path.name) if isinstance(header, dict) else _lies(path.name)
+    return (header, size - 8 - length) if isinstance(header, dict) else _lies(path.name)
 
 
 def _checked(header: dict[str, Any], room: int, file: str) -> dict[str, Stored]:

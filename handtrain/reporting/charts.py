@@ -1,15 +1,11 @@
-"""Curves as SVG and pictures as data URLs, so that a page refers to no other file."""
+"""Curves as SVG, so that a page refers to no other file."""
 
-import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from handdata.vision.pixels import open_image, upright
 from handtrain.evaluation.table import LOWER_IS_BETTER
 from handtrain.presets import LOWER_IS_BETTER as LOWER
 from handtrain.reporting.runs import Points
@@ -85,21 +81,6 @@ def sweep_curves(name: str, points: Points) -> str:
         axis.set_title(f"{metric} {arrow(LOWER_IS_BETTER[metric])}, {variant}", fontsize=9)
         axis.set_xlabel(name)
     return _svg(figure)
-
-
-def picture(file: Path, longest: int) -> str:
-    """Return an image file as a data URL, `longest` pixels at most; a much smaller image is enlarged unsmoothed."""
-    with open_image(file) as opened:
-        image = upright(opened)
-    side = max(image.size)
-    if side > longest:
-        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    elif side * 2 <= longest:
-        times = longest // side
-        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-    data = io.BytesIO()
-    image.save(data, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def _figure(count: int) -> tuple[Any, list[Any]]:

@@ -9,6 +9,7 @@ from string import Template
 from handdata.vision.pixels import UnreadableImage
 from handtrain.data.image_folder import read_prompts
 from handtrain.reporting import charts, tables
+from handtrain.reporting.pictures import picture
 from handtrain.reporting.runs import Evaluation, RunRecord, sweeps
 
 
@@ -94,7 +95,7 @@ def spread(prompts: dict[str, str]) -> list[str]:
 
 def _image(file: Path, longest: int) -> str:
     try:
-        return f"<img src='{charts.picture(file, longest)}' alt=''>"
+        return f"<img src='{picture(file, longest)}' alt=''>"
     except UnreadableImage:
         return "cannot be decoded"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handdata.markdown import markdown_table
-from handtrain.evaluation.scores import Estimate
+from handtrain.evaluation.scores import Estimate, computed_first
 from handtrain.evaluation.table import LOWER_IS_BETTER
 from handtrain.reporting.runs import Evaluation, Points, RunRecord
 
@@ -45,18 +45,20 @@ def evaluation_heading(evaluation: Evaluation) -> str:
 
 
 def metric_table(evaluation: Evaluation) -> Table:
-    """Return every metric in its variants, with the paper's difference next to ours if it has one."""
+    """Return every metric in its variants, with the paper's difference next to ours if it has one.
+
+    Metrics that were not computed come last.
+    """
     head = ("metric", "variant", "real", "base", "generated", "difference", "paper", "own bias", "n real, generated")
     rows: list[tuple[str, ...]] = []
     marks = {}
     of_paper = evaluation.get("gesture") == PAPER_GESTURE
-    for name, variants in evaluation["metrics"].items():
-        for variant, entry in variants.items():
-            paper = f"{PAPER[name]:+g}" if of_paper and variant == "reference" and name in PAPER else ""
-            mark = _mark(entry, LOWER_IS_BETTER[name])
-            if mark:
-                marks[len(rows)] = mark
-            rows.append((f"{name} {arrow(LOWER_IS_BETTER[name])}", variant, *_cells(entry, paper)))
+    for name, variant, entry in computed_first(evaluation["metrics"]):
+        paper = f"{PAPER[name]:+g}" if of_paper and variant == "reference" and name in PAPER else ""
+        mark = _mark(entry, LOWER_IS_BETTER[name])
+        if mark:
+            marks[len(rows)] = mark
+        rows.append((f"{name} {arrow(LOWER_IS_BETTER[name])}", variant, *_cells(entry, paper)))
     return Table(head, rows, marks)
 
 

@@ -130,10 +130,12 @@ class Setup:
 def set_up(
     dataset: Place | str, gesture: str | Sequence[str], base: Place | str, preset: str, options: TrainOptions | None,
     running: RunOptions | None, device: str, changes: Mapping[str, Any], out: Path | None = None,
+    prediction_type: str | None = None,
 ) -> Setup:  # fmt: skip
     """Check the arguments of `train`, choose the device, and open the base and the dataset.
 
-    Repositories of the Hub have the commits that a run in `out` recorded.
+    Repositories of the Hub have the commits that a run in `out` recorded. `prediction_type` is for a base in one file
+    that does not state it.
     """
     options, running = changed(changes, options or options_of(preset), running or RunOptions())
     check(options)
@@ -151,7 +153,7 @@ def set_up(
     chosen = choose_device(own_device(device, processes))
     options = resolved(options, running, chosen)
     names = _gestures(place, names, options)  # before a base of gigabytes is fetched
-    opened = open_base(base_place)
+    opened = open_base(base_place, prediction_type=prediction_type)
     if processes.first:
         report_left_out(opened, running.safety_checker)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))

@@ -19,6 +19,7 @@ from handtrain.method.gesture import gesture_feature
 from handtrain.method.micro_batch import is_out_of_memory
 from handtrain.method.unet import add_adapters, merge_adapters, require_grad
 from handtrain.model.export import export
+from handtrain.model.formats.adapters import ADAPTERS_FILE, write_adapters
 from handtrain.presets import RunOptions, TrainOptions
 from handtrain.run.cost import estimate, ideal_seconds, require_room, stage3_order
 from handtrain.run.device import diffusion
@@ -51,21 +52,22 @@ def train(
     cache: Path | str | None = None,
     progress: bool = True,
     verify: bool = False,
+    prediction_type: str | None = None,
     **changes: Any,
 ) -> Run:
     """Fine-tune a Stable Diffusion on gestures of a dataset in the paper's three stages, and return the run.
 
     `gesture` is a name, several names, or `all`, `dataset` a folder of `handdata publish` or hf:USER/NAME[@REVISION],
-    `base` a diffusers folder, a name on the Hub or the name of a shipped model, `out` the run folder, `cache` the
-    folder of encoded images and texts. `options` (default: those of the preset) and `running` are changed by keywords
-    that name their fields, such as `lam=0.5`.
+    `base` a diffusers folder, a .safetensors file (with its `prediction_type` if it does not state that), a name on the
+    Hub or of a shipped model, `out` the run folder, `cache` the folder of encoded images and texts. `options` (default:
+    those of the preset) and `running` are changed by keywords that name their fields, such as `lam=0.5`.
     The same call resumes an interrupted run and leaves a finished one unchanged; a damaged model is exported again.
     `verify` reads all other files of a finished run too. Raises `UserError` for a mistake and
     `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
     """
     # Setup: the checked arguments, the other processes, and the run folder with the checkpoint to resume from
     out = Path(out)
-    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, out)
+    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, out, prediction_type)
     options, running, photographs = setup.options, setup.running, setup.photographs
     with _memory_errors(), joined(setup.device) as processes:
         progress = progress and processes.first
@@ -149,10 +151,11 @@ def train(
             # Export: the last or the best weights as a model folder
             if processes.first:
                 kept = judge.restore(unet) if judge and options.keep == "best" else None
-                if options.lora_rank:
-                    merge_adapters(unet)
                 poses = [each.latents.poses for each in trained]
                 about = setup.about(session.run.record["config"], features, layer, kept, poses)
+                if options.lora_rank:
+                    about |= write_adapters(out / ADAPTERS_FILE, unet, about, setup.base)
+                    merge_adapters(unet)
                 export(out / "model", setup.base, unet, about, layer, running.safety_checker, model.pose)
                 session.run.finish()
     return Run(out)
@@ -167,10 +170,11 @@ def plan_run(
     options: TrainOptions | None = None,
     running: RunOptions | None = None,
     device: str = "auto",
+    prediction_type: str | None = None,
     **changes: Any,
 ) -> str:
     """Check the arguments of `train` and return a text with the steps, memory, disk space and time of the run."""
-    setup = set_up(dataset, gesture, base, preset, options, running, device, changes)
+    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, prediction_type=prediction_type)
     count = launched().count
     return f"{setup.plan}\n{estimate(setup.plan, setup.base, setup.options, setup.running, setup.device, count)}"
 

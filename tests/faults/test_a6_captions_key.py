@@ -74,7 +74,7 @@ def test_a6_a_gesture_of_the_datasets_own_is_trained_by_its_name(tmp_path, monke
     class Opened(Exception):
         pass
 
-    def open_base(place):
+    def open_base(place, **options):
         raise Opened
 
     monkeypatch.setattr(setup, "open_base", open_base)

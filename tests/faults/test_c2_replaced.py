@@ -8,6 +8,7 @@ from handdata.builds.folder import BuildFolder
 from handdata.errors import Unfinished
 from handdata.recipe import FetchOptions
 from handdata.rows.manifest import read_manifest
+from handdata.rows.parts import Part
 from handdata.sources.http import Client
 from handdata.stages import Execution, fetch, select
 from tests import hagrid
@@ -95,6 +96,22 @@ def test_c2_a_build_from_a_manifest_says_that_it_needs_the_new_one(tmp_path):
         server.version = "2"
         with pytest.raises(Unfinished, match="needs the manifest of the new archive"):
             fetch.run(again.path, again.recipe, QUIET)
+
+
+def test_c2_a_part_leaves_the_new_selection_to_a_run_of_the_whole_build(tmp_path):
+    world = served(tmp_path / "served")
+    with serve(tmp_path / "served") as server:
+        build = chosen(tmp_path, server)
+        before = (build / "manifest.parquet").read_bytes()
+        world.images = dict(reversed(world.images.items()))
+        world.write_images(tmp_path / "served" / "images.zip")
+        server.version = "2"
+        with pytest.raises(Unfinished, match=r"when no part is running, run `handdata fetch .*`, which selects"):
+            fetch.run(build, recipe_of(build), Execution(progress=False, part=Part(1, 2)))
+        assert (build / "manifest.parquet").read_bytes() == before
+        fetch.run(build, recipe_of(build), QUIET)
+        report = fetch.run(build, recipe_of(build), Execution(progress=False, part=Part(1, 2)))
+    assert report.rows == 14 and not report.failed
 
 
 def test_c2_a_mirror_that_kept_the_indexed_archive_is_used(tmp_path):

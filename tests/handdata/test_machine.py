@@ -66,3 +66,38 @@ def test_a_stop_signal_that_another_thread_takes_waits_until_the_workers_are_sta
     finally:
         signal.signal(signum, before)
         other.join()
+
+
+def test_a_handler_that_native_code_replaced_is_set_again_after_the_block(monkeypatch):
+    """Python does not know of it: `getsignal` still returns its own."""
+    import ctypes
+
+    received = []
+    monkeypatch.setattr(machine, "STOP_SIGNALS", (signal.SIGUSR1,))
+    before = signal.signal(signal.SIGUSR1, lambda signum, _: received.append(signum))
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    try:
+        with machine.same_signal_handlers():
+            library.signal(signal.SIGUSR1, 1)  # SIG_IGN
+            signal.raise_signal(signal.SIGUSR1)
+            assert received == []
+        signal.raise_signal(signal.SIGUSR1)
+        assert received == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_library_does_not_replace_the_handlers_of_stop_signals_inside_the_block():
+    before, other = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    try:
+        with pytest.raises(ValueError, match="the library"), machine.same_signal_handlers():
+            for signum in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(signum, signal.SIG_IGN)
+            assert signal.getsignal(signal.SIGTERM) == before and signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+            raise ValueError("the library")
+        assert signal.signal(signal.SIGTERM, signal.SIG_IGN) == before
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGUSR1, other)

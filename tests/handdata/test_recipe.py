@@ -77,19 +77,29 @@ def test_overriding_is_as_strict_as_a_file_and_keeps_the_other_keys():
     assert (changed.check.in_box, changed.name, changed.render) == (0.5, "y", mini.render)
     with pytest.raises(UserError, match=r"unknown key 'trian': did you mean 'train'"):
         recipe.override(mini, select={"trian": 3})
+    nested = recipe.override(
+        recipe.override(mini, resources={"caption": {"gpus": 2}}), resources={"facts": {"cpus": 3}}
+    )
+    assert (nested.resources.caption.gpus, nested.resources.facts.cpus) == (2, 3)
     with pytest.raises(UserError, match=r"unknown key 'selct': did you mean 'select'"):
         recipe.override(mini, selct={"train": 3})
 
 
 def test_every_field_of_every_table_is_a_flag_whose_help_is_its_comment():
     text = " ".join(tyro.extras.get_parser(recipe.Recipe).format_help().replace("│", " ").split())
-    for table in dataclasses.fields(recipe.Recipe):
-        if dataclasses.is_dataclass(table.default_factory):
-            source = inspect.getsource(table.default_factory)
-            for field in dataclasses.fields(table.default_factory):
-                comment = re.search(rf"^    # (.*)\n    {field.name}: |^    {field.name}: .*  # (.*)$", source, re.M)
-                flag, help_text = f"--{table.name}.{field.name.replace('_', '-')}", comment[1] or comment[2]
-                assert re.search(rf"{re.escape(flag)}\b.{{0,120}}? {re.escape(help_text[:30])}", text), flag
+    tables = [(field.name, field.default_factory) for field in dataclasses.fields(recipe.Recipe)]
+    for name, table in tables:  # grows while it is read
+        if not dataclasses.is_dataclass(table):
+            continue
+        source = inspect.getsource(table)
+        for field in dataclasses.fields(table):
+            if dataclasses.is_dataclass(field.default_factory):
+                tables.append((f"{name}.{field.name}", field.default_factory))
+                continue
+            comment = re.search(rf"^    # (.*)\n    {field.name}: |^    {field.name}: .*  # (.*)$", source, re.M)
+            flag, help_text = f"--{name}.{field.name.replace('_', '-')}", comment[1] or comment[2]
+            assert re.search(rf"{re.escape(flag)}\b.{{0,120}}? {re.escape(help_text[:30])}", text), flag
+    assert ("resources.check", recipe.StageResources) in tables
 
 
 def test_a_shipped_recipe_is_found_by_name_and_loads():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import handdata as handdata_api
 from handdata.builds import build as builds
@@ -17,12 +18,14 @@ from handdata.builds.build import Build
 from handdata.cli import COMMANDS
 from handdata.cli.program import main
 from handdata.errors import UserError
-from handdata.recipe import find, load
+from handdata.recipe import RewriteOptions, find, load
 from handdata.rows import decisions
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import STAGE_COLUMNS
 from handdata.rows.shards import shard_path, write_table
-from handdata.stages import STAGES, StageReport, StageSpec, stages_until
+from handdata.stages import STAGES, Execution, StageReport, StageSpec, stage_named, stages_until
+from handdata.stages.caption import Captions
+from handdata.stages.rewrite import Rewriting
 from tests import ROOT, hagrid
 from tests.photos import PHOTOS, needs_photos
 
@@ -207,7 +210,7 @@ def test_a_build_keeps_the_commit_that_a_branch_first_resolved_to(tmp_path, monk
 
     seen = []
 
-    def run(stage, options, folder, execution):
+    def run(stage, options, folder, execution, resources):
         seen.append(options.revision)
         return StageReport()
 
@@ -225,6 +228,42 @@ def test_a_build_keeps_the_commit_that_a_branch_first_resolved_to(tmp_path, monk
     (tmp_path / "later").mkdir()
     assert captioned("main", tmp_path / "later") == "b" * 40, "a new build uses the branch's commit of today"
     assert json.loads((tmp_path / "later" / "run.json").read_text())["pins"]["caption"]["commit"] == "b" * 40
+
+
+def test_a_build_keeps_the_device_that_its_first_run_named(tmp_path, monkeypatch):
+    def options(folder: Path = tmp_path, engine: str = "local", **caption):
+        build = Build.start("mini", folder, caption={"model": "mini-blip", **caption})
+        chosen = build._options(stage_named("caption"), Captions, Execution(engine))
+        return chosen.device, chosen.dtype
+
+    monkeypatch.setattr("handdata.texts.captioner.choose_device", lambda name: torch.device("cpu"))
+    assert options(device="auto") == ("cpu", "float32")
+    monkeypatch.setattr("handdata.texts.captioner.choose_device", lambda name: torch.device("cuda"))
+    assert options(device="auto") == ("cpu", "float32"), "resumed on a machine with a GPU"
+    assert options(device="cuda") == ("cuda", "bfloat16"), "another device was requested"
+    assert options(tmp_path / "new", device="auto") == ("cuda", "bfloat16")
+    monkeypatch.setattr(builds.engines, "has_gpu", lambda execution: False)
+    assert options(tmp_path / "cluster", "ray", device="auto") == ("cpu", "float32"), (
+        "the head has a GPU, no worker has"
+    )
+    monkeypatch.setattr(builds.engines, "has_gpu", lambda execution: True)
+    assert options(tmp_path / "gpus", "ray", device="auto", dtype="float32") == ("cuda", "float32")
+
+
+def test_texts_of_a_gpu_have_another_key_and_those_of_a_cpu_the_key_that_they_had(tmp_path, monkeypatch):
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    plain, key = RewriteOptions(str(model)), Rewriting.fingerprint
+    monkeypatch.setattr("handdata.texts.llama.gpu_supported", lambda: False)
+    before = key(plain)
+    assert "device" not in before and "gpu_layers" not in before and key(replace(plain, device="cpu")) == before
+    assert Rewriting.on_device(plain, None).device == "cpu"
+    monkeypatch.setattr("handdata.texts.llama.gpu_supported", lambda: True)
+    assert key(replace(plain, device="cpu")) == key(replace(plain, gpu_layers=0)) == before
+    assert key(plain) == key(replace(plain, device="gpu")) == before | {"device": "gpu", "gpu_layers": -1}
+    assert Rewriting.on_device(plain, None).device == "gpu" and Rewriting.on_device(plain, False).device == "cpu"
+    server = replace(plain, server="http://127.0.0.1:9/v1")
+    assert Rewriting.on_device(server, True) == server and not Rewriting.on_gpu(server)
 
 
 def test_until_and_only_accept_the_names_of_the_table_of_stages(tmp_path):

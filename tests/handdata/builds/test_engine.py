@@ -1,11 +1,14 @@
 """Engines, shards and resume, with the stage `facts` as the real stage that they run."""
 
+import contextlib
 import hashlib
+import json
 import random
 import shutil
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from handdata import shipped
 from handdata.builds import engine
-from handdata.errors import UserError
+from handdata.errors import Unfinished, UserError
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import STAGE_COLUMNS
-from handdata.rows.shards import image_path, shard_path, write_table
+from handdata.rows.shards import SOFTWARE, image_path, shard_path, write_table
 from handdata.stages import Execution, stage_named
 from handdata.stages.facts import ImageFacts
+from handdata.workers import software
+from handdata.workers.shard_worker import ShardWorker, read_inputs
 from tests import ROOT
 from tests.builds import draw_jpeg, make_build
 
@@ -137,7 +143,7 @@ def test_a_row_that_failed_earlier_is_skipped_with_that_reason(tmp_path):
 def test_a_stage_without_its_input_names_the_stage_to_run_first(tmp_path):
     build = make_build(tmp_path, 5)
     with pytest.raises(UserError, match="'check' needs the output of 'caption'"):
-        engine.read_inputs(build, ("caption",), 0, stage_named("check"))
+        read_inputs(build, ("caption",), 0, stage_named("check"))
 
 
 @pytest.mark.parametrize(("name", "workers"), ENGINES)
@@ -153,6 +159,81 @@ class NeedsModel(ImageFacts):
 
     def __init__(self, options: None = None) -> None:
         raise UserError("the model is missing: run `handdata assets`")
+
+
+class FakeRay(types.ModuleType):
+    """Ray's module as far as `_connect` uses it."""
+
+    def __init__(self, failure: str = "") -> None:
+        super().__init__("ray")
+        self.data, self.failure, self.calls = types.ModuleType("ray.data"), failure, []
+
+    def is_initialized(self):
+        return False
+
+    def init(self, address, **options):
+        self.calls.append(address)
+        if self.failure:
+            raise ConnectionError(self.failure)
+
+    def cluster_resources(self):
+        return {"CPU": 8.0, "GPU": 2.0}
+
+
+def test_an_address_is_that_of_a_running_cluster_which_is_named_if_it_does_not_answer(monkeypatch):
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray.data)
+    monkeypatch.setattr(engine, "guarded", contextlib.nullcontext, raising=False)
+    assert engine.has_gpu(Execution("ray", address="auto")) is True and engine.has_gpu(Execution("ray")) is True
+    assert ray.calls == ["auto", None] and engine.has_gpu(Execution("local")) is None
+    ray.failure = "no cluster"
+    with pytest.raises(
+        Unfinished, match=r"the Ray cluster 10\.0\.0\.1:6379 cannot be used \(no cluster\): check --addr"
+    ):
+        engine.has_gpu(Execution("ray", address="10.0.0.1:6379"))
+
+
+def test_a_ray_worker_that_does_not_share_the_folder_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "take_share", lambda cpus: None)
+    monkeypatch.setattr(engine, "watch_parent", lambda: None)
+    build = make_build(tmp_path, 2)
+    worker = ShardWorker(FACTS, None, build)
+    with engine._probe(build) as (path, content):
+        shares = engine._RayWorker(worker, 1, (path, content))
+        other = [engine._RayWorker(worker, 1, probe) for probe in ((path, "old"), (build / "nowhere", content))]
+    assert not list(build.glob(".probe*"))
+    for adapter in other:
+        row = {"outcome": adapter({"shard": [0]})["outcome"][0]}
+        with pytest.raises(UserError, match=r"cannot read .* a folder that all machines of the cluster mount .*--part"):
+            engine._unpacked(row)
+    assert engine._unpacked({"outcome": shares({"shard": [0]})["outcome"][0]})["rows"] == 2
+
+
+def test_a_resume_with_other_versions_keeps_the_shards_and_prints_so(tmp_path, monkeypatch, capsys):
+    build = make_build(tmp_path, 600)
+    shown = Execution()
+    engine.run(FACTS, None, build, shown)
+    assert "finished shards" not in capsys.readouterr().err
+    shard_path(build, "facts", 2).unlink()
+    now = shipped.versions
+    monkeypatch.setattr(software, "versions", lambda *names: {**now(*names), "numpy": "9.9"})
+    assert engine.run(FACTS, None, build, shown).kept_shards == 2
+    expected = f"facts: 2 finished shards are kept, made with numpy {now('numpy')['numpy']} instead of 9.9\n"
+    assert expected in capsys.readouterr().err
+    made_by = json.loads(pq.read_metadata(shard_path(build, "facts", 2)).metadata[SOFTWARE])
+    assert made_by == {**now("pillow", "numpy"), "numpy": "9.9"}
+
+
+def test_a_worker_with_other_versions_than_its_driver_is_refused(tmp_path, monkeypatch):
+    build = make_build(tmp_path, 300)
+    worker = ShardWorker(FACTS, None, build)
+    worker.software["pillow"] = "1.0"
+    with pytest.raises(
+        UserError, match=r"^the worker on \S+ has pillow \S+ instead of 1\.0 of the process that started"
+    ):
+        worker(0)
+    assert not (build / "facts").exists()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 
 from handdata.builds.build import Build
 from handdata.cli.photos import Photos
+from handdata.dataset.checksums import CHECKSUMS
 from handdata.errors import UserError
 from handdata.photos import measure
 from handdata.recipe import PhotoOptions
@@ -62,6 +63,15 @@ def test_the_same_command_keeps_what_is_finished_and_the_review_page_knows_the_g
     report = build.run(progress=False)
     assert report["landmarks"].made_shards == report["check"].made_shards == 0
     assert PHRASE in build.review().read_text()
+
+
+def test_parts_that_are_joined_give_the_dataset_of_a_whole_build(build, tmp_path):
+    for part in ("2/2", "1/2"):  # the first of them chooses the images, and has no shard of its own
+        Build.start(build.recipe, tmp_path / "parts", part).run(progress=False)
+    joined = Build.open(tmp_path / "parts")
+    assert joined.join(progress=False).rows == len(NAMES)
+    assert (joined.path / "dataset" / CHECKSUMS).read_bytes() == (build.path / "dataset" / CHECKSUMS).read_bytes()
+    assert joined.record()["stages"] == build.record()["stages"]
 
 
 def test_a_dropped_photograph_stays_out_when_the_photographs_are_selected_again(build):

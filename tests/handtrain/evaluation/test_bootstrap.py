@@ -88,3 +88,16 @@ def test_a_draw_without_any_hand_is_ignored():
     means = bootstrap.ratio_draws(np.array([0.9, 0.0]), np.array([1, 0]), weights)
     assert np.isnan(means[1]) and means[[0, 2]] == pytest.approx([0.9, 0.9])
     assert bootstrap.percentiles(means) == pytest.approx((0.9, 0.9))
+
+
+def test_the_interval_of_a_share_is_never_narrower_than_wilsons_nor_outside_0_and_1():
+    still, wide = np.ones(50), np.linspace(0.5, 1.0, 50)
+    assert bootstrap.share_around(1.0, still, 20) == bootstrap.wilson(20, 20)
+    low, high = bootstrap.share_around(0.75, wide, 2000)
+    assert low == pytest.approx(0.75 - 1.96 * wide.std(ddof=1)) and high == 1.0
+
+
+def test_square_and_add_is_newcombes_interval_of_two_independent_shares():
+    """Newcombe 1998 (independent proportions), table II, example a, method 10: 56/70 and 48/80."""
+    first, second = ((right / count, *bootstrap.wilson(right, count)) for right, count in ((56, 70), (48, 80)))
+    assert bootstrap.square_and_add(first, second) == pytest.approx((0.0524, 0.3339), abs=5e-5)

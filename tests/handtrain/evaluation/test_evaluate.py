@@ -10,11 +10,12 @@ import torch
 from PIL import Image, ImageFilter
 
 from handdata.errors import UserError
+from handdata.files import sha256_of
 from handdata.huggingface import HubName
 from handtrain.cli.flags import Evaluate
 from handtrain.data.image_folder import split_of
 from handtrain.evaluation import evaluate as evaluating
-from handtrain.evaluation import features, hands
+from handtrain.evaluation import hands
 from handtrain.evaluation.evaluate import evaluate
 from handtrain.evaluation.image_sets import folder_set
 from handtrain.evaluation.scores import Scores
@@ -105,7 +106,7 @@ def test_both_variants_are_computed_with_everything_that_explains_them(fid_weigh
     assert record["metrics"]["KID"]["standard"]["fake"]["subset"] == 3
     biased, unbiased = (record["metrics"]["KID"][name]["fake"]["value"] for name in ("reference", "standard"))
     assert biased > unbiased
-    assert record["weights"]["inception-fid"] == features.sha256_of(files["inception_fid"])
+    assert record["weights"]["inception-fid"] == sha256_of(files["inception_fid"])
     assert set(record["weights"]) == {"inception-fid", "inception-torchvision", "hand-landmarker"}
     assert record["preparation"] == "short side to 256 px (bilinear, antialiased), center crop to 256 x 256"
     assert record["hands"]["detection"] == {"standard": 0.5, "reference": 0.0, "crops": 0.5}

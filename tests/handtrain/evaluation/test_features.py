@@ -10,9 +10,11 @@ from PIL import Image
 
 from handdata.errors import UserError
 from handdata.vision.clip import Clip
+from handtrain import networks
 from handtrain.evaluation import features, hands
-from handtrain.evaluation.features import Network, Rows
+from handtrain.evaluation.features import Rows
 from handtrain.evaluation.image_sets import Preparation, folder_set
+from handtrain.networks import Network
 from handtrain.tensor_cache import TensorCache
 from tests.handtrain.inceptions import write_inception_fid, write_inception_torchvision
 
@@ -64,7 +66,7 @@ def test_features_and_kid_of_images_are_torch_fidelitys(fid_weights, tmp_path):
     out = tmp_path / "features.npy"
     command = [sys.executable, "-c", TORCH_FIDELITY, *map(str, (one, other, fid_weights, out))]
     theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    network = features.inception_fid(fid_weights, CPU)
+    network = networks.inception_fid(fid_weights, CPU)
     x, y = (of_folder(folder, network).values for folder in (one, other))
     expected = np.load(out)
     assert np.abs(x - expected).max() <= 1e-6 * np.abs(expected).max()
@@ -84,16 +86,16 @@ def test_torchvisions_features_are_those_of_the_released_code(torchvision_weight
     steps.append(transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     with torch.no_grad():
         expected = model.eval()(transforms.Compose(steps)(Image.fromarray(pixels))[None])[0].numpy()
-    network = features.inception_torchvision(torchvision_weights, CPU)
+    network = networks.inception_torchvision(torchvision_weights, CPU)
     features_of_image = network([hands.fitted(pixels)])[0]
     assert np.abs(features_of_image - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_batch_size_changes_features_by_rounding_only(fid_weights, monkeypatch):
-    network = features.inception_fid(fid_weights, CPU)
+    network = networks.inception_fid(fid_weights, CPU)
     images = list(np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8))
     whole = network(images)
-    monkeypatch.setattr(features, "BATCH", 2)
+    monkeypatch.setattr(networks, "BATCH", 2)
     assert np.abs(network(images) - whole).max() <= 1e-5 * np.abs(whole).max()
 
 
@@ -110,7 +112,7 @@ def test_weights_that_would_run_code_are_refused(tmp_path):
 
     torch.save({"x": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(UserError, match="safely"):
-        features.inception_fid(tmp_path / "evil.pth", CPU)
+        networks.inception_fid(tmp_path / "evil.pth", CPU)
     assert not (tmp_path / "ran").exists()
 
 

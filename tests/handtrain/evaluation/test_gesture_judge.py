@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from handdata.files import sha256_of
 from handdata.huggingface import HubName
 from handtrain.data.dataset import load, row_window
 from handtrain.evaluation import features, gesture_judge, hands, metrics
@@ -100,7 +101,7 @@ def test_too_few_hands_are_a_reason(count: int, gesture: str) -> None:
 def test_hands_found_before_serve_an_evaluation_too(dataset: Path, finder: Finder, tmp_path: Path) -> None:
     cache, prepare = TensorCache(tmp_path / "cache"), Preparation(10, "center")
     gesture_judge.known_hands(dataset, prepare, cache, "--real")
-    sha256 = features.sha256_of(tmp_path / "model")
+    sha256 = sha256_of(tmp_path / "model")
     real = dataset_set(load(dataset, "call"), "train", "--real")
     rows = features.extract(real, prepare, features.hand_extractor(finder, hands.DETECTION, sha256), cache)
     assert rows.images == len(finder.seen) == 5  # no image was searched twice

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 from handtrain.evaluation import metrics
+from handtrain.evaluation.bootstrap import Draws
 
 TORCH_FIDELITY = """
 import sys, numpy as np, torch
@@ -25,6 +27,17 @@ def torch_fidelity(x: np.ndarray, y: np.ndarray, folder) -> tuple[float, float, 
     command = [sys.executable, "-c", TORCH_FIDELITY, *map(str, files)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return float(answer[0]), float(answer[1]), float(answer[2])
+
+
+PRECISION_AND_RECALL = """
+import sys, numpy as np, torch
+from torch_fidelity.metric_prc import prc_features_to_metric
+fake, real = (torch.from_numpy(np.load(file)) for file in sys.argv[1:])
+for cheap in (False, True):
+    options = {"prc_neighborhood": 3, "prc_batch_size": 64, "save_cpu_ram": cheap, "verbose": False}
+    shares = prc_features_to_metric(fake, real, **options)
+    print(shares["precision"], shares["recall"])
+"""
 
 
 def gaussian(n: int, d: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -91,6 +104,85 @@ def test_a_weight_of_two_is_a_row_twice(d):
     assert biased == pytest.approx(
         metrics.mmd(np.repeat(x, wx, axis=0), np.repeat(y, wy, axis=0), biased=True), rel=1e-8
     )
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "d", "scale"), [(60, 45, 6, 0.8), pytest.param(90, 150, 40, 1.1, marks=pytest.mark.slow)]
+)
+def test_precision_and_recall_are_torch_fidelitys(n, m, d, scale, tmp_path):
+    fake, real = gaussian(n, d, 1, scale, 0.2), gaussian(m, d, 2)
+    files = [tmp_path / "fake.npy", tmp_path / "real.npy"]
+    for file, rows in zip(files, (fake, real), strict=True):
+        np.save(file, rows)
+    command = [sys.executable, "-c", PRECISION_AND_RECALL, *map(str, files)]
+    theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    ours = [coverage(fake, real), coverage(real, fake)]
+    assert ours == pytest.approx([float(word) for word in theirs[:2]], abs=1e-4)
+    assert ours == pytest.approx([float(word) for word in theirs[2:]], abs=1e-4)
+    assert ours[0] != ours[1]  # an exchange of real and generated rows would be seen
+
+
+def coverage(points: np.ndarray, centers: np.ndarray) -> float:
+    once = np.ones((1, len(points))), np.ones((1, len(centers)))
+    return metrics.coverage_draws(points, centers, *once)[0]
+
+
+def test_coverage_does_not_depend_on_the_blocks_it_is_computed_in():
+    points, centers = gaussian(1500, 2, 1), gaussian(1300, 2, 2, 0.2)
+    distances = np.linalg.norm(points[:, None] - centers[None], axis=2)
+    radii = np.sort(np.linalg.norm(centers[:, None] - centers[None], axis=2), axis=1)[:, 3]
+    assert coverage(points, centers) == pytest.approx((distances <= radii).any(axis=1).mean(), abs=1e-12)
+
+
+def test_a_draw_covers_like_its_own_centers_and_counts_its_points():
+    points, centers = gaussian(80, 4, 1, 1.2), gaussian(70, 4, 2)
+    rng = np.random.default_rng(3)
+    point_draw, center_draw = rng.integers(0, 3, (1, 80)), rng.integers(0, 3, (1, 70))
+    drawn = metrics.coverage_draws(points, centers, point_draw, center_draw)[0]
+    repeated = np.repeat(points, point_draw[0], axis=0)
+    assert drawn == pytest.approx(coverage(repeated, centers[center_draw[0] > 0]), abs=1e-12)
+
+
+def test_the_draws_of_a_coverage_vary_as_its_samples_do():
+    """Truth by simulation: the spread of recall over independent samples."""
+    once = np.ones((1, 120))
+    values, spreads = [], []
+    for seed in range(60):
+        real, fake = gaussian(120, 6, seed), gaussian(120, 6, 1000 + seed, 0.8)
+        draws = Draws.make(120, 120, 40, seed)
+        values.append(metrics.coverage_draws(real, fake, once, once)[0])
+        spreads.append(metrics.coverage_draws(real, fake, draws.real, draws.fake).std(ddof=1))
+    assert np.mean(spreads) == pytest.approx(np.std(values, ddof=1), rel=0.25)
+
+
+def unit_rows(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    rows = gaussian(n, d, seed, shift=shift)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("n", "m", "shift"), [(23, 31, 0.1), (1100, 40, 0.0)])
+def test_cmmd_is_an_independent_program(n, m, shift):
+    """Pair by pair from the paper: biased, sigma 10, times 1,000; our own function never forms single pairs."""
+    x, y = unit_rows(n, 16, 1), unit_rows(m, 16, 2, shift)
+
+    def mean(rows, others):
+        pairs = [math.exp(-float(((a - b) ** 2).sum()) / 200) for a in rows for b in others]
+        return math.fsum(pairs) / len(pairs)
+
+    if n > 1000:
+        mean = lambda a, b: np.exp(-((a[:, None] - b[None]) ** 2).sum(axis=2) / 200).mean()  # noqa: E731
+    expected = 1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y))
+    once = np.ones((1, n)), np.ones((1, m))
+    assert metrics.cmmd_draws(x, y, *once)[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_cmmd_weight_of_two_is_a_row_twice():
+    x, y = unit_rows(30, 8, 1), unit_rows(40, 8, 2, 0.3)
+    rng = np.random.default_rng(3)
+    wx, wy = rng.integers(0, 3, (1, 30)), rng.integers(0, 3, (1, 40))
+    x2, y2 = np.repeat(x, wx[0], axis=0), np.repeat(y, wy[0], axis=0)
+    expected = metrics.cmmd_draws(x2, y2, np.ones((1, len(x2))), np.ones((1, len(y2))))
+    assert metrics.cmmd_draws(x, y, wx, wy) == pytest.approx(expected, rel=1e-8)
 
 
 def brute_force_mmd(x: np.ndarray, y: np.ndarray, biased: bool) -> float:

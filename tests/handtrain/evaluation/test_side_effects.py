@@ -28,29 +28,26 @@ def test_the_nearest_of_two_hands_counts_and_missing_ones_are_apart() -> None:
     errors = side_effects.pose_errors(wanted, [[_hand(_pose(3), (0.3, 0)), _hand(pose)], [], [_hand(pose)]])
     assert errors[0] == pytest.approx(0)
     assert np.isnan(errors[1:]).all()
-    record = side_effects.pose_error(wanted, [[_hand(pose)], [], [_hand(pose)]])
-    assert (record["error"]["n"], record["no hand"]["value"]) == (1, 0.5)
 
 
-def test_specificity_counts_the_trained_gesture_where_it_was_not_requested() -> None:
-    free = [["palm"], ["fist"], [], ["palm", "none"]]
-    base = [["palm"], [], [], []]
-    others = [("fist", ["palm"]), ("fist", ["fist"]), ("ok", ["ok", "palm"]), ("ok", [])]
-    result = side_effects.specificity("palm", free, base, others)
-    values = {name: entry["value"] for name, entry in result.items()}
-    assert values == {
-        "unasked": 0.5, "unasked, base": 0.25, "unasked, difference": 0.25, "instead of another": 0.5,
-        "accuracy of others": 0.5,
-    }  # fmt: skip
+def test_a_gesture_is_made_if_one_of_the_hands_makes_it() -> None:
+    assert side_effects.makes([["palm"], ["fist"], [], ["palm", "none"]], "palm").tolist() == [1, 0, 0, 1]
 
 
 def test_the_interval_of_a_paired_difference_is_smaller_than_that_of_its_sides() -> None:
     rng = np.random.default_rng(4)
     before = (rng.random(400) < 0.5).astype(float)
     after = np.where(rng.random(400) < 0.02, 1.0, before)
-    paired = side_effects.difference(before, after)
-    assert paired.high - paired.low < 0.5 * (side_effects.mean(after).high - side_effects.mean(after).low)
+    paired = side_effects.share_change(before, after)
+    assert paired.high - paired.low < 0.5 * (side_effects.share(after).high - side_effects.share(after).low)
     assert paired.low <= paired.value <= paired.high
+
+
+def test_a_share_of_zero_is_not_certain() -> None:
+    never = side_effects.share(np.zeros(8))
+    assert (never.value, never.low) == (0, 0) and never.high == pytest.approx(0.324, abs=0.001)
+    change = side_effects.share_change(np.zeros(8), np.zeros(8))
+    assert change.low < 0 == change.value < change.high
 
 
 def test_retention_is_zero_for_equal_images_and_relative_to_other_seeds() -> None:
@@ -63,4 +60,6 @@ def test_retention_is_zero_for_equal_images_and_relative_to_other_seeds() -> Non
 
 
 def test_an_empty_set_has_no_value() -> None:
-    assert side_effects.mean(np.array([])).record() == {"n": 0, "value": None, "low": None, "high": None}
+    empty = np.array([])
+    for estimate in (side_effects.mean(empty), side_effects.share(empty), side_effects.share_change(empty, empty)):
+        assert estimate.record() == {"n": 0, "value": None, "low": None, "high": None}

@@ -21,7 +21,7 @@ def test_all_models_together_are_small():
     files = [path for path in resource("models").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12 * MB
     assert max(path.stat().st_size for path in files) <= 10 * MB
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jsonl", ".txt", ".md"}
+    assert {path.suffix for path in files} <= {".safetensors", ".npz", ".json", ".jsonl", ".txt", ".md"}
 
 
 def test_a_shipped_model_is_opened_by_its_name_unless_a_folder_has_that_name(tmp_path, monkeypatch):

@@ -117,6 +117,14 @@ def test_rows_are_marked_better_or_worse_only_if_the_interval_excludes_zero(tmp_
     assert metric_table(record).marks == {1: "worse", 3: "missing"}
 
 
+def test_metrics_that_were_not_computed_come_after_the_others(tmp_path):
+    record = evaluation(tmp_path)
+    record["metrics"] = {"FID-H": {"standard": {"not_computed": "no weights"}}, **record["metrics"]}
+    table = metric_table(record)
+    assert [row[0][:-2] for row in table.rows] == ["FID", "FID", "HAND-CONF", "FID-H", "CLIP score"]
+    assert table.marks == {0: "better", 1: "better", 3: "missing", 4: "missing"}
+
+
 def test_foreign_text_is_escaped(tmp_path):
     evil = "<script>alert(1)</script> | $body"
     run = read_run(write_run(tmp_path / "run", prompt=evil))

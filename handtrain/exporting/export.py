@@ -1,0 +1,146 @@
+"""`handtrain export`: one model in the format that another program reads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from handdata.errors import UserError
+from handdata.files import require_writable_folder
+from handdata.huggingface import parse_model
+from handdata.machine import choose_device
+from handtrain.exporting.factors import approximate, merged
+from handtrain.exporting.pickles import convert_file, convert_folder, is_pickled
+from handtrain.exporting.pictures import pixel_difference
+from handtrain.exporting.single_file import write_single_file
+from handtrain.model.about import require_whole
+from handtrain.model.base import Base, open_base, report_left_out
+from handtrain.model.export import convert
+from handtrain.model.formats.adapters import read_adapters
+from handtrain.model.formats.header import left_out, metadata_of, phrases_of
+from handtrain.model.formats.lora import Factors, Format, Layers, write_lora
+from handtrain.model.pipeline import ABOUT_FILE
+
+Target: TypeAlias = Literal["diffusers", "fp16", "single-file", "lora"]
+
+_RANK = 32  # python -m benchmarks.lora_ranks measures what ranks keep
+_FILES = ("single-file", "lora")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The new file or folder, with remarks for the user."""
+
+    path: Path
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.path), *self.remarks])
+
+
+def export(
+    model: str | Path, *, to: Target, out: str | Path, base: str | Path | None = None, rank: int | None = None,
+    layers: Layers | None = None, lora_format: Format | None = None, images: int = 4, device: str = "auto",
+    prediction_type: str | None = None,
+) -> Exported:  # fmt: skip
+    """Write a trained model or a base in another format to `out`, a new folder, or a new file for the last two formats.
+
+    `diffusers` and `fp16` are folders in float32 and float16, `single-file` has the original names, `lora` the change
+    of the UNet alone: the adapters of a LoRA run, else the difference to `base` (default: the one on the Hub that
+    hand1000.json names), factored to a `rank` (32) for `layers` (all) and compared with the full model in `images`
+    pictures. `prediction_type` is for a file of weights that does not state it. Raises `UserError` for a mistake.
+    """
+    out = Path(out)
+    _require_new(out, to)
+    of_lora = {"--rank": rank, "--layers": layers, "--lora-format": lora_format, "--base": base}
+    if to != "lora" and (given := next((name for name, value in of_lora.items() if value is not None), None)):
+        raise UserError(f"{given} is for --to lora: leave it out")
+    if is_pickled(Path(model)):
+        return _unpickled(Path(model), to, out)
+    opened = open_base(parse_model(str(model), "MODEL"), "MODEL", None if to == "lora" else prediction_type)
+    trained = not opened.single_file and (opened.folder / ABOUT_FILE).exists()
+    about = require_whole(opened.folder, "MODEL") if trained else {}
+    if to == "lora":
+        if not about:
+            raise UserError(f"MODEL {model} was not trained by handtrain: a LoRA is the change of a trained model")
+        form, chosen = lora_format or "diffusers", choose_device(device)
+        if "adapters_sha256" in about and rank is None and layers is None:
+            return _trained_adapters(opened, about, out, form)
+        before = _base_of(about, base, prediction_type)
+        return _factored(opened, about, out, form, before, rank or _RANK, layers or "all", images, chosen)
+    if to == "single-file":
+        write_single_file(out, opened, about)
+        return Exported(out, tuple(left_out(about)))
+    report_left_out(opened, True)
+    convert(out, opened, about, torch.float16 if to == "fp16" else torch.float32)
+    return Exported(out)
+
+
+def _unpickled(model: Path, to: Target, out: Path) -> Exported:
+    """Convert a pickle without reading it as a model: the converted one is checked when it is used."""
+    wanted = "single-file" if model.is_file() else "diffusers"
+    if to != wanted:
+        raise UserError(f"MODEL {model} has pickled weights: convert it first with --to {wanted}")
+    (convert_file if model.is_file() else convert_folder)(model, out)
+    return Exported(out)
+
+
+def _trained_adapters(opened: Base, about: dict[str, Any], out: Path, form: Format) -> Exported:
+    adapters = read_adapters(opened.folder, about)
+    _write(opened, about, out, form, adapters)
+    rank = len(next(iter(adapters.values()))[0])
+    return Exported(out, (f"the adapters of the run, rank {rank} on {len(adapters)} layers", *_notes(about)))
+
+
+def _factored(
+    opened: Base, about: dict[str, Any], out: Path, form: Format, base: Base, rank: int, layers: Layers, images: int,
+    device: torch.device,
+) -> Exported:  # fmt: skip
+    """Write the factors of a model's difference to its base, and compare both in pictures."""
+    tuned, before = opened.unet(), base.unet()
+    if {n: t.shape for n, t in tuned.state_dict().items()} != {n: t.shape for n, t in before.state_dict().items()}:
+        raise UserError(f"--base {base.path} has another UNet than the model: name the base that it was trained from")
+    found = approximate(tuned, before, rank, layers)
+    _write(opened, about, out, form, found.factors)
+    remarks = [
+        f"rank {rank} on {len(found.factors)} layers keeps {found.kept_of_layers:.1%} of the energy of their change, "
+        f"{found.kept_of_all:.1%} of that of all weights"
+    ]
+    if images:
+        both = (tuned, merged(before, found.factors))
+        phrases, size = phrases_of(about), about["resolution"]
+        difference = pixel_difference(opened, both, phrases, images, size, device)
+        remarks.append(f"{images} pictures differ from the full model's by {difference:.2f} of 255 in the mean")
+    return Exported(out, (*remarks, *_notes(about)))
+
+
+def _write(opened: Base, about: dict[str, Any], out: Path, form: Format, factors: Factors) -> None:
+    write_lora(out, factors, form, metadata_of(about, opened.configs, out.stem, about["resolution"], adapters=True))
+
+
+def _notes(about: dict[str, Any]) -> list[str]:
+    return [f"Name the gesture in the prompt: {', '.join(phrases_of(about))}.", *left_out(about)]
+
+
+def _base_of(about: dict[str, Any], base: str | Path | None, prediction_type: str | None) -> Base:
+    """Return the base of a trained model. Raises `UserError` if it is not known, or `base` is another one."""
+    record = about.get("training", {}).get("base", {})
+    place = str(record.get("place", ""))
+    if base is None:
+        if not place.startswith("hf:"):
+            raise UserError(f"--to lora needs the base of the model ({place or 'unknown'}): give --base")
+        base = f"{place}@{record['revision']}" if record.get("revision") else place
+    opened = open_base(parse_model(str(base), "--base"), "--base", prediction_type)
+    if "fingerprint" in record and record["fingerprint"] != opened.fingerprint():
+        raise UserError(f"--base {base} is not the base that the model was trained from ({place})")
+    return opened
+
+
+def _require_new(out: Path, to: Target) -> None:
+    """Raise `UserError` unless `out` can be written and nothing is there: a folder of the user may have its name."""
+    if to in _FILES and out.suffix != ".safetensors":
+        raise UserError(f"--out {out} must end with .safetensors for --to {to}")
+    if out.exists() and not (out.is_dir() and to not in _FILES and not any(out.iterdir())):
+        raise UserError(f"--out {out} exists already: remove it, or choose another place")
+    require_writable_folder(out.parent, "--out")

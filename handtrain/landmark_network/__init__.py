@@ -1,0 +1,1 @@
+"""MediaPipe's hand landmark network in torch, and its readings of eight views of a hand; may import handdata."""

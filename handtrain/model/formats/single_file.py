@@ -1,0 +1,140 @@
+"""A Stable Diffusion 1 or 2 in one .safetensors file with the original names, read with configurations that we ship."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from handdata.errors import UserError
+from handdata.files import sha256_of
+from handdata.shipped import resource
+from handtrain.model.formats.clip_tokenizer import clip_tokenizer
+from handtrain.model.formats.original_names import CLIP, UNET, original
+from handtrain.model.weights import Piece, Stored, Unusable, Weights, read_header, read_metadata
+
+Config = dict[str, Any]
+
+PREDICTIONS = ("epsilon", "v_prediction")
+_FIRST = f"{UNET}input_blocks.0.0.weight"  # (channels, 4, 3, 3)
+_CROSS = ".attn2.to_k.weight"  # (channels, width of the text embedding)
+# Configurations by the UNet's first channels and the width of the text embedding.
+_CONFIGURATIONS = {
+    (320, 768): "manifests/bases/stable-diffusion-1",
+    (320, 1024): "manifests/bases/stable-diffusion-2",
+    (80, 96): "models/mini-stable-diffusion",
+}
+_PADDING = {"stable-diffusion-1": "<|endoftext|>", "stable-diffusion-2": "!"}
+_V_SIDE = 96  # side of the latents of a Stable Diffusion 2 that predicts v, which was trained on 768 pixels
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """A file whose UNet has the sizes of a known base."""
+
+    path: Path
+    folder: Path  # configurations in diffusers' layout
+    tensors: dict[str, Stored]
+    prediction: str | None  # prediction type of the UNet; None: that of the configuration
+
+    def weights(self, part: str, config: Config, names: list[str]) -> Weights:
+        """Return the place of a network's weights, whose canonical names are given. Raises `Unusable` if one is new.
+
+        Weights that the file lacks are left out. Of the UNet those that are left over stay under their own names;
+        elsewhere files hold other things too, such as the last layer of OpenCLIP, which version 2 does not use.
+        """
+        pieces = {name: self._present(original(part, name, config)) for name in names}
+        found = {name: piece for name, piece in pieces.items() if piece.name in self.tensors}
+        tensors = {}
+        for name, piece in found.items():
+            stored = self.tensors[piece.name]
+            tensors[name] = Stored(stored.dtype, piece.shape(stored.shape))
+        if part == "unet":
+            used = {piece.name for piece in found.values()}
+            tensors |= {name: self.tensors[name] for name in self.tensors if name.startswith(UNET) and name not in used}
+        return Weights((self.path,), tensors, found)
+
+    def adapted(self, part: str, config: Config) -> Config:
+        """Return a component's shipped configuration, changed to this prediction type."""
+        if part == "scheduler" and self.prediction:
+            return {**config, "prediction_type": self.prediction}
+        if part == "unet" and self.prediction == "v_prediction" and self.folder.name == "stable-diffusion-2":
+            return {**config, "sample_size": _V_SIDE}
+        return config
+
+    def tokenizer(self, tokens: int) -> Path:
+        """Return the folder of the tokenizer. Raises `UserError` without CLIP's vocabulary file."""
+        padding = _PADDING.get(self.folder.name)
+        return clip_tokenizer(padding, tokens) if padding else self.folder / "tokenizer"
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of the file."""
+        state = self.path.stat()
+        return _hash(self.path, state.st_size, state.st_mtime_ns)
+
+    def _present(self, piece: Piece) -> Piece:
+        """Return the piece under the name that the file has: some leave out a level of the text encoder."""
+        short = piece.name.replace(CLIP, CLIP.removesuffix("text_model."))
+        return Piece(short) if piece.name not in self.tensors and short in self.tensors else piece
+
+
+def open_single_file(path: Path, option: str, prediction: str | None) -> SingleFile:
+    """Read a file's header and find the configurations of its sizes.
+
+    `prediction` is needed where neither the file nor its sizes determine the prediction type. Raises `UserError` for
+    another kind of file.
+    """
+    where = f"{option} {path}"
+    try:
+        tensors, metadata = read_header(path), read_metadata(path)
+    except Unusable as error:
+        raise UserError(f"{where}: {error}") from None
+    _require_text_to_image(tensors, where)
+    channels = tensors[_FIRST].shape[0]
+    widths = {entry.shape[1] for name, entry in tensors.items() if name.startswith(UNET) and name.endswith(_CROSS)}
+    name = _CONFIGURATIONS.get((channels, *sorted(widths)))  # type: ignore[arg-type]
+    if name is None:
+        raise UserError(
+            f"{where}: its UNet begins with {channels} channels and reads texts of width "
+            f"{' and '.join(map(str, sorted(widths))) or 'none'}: it is not a Stable Diffusion 1 or 2"
+        )
+    folder = resource(name)
+    stated = _stated(tensors, metadata)
+    if prediction and stated and prediction != stated:
+        raise UserError(f"--prediction-type {prediction}: the file {path} states {stated}: leave the option out")
+    if folder.name == "stable-diffusion-2" and not (prediction or stated):
+        raise UserError(
+            f"{where} does not state the prediction type of its UNet: give --prediction-type v_prediction for a Stable "
+            "Diffusion 2 of 768 pixels, or epsilon for one of 512 (`2-base`)"
+        )
+    return SingleFile(path, folder, tensors, prediction or stated)
+
+
+def _require_text_to_image(tensors: dict[str, Stored], where: str) -> None:
+    """Raise `UserError` that names the kind of a file which is not a whole text-to-image model of version 1 or 2."""
+    if any(name.startswith(("conditioner.embedders.", f"{UNET}label_emb.")) for name in tensors):
+        raise UserError(f"{where} is a Stable Diffusion XL: handtrain trains versions 1 and 2")
+    if any("lora_" in name for name in tensors):
+        raise UserError(f"{where} is a LoRA, which changes a base model: name the base model")
+    first = tensors.get(_FIRST)
+    if first is None or len(first.shape) != 4:
+        raise UserError(f"{where} has no {_FIRST}: it is not a whole Stable Diffusion 1 or 2 with the original names")
+    if first.shape[1] != 4:
+        raise UserError(
+            f"{where}: its UNet takes {first.shape[1]} channels, as for inpainting: handtrain trains text-to-image "
+            "models"
+        )
+    if bad := next((name for name, entry in tensors.items() if name.endswith(_CROSS) and len(entry.shape) != 2), None):
+        raise UserError(f"{where}: its weight {bad} is not a matrix: fetch the file again")
+
+
+def _stated(tensors: dict[str, Stored], metadata: dict[str, Any]) -> str | None:
+    """Return the prediction type that a file states: in its metadata (Stability's model spec), or by a tensor."""
+    words = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+    stated = words.get(str(metadata.get("modelspec.prediction_type")))
+    return stated or ("v_prediction" if "v_pred" in tensors else None)
+
+
+@cache
+def _hash(path: Path, size: int, time: int) -> str:
+    """Return the sha256 of a file, which is read once in a process: training asks for it several times."""
+    return sha256_of(path)
