@@ -74,7 +74,7 @@ class Build(BuildFolder):
             if verify:
                 print(verification.report(verification.verify(self)), file=sys.stderr)
             if self.part is None:
-                self.update_record({}, software={})
+                self._forget_software(stages)
             else:
                 self.update_record({}, parts=self.part.of)
             for stage in stages_for(self.recipe, stages):
@@ -127,6 +127,13 @@ class Build(BuildFolder):
         self, stage: StageSpec, rows: int, failed: Counter[str], notes: dict[str, Any] | None = None
     ) -> None:
         self.update_record({stage.name: {"rows": rows, "failed": dict(sorted(failed.items()))}}, **(notes or {}))
+
+    def _forget_software(self, stages: tuple[StageSpec, ...]) -> None:
+        """Let the run of these stages name its versions again."""
+        known = self.record().get("software", {})
+        kept = {name: entry for name, entry in known.items() if name not in {stage.name for stage in stages}}
+        if kept != known:
+            self.update_record({}, software=kept)
 
     def _agree_on_software(self, stage: StageSpec, options: Any) -> None:
         """Compare the versions that decide a stage's rows with those of the other parts, of which the first names them.

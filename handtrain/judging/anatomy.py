@@ -25,7 +25,7 @@ from handtrain.landmark_network.views import Floats, views
 
 STATUS = "experimental"
 CAVEAT = (
-    "p_wrong is experimental: on drawn hands of people on whom it was not fitted its AUC is 0.81 at 256 px and 0.69 at "
+    "on drawn hands of people on whom it was not fitted its AUC is 0.81 at 256 px and 0.69 at "
     "64 px (HAND-CONF: 0.51 and 0.52), and it is above 0.5 for 24 % of the right drawn hands at 256 px and 16 of 39 "
     "real photographs, so compare folders of one kind of picture by it and do not trust it on a single hand."
 )

@@ -206,5 +206,5 @@ def test_a1_everything_else_is_converted_and_counted(data, notes):
 
 def test_a1_conversions_are_counted_over_a_build():
     words = {"a": "grey, profile", "b": None, "c": "grey"}
-    journal = SimpleNamespace(receipts={name: SimpleNamespace(converted=of_image) for name, of_image in words.items()})
-    assert converted(journal, [SimpleNamespace(image_id=name) for name in words]) == {"grey": 2, "profile": 1}
+    receipts = {name: SimpleNamespace(converted=of_image) for name, of_image in words.items()}
+    assert converted(receipts, list(words)) == {"grey": 2, "profile": 1}

@@ -148,7 +148,14 @@ def test_evaluate_computes_the_modern_distances_with_intervals(dino_folder, clip
 
 def test_without_their_models_the_distances_say_why_and_come_last(tmp_path):
     sides = {side: write_images(tmp_path / side, 4, seed) for seed, side in enumerate(("real", "fake"))}
-    scores = evaluate(**sides, dinov2="none", clip="none", bootstrap=2, variants="standard", device="cpu")
+    scores = evaluate(
+        **sides,
+        cmmd="hf:openai/clip-vit-large-patch14-336",
+        clip="none",
+        bootstrap=2,
+        variants="standard",
+        device="cpu",
+    )
     assert scores["FD-DINOv2"].reason == scores["recall-H"].reason
     assert scores["recall-H"].reason.startswith("--dinov2 none: give --dinov2 hf:facebook/dinov2-large")
     assert "HF_HUB_OFFLINE" in scores["CMMD"].reason

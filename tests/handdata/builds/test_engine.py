@@ -186,7 +186,7 @@ def test_an_address_is_that_of_a_running_cluster_which_is_named_if_it_does_not_a
     monkeypatch.setitem(sys.modules, "ray.data", ray.data)
     monkeypatch.setattr(engine, "guarded", contextlib.nullcontext, raising=False)
     assert engine.has_gpu(Execution("ray", address="auto")) is True and engine.has_gpu(Execution("ray")) is True
-    assert ray.calls == ["auto", None] and engine.has_gpu(Execution("local")) is None
+    assert ray.calls == ["auto", "local"] and engine.has_gpu(Execution("local")) is None
     ray.failure = "no cluster"
     with pytest.raises(
         Unfinished, match=r"the Ray cluster 10\.0\.0\.1:6379 cannot be used \(no cluster\): check --addr"
