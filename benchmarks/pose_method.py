@@ -15,9 +15,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import pose_rows, pose_world
-from benchmarks.pose_rows import Part, Row
+from benchmarks.pose_drawing import drawn, real
+from benchmarks.pose_judging import judge
+from benchmarks.pose_rows import BASE, Row
 
-BASE = "mini-stable-diffusion"
-STEPS, GUIDANCE, AT_ONCE = 20, 3.0, 240
 STAGES = ("screen", "grid", "explore", "presets", "ceiling", "final")
 RESULTS = Path(__file__).parent / "results" / "pose"
 
@@ -68,7 +67,7 @@ def make(row: Row, folder: Path, device: str, threads: int) -> str:
     if row.gestures:
         model = _train(row, folder, run, device)
     trained = time.monotonic()
-    columns = _real(row, folder, device) if row.stage == "ceiling" else _drawn(row, model, folder, device)
+    columns = real(row, folder, device) if row.stage == "ceiling" else drawn(row, model, folder, device)
     about = {
         "train_s": round(trained - start, 1), "draw_s": round(time.monotonic() - trained, 1), "device": _named(device),
         "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
@@ -107,195 +106,6 @@ def encode(row: Row, folder: Path, device: str, threads: int) -> str:
     _train(row, folder, run, device, samples=row.options["unet_batch"])
     shutil.rmtree(run, ignore_errors=True)
     return "encoded"
-
-
-def _drawn(row: Row, model: str | Path, folder: Path, device: str) -> dict[str, np.ndarray]:
-    """Return the images of all parts with their prompts and poses, drawn in batches across the gestures."""
-    import torch
-
-    from handdata.huggingface import parse_model
-    from handtrain.generation.generate import load_pipeline
-    from handtrain.model.base import open_base
-    from handtrain.options import GenerateOptions
-
-    base = open_base(parse_model(str(model), "--model"))
-    file = base.folder / "hand1000.json"
-    about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    pipeline = load_pipeline(base, about, GenerateOptions(), torch.device(device))
-    entries = [
-        entry for part in row.parts for gesture in part.gestures for entry in _entries(part, gesture, folder, about)
-    ]
-    poses = np.stack([entry[3] for entry in entries]).astype(np.float32)
-    images = np.zeros((len(entries), pose_world.SIZE, pose_world.SIZE, 3), np.uint8)
-    scales = np.array([row.drawing.get("guidance", GUIDANCE) if entry[5] is None else entry[5] for entry in entries])
-    apart = {"pose_guidance": row.drawing["pose_guidance"]} if "pose_guidance" in row.drawing else {}
-    empty = _embedded(pipeline, "").to(device)
-    for scale in np.unique(scales).tolist():
-        places = np.flatnonzero(scales == scale)
-        for of in np.split(places, range(AT_ONCE, len(places), AT_ONCE)):
-            posed = {"poses": torch.from_numpy(poses[of]), **apart} if about.get("pose") else {}
-            text = torch.stack([_embedded(pipeline, entries[place][2]) for place in of])
-            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
-                drawn = pipeline(
-                    prompt_embeds=text.to(device), negative_prompt_embeds=empty.expand(len(of), -1, -1),
-                    height=pose_world.SIZE, width=pose_world.SIZE, num_inference_steps=row.drawing.get("steps", STEPS),
-                    guidance_scale=scale, output_type="np",
-                    generator=[torch.Generator().manual_seed(entries[place][4]) for place in of], **posed,
-                ).images  # fmt: skip
-            images[of] = (np.asarray(drawn, dtype=np.float32) * 255).round().astype(np.uint8)
-    kinds, gestures, prompts = (np.array([entry[column] for entry in entries]) for column in range(3))
-    columns = {"kinds": kinds, "gestures": gestures, "prompts": prompts}
-    return {**pose_world.packed(images), "poses": poses, **columns}
-
-
-def _real(row: Row, folder: Path, device: str) -> dict[str, np.ndarray]:
-    """Return test pictures as they are (`real`) and through the base's VAE (`vae`), in the columns of `_drawn`."""
-    import torch
-
-    from handdata.huggingface import parse_model
-    from handtrain.data.dataset import load
-    from handtrain.model.base import open_base
-
-    vae = open_base(parse_model(BASE, "--base")).vae().to(device)
-    pixels, kinds, gestures = [], [], []
-    for part in row.parts:
-        for gesture in part.gestures:
-            photographs = load(folder / "dataset", gesture, "test", part.count)
-            images = np.stack([pose_world.resized(photographs.image(n)) for n in range(len(photographs.rows))])
-            if part.kind == "vae":
-                values = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1  # (n, 3, h, w)
-                with torch.no_grad():
-                    decoded = vae.decode(vae.encode(values).latent_dist.mean).sample.clamp(-1, 1)
-                images = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-            pixels.append(images)
-            kinds += [part.kind] * len(images)
-            gestures += [gesture] * len(images)
-    columns = {"kinds": np.array(kinds), "gestures": np.array(gestures), "prompts": np.full(len(kinds), "")}
-    return {**pose_world.packed(np.concatenate(pixels)), "poses": np.full((len(kinds), 64), np.nan), **columns}
-
-
-def _entries(part: Part, gesture: str, folder: Path, about: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """Yield kind, gesture, prompt, pose (64,), noise seed and guidance of the images of a part; NaN is an open pose.
-
-    Test rows repeat with other noise. The noise depends on gesture and number alone: all rows of the table share it.
-    """
-    from handtrain.method.noise import seed_of
-    from handtrain.method.poses import from_bank, pose_of_row
-
-    rows, captions = _test_rows(folder / "dataset", gesture)
-    bank: Any = from_bank(about["gestures"][gesture].get("poses", [])) if part.kind == "own" else []
-    for number in range(part.count):
-        row, pose = rows[number % len(rows)], np.full(64, np.nan)
-        if part.kind == "rows":
-            pose = pose_of_row(row, pose_world.SIZE, "center")
-        elif len(bank):
-            pose = bank[seed_of("own", gesture, number) % len(bank)]
-        prompt = captions[number % len(captions)] if part.kind == "free" else row.text
-        yield part.kind, gesture, prompt, pose, seed_of("bench", gesture, number), part.guidance
-
-
-@cache
-def _test_rows(dataset: Path, gesture: str) -> tuple[list[Any], list[str]]:
-    from handtrain.data.dataset import load
-
-    return load(dataset, gesture, "test").rows, list(pose_world.texts_without_gesture(dataset, [gesture], 40))
-
-
-_EMBEDDINGS: dict[str, Any] = {}  # of this process; the text encoder is the base's in all models
-
-
-def _embedded(pipeline: Any, prompt: str) -> Any:
-    from handtrain.generation.generate import embed_plainly
-
-    if prompt not in _EMBEDDINGS:
-        _EMBEDDINGS[prompt] = embed_plainly(pipeline, [prompt])[0]
-    return _EMBEDDINGS[prompt]
-
-
-def judge(row: Row, folder: Path, results: Path, colours: bool) -> str:
-    """Write the result of a row from its images; return a line about it. It runs in a process of its own."""
-    from handtrain.evaluation import gesture_judge, metrics, side_effects
-
-    with np.load(folder / "images" / f"{row.name}.npz") as file:
-        columns = pose_world.unpacked({name: file[name] for name in file.files})
-    found = pose_world.find_hands(list(columns["images"]))
-    known = metrics.GestureJudge.fit(*pose_world.known_hands(folder))
-    names = [gesture_judge.named(hands, known) if hands else [] for hands in found]
-    errors = side_effects.pose_errors(columns["poses"], found)
-    right = _colours(columns) if colours and row.stage != "ceiling" else {}
-    parts = []
-    of_parts = np.where(columns["kinds"] == "free", "", columns["gestures"])  # without a gesture: one part of all
-    for kind, gesture in dict.fromkeys(zip(columns["kinds"].tolist(), of_parts.tolist(), strict=True)):
-        chosen = np.flatnonzero((columns["kinds"] == kind) & (of_parts == gesture))
-        made = side_effects.makes([names[place] for place in chosen], gesture)
-        asked = chosen[~np.isnan(columns["poses"][chosen]).any(axis=1)]
-        entry: dict[str, Any] = {
-            "kind": kind, "gesture": gesture, "n": len(chosen), "accuracy": round(float(made.mean()), 4),
-            "hand_found": round(float(np.mean([bool(found[place]) for place in chosen])), 4),
-            "gestures": _counts([names[place] for place in chosen]),
-        }  # fmt: skip
-        if len(asked):
-            of_asked = errors[asked]
-            entry["pose_error"] = _number(np.nanmedian(of_asked) if np.isfinite(of_asked).any() else np.nan)
-            entry["no_hand"] = round(float(np.isnan(of_asked).mean()), 4)
-        for name, values in right.items():
-            known_values = values[chosen][~np.isnan(values[chosen])]
-            entry[name] = _number(known_values.mean() if len(known_values) else np.nan)
-        parts.append(entry)
-    record = {
-        "name": row.name, "stage": row.stage, "variant": row.variant, "seed": row.seed, "samples": row.samples,
-        "trained": list(row.gestures), "options": row.options, "drawing": row.drawing,
-        "about": json.loads(str(columns["about"])), **_scenes(row, columns, folder), "parts": parts,
-    }  # fmt: skip
-    results.mkdir(parents=True, exist_ok=True)
-    (results / f"{row.name}.json").write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
-    return f"{row.name}: judged"
-
-
-def _scenes(row: Row, columns: dict[str, np.ndarray], folder: Path) -> dict[str, Any]:
-    """Return the distance of gesture-free images to the base's from the same prompts and noise."""
-    from handtrain.evaluation import side_effects
-
-    file = folder / "images" / f"{pose_rows.base().name}.npz"
-    free = np.flatnonzero(columns["kinds"] == "free")
-    if row.stage == "base" or not file.is_file() or not len(free):
-        return {}
-    with np.load(file) as of_base:
-        base = pose_world.unpacked({name: of_base[name] for name in of_base.files})
-    partners, others = [], []
-    for gesture in dict.fromkeys(columns["gestures"][free].tolist()):
-        places = np.flatnonzero((base["kinds"] == "free") & (base["gestures"] == gesture))
-        count = int((columns["gestures"][free] == gesture).sum())
-        partners += places[:count].tolist()
-        others += np.roll(places[:count], 1).tolist()
-    pixels = columns["images"][free], base["images"][partners], base["images"][others]
-    return {"retention": {name: value["value"] for name, value in side_effects.retention(*pixels).items()}}
-
-
-def _colours(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return for each image 1 or 0 as its colours are those of the prompt; NaN where it names none."""
-    from handdata.recipe import CaptionOptions
-    from handdata.texts.captioner import Captioner
-    from handtrain.mini.colours import agreement
-
-    captioner = Captioner(CaptionOptions(model="mini-blip", batch=64, device="cpu"))
-    images, prompts = list(columns["images"]), columns["prompts"].tolist()
-    told = [text for first in range(0, len(images), 64) for text in captioner.describe(images[first : first + 64])]
-    captioner.close()
-    verdicts = [agreement(prompt, text) for prompt, text in zip(prompts, told, strict=True)]
-    return {
-        name: np.array([float(verdict[name]) if name in verdict else np.nan for verdict in verdicts])
-        for name in ("sleeve", "background")
-    }
-
-
-def _counts(names: Sequence[Sequence[str]]) -> dict[str, int]:
-    every = sorted({name for of_image in names for name in of_image})
-    return {name: sum(name in of_image for of_image in names) for name in every}
-
-
-def _number(value: float) -> float | None:
-    return round(float(value), 4) if np.isfinite(value) else None
 
 
 def _named(device: str) -> str:

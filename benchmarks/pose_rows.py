@@ -6,6 +6,7 @@ from typing import Any
 
 from handtrain.presets import PRESETS
 
+BASE = "mini-stable-diffusion"
 HELD = ("ok", "rock", "three")  # never trained by the models of all others
 TRAINED = (
     "call", "dislike", "fist", "four", "like", "mute", "one", "palm", "peace", "peace_inverted", "stop",

@@ -1,9 +1,13 @@
 """Data files that the package ships (prompts, manifests, mini models), in a wheel or a checkout, and its version."""
 
+import base64
+import hashlib
+import json
 import tomllib
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _PACKED = Path(__file__).parent / "_data"  # their folder in the wheel (pyproject.toml, force-include)
 _CHECKOUT = _PACKED.parent.parent
@@ -56,3 +60,17 @@ def versions(*packages: str) -> dict[str, str | None]:
         with suppress(metadata.PackageNotFoundError):
             installed[name] = metadata.version(name)
     return installed
+
+
+def filled_page(template: Path, place: str, data: Any) -> str:
+    """Return a page with one script, and data as JSON in its `place`, escaped so that no text becomes markup or script.
+
+    The page's content security policy gets the hash of the script in place of SCRIPT-HASH.
+    """
+    text = json.dumps(data, ensure_ascii=False)
+    for mark in "<>&\u2028\u2029":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    page = template.read_text(encoding="utf-8")
+    script = page.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return page.replace("SCRIPT-HASH", f"sha256-{digest}").replace(place, text)

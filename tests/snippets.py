@@ -29,6 +29,7 @@ Snippet = tuple[str, str]  # kind and text
 def snippets(text: str) -> list[Snippet]:
     """Return the Python blocks and the command lines of a Markdown text, in their order."""
     found: list[Snippet] = []
+    text = re.sub(r" \\\n +", " ", text)  # a command on two lines
     pattern = rf"^```(\w*)\n(.*?)^```$|^ {{4}}((?:{FIRST_WORDS}) [^\n]*)$"
     for language, block, line in re.findall(pattern, text, re.MULTILINE | re.DOTALL):
         if language == "python":

@@ -66,6 +66,8 @@ PLACES = [
     (r"--clip MODEL", "--clip missing/clip"),
     (r"--image-id ID", "--image-id <<image_id>>"),
     (r"--subject SUBJECT", "--subject <<subject>>"),
+    (r"(--to lora --base) MODEL", r"\1 v1-5-pruned.safetensors --images 1"),
+    (r"--test 12 --size (256|64)", "--gestures call --test 1 --size 64"),
     (r"\bBUILD\b", "<<build>>"),
     (r"\bDATASET\b|\btrainset\b", "<<dataset>>"),
     (r"\b(BASE|MODEL)\b", "hf:CompVis/stable-diffusion-v1-4"),
@@ -93,6 +95,20 @@ import handdata, handtrain
 SMALL = {"select": {"gestures": ["call"], "train": 2, "validation": 0, "test": 1, "spare": 0.0},
          "render": {"train": 3, "validation": 1, "test": 2},
          "rewrite": {"server": "<<chat>>", "model": "any", "retries": 0}}
+"""
+
+
+PICKLES = """
+import shutil
+from pathlib import Path
+import torch
+from safetensors.torch import load_file
+from handdata.shipped import resource
+torch.save({"state_dict": load_file("v1-5-pruned.safetensors")}, "model.ckpt")
+folder = Path(shutil.copytree(resource("models/mini-stable-diffusion"), "FOLDER"))
+weights = folder / "unet/diffusion_pytorch_model.safetensors"
+torch.save(load_file(weights), weights.with_suffix(".bin"))
+weights.unlink()
 """
 
 
@@ -207,7 +223,7 @@ torch.save({"state_dict": _original_layout(unet)}, "last.ckpt")
 def prepare(folder: Path, stands: Stands) -> None:
     """Put files into a page's folder that its snippets take as given."""
     images = sorted((stands.build / "images/call").iterdir())[:2]
-    for name in ("realdir", "good", "malformed"):
+    for name in ("realdir", "good", "malformed", "sd15", "sdxl", "flux", "base", "tuned"):
         (folder / name).mkdir()
         for number, image in enumerate(images):
             shutil.copy(image, folder / name / f"{number}.jpg")
@@ -243,6 +259,9 @@ def test_snippets_of_a_page_run(page: Path, stands: Stands) -> None:
         found = [("python", SMALL_PYTHON), *found]
     if page.name == "training.md":  # a run, and a checkpoint in the released layout, as its page takes them as given
         found = _trained_first(found)
+    if page.name == "models.md":  # a single file and pickles, as its page takes them as given
+        export = "handtrain export mini-stable-diffusion --to single-file --out v1-5-pruned.safetensors"
+        found = [("program", export), ("python", PICKLES), *found]
     if page.name == "evaluation.md":
         found = [("program", "handtrain train --dataset DATASET --gesture call --base MODEL --out runs/call"), *found]
     run_all(found, folder, stands)

@@ -6,7 +6,10 @@ run by `builds/engine`; the others are called here.
 
 import sys
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +81,13 @@ class Build(BuildFolder):
             else:
                 self.update_record({}, parts=self.part.of)
             for stage in stages_for(self.recipe, stages):
-                if self.part is None or stage.columns:
-                    reports[stage.name] = self._run_stage(stage, execution, verify)
-                elif stage.name == _CHOICE:  # the images are chosen by one part, while others wait
-                    with exclusive(self.path / ".select.lock"):
-                        reports[stage.name] = self._run_stage(stage, execution, verify)
+                whole = self.part is None or stage.name == _CHOICE  # the images are chosen by one part, while others wait
+                if whole or stage.columns:
+                    with exclusive(self.path / ".select.lock") if whole and self.part else nullcontext():
+                        run = self._prepared(stage, execution, verify)
+                        report = reports[stage.name] = run()
+                        if whole:
+                            self._record_outcome(stage, report.rows, report.failed, report.notes)
         return reports
 
     def join(self, progress: bool = True) -> StageReport:
@@ -108,20 +113,18 @@ class Build(BuildFolder):
             self._record_outcome(stages[-1], report.rows, report.failed)
         return report
 
-    def _run_stage(self, stage: StageSpec, execution: Execution, verify: bool) -> StageReport:
+    def _prepared(self, stage: StageSpec, execution: Execution, verify: bool) -> Callable[[], StageReport]:
+        """Return the function that runs a stage, after a look at its model and the versions of the other parts."""
         implementation = stage.load()
-        if isinstance(implementation, type):  # a `Stage`, which works on shards
-            options = self._options(stage, implementation, execution)
-            if verify and hasattr(implementation, "at_commit"):
-                model, _ = model_folder(options.model, options.revision)
-                verification.verify_model(model, f"--{stage.table}.model")
-            self._agree_on_software(stage, options)
-            report = engines.run(stage, options, self.path, execution, getattr(self.recipe.resources, stage.name))
-        else:  # a function, which works on the whole build
-            report = implementation(self.path, self.recipe, execution)
-        if self.part is None or not stage.columns:
-            self._record_outcome(stage, report.rows, report.failed, report.notes)
-        return report
+        if not isinstance(implementation, type):  # a function, which works on the whole build
+            return partial(implementation, self.path, self.recipe, execution)
+        options = self._options(stage, implementation, execution)
+        if verify and hasattr(implementation, "at_commit"):
+            model, _ = model_folder(options.model, options.revision)
+            verification.verify_model(model, f"--{stage.table}.model")
+        self._agree_on_software(stage, options)
+        resources = getattr(self.recipe.resources, stage.name)
+        return partial(engines.run, stage, options, self.path, execution, resources)
 
     def _record_outcome(
         self, stage: StageSpec, rows: int, failed: Counter[str], notes: dict[str, Any] | None = None

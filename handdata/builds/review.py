@@ -1,7 +1,5 @@
 """The review page: rows with image, landmarks, boxes, caption, text and remarks, in one file without a server."""
 
-import base64
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from handdata.rows import decisions
 from handdata.rows.decisions import Decision
 from handdata.rows.manifest import read_manifest
 from handdata.rows.shards import SHARD_ROWS, read_shard, shard_count
+from handdata.shipped import filled_page
 from handdata.stages import STAGES
 from handdata.texts.checks import ALLOWED_TO_PEOPLE, DRAFT_FAILURES, FAILURES, REMARKS, explain, failures
 
@@ -48,13 +47,8 @@ def page(rows: list[dict[str, Any]], name: str) -> str:
     """Return the page of these rows as HTML. Rows are escaped JSON, so that no text can become markup or script."""
     phrases = {gesture: gestures()[gesture].phrase for gesture in {row["gesture"] for row in rows}}
     meanings = {**FAILURES, **DRAFT_FAILURES, **REMARKS}
-    data = json.dumps({"name": name, "rows": rows, "phrases": phrases, "meanings": meanings}, ensure_ascii=False)
-    for mark in "<>&\u2028\u2029":
-        data = data.replace(mark, f"\\u{ord(mark):04x}")
-    template = _TEMPLATE.read_text(encoding="utf-8")
-    script = template.split("<script>")[1].split("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return template.replace("SCRIPT-HASH", f"sha256-{digest}").replace("ROWS-AS-JSON", data)
+    data = {"name": name, "rows": rows, "phrases": phrases, "meanings": meanings}
+    return filled_page(_TEMPLATE, "ROWS-AS-JSON", data)
 
 
 def read_rows(build: Path) -> list[dict[str, Any]]:

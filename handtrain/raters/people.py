@@ -8,7 +8,6 @@ import base64
 import csv
 import hashlib
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from PIL import Image
 from handdata.errors import UserError
 from handdata.files import require_writable_folder, write_text
 from handdata.readers import read_text, require_json
+from handdata.shipped import filled_page
 from handdata.vision.pixels import UnreadableImage, open_image, upright
 from handtrain.evaluation import bootstrap
 from handtrain.evaluation.bootstrap import MEAN_DRAWS
@@ -102,13 +102,7 @@ def page(crops: Sequence[tuple[str, Image.Image]]) -> str:
     """Return the page that asks about these crops by id, in their order, as HTML."""
     name = hashlib.sha256("\n".join(hand for hand, _ in crops).encode()).hexdigest()[:16]
     shown = [{"id": hand, "image": _data_url(crop)} for hand, crop in crops]
-    data = json.dumps({"format": FORMAT, "page": name, "hands": shown}, ensure_ascii=True)
-    for mark in "<>&":
-        data = data.replace(mark, f"\\u{ord(mark):04x}")
-    template = _TEMPLATE.read_text(encoding="utf-8")
-    script = template.split("<script>")[1].split("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return template.replace("SCRIPT-HASH", f"sha256-{digest}").replace("HANDS-AS-JSON", data)
+    return filled_page(_TEMPLATE, "HANDS-AS-JSON", {"format": FORMAT, "page": name, "hands": shown})
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:

@@ -31,8 +31,13 @@ def gesture_free(rows: Sequence[Row]) -> list[str]:
 def prior_split(
     base: Base, texts: Sequence[str], unconditional: torch.Tensor, options: TrainOptions, device: torch.device,
     cache: TensorCache, progress: bool,
-) -> EncodedSplit:  # fmt: skip
-    """Return pictures of the base model, drawn once and cached as latents; each has a text, and no pose."""
+) -> EncodedSplit | None:  # fmt: skip
+    """Return pictures of the base model, drawn once and cached as latents; each has a text, and no pose.
+
+    None without `options.prior`.
+    """
+    if not options.prior:
+        return None
     count = options.prior_images
     chosen = [texts[place % len(texts)] for place in (shuffled(options.seed, "prior", len(texts), 0) * count)[:count]]
     text = encode_texts(chosen, base.tokenizer(), base.text_encoder().to(device), cache, progress)

@@ -28,7 +28,7 @@ from handtrain.run.processes import joined, launched
 from handtrain.run.session import open_session
 from handtrain.tensor_cache import TensorCache
 from handtrain.training.early_stopping import open_judge
-from handtrain.training.fusion_stage import token_fusion
+from handtrain.training.fusion_stage import fusion_layer, fusion_phase, load_layer, save_layer
 from handtrain.training.loop import Course, Phase, tune
 from handtrain.training.pose_stage import with_pose_layers
 from handtrain.training.prior import gesture_free, prior_split, with_prior
@@ -72,9 +72,7 @@ def train(
     with _memory_errors(), joined(setup.device) as processes:
         progress = progress and processes.first
         if progress:
-            together = f" in {processes.count} processes" if processes.count > 1 else ""
-            threads = torch.get_num_threads()
-            print(f"handtrain: training on {setup.device} with {threads} CPU threads{together}", file=sys.stderr)
+            print(f"handtrain: training on {_place(setup.device, processes.count)}", file=sys.stderr)
         processes.on_first(lambda: require_room(setup.plan, out))
         with open_session(
             out, setup.config(), setup.session(processes.count), processes, setup.device, running,
@@ -105,12 +103,10 @@ def train(
             )
             trained, watched = splits[: len(photographs)], splits[len(photographs) :]
             splits = [merged(part) for part in (trained, watched) if part]
-            prior = None
-            if options.prior:
-                texts = [text for each in photographs for text in gesture_free(each.rows)]
-                prior = processes.first_then_rest(
-                    lambda: prior_split(setup.base, texts, unconditional, options, target, encoded, progress)
-                )
+            texts = [text for each in photographs for text in gesture_free(each.rows)]
+            prior = processes.first_then_rest(
+                lambda: prior_split(setup.base, texts, unconditional, options, target, encoded, progress)
+            )
 
             # Model: the UNet, frozen until Stage III, with adapters if only they are trained; the judge of its samples
             unet = setup.base.unet()
@@ -125,7 +121,11 @@ def train(
             # Token fusion, before Stage II: one trained layer in place of the flat one
             layer = None
             if options.fusion == "token" and len(features) == 1:
-                layer, splits = token_fusion(session, model, splits, g, setup.base.width, options)
+                layer, fuse = fusion_layer(setup.base.width, g, options.lam, model.device)
+                if not load_layer(session, layer):
+                    tune(session, model, layer, splits[0], splits[0].text, fusion_phase(options), fuse)
+                    save_layer(session, layer)
+                splits = [each.fused(layer.requires_grad_(False), g, options.lam, model.device) for each in splits]
 
             split, *validation = splits
             observed_split = validation[0] if validation else None
@@ -177,6 +177,11 @@ def plan_run(
     setup = set_up(dataset, gesture, base, preset, options, running, device, changes, prediction_type=prediction_type)
     count = launched().count
     return f"{setup.plan}\n{estimate(setup.plan, setup.base, setup.options, setup.running, setup.device, count)}"
+
+
+def _place(device: torch.device, processes: int) -> str:
+    together = f" in {processes} processes" if processes > 1 else ""
+    return f"{device} with {torch.get_num_threads()} CPU threads{together}"
 
 
 @contextmanager

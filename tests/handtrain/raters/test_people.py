@@ -205,7 +205,7 @@ def test_a_person_answers_by_keys_and_clicks_and_the_exported_file_is_read(brows
     assert "Write your name first" in find(browser, "#note")[0].text
     find(browser, "#rater")[0].send_keys("Anna Rw", Keys.ENTER)  # letters of a name are no answers
     assert find(browser, "#count")[0].text == "hand 5 of 5, 3 answered"
-    time.sleep(1)  # Chromium stores the page's data in another process, which may lag on a busy machine
+    time.sleep(3)  # Chromium stores the page's data in another process, which may lag on a busy machine
     browser.refresh()
     assert find(browser, "#count")[0].text == "hand 3 of 5, 3 answered", "answers survive a reload"
     find(browser, "#export")[0].click()
