@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from handdata import gestures
 from handdata.errors import UserError
-from handdata.gestures import PAPER_GESTURES
+from handdata.gestures import PAPER_GESTURES, Gesture
 from handdata.readers import read_text
 from handdata.shipped import known_archives, resource
 from handdata.strict_toml import from_table, to_table
@@ -27,10 +27,20 @@ MIN_SIDE = 256  # px; MediaPipe finds small hands better in enlarged images (doc
 class SourceOptions:
     """Location of annotations and images. Paths in a recipe are relative to the recipe file."""
 
-    kind: Literal["zip", "folder", "hub", "render"] = "zip"  # zip: URLs or files; hub: hf://datasets/USER/NAME/FILE
+    # zip: URLs or files; hub: hf://datasets/USER/NAME/FILE; photos: own photographs, without annotations
+    kind: Literal["zip", "folder", "hub", "render", "photos"] = "zip"
     annotations: tuple[str, ...] = ()  # annotations.zip or a folder, mirrors in order; or a name from sources.toml
     images: tuple[str, ...] = ()  # archive or folder, mirrors in order; {gesture} for one archive per gesture
     whole: bool = False  # download whole archives before use: for hosts without range support
+
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """Own photographs: a source of the kind `photos`."""
+
+    texts: Literal["none", "caption", "final"] = "none"  # texts that came with them: ignored, captions, or final texts
+    license: str = ""  # licence of the photographs for the card, such as cc-by-4.0; empty: not stated
+    credit: str = ""  # who took the photographs, for the card
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class RenderOptions:
     """Content of the mini world."""
 
     gestures: tuple[str, ...] = ()  # names of gestures; empty: all that can be drawn (in a recipe: those of [select])
+    gesture_file: tuple[str, ...] = ()  # files of further gestures with their joint angles, or shipped ones: vulcan
     train: int = 40  # pictures per gesture in the training split; 0 leaves the split out
     validation: int = 8  # pictures per gesture in HaGRID's split val
     test: int = 8  # pictures per gesture in the test split
@@ -212,6 +223,7 @@ class Recipe:
 
     name: str  # dataset name
     source: SourceOptions = field(default_factory=SourceOptions)
+    photos: PhotoOptions = field(default_factory=PhotoOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
     image: ImageOptions = field(default_factory=ImageOptions)
@@ -223,6 +235,7 @@ class Recipe:
     assemble: AssembleOptions = field(default_factory=AssembleOptions)
     publish: PublishOptions = field(default_factory=PublishOptions)
     resources: ResourceOptions = field(default_factory=ResourceOptions)
+    gesture: dict[str, Gesture] = field(default_factory=dict)  # own gestures by name, in addition to HaGRID's
 
 
 def find(recipe: str) -> Path:
@@ -284,7 +297,7 @@ def absolute_place(place: str, folder: Path) -> str:
 
     `{gesture}` in `place` is a placeholder. In the name of `folder` it is literal text, and becomes `{{gesture}}`.
     """
-    if "://" in place or place in known_archives():
+    if "://" in place or place.startswith("hf:") or place in known_archives():
         return place
     try:
         path = Path(place).expanduser()
@@ -310,8 +323,10 @@ def _checked(recipe: Recipe, folder: Path) -> Recipe:
 
     Raises `UserError` for a gesture without a definition.
     """
-    gestures.require(recipe.select.gestures)
-    gestures.require(recipe.render.gestures)
+    gestures.require_own(recipe.gesture)
+    gestures.require(recipe.select.gestures, recipe.gesture)
+    if not recipe.render.gesture_file:  # whose gestures are known when it is read
+        gestures.require(recipe.render.gestures, recipe.gesture)
     source, caption, rewrite = recipe.source, recipe.caption, recipe.rewrite
     return replace(
         recipe,
@@ -319,6 +334,10 @@ def _checked(recipe: Recipe, folder: Path) -> Recipe:
             source,
             annotations=tuple(absolute_place(place, folder) for place in source.annotations),
             images=tuple(absolute_place(place, folder) for place in source.images),
+        ),
+        render=replace(
+            recipe.render,
+            gesture_file=tuple(_existing(name, folder, os.path.isfile) for name in recipe.render.gesture_file),
         ),
         caption=replace(caption, model=_existing(caption.model, folder, os.path.isdir)),
         rewrite=replace(

@@ -34,9 +34,9 @@ def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
 
 
 def to_table(options: Any) -> dict[str, Any]:
-    """Return a dataclass as a TOML table: tuples become lists, keys that are None are left out."""
+    """Return a dataclass as a TOML table: tuples become lists; keys that are None and empty dicts are left out."""
     pairs = ((f.name, getattr(options, f.name)) for f in dataclasses.fields(options))
-    return {name: _plain(value) for name, value in pairs if value is not None}
+    return {name: _plain(value) for name, value in pairs if value is not None and value != {}}
 
 
 def _required(f: dataclasses.Field) -> bool:
@@ -46,13 +46,19 @@ def _required(f: dataclasses.Field) -> bool:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return to_table(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return from_table(hint, value, where)  # type: ignore[arg-type]
+    if dataclasses.is_dataclass(hint) and isinstance(value, hint):  # type: ignore[arg-type]
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _convert(arguments[1], item, f"{where}, key '{key}'") for key, item in value.items()}
     if origin is tuple:
         values = [value] if isinstance(value, str | Path) else value  # a single mirror may be given without brackets
         if isinstance(values, list | tuple):

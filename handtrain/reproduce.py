@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.gestures import PAPER_GESTURES, require_one
+from handdata.gestures import PAPER_GESTURES
 from handdata.huggingface import parse_dataset
 from handdata.readers import read_json
-from handtrain.data.dataset import load
+from handtrain.data.dataset import load, require_trainable
 from handtrain.evaluation import evaluate as evaluation
 from handtrain.evaluation.image_sets import folder_set
 from handtrain.evaluation.records import fault_of
@@ -89,7 +89,9 @@ def planned(
     if not gestures:
         raise UserError("--gestures is empty: leave it out for the paper's six")
     for gesture in gestures:
-        require_one(gesture, "--gestures")
+        require_trainable(str(dataset), (gesture,), "--gestures")
+        if gesture == "all":
+            raise UserError("--gestures all is a mixture of all gestures: name one of them, for instance call")
     lines = []
     for gesture in gestures:
         prompts = len(load(parse_dataset(str(dataset), "--dataset"), gesture, split, limit).rows)

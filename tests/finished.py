@@ -14,7 +14,7 @@ from handdata.recipe import AssembleOptions, PublishOptions, Recipe, SelectOptio
 from handdata.rows.schema import MANIFEST, SPLITS, STAGE_COLUMNS
 from handdata.rows.shards import SHARD_ROWS, image_path, shard_count, shard_path, write_table
 from handdata.stages import Execution
-from handdata.stages.facts import perceptual_hash
+from handdata.vision.similarity import perceptual_hash
 from tests.builds import draw_jpeg
 
 QUIET = Execution(progress=False)

@@ -24,17 +24,29 @@ from handdata.builds.review import Applied, apply_decisions, write_page
 from handdata.builds.status import status
 from handdata.errors import Unfinished, UserError
 from handdata.files import exclusive, remove, remove_partial
+from handdata.gestures import also
 from handdata.huggingface import model_folder
 from handdata.rows.manifest import read_manifest
 from handdata.rows.parts import parts_of
 from handdata.rows.shards import SHARD_ROWS, shard_count, shard_path
 from handdata.sources.journal import join_journals, read_receipts
-from handdata.stages import STAGES, Execution, StageReport, StageSpec, assemble, fetch, stage_named, stages_until
+from handdata.stages import (
+    STAGES,
+    Execution,
+    StageReport,
+    StageSpec,
+    assemble,
+    fetch,
+    stage_named,
+    stages_for,
+    stages_until,
+)
 from handdata.workers import rates
 from handdata.workers.shard_worker import ShardWorker, inspect_fetched
 from handdata.workers.software import require_software, software_of
 
 _LOCAL = Execution()
+_CHOICE = STAGES[0].name
 
 
 class Build(BuildFolder):
@@ -63,18 +75,18 @@ class Build(BuildFolder):
         execution, reports = Execution(engine, workers, progress, address, self.part), {}
         stages = stages_until(until) if only is None else (stage_named(only),)
         seconds: dict[str, float] = {}
-        with self.lock():
+        with self.lock(), also(self.recipe.gesture):
             self.write_recipe()  # another process may have started since, and changed it
             if verify:
                 print(verification.report(verification.verify(self)), file=sys.stderr)
             started = time.monotonic()  # the time of the first stage includes the look-ups
-            self._require_models(stages)
+            self._require_models(stages_for(self.recipe, stages))
             if self.part is None:
                 self._forget_software(stages)
             else:
                 self.update_record({}, parts=self.part.of)
-            for stage in stages:
-                whole = self.part is None or stage is STAGES[0]  # the images are chosen by one part, while others wait
+            for stage in stages_for(self.recipe, stages):
+                whole = self.part is None or stage.name == _CHOICE  # the images are chosen by one part, while others wait
                 if whole or stage.columns:
                     with exclusive(self.path / ".select.lock") if whole and self.part else nullcontext():
                         run = self._prepared(stage, execution, verify)
@@ -92,21 +104,22 @@ class Build(BuildFolder):
 
         Nothing else is computed. Raises `Unfinished` naming the parts to run again.
         """
-        with self.lock():
+        stages = stages_for(self.recipe)
+        with self.lock(), also(self.recipe.gesture):
             for name in (".select.lock", *(path.name for path in self.path.glob(".part-*.lock"))):
                 remove(self.path / name)
-            for folder in (*self.path.glob("images/*"), *(self.path / stage.columns for stage in STAGES)):
+            for folder in (*self.path.glob("images/*"), *(self.path / stage.columns for stage in stages)):
                 remove_partial(folder)
             join_journals(self.path)
             ids = read_manifest(self.path, columns=["image_id"])["image_id"].to_pylist()
             self.update_record({}, converted=fetch.converted(read_receipts(self.path)[0], ids))
-            for stage in STAGES:
+            for stage in stages:
                 if stage.columns:
                     outcomes = self._inspect(stage)
                     failed = sum((outcome["failed"] for outcome in outcomes), Counter[str]())
                     self._record_outcome(stage, sum(outcome["rows"] for outcome in outcomes), failed)
             report: StageReport = assemble.run(self.path, self.recipe, Execution(progress=progress))
-            self._record_outcome(STAGES[-1], report.rows, report.failed)
+            self._record_outcome(stages[-1], report.rows, report.failed)
         return report
 
     def _prepared(self, stage: StageSpec, execution: Execution, verify: bool) -> Callable[[], StageReport]:
@@ -115,7 +128,7 @@ class Build(BuildFolder):
         if not isinstance(implementation, type):  # a function, which works on the whole build
             return partial(implementation, self.path, self.recipe, execution)
         options = self._options(stage, implementation, execution)
-        if verify and stage.name == "caption" and not options.server:
+        if verify and stage.name == "caption" and hasattr(implementation, "at_commit") and not options.server:
             model, _ = model_folder(options.model, options.revision)
             verification.verify_model(model, f"--{stage.table}.model")
         self._agree_on_software(stage, options)

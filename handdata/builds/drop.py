@@ -13,6 +13,7 @@ from handdata.assets import cache_folder
 from handdata.builds.folder import BuildFolder
 from handdata.errors import UserError
 from handdata.files import remove
+from handdata.gestures import also
 from handdata.rows import decisions
 from handdata.rows.manifest import SOURCES, read_manifest, source_facts
 from handdata.rows.schema import MANIFEST, STAGE_COLUMNS
@@ -62,7 +63,8 @@ def drop(
         _reduce(build.path, rows)
         if assemble.read_summary(build.path) is None:
             return Dropped(len(rows), None, elsewhere)
-        report = assemble.run(build.path, build.recipe, Execution(progress=progress))
+        with also(build.recipe.gesture):
+            report = assemble.run(build.path, build.recipe, Execution(progress=progress))
         return Dropped(len(rows), report.rows, elsewhere)
 
 

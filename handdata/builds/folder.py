@@ -18,6 +18,7 @@ from handdata.files import (
     write_sealed_json,
     write_text,
 )  # fmt: skip
+from handdata.gestures import Gesture
 from handdata.recipe import Recipe, dump, find, load, override
 from handdata.rows.parts import Part
 from handdata.shipped import versions
@@ -90,6 +91,11 @@ class BuildFolder:
             locked(own, f"process {{process}} is working on part {self.part} of {self.path}: wait for it or end it"),
         ):
             yield
+
+    @staticmethod
+    def gestures_of(path: Path) -> dict[str, Gesture]:
+        """Return the own gestures of the recipe in a build folder, none without a recipe."""
+        return load(path / "recipe.toml").gesture if (path / "recipe.toml").is_file() else {}
 
     def write_recipe(self) -> None:
         """Write `recipe.toml`. The lock is held, so that a refused process changes nothing.

@@ -8,6 +8,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from handdata.errors import UserError
+from handdata.gestures import also
 from handdata.recipe import Recipe
 from handdata.rows.decisions import Decisions
 from handdata.rows.schema import SPLITS
@@ -78,6 +80,8 @@ def _of_images(recipe: Recipe, offline: bool) -> Cost:
     images = {split: gestures * with_spares(count, recipe.select.spare) for split, count in counts.items()}
     total = sum(images.values())
     spares = total - gestures * sum(counts.values())
+    if recipe.source.kind == "photos":
+        raise UserError("[source] kind 'photos' needs no plan: its photographs are on this machine and are all taken")
     if recipe.source.kind == "render":
         return Cost(recipe.name, False, images, spares, 0, 0, total * 30_000, None, 0, 0, False, "none")
     sources = resolve(recipe.source, recipe.select.gestures, Path.cwd())
@@ -150,7 +154,8 @@ def _exact(recipe: Recipe, sources: Sources, cost: Cost) -> Cost:
                 f"to plan, the annotations of the recipe's gestures and the index of {len(sources.images)} archive(s)"
                 " are read and kept in the cache; --offline estimates without them"
             )
-        table = select.make_manifest(sources, recipe, Decisions(), client).table
+        with also(recipe.gesture):
+            table = select.make_manifest(sources, recipe, Decisions(), client).table
     splits = table["split"].to_pylist()
     jobs = manifest_jobs(table, recipe.image)
     runs, requests, size = Runs(jobs, recipe.fetch.connections), 0, 0

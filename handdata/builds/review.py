@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handdata.builds.folder import BuildFolder
 from handdata.errors import UserError
 from handdata.files import write_text
-from handdata.gestures import gestures
+from handdata.gestures import also, gestures
 from handdata.readers import read_text
 from handdata.rows import decisions
 from handdata.rows.decisions import Decision
@@ -37,7 +38,8 @@ def write_page(build: Path) -> Path:
     if not any(row["text"] for row in rows):
         raise UserError(f"{build} has no texts to review: run `handdata rewrite {build}` first")
     path = build / "review.html"
-    write_text(path, page(rows, build.resolve().name))
+    with also(BuildFolder.gestures_of(build)):
+        write_text(path, page(rows, build.resolve().name))
     return path
 
 
@@ -71,7 +73,7 @@ def apply_decisions(build: Path, exported: Path) -> Applied:
     checks.
     """
     rows = {row["image_id"]: row for row in read_rows(build)}
-    given = []
+    own, given = BuildFolder.gestures_of(build), []
     for number, line in enumerate(read_text(exported, "--apply").split("\n"), 1):  # a text may hold other line ends
         if line.strip():
             decision = _exported(line, f"--apply {exported}, line {number}")
@@ -80,7 +82,8 @@ def apply_decisions(build: Path, exported: Path) -> Applied:
                     f"--apply {exported}, line {number} decides about {decision.image_id}, which is not in {build}"
                 )
             if decision.what == "edited":
-                _require_fit(decision, rows[decision.image_id])
+                with also(own):
+                    _require_fit(decision, rows[decision.image_id])
             given.append(decision)
     held = decisions.replay(build).images
     new = [decision for decision in given if held.get(str(decision.image_id)) != decision]

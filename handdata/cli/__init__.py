@@ -10,6 +10,7 @@ ABOUT = "Make a dataset of hand gesture photographs, with texts that name the ge
 COMMANDS: program.Table = {
     "plan": "print the cost of a build before large files are read",
     "build": "run the stages of a build, or resume one",
+    "photos": "build a dataset of your own photographs of a gesture",
     **{stage.name: stage.help for stage in STAGES if stage.help},
     "review": "write a page where a person accepts, rejects and corrects rows",
     "status": "print the number of rows done, failed and left, with reasons",

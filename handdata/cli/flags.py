@@ -12,6 +12,7 @@ from tyro import MISSING
 from tyro.conf import Positional, arg
 
 from handdata.builds.folder import BuildFolder
+from handdata.cli.photos import Photos as Photos
 from handdata.errors import UserError
 from handdata.recipe import EvaluateOptions, FetchOptions, ImageOptions, Recipe, RenderOptions, find, load
 from handdata.stages import STAGES, StageSpec, stage_named, stages_until

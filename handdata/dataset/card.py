@@ -41,7 +41,7 @@ def write(
     values = _measures(rows, choice)
     figures.contact_sheet(_sheet(build, rows, choice), folder / "figures" / "contact_sheet.jpg", _SHEET_COLUMNS)
     figures.statistics(values, _LIMIT_OF, folder / "figures" / "statistics.png")
-    source, made_by = origin(recipe.source), provenance(build, recipe)
+    source, made_by = origin(recipe), provenance(build, recipe)
     versions = (read_sealed_json(build / "run.json") or {}).get("versions", {})
     fields = _fields(recipe, source, made_by, summary, values) | {
         "steps": "\n".join(f"{i}. `{name}` {words}." for i, (name, words) in enumerate(steps.items(), 1)),
@@ -51,7 +51,9 @@ def write(
     write_text(folder / "README.md", template.substitute(fields))
     schema = features(list(recipe.select.gestures)).arrow_schema
     words = _croissant_words(list(steps.values()), source, made_by)
-    write_json(folder / "croissant.json", croissant.describe(_title(recipe), words, summary["files"], schema))
+    write_json(
+        folder / "croissant.json", croissant.describe(_title(recipe), words, summary["files"], schema, source.columns)
+    )
 
 
 def metadata(recipe: Recipe, source: Origin, summary: dict[str, Any]) -> str:
@@ -68,7 +70,7 @@ def metadata(recipe: Recipe, source: Origin, summary: dict[str, Any]) -> str:
         "pretty_name": _title(recipe),
         "language": ["en"],
         "task_categories": ["text-to-image", "image-to-text", "image-classification"],
-        "tags": ["hands", "gestures", "hagrid", "hand1000", "hand-landmarks", "diffusion"],
+        "tags": list(source.tags),
         "size_categories": [_size_category(total)],
         "configs": [_configuration(name, members, summary) for name, members in named.items()],
         "dataset_info": [_information(name, members, summary, columns) for name, members in named.items()],
@@ -89,7 +91,7 @@ def _fields(
     summary: dict[str, Any],
     values: dict[str, dict[str, list[float]]],
 ) -> dict[str, str]:
-    limits = [*source.limits, *_LIMITS, *([recipe.publish.notes] if recipe.publish.notes else [])]
+    limits = [*source.limits, *_limits(source), *([recipe.publish.notes] if recipe.publish.notes else [])]
     return {
         "metadata": metadata(recipe, source, summary).strip(),
         "title": _title(recipe),
@@ -101,7 +103,10 @@ def _fields(
         "gesture_count": str(len(summary["rows"])),
         "rows_table": _rows_table(summary),
         "shortfalls": _shortfalls(summary),
-        "columns_table": markdown_table(["column", "meaning"], [(f"`{k}`", v.meaning) for k, v in COLUMNS.items()]),
+        "columns_table": markdown_table(
+            ["column", "meaning"], [(f"`{k}`", source.columns.get(k, v.meaning)) for k, v in COLUMNS.items()]
+        ),
+        "splits": source.splits,
         "models_table": _models_table(made_by),
         "prompt": _prompt(made_by),
         "closest": _closest(summary, recipe.assemble.near_duplicate),
@@ -113,6 +118,10 @@ def _fields(
         "source_citation": source.citation,
         "contact": recipe.publish.contact,
     }
+
+
+def _limits(source: Origin) -> tuple[str, ...]:
+    return _LIMITS[1:] if source.given else _LIMITS
 
 
 def _title(recipe: Recipe) -> str:
@@ -246,18 +255,18 @@ def _croissant_words(steps: list[str], source: Origin, made_by: Provenance) -> d
     models = ", ".join(f"{m.name} ({m.stage})" for m in made_by.models) or "none"
     return {
         "description": source.summary,
-        "license": source.licence.get("license_link", "https://www.apache.org/licenses/LICENSE-2.0"),
+        "license": source.licence_address,
         "url": "https://arxiv.org/abs/2408.15461",
         "creator": {"@type": "sc:Organization", "name": "users of hand1000"},
         "keywords": ["hands", "gestures", "text-to-image"],
         "rai:dataCollection": f"Pictures were made by {source.producers}; images were chosen by a hash (README.md).",
         "rai:dataPreprocessingProtocol": steps,
-        "rai:dataAnnotationProtocol": "Boxes and labels are the source's. Landmarks, captions and texts are made by"
+        "rai:dataAnnotationProtocol": f"{source.annotation}"
         " programs and checked by rules; `checks` lists the checks that captions and drafts failed.",
         "rai:machineAnnotationTools": models,
         "rai:dataUseCases": "Fine-tuning and evaluating text-to-image models that draw hands; research on gestures."
         " Not for recognising or profiling people.",
-        "rai:dataLimitations": [*source.limits, *_LIMITS],
+        "rai:dataLimitations": [*source.limits, *_limits(source)],
         "rai:dataBiases": source.limits[0],
         "rai:personalSensitiveInformation": source.personal,
         "rai:dataReleaseMaintenancePlan": "Images and persons are removed on request (see README.md), and the dataset"

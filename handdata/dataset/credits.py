@@ -1,12 +1,13 @@
 """The credits on the card: the source of the images, the models whose output the columns are, and the prompt."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handdata.recipe import Recipe, SourceOptions
-from handdata.rows.schema import STAGE_COLUMNS
+from handdata.recipe import Recipe
+from handdata.rows.schema import COLUMNS, STAGE_COLUMNS
 from handdata.rows.shards import FINGERPRINT, read_table, shard_path
 
 HAGRID_LICENCE = "https://github.com/hukenovs/hagrid/blob/master/license/en_us.pdf"
@@ -24,6 +25,19 @@ class Origin:
     limits: tuple[str, ...]
     producers: str
     citation: str
+    tags: tuple[str, ...] = ("hands", "gestures", "hagrid", "hand1000", "hand-landmarks", "diffusion")
+    splits: str = (
+        "`train` consists of the source's training persons, `validation` of its validation persons (or of 5 % of the"
+        " training\npersons where it has no validation split), `test` of its test persons. No person is in two splits."
+    )
+    columns: Mapping[str, str] = field(default_factory=dict)  # meanings of columns that are not HaGRID's
+    annotation: str = "Boxes and labels are the source's. Landmarks, captions and texts are made by"
+    given: bool = False  # captions came with the photographs
+
+    @property
+    def licence_address(self) -> str:
+        """The licence as Croissant wants it: an address where one is known, else its name."""
+        return self.licence.get("license_link") or _ADDRESSES.get(self.licence["license"], self.licence["license"])
 
 
 HAGRID = Origin(
@@ -69,6 +83,26 @@ DRAWN = Origin(
     citation="",
 )
 
+_ADDRESSES = {
+    "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+    "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    **{f"cc-{name}-4.0": f"https://creativecommons.org/licenses/{name}/4.0/"
+       for name in ("by", "by-sa", "by-nc", "by-nd", "by-nc-sa", "by-nc-nd")},
+}  # fmt: skip
+
+_PHOTO_COLUMNS = {
+    "gesture": "gesture, by its name in the recipe",
+    "image_id": "first 32 hex digits of the sha256 of the photograph's pixels",
+    "subject": "group of photographs of one person, or that look alike: 16 hex digits",
+    "hagrid_split": "empty: the photographs are not from HaGRID",
+    "orig_width": "width of the photograph, upright",
+    "orig_height": "height of the photograph, upright",
+    "bboxes": "boxes around the landmarks of the hands, with a margin: [x, y, width, height] in fractions of the image",
+    "source": "folder or dataset that the photograph came from",
+    "member": "name of its file there, or the hash of a file that was copied",
+    "crc32": "CRC-32 of that file",
+}
+
 # Licence of a model and the sentence that the card must carry for it, by a part of the model's name.
 _LICENCES = {
     "llama-3": ("Llama 3 Community License", "Texts: **Built with Meta Llama 3**. Meta Llama 3 is licensed under the"
@@ -102,9 +136,45 @@ class Provenance:
     licences: tuple[str, ...]  # one sentence each
 
 
-def origin(source: SourceOptions) -> Origin:
-    """Return the text on a recipe's source. Every source that is not drawn has HaGRID's layout and licence."""
-    return DRAWN if source.kind == "render" else HAGRID
+def origin(recipe: Recipe) -> Origin:
+    """Return the text on a recipe's source. Archives and folders have HaGRID's layout and licence."""
+    if recipe.source.kind == "photos":
+        return _photographs(recipe)
+    return DRAWN if recipe.source.kind == "render" else HAGRID
+
+
+def _photographs(recipe: Recipe) -> Origin:
+    """Return the text on a person's own photographs: what the recipe states, and nothing of HaGRID's."""
+    name, credit = recipe.photos.license.strip(), recipe.photos.credit.strip()
+    known = name.lower() if name.lower() in _ADDRESSES else ""
+    licence = {"license": known or "other", **({} if known else {"license_name": name})} if name else {}
+    by = f" by {credit}" if credit else ""
+    texts = recipe.photos.texts
+    return Origin(
+        picture="photograph of a hand",
+        summary="Photographs of hand gestures, each with the hand's landmarks and a text that names the gesture.",
+        licence=licence or {"license": "unknown"},
+        licence_line=f"Photographs{by}: {name}."
+        if name
+        else f"Photographs{by}: no licence was stated; ask before use.",
+        personal="The photographs may show people. EXIF, which may hold a place, was removed. `subject` is a hash that"
+        " groups the photographs of one person, or those that look alike.",
+        limits=(
+            "All photographs are from one collection: persons, places and light may vary little.",
+            "Boxes are computed from MediaPipe's landmarks, and so is the choice of the hand that makes the gesture;"
+            " no person has annotated them.",
+        ),
+        producers=credit or "the owner of the photographs",
+        citation="",
+        tags=("hands", "gestures", "hand1000", "hand-landmarks", "diffusion"),
+        splits="About a tenth of each gesture's photographs are in `validation` and in `test`. Photographs of one"
+        " person, where persons are\nknown, and photographs that look alike, such as bursts, are in one split.",
+        columns=_PHOTO_COLUMNS
+        | ({"caption": "caption that came with the photograph"} if texts != "none" else {})
+        | ({"text": f"text that came with the photograph; {COLUMNS['text'].meaning}"} if texts == "final" else {}),
+        annotation="Boxes, labels and landmarks are computed; captions and texts are made by",
+        given=texts != "none",
+    )
 
 
 def provenance(build: Path, recipe: Recipe) -> Provenance:
@@ -115,7 +185,7 @@ def provenance(build: Path, recipe: Recipe) -> Provenance:
     names = {"landmarks": "hand_landmarker.task", "captions": recipe.caption.model, "texts": recipe.rewrite.model}
     models, sentences, prompt = [], [], None
     for stage, fingerprint in fingerprints(build).items():
-        if stage not in names or not isinstance(fingerprint, dict):
+        if stage not in names or not isinstance(fingerprint, dict) or "given" in fingerprint:
             continue
         name = Path(names[stage]).name if names[stage].startswith("/") else names[stage]
         licence, sentence = _licence(name)

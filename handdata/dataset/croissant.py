@@ -1,5 +1,6 @@
 """Describe the dataset in Croissant (MLCommons, version 1.1) with the fields of its responsible-AI vocabulary."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -56,11 +57,13 @@ _CONTEXT = {
 }
 
 
-def describe(name: str, words: dict[str, str], files: list[dict[str, Any]], schema: pa.Schema) -> dict[str, Any]:
+def describe(
+    name: str, words: dict[str, str], files: list[dict[str, Any]], schema: pa.Schema, meanings: Mapping[str, str]
+) -> dict[str, Any]:
     """Return `croissant.json` as a dict.
 
     `words`: the card's paragraphs (description, licence, url, and `rai:...` fields). `files`: path, bytes and sha256 of
-    the Parquet files. The record set reads all of them.
+    the Parquet files. The record set reads all of them. `meanings` are those of columns that differ from `COLUMNS`.
     """
     parquet = {
         "@type": "cr:FileSet",
@@ -88,7 +91,7 @@ def describe(name: str, words: dict[str, str], files: list[dict[str, Any]], sche
                 "name": "rows",
                 "description": "one row per photograph",
                 "key": {"@id": "rows/image_id"},
-                "field": [_field(field) for field in schema],
+                "field": [_field(field, meanings) for field in schema],
             }
         ],
     }
@@ -106,7 +109,7 @@ def _file(file: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _field(field: pa.Field) -> dict[str, Any]:
+def _field(field: pa.Field, meanings: Mapping[str, str]) -> dict[str, Any]:
     kind, depth = field.type, 0
     while pa.types.is_list(kind):
         kind, depth = kind.value_type, depth + 1
@@ -114,7 +117,7 @@ def _field(field: pa.Field) -> dict[str, Any]:
         "@type": "cr:Field",
         "@id": f"rows/{field.name}",
         "name": field.name,
-        "description": COLUMNS[field.name].meaning,
+        "description": meanings.get(field.name, COLUMNS[field.name].meaning),
         "dataType": "sc:ImageObject" if field.name == "image" else _TYPES[kind],
         "source": {"fileSet": {"@id": "parquet"}, "extract": {"column": field.name}},
     }

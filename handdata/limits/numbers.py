@@ -50,6 +50,8 @@ RANGES: dict[str, Range] = {
     "retries": Range(0, 100), "temperature": Range(0, 2), "max_tokens": Range(1, 32_768),
     "parallel": Range(1, 255),  # llama.cpp holds 256 sequences, one of which is the common beginning
     "gpu_layers": Range(-1, 2**31 - 1), "near_duplicate": Range(0, 64),
+    **dict.fromkeys(("Joints.index", "Joints.middle", "Joints.ring", "Joints.little"), Range(-30, 120)),  # degrees
+    "Joints.spread": Range(-40, 40), "View.turn": Range(-360, 360), "View.lean": Range(-360, 360),
     # handtrain
     "lam": _SHARE, "mu": _SHARE, "eta": _SHARE, "guidance": Range(-1000, 1000), "resolution": Range(0, 16_384),
     "hand_weight": Range(0, 1e6, open=True), "embedding_lr": _RATE, "unet_lr": _RATE, "fusion_lr": _RATE,

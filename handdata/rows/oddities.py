@@ -18,6 +18,11 @@ ODDITIES = {
     "subject-in-splits": "the person appears in several of HaGRID's splits: kept for test, then val, then train",
     "image-missing": "annotated, but not in the archive: left out",
     "repeated-member": "the archive has several members for the image: the last one is used",
+    "photo-unreadable": "the file is not a whole image: left out",
+    "photo-repeated": "the same pixels as another photograph: left out",
+    "photo-without-hand": "no hand is found: left out",
+    "photo-differs": "no hand is like those of the other photographs: the nearest one is taken, with a remark",
+    "photo-of-other-gesture": "of a gesture that the recipe does not have: left out",
 }
 
 

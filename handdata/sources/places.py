@@ -82,7 +82,7 @@ def addresses(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> 
 
     A manifest holds no passwords and signatures; the recipe does. The result is empty for a recipe without `images`.
     """
-    if options.kind == "render" or not options.images:
+    if options.kind in ("render", "photos") or not options.images:
         return {}
     images = resolve(options, gestures, base).images
     return {

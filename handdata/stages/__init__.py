@@ -12,11 +12,12 @@ A new stage is one module here, one row of STAGES, its columns and reasons in `r
 
 import importlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from handdata.errors import UserError, require_known
+from handdata.recipe import Recipe
 from handdata.rows.parts import Part
 from handdata.rows.shards import shard_path
 
@@ -121,6 +122,33 @@ STAGES = (
               card="took the requested number of rows per gesture and split; a spare replaces a row that failed",
               more_tables=("publish",)),
 )  # fmt: skip
+
+
+# The stages that work otherwise on photographs whose texts came with them (`photos.texts`), and on all photographs.
+_GIVEN: dict[str, tuple[str | None, str]] = {
+    "caption": ("handdata.stages.given:GivenCaptions", "took the caption that came with each photograph"),
+    "rewrite": ("handdata.stages.given:GivenTexts", "took the text that came with each photograph; rules checked it"),
+}
+_PHOTOS: dict[str, tuple[str | None, str]] = {
+    "select": (None, "took all photographs with a hand; the hand that is most like those of the other photographs makes"
+               " the gesture, and its box is that of its landmarks with a margin"),
+    "fetch": (None, "read the photographs, baked in the orientation, scaled larger images to a short side of"
+              " {short_side} px, converted other pixels to sRGB, removed EXIF"),
+    "check": ("handdata.stages.given:PhotoChecks", ""),
+}  # fmt: skip
+
+
+def stages_for(recipe: Recipe, stages: tuple[StageSpec, ...] = STAGES) -> tuple[StageSpec, ...]:
+    """Return the stages as they work on a recipe's source."""
+    if recipe.source.kind != "photos":
+        return stages
+    texts: tuple[str, ...] = {"none": (), "caption": ("caption",), "final": ("caption", "rewrite")}[recipe.photos.texts]
+    changes = {**_PHOTOS, **{name: _GIVEN[name] for name in texts}}
+    return tuple(_changed(stage, *changes.get(stage.name, (None, ""))) for stage in stages)
+
+
+def _changed(stage: StageSpec, implementation: str | None, card: str) -> StageSpec:
+    return replace(stage, implementation=implementation or stage.implementation, card=card or stage.card)
 
 
 def stage_named(name: str) -> StageSpec:

@@ -5,6 +5,7 @@ The folder `dataset/` appears by rename when it is complete; `publish` uploads i
 
 import hashlib
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from handdata.recipe import Recipe
 from handdata.rows import decisions
 from handdata.rows.manifest import public_metadata, read_manifest
 from handdata.rows.publication import Choice, choose
-from handdata.rows.schema import SPLITS, STAGE_COLUMNS, features
+from handdata.rows.schema import MANIFEST, SPLITS, STAGE_COLUMNS, features
 from handdata.rows.shards import SHARD_ROWS, read_shard, shard_count, shard_path
 from handdata.rows.shortfalls import of_dataset
-from handdata.stages import STAGES, Execution, StageReport, needs, stage_named
+from handdata.stages import STAGES, Execution, StageReport, needs, stage_named, stages_for
 
 VERSION = 1  # raised when a change of the code changes the dataset
 
@@ -99,7 +100,12 @@ def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
     key, decided = _input_key(build, recipe), decisions.replay(build)
     rows = read_rows(build, decided)
     counts = {split: getattr(recipe.select, split) for split in SPLITS}
+    if recipe.source.kind == "photos":  # all of them, in the splits of the manifest
+        counts = dict.fromkeys(SPLITS, rows.num_rows)
     choice = choose(rows, recipe.select.gestures, counts, recipe.assemble.near_duplicate)
+    if recipe.source.kind == "photos":
+        selected = Counter(zip(rows["gesture"].to_pylist(), rows["split"].to_pylist(), strict=True))
+        choice.requested = {key: selected[key] for key in choice.requested}
     if not any(choice.rows.values()):
         raise UserError(f"no row of {build} can be published: `handdata status {build}` lists the reasons")
     rows = _published(rows, decided, recipe.select.gestures)
@@ -108,7 +114,7 @@ def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
         pq.write_table(_manifest(build, choice), staging / "manifest.parquet", compression="zstd")
         summary = _summary(key, choice, files)
         values = {"seed": recipe.select.seed, "short_side": recipe.image.short_side}
-        steps = {stage.columns or stage.name: stage.card.format(**values) for stage in STAGES if stage.card}
+        steps = {stage.columns or stage.name: stage.card.format(**values) for stage in stages_for(recipe) if stage.card}
         card.write(build, staging, recipe, steps, summary, rows, choice)
         write_checksums(staging, files)
         summary["checksums"] = sha256_of(staging / CHECKSUMS)
@@ -140,7 +146,7 @@ def _cast(column: Any, kind: pa.DataType) -> Any:
 def _manifest(build: Path, choice: Choice) -> pa.Table:
     """Return the manifest of the published rows, from which `fetch --manifest` gets the same images on any machine."""
     numbers = sorted(number for rows in choice.rows.values() for number in rows)
-    table = read_manifest(build)
+    table = read_manifest(build, columns=MANIFEST.names)
     return table.take(numbers).replace_schema_metadata(public_metadata(table.schema))
 
 
@@ -175,7 +181,9 @@ def _input_key(build: Path, recipe: Recipe) -> str:
     """Return a hash of everything that decides the dataset; images enter by their sha256 in the stage `facts`."""
     digest = hashlib.sha256(f"{VERSION} {card.VERSION} {pa.__version__}".encode())
     digest.update(decisions.content(build))
-    tables = (recipe.select, recipe.image, recipe.assemble, recipe.publish)
+    tables: tuple[Any, ...] = (recipe.select, recipe.image, recipe.assemble, recipe.publish)
+    if recipe.source.kind == "photos":
+        tables = (*tables, recipe.photos, recipe.gesture)
     digest.update(repr((recipe.name, *tables, fingerprints(build))).encode())
     rows = read_manifest(build)
     digest.update((build / "manifest.parquet").read_bytes())

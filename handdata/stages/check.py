@@ -8,14 +8,16 @@ from handdata.recipe import CheckOptions
 from handdata.stages import Columns
 from handdata.texts.checks import REMARKS, failures
 
+_INPUTS = (
+    "caption", "gesture", "text", "rewrite", "draft_checks", "labels", "hand_landmarks", "landmarks_in_box",
+)  # fmt: skip
+
 
 class FinalChecks:
     """Check the final texts; add remarks to rows that are kept but deserve a look."""
 
     version: ClassVar = 1
-    inputs: ClassVar = (
-        "caption", "gesture", "text", "rewrite", "draft_checks", "labels", "hand_landmarks", "landmarks_in_box",
-    )  # fmt: skip
+    inputs: ClassVar[tuple[str, ...]] = _INPUTS
     final_reasons: ClassVar[frozenset[str]] = frozenset()
 
     @staticmethod
@@ -27,9 +29,7 @@ class FinalChecks:
 
     def __call__(self, columns: Columns) -> Columns:
         """Return `checks`: failures of caption and drafts, and remarks. Asserts that the final texts pass."""
-        rows = [
-            dict(zip(self.inputs, row, strict=True)) for row in zip(*(columns[n] for n in self.inputs), strict=True)
-        ]
+        rows = [dict(zip(_INPUTS, row, strict=True)) for row in zip(*(columns[n] for n in _INPUTS), strict=True)]
         for row in rows:
             failed = failures(row["caption"], row["gesture"], row["text"])
             assert not failed, f"a final text fails {failed}: {row['text']!r} of the caption {row['caption']!r}"
@@ -46,4 +46,4 @@ def remarks(row: dict[str, Any], options: CheckOptions) -> list[str]:
         "image:more-hands": hands > len(row["labels"]),
         "text:template": row["rewrite"] == "template",
     }
-    return [name for name in REMARKS if applies[name]]
+    return [name for name in REMARKS if applies.get(name)]

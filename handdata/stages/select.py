@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from handdata.errors import UserError
-from handdata.recipe import GESTURE, ImageOptions, Recipe, SourceOptions, absolute_place
+from handdata.recipe import GESTURE, ImageOptions, Recipe, SourceOptions, absolute_place, with_gesture
 from handdata.rows.decisions import Decisions, replay
 from handdata.rows.manifest import Manifest, SourceFacts, read_manifest
 from handdata.rows.oddities import Oddities
@@ -40,6 +40,8 @@ def run(build: Path, recipe: Recipe, execution: Execution, again: bool = False) 
     """
     path = build / "manifest.parquet"
     report = StageReport()
+    if recipe.source.kind == "photos":
+        return _photographs(build, recipe, execution)
     if recipe.source.images or recipe.source.kind == "render" or not path.exists():
         source = _rendered(build, recipe, execution) if recipe.source.kind == "render" else recipe.source
         sources = resolve(source, recipe.select.gestures, build)
@@ -59,6 +61,29 @@ def run(build: Path, recipe: Recipe, execution: Execution, again: bool = False) 
             metadata = {**(manifest.table.schema.metadata or {}), KEY: key.encode()}
             write_table(manifest.table.replace_schema_metadata(metadata), path)
             report.notes["selection"], report.made_rows = manifest.notes(), manifest.table.num_rows
+    report.rows = read_manifest(build, columns=["image_id"]).num_rows
+    return report
+
+
+def _photographs(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
+    """Write the manifest of a folder of photographs, unless the existing one was made from the same files."""
+    from handdata.photos import forms
+    from handdata.photos import manifest as photos
+
+    path, report = build / "manifest.parquet", StageReport()
+    if len(recipe.source.images) != 1:
+        raise UserError(f"{photos.OPTION} lists {len(recipe.source.images)} places: the kind 'photos' needs one")
+    place = forms.resolved(with_gesture(recipe.source.images[0], GESTURE), photos.OPTION)
+    tables = (recipe.select, recipe.photos, recipe.image, recipe.landmarks, recipe.fetch, recipe.gesture)
+    parts = [photos.VERSION, forms.state(place), repr(tables)]
+    key = hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogateescape")).hexdigest()
+    if path.exists():
+        read_manifest(build, columns=["image_id"])  # raises if it is damaged: it is not replaced without a word
+    if stored_key(path) != key:
+        manifest = photos.make_manifest(place, recipe, build / "source", replay(build), execution.progress)
+        metadata = {**(manifest.table.schema.metadata or {}), KEY: key.encode()}
+        write_table(manifest.table.replace_schema_metadata(metadata), path)
+        report.notes["selection"] = manifest.notes()
     report.rows = read_manifest(build, columns=["image_id"]).num_rows
     return report
 

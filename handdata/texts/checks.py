@@ -63,6 +63,7 @@ REMARKS: dict[str, str] = {
     "image:no-hand": "MediaPipe finds no hand",
     "image:hand-outside-box": "the gesture's box holds less of a hand than check.in_box",
     "image:more-hands": "MediaPipe finds more hands than there are boxes",
+    "image:gesture-differs": "no hand is like those of the other photographs of the gesture",
     "text:template": "no draft of the model passed; the phrase was inserted by rule",
 }
 

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from functools import cache
 from itertools import accumulate
 
-from handdata.gestures import gestures
+from handdata.gestures import Own, also, gestures, own_gestures
 
 PHRASE = "§"  # replaces the gesture phrase in a list of tokens
 
@@ -149,7 +149,7 @@ def gestures_named(tokens: list[str]) -> list[tuple[int, int, frozenset[str]]]:
     joined = " ".join(tokens)
     starts = list(accumulate((len(token) + 1 for token in tokens), initial=0))  # of each token in the joined text
     hits: dict[tuple[int, int], set[str]] = {}
-    for name, pattern in _patterns():
+    for name, pattern in _patterns(own_gestures()):
         for match in pattern.finditer(joined):
             start = bisect_left(starts, match.start())
             hits.setdefault((start, start + match[0].count(" ") + 1), set()).add(name)
@@ -191,10 +191,11 @@ def content(tokens: list[str]) -> list[int]:
 
 
 @cache
-def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    entries = (
-        (name, words) for name, g in gestures().items() for words in (g.phrase.removeprefix("making "), *g.words)
-    )
+def _patterns(own: Own) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Return the patterns of all gestures; `own` are those that this block has added."""
+    with also(own):
+        table = gestures()
+    entries = ((name, words) for name, g in table.items() for words in (g.phrase.removeprefix("making "), *g.words))
     return tuple((name, _pattern(words)) for name, words in entries)
 
 

@@ -22,6 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # the last one 
 PIXELS = 2  # increased when other pixels come from the same file; part of the keys of caches
 MAX_PIXELS = 100_000_000  # HaGRID's largest photographs have 12 million
 
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1")  # brands of files that pillow-heif opens
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 0x0102, 0x0106, 0x0153  # tags of TIFF and EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -111,6 +112,8 @@ def _opened(data: bytes) -> Image.Image:
     formats = _formats()
     if data[:3] == b"\xff\xd8\xff":  # not by Image.open, which reads the directory of further pictures (MPO) first
         return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC and _heif_installed():
+        return Image.open(io.BytesIO(data), formats=("HEIF",))
     if data[:8] != png.SIGNATURE:
         image = Image.open(io.BytesIO(data), formats=formats)
         if isinstance(image, TiffImagePlugin.TiffImageFile) and not isinstance(image.tag_v2.get(_ORIENTATION, 1), int):
@@ -121,6 +124,17 @@ def _opened(data: bytes) -> Image.Image:
     if profile:
         image.info["icc_profile"] = profile
     return image
+
+
+@cache
+def _heif_installed() -> bool:
+    """Register pillow-heif with Pillow; return whether it is installed (the extra `heif`)."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 @cache
@@ -136,7 +150,7 @@ def _is_of_the_image(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         return False
     names = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(name.startswith("PIL.") for name in names) or isinstance(error, MemoryError)
+    return any(name.startswith(("PIL.", "pillow_heif")) for name in names) or isinstance(error, MemoryError)
 
 
 def _with_colour_key(image: Image.Image, data: bytes) -> Image.Image:

@@ -87,6 +87,8 @@ def device(stage: str, recipe: Recipe) -> str:
 
 def record(recipe: Recipe, reports: dict[str, StageReport], seconds: dict[str, float], workers: int) -> None:
     """Keep the speed of the stages that did all their work in this run; a cache that cannot be written is named."""
+    if recipe.source.kind == "photos":  # they need no plan, and texts that came with them take no time
+        return
     measured = {}
     for name, report in reports.items():
         if report.rows >= _LEAST and _made_all(name, report):

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from handdata.errors import Unfinished, UserError
+from handdata.gestures import also, own_gestures
 from handdata.recipe import StageResources
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, STAGE_COLUMNS, shard_schema
@@ -28,6 +29,7 @@ class ShardWorker:
 
     def __init__(self, stage: StageSpec, options: Any, build: Path, resources: StageResources = _DEFAULT) -> None:
         self.stage, self.options, self.build, self.resources = stage, options, build, resources
+        self._own = own_gestures()  # of the recipe; they reach other processes with this worker
         self.software = software_of(stage, options)  # of the driver: every worker must have the same
         self._model: Stage | None = None  # loaded for the first shard that needs it
 
@@ -39,6 +41,10 @@ class ShardWorker:
 
     def __call__(self, shard: int) -> Outcome:
         """Make the shard unless it is finished; return its outcome."""
+        with also(self._own):
+            return self._make(shard)
+
+    def _make(self, shard: int) -> Outcome:
         work: type[Stage] = self.stage.load()
         columns, failed_earlier = read_inputs(self.build, work.inputs, shard, self.stage)
         key = input_key(self.stage, self.options, columns, failed_earlier)
@@ -68,10 +74,13 @@ class ShardWorker:
         table = read_shard(self.build, self.stage.columns, shard, columns["image_id"])
         if table is None:
             return None, "missing"
+        with also(self._own):
+            key = input_key(self.stage, self.options, columns, failed_earlier)
+            wanted = work.fingerprint(self.options)
         metadata = table.schema.metadata or {}
-        if metadata.get(KEY) == input_key(self.stage, self.options, columns, failed_earlier).encode():
+        if metadata.get(KEY) == key.encode():
             return _outcome(table, made=False), ""
-        stored, wanted = json.loads(metadata.get(FINGERPRINT, "null")), work.fingerprint(self.options)
+        stored = json.loads(metadata.get(FINGERPRINT, "null"))
         if isinstance(stored, dict) and isinstance(wanted, dict):
             names = [name for name in wanted if stored.get(name) != wanted[name]]
             other = [f"{name} {_brief(stored.get(name))} instead of {_brief(wanted[name])}" for name in names]

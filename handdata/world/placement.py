@@ -1,4 +1,7 @@
-"""Placement of a hand before the camera: the side it shows, its lean, its place and size in the picture."""
+"""Placement of a hand before the camera: the side it shows, its lean, its place and size in the picture.
+
+A flawed hand is drawn again until its flaws are visible, as a comparison with the right hand on a coarse grid shows.
+"""
 
 # mypy: disable-error-code="no-any-return"
 
@@ -9,6 +12,7 @@ import numpy as np
 
 from handdata.world.flaws import Wrong, flawed_hand
 from handdata.world.flesh import Capsule, arm_capsules, hand_capsules
+from handdata.world.gesture_file import DrawnGesture
 from handdata.world.skeleton import (
     Array,
     Pose,
@@ -20,12 +24,12 @@ from handdata.world.skeleton import (
     natural_pose,
     pose_hand,
 )
-from handdata.world.surface import Camera
-from handdata.world.visibility import changed_share
+from handdata.world.surface import Camera, find_surface
 
 # By gesture: turns about the hand's length (degrees; 0 shows the palm of a left hand, 180 the back) and their spread,
 # the lean to the right of the picture (of a hand that shows its palm) and its spread.
-_VIEWS: dict[str, tuple[tuple[float, ...], float, float, float]] = {
+_View = tuple[tuple[float, ...], float, float, float]
+_VIEWS: dict[str, _View] = {
     "call": ((0, 0, 180), 10, 45, 10),
     "dislike": ((10, 10, 170), 9, -90, 9),
     "like": ((10, 10, 170), 9, 90, 9),
@@ -37,9 +41,12 @@ _VIEWS: dict[str, tuple[tuple[float, ...], float, float, float]] = {
     "no_gesture": ((20, 160), 25, 70, 20),
     "natural": ((0, 0, 180), 22, 0, 28),
 }
-_UPRIGHT = ((0,), 8, 0, 6)
+_UPRIGHT: _View = ((0,), 8, 0, 6)
 _VISIBLE = 0.08  # a flaw changes at least this share of the hand's area
 _TRIES = 12  # hands that are tried until their flaws are visible
+_GRID = 64  # pixels of the comparison's longer side
+_TURNED = 0.75  # cosine: a surface that faces another way by more than 41 degrees has changed
+_LIGHT = np.array([0.0, 0.0, 1.0])  # find_surface wants one; its shadows are not used
 _FILLS, _FILLS_IDLE = (0.54, 0.72), (0.28, 0.36)  # share of the picture's height that 180 mm of a hand take
 
 
@@ -76,15 +83,16 @@ def hold_hand(
     rng: np.random.Generator,
     malformed: bool = False,
     wrong: Wrong | None = None,
+    drawn: DrawnGesture | None = None,
 ) -> Hand:
     """Pose a hand and put it before the camera so that it fills its part of the picture.
 
-    `label` is a gesture, `no_gesture` (idle) or `natural` (any pose; its label is `no_gesture` too). A hand that is not
-    idle is made small enough to fit into the picture. With `wrong` it gets flaws and keeps its place and size.
+    `label` is a gesture (of the file `drawn`, if any), `no_gesture` (idle) or `natural` (any pose, labelled
+    `no_gesture`). A hand that is not idle fits into the picture. With `wrong` it keeps its place and size.
     """
-    pose = _pose(label, rng)
+    pose = drawn.pose(rng) if drawn else _pose(label, rng)
     hand, flaws = malformed_hand(shape, pose, rng) if malformed else (pose_hand(shape, pose), ())
-    matrix = _turned_as(label, side, rng)
+    matrix = _turned_as(label, side, rng, drawn)
     fitted = hand.joints @ matrix.T
     middle = (fitted.min(axis=0) + fitted.max(axis=0)) / 2
     arm = _arm(hand, shape.scale, sleeve, place.idle, rng)
@@ -119,9 +127,12 @@ def _pose(label: str, rng: np.random.Generator) -> Pose:
     return natural_pose(rng) if label == "natural" else gesture_pose(label, rng)
 
 
-def _turned_as(label: str, side: str, rng: np.random.Generator) -> Array:
+def _turned_as(label: str, side: str, rng: np.random.Generator, drawn: DrawnGesture | None) -> Array:
     """Return the matrix from hand space to camera space: the gesture's view, and the mirror for right hands."""
     turns, turn_spread, lean, lean_spread = _VIEWS.get(label, _UPRIGHT)
+    if drawn:
+        view = drawn.view
+        turns, turn_spread, lean, lean_spread = view.turn, view.turn_spread, view.lean, view.lean_spread
     turn = float(rng.choice(turns)) + turn_spread * _normal(rng)
     showing = 1 if np.cos(np.radians(turn)) >= 0 else -1
     turned = _rotation(turn, 6 * _normal(rng), -showing * lean + lean_spread * _normal(rng))
@@ -179,3 +190,25 @@ def _rotation(turn: float, nod: float, lean: float) -> Array:
     about_x = np.array([[1, 0, 0], [0, cb, -sb], [0, sb, cb]])
     about_z = np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
     return about_z @ about_x @ about_y
+
+
+def changed_share(right: list[Capsule], wrong: list[Capsule], camera: Camera, inner: int) -> float:
+    """Return the share of the right hand's pixels in which the wrong hand looks different, arms left out.
+
+    A pixel is different where only one of the hands covers it, or where their surfaces face other ways. `inner` is the
+    width and height of the picture that the camera is made for.
+    """
+    scale = _GRID / inner
+    small = Camera(camera.distance, camera.focal * scale, (camera.center[0] * scale, camera.center[1] * scale))
+    seen, other = (_normals([c for c in hand if c.chain >= 0], small) for hand in (right, wrong))
+    covered, both = seen.any(axis=2), seen.any(axis=2) & other.any(axis=2)
+    different = (covered != other.any(axis=2)) | (both & ((seen * other).sum(axis=2) < _TURNED))
+    return float(different.sum() / max(covered.sum(), 1))
+
+
+def _normals(hand: list[Capsule], camera: Camera) -> Array:
+    """Return the surface's normals (grid, grid, 3), zero where nothing is seen."""
+    surface = find_surface(hand, camera, (_GRID, _GRID), _LIGHT)
+    normals = np.zeros((_GRID, _GRID, 3))
+    normals[surface.rows, surface.columns] = surface.normals
+    return normals

@@ -24,6 +24,7 @@ from handdata.readers import read_json
 from handdata.recipe import RenderOptions
 from handdata.rows.schema import HAGRID_SPLITS, SPLITS
 from handdata.world.flaws import FLAWS
+from handdata.world.gesture_file import drawn_names, gesture_files, texts
 from handdata.world.skeleton import GESTURES
 from handdata.world.tasks import Task, draw_task, image_id, plan
 
@@ -52,15 +53,16 @@ def draw(
         _draw_all(options, tasks, folder / _DRAWING, workers, progress)
         _archive(options, tasks, folder)
     drawn = [task.gesture for task in tasks if task.kind != "absent"]
-    return {name: drawn.count(name) for name in options.gestures or GESTURES}
+    return {name: drawn.count(name) for name in drawn_names(options)}
 
 
 def check(options: RenderOptions) -> None:
     """Raise `UserError` for options that cannot be drawn."""
-    gestures.require(options.gestures)
+    known = (*GESTURES, *gesture_files(options))
+    gestures.require(options.gestures, known)
     for name in options.gestures:
-        if name not in GESTURES:
-            raise UserError(f"--gestures: '{name}' cannot be drawn yet; choose from {', '.join(GESTURES)}")
+        if name not in known:
+            raise UserError(f"--gestures: '{name}' cannot be drawn yet; choose from {', '.join(known)}")
     counts = {name: getattr(options, name) for name in SPLITS}
     for name, count in counts.items():
         if count < 0:
@@ -96,6 +98,9 @@ def summary(options: RenderOptions) -> str:
 
 def _key(options: RenderOptions) -> dict[str, Any]:
     table: dict[str, Any] = json.loads(json.dumps(asdict(options)))
+    table["gesture_file"] = texts(options)  # what they say, wherever they are
+    if not options.gesture_file:
+        del table["gesture_file"]
     return {"version": VERSION, "options": table}
 
 
@@ -114,7 +119,14 @@ def _prepare(options: RenderOptions, folder: Path, own: bool) -> None:
     Raises `UserError` if the folder holds archives that were not drawn: they may be HaGRID's own.
     """
     stamp = folder / _DRAWING / "render.json"
-    old = [folder / name for name in ("annotations.zip", "truth.jsonl", *(f"{gesture}.zip" for gesture in GESTURES))]
+    old = [
+        folder / name
+        for name in (
+            "annotations.zip",
+            "truth.jsonl",
+            *(f"{gesture}.zip" for gesture in (*GESTURES, *drawn_names(options))),
+        )
+    ]
     old = [path for path in old if path.exists()]
     if old and not own and not (folder / "render.json").exists() and not stamp.exists():
         raise UserError(f"--out {folder} holds {old[0].name}, which 'render' did not make: choose another folder")

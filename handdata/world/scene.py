@@ -6,7 +6,9 @@ or a bare arm, which may fall outside the frame, is mentioned only if enough pix
 
 # mypy: disable-error-code="no-any-return"
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 from handdata.world import backdrop
 from handdata.world.flaws import Wrong
 from handdata.world.flesh import ARM_CHAIN, SLEEVE_CHAIN
+from handdata.world.gesture_file import DrawnGesture
 from handdata.world.placement import Place, hand_truth, hold_hand
 from handdata.world.shading import Light, developed, inner_size, laid_over, lit_colours
 from handdata.world.skeleton import Array, Shape, person_shape
@@ -80,12 +83,13 @@ def draw_picture(
     rng: np.random.Generator,
     malformed: bool = False,
     wrong: Wrong | None = None,
+    drawn: Mapping[str, DrawnGesture] = MappingProxyType({}),
 ) -> Picture:
     """Draw a person making a gesture, `size` pixels wide and high.
 
     `second` is what the other hand does: '' (not in the picture), 'no_gesture' or a gesture. With `gesture`
     'no_gesture' the picture shows an idle hand alone, with 'natural' a hand in any pose. `malformed` or `wrong` makes
-    the first hand wrong; with `wrong` nothing else in the picture changes.
+    the first hand wrong; with `wrong` nothing else in the picture changes. `drawn` are gestures of files, by name.
     """
     inner = inner_size(size)
     chosen = _choose_attributes(person, second, rng)
@@ -96,10 +100,10 @@ def draw_picture(
     light = Light(_light_direction(rng), tint, rng.uniform(0.44, 0.60))
     side = str(rng.choice(["left", "right"]))
     main = Place(rng.uniform(*PLACES[place]), inner)
-    hands = [hold_hand(person.shape, gesture, side, bool(sleeve), main, rng, malformed, wrong)]
+    hands = [hold_hand(person.shape, gesture, side, bool(sleeve), main, rng, malformed, wrong, drawn.get(gesture))]
     if second:  # behind the first
         other, aside = "right" if side == "left" else "left", Place(0.5 + 0.34 * free, inner, idle=True)
-        hands.insert(0, hold_hand(person.shape, second, other, bool(sleeve), aside, rng))
+        hands.insert(0, hold_hand(person.shape, second, other, bool(sleeve), aside, rng, drawn=drawn.get(second)))
     arm = cloth = 0  # pixels
     for hand in hands:
         surface = find_surface(hand.capsules, hand.camera, (inner, inner), light.direction)

@@ -79,7 +79,7 @@ _FAN = (-7, -1, 6, 15)
 _NEAR = (-3, 0, 2, 5)
 
 # The thumb: directions of its three bones and of its nail.
-_THUMBS: dict[str, tuple[list[tuple[float, float, float]], tuple[float, float, float]]] = {
+THUMBS: dict[str, tuple[list[tuple[float, float, float]], tuple[float, float, float]]] = {
     "spread": ([(-0.66, 0.72, 0.22), (-0.74, 0.66, 0.05), (-0.72, 0.69, -0.05)], (-0.55, -0.1, -0.8)),
     "adjacent": ([(-0.50, 0.84, 0.22), (-0.16, 0.97, 0.15), (0.05, 0.99, 0.05)], (-0.8, 0.0, -0.55)),
     "loose": ([(-0.60, 0.76, 0.22), (-0.52, 0.85, 0.08), (-0.42, 0.90, 0.0)], (-0.65, 0.0, -0.75)),
@@ -132,12 +132,23 @@ def gesture_pose(gesture: str, rng: np.random.Generator) -> Pose:
     """Draw a pose of a gesture, with the variation that people show."""
     up, spread, thumb, reach = _POSES[gesture]
     flex = np.array([_FLEX[mark] for mark in up], float)
-    straight = np.array([mark == "|" for mark in up])
-    flex += np.where(straight[:, None], rng.normal(0, 3, (4, 3)), rng.normal(0, 4, (4, 3)))
+    fan = up == "||||" and spread == _FAN
+    return posed(flex, np.array([mark == "|" for mark in up]), spread, thumb, reach, rng, fan)
+
+
+def posed(
+    flex: Array, straight: Array, spread: tuple[float, ...], thumb: str, reach: tuple[int, str] | None,
+    rng: np.random.Generator, fan: bool = False,
+) -> Pose:  # fmt: skip
+    """Return a pose near the given angles (degrees; flex (4, 3), straight (4,) bool, spread (4,)).
+
+    Straight fingers vary together; those of a fan are spread more or less widely. `thumb` is a name of `THUMBS`.
+    """
+    flex = flex + np.where(straight[:, None], rng.normal(0, 3, (4, 3)), rng.normal(0, 4, (4, 3)))
     flex += np.where(straight, rng.normal(0, 3), 0)[:, None]
-    directions, nail = _THUMBS[thumb]
+    directions, nail = THUMBS[thumb]
     angles = np.array(spread, float) + rng.normal(0, 1.5, 4)
-    if up == "||||" and spread == _FAN:
+    if fan:
         angles *= rng.uniform(0.75, 1.2)
     bones = np.array(directions) + rng.normal(0, 0.035, (3, 3))
     return Pose(flex, angles, _unit(bones), np.array(nail), reach)
@@ -147,7 +158,7 @@ def idle_pose(rng: np.random.Generator) -> Pose:
     """Draw the pose of a hanging, idle hand: HaGRID's `no_gesture`."""
     bend = rng.uniform(0.6, 1.4) * np.linspace(0.9, 1.25, 4)[:, None]
     flex = np.array([(22, 30, 16)]) * bend + rng.normal(0, 3, (4, 3))
-    directions, nail = _THUMBS["adjacent"]
+    directions, nail = THUMBS["adjacent"]
     return Pose(
         flex, np.array(_TOGETHER, float), _unit(np.array(directions) + np.array([-0.1, 0, 0.2])), np.array(nail), None
     )
@@ -161,7 +172,7 @@ def natural_pose(rng: np.random.Generator) -> Pose:
     between = rng.uniform(0, 1)
     spread = (1 - curl) * (between * np.array(_FAN) + (1 - between) * np.array(_TOGETHER)) + rng.normal(0, 1.5, 4)
     free = ["spread", "adjacent", "loose", "up"] if curl[:2].mean() < 0.8 else ["spread", "loose", "up"]
-    (first, nail), (second, _) = (_THUMBS[str(name)] for name in rng.choice(free, 2))
+    (first, nail), (second, _) = (THUMBS[str(name)] for name in rng.choice(free, 2))
     share = rng.uniform(0, 1)
     thumb = share * np.array(first) + (1 - share) * np.array(second) + rng.normal(0, 0.035, (3, 3))
     return Pose(flex, spread, _unit(thumb), np.array(nail), None)

@@ -15,6 +15,7 @@ import numpy as np
 from handdata.recipe import RenderOptions
 from handdata.rows.schema import HAGRID_SPLITS, SPLITS
 from handdata.world.flaws import FLAWS, Wrong
+from handdata.world.gesture_file import drawn_names, gesture_files
 from handdata.world.scene import Person, Picture, draw_person, draw_picture
 from handdata.world.skeleton import GESTURES
 
@@ -37,14 +38,21 @@ class Task:
     def entropy(self, options: RenderOptions) -> list[int]:
         """Return the numbers that seed the picture's random generator."""
         split, kind = SPLITS.index(self.split), get_args(Kind).index(self.kind)
-        return [options.seed, split, GESTURES.index(self.gesture), self.number, kind, int(options.malformed)]
+        return [options.seed, split, _number(self.gesture), self.number, kind, int(options.malformed)]
+
+
+def _number(gesture: str) -> int:
+    """Return a number for a gesture: its place among the mini world's, or one beyond them for that of a file."""
+    if gesture in GESTURES:
+        return GESTURES.index(gesture)
+    return 1000 + int.from_bytes(hashlib.sha256(gesture.encode()).digest()[:4])
 
 
 def plan(options: RenderOptions) -> list[Task]:
     """Return the tasks in the order of the archives."""
     tasks = []
     kinds: tuple[Kind, ...] = ("whole", "wrong") if options.pairs else ("whole",)
-    for gesture in dict.fromkeys(options.gestures or GESTURES):
+    for gesture in drawn_names(options):
         for split in SPLITS:
             count = getattr(options, split)
             tasks += [Task(gesture, split, number, kind) for number in range(count) for kind in kinds]
@@ -71,7 +79,7 @@ def draw_task(task: Task, options: RenderOptions) -> tuple[bytes, dict[str, Any]
         label = "natural"
     wrong = _wrong(task, options)
     malformed = options.malformed and task.kind != "idle" and wrong is None
-    picture = draw_picture(person, label, second, options.size, rng, malformed, wrong)
+    picture = draw_picture(person, label, second, options.size, rng, malformed, wrong, gesture_files(options))
     buffer = io.BytesIO()
     picture.image.save(buffer, "JPEG", quality=_QUALITY)
     truth = {

@@ -9,8 +9,9 @@ from tyro.conf import Positional
 
 from handdata.errors import UserError
 from handdata.files import write_json
-from handdata.gestures import PAPER_GESTURES, require_trainable
+from handdata.gestures import PAPER_GESTURES
 from handdata.huggingface import parse_dataset, parse_model
+from handtrain.data.dataset import require_trainable
 from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_of
 
@@ -56,7 +57,7 @@ class Train:
 
     def __call__(self) -> int:
         check(self.options)
-        require_trainable(self.gesture, "--gesture")
+        require_trainable(self.dataset, self.gesture, "--gesture")
         parse_dataset(self.dataset, "--dataset")
         parse_model(self.base, "--base")
         from handtrain.run.processes import launched

@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from handdata import gestures as named
 from handdata.errors import UserError, first_line
-from handdata.huggingface import Place
+from handdata.gestures import gestures
+from handdata.huggingface import Place, parse_dataset
 from handdata.rows.published import open_published
 from handtrain.data.crops import Window, window
 from handtrain.data.rows import BadRow, Row, checked_rows
@@ -98,6 +100,18 @@ def splits_of(place: Place, gesture: str, option: str = "--dataset") -> list[str
 def gestures_of(place: Place, option: str = "--dataset") -> list[str]:
     """Return the names of a dataset's configurations of one gesture."""
     return [name for name in open_published(place, option).configurations if name != "all"]
+
+
+def require_trainable(dataset: str, names: tuple[str, ...], option: str) -> None:
+    """Raise `UserError` for names that are neither HaGRID's gestures nor the dataset's, and for none; `all` is alone.
+
+    HaGRID's names need no file. For another name the dataset's card is read, which lists the gestures of its recipe.
+    """
+    own: list[str] = []
+    if set(names) - {"all", *gestures()}:
+        with suppress(UserError):  # of a dataset that cannot be opened: it does not have the name either
+            own = gestures_of(parse_dataset(dataset, "--dataset"))
+    named.require_trainable(names, option, own)
 
 
 def require_gesture(place: Place, gesture: str, option: str = "--dataset") -> None:

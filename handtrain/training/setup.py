@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from handdata.errors import UserError
-from handdata.gestures import require_trainable
 from handdata.huggingface import HubName, Place, parse_dataset, parse_model
 from handdata.machine import choose_device
 from handdata.readers import read_json
 from handdata.shipped import versions
-from handtrain.data.dataset import Photographs, gestures_of, load, readme, require_gesture
+from handtrain.data.dataset import Photographs, gestures_of, load, readme, require_gesture, require_trainable
 from handtrain.method.fusion import TokenFusion
 from handtrain.method.gesture import NUMBERS, GestureFeature
 from handtrain.method.poses import bank
@@ -142,7 +141,7 @@ def set_up(
     check(options)
     check_running(running, options)
     check_judging(options)
-    names = _named(gesture)
+    names = _named(gesture, str(dataset))
     processes = launched()
     if options.order == "images" and processes.count > 1:
         raise UserError("--order images trains on one image after the other: start a single process")
@@ -171,10 +170,10 @@ def stage1_record(gestures: Sequence[str], features: Sequence[GestureFeature]) -
     return records[0] if len(records) == 1 else {"gestures": dict(zip(gestures, records, strict=True))}
 
 
-def _named(gesture: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the names in an argument, each once, or `all` alone. No file is read."""
+def _named(gesture: str | Sequence[str], dataset: str) -> tuple[str, ...]:
+    """Return the names in an argument, each once, or `all` alone. For HaGRID's names no file is read."""
     names = (gesture,) if isinstance(gesture, str) else tuple(dict.fromkeys(gesture))
-    require_trainable(names, "--gesture")
+    require_trainable(dataset, names, "--gesture")
     return names
 
 

@@ -63,3 +63,22 @@ def test_a6_a_gesture_that_the_dataset_lacks_is_refused_before_the_base_is_opene
     with pytest.raises(UserError, match=r"no configuration 'peace' \(--gesture\); it has ok"):
         plan_run(tmp_path, gesture="peace", base=tmp_path, device="cpu")
     assert opened == []
+
+
+def test_a6_a_gesture_of_the_datasets_own_is_trained_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "data" / "vulcan").mkdir(parents=True)
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: vulcan\n  data_files:\n  - split: train\n    path: data/vulcan/*.parquet\n---\n"
+    )
+
+    class Opened(Exception):
+        pass
+
+    def open_base(place, **options):
+        raise Opened
+
+    monkeypatch.setattr(setup, "open_base", open_base)
+    with pytest.raises(Opened):  # all names are accepted before the base is opened
+        plan_run(tmp_path, gesture="vulcan", base=tmp_path, device="cpu")
+    with pytest.raises(UserError, match=r"unknown gesture 'vulcann': did you mean 'vulcan'\? \(--gesture"):
+        plan_run(tmp_path, gesture=("vulcan", "vulcann"), base=tmp_path, device="cpu")

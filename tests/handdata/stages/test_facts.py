@@ -4,7 +4,8 @@ import io
 
 from PIL import Image
 
-from handdata.stages.facts import ImageFacts, perceptual_hash
+from handdata.stages.facts import ImageFacts
+from handdata.vision.similarity import perceptual_hash
 from tests.builds import draw_jpeg
 
 

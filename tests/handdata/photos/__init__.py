@@ -1,0 +1,1 @@
+"""Tests of photographs as a source."""

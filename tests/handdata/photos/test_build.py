@@ -1,0 +1,102 @@
+"""A build of photographs from folder to dataset: its texts, its card and its review, with nothing of HaGRID's."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from handdata.builds.build import Build
+from handdata.cli.photos import Photos
+from handdata.dataset.checksums import CHECKSUMS
+from handdata.errors import UserError
+from handdata.photos import measure
+from handdata.recipe import PhotoOptions
+from handdata.stages import landmarks
+from tests.handdata.photos.folders import NAMES, SUBJECTS, Finder, plain
+
+PHRASE = "making vulcan salute hand gesture"
+
+
+class ClosingFinder(Finder):
+    """The same for the stage `landmarks`, which closes its finders itself."""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """Return a finished build of photographs that came with final texts."""
+    monkeypatch.setattr(measure, "HandFinder", Finder)
+    monkeypatch.setattr(landmarks, "HandFinder", ClosingFinder)
+    folder = plain(tmp_path / "photos")
+    for name in NAMES:
+        path = folder / SUBJECTS[name] / f"{name}.txt"
+        path.write_text(f"a person at a wall, {PHRASE}")
+    options = PhotoOptions(texts="final", license="CC-BY-4.0", credit="Ann Example")
+    flags = Photos(str(folder), tmp_path / "build", ("vulcan",), (PHRASE,), options, seed=1)
+    started = Build.start(flags.recipe(), flags.out)
+    started.run(progress=False)
+    return started
+
+
+def test_a_folder_of_photographs_becomes_a_dataset_of_its_own_gesture(build):
+    rows = [row for path in build.path.glob("dataset/data/vulcan/*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert len(rows) == len(NAMES)
+    assert {row["gesture_phrase"] for row in rows} == {PHRASE}
+    assert all(row["text"] == row["caption"] and row["rewrite"] == "kept" for row in rows)
+    assert all(row["labels"] == ["vulcan"] and row["gesture_hand"] == 0 for row in rows)
+    assert all(row["landmarks_in_box"] == 1 for row in rows)
+
+
+def test_the_card_claims_nothing_of_hagrids_and_names_the_owner(build):
+    card = (build.path / "dataset" / "README.md").read_text()
+    croissant = json.loads((build.path / "dataset" / "croissant.json").read_text())
+    assert "license: cc-by-4.0" in card and "Photographs by Ann Example: CC-BY-4.0." in card
+    assert croissant["license"] == "https://creativecommons.org/licenses/by/4.0/"
+    for text in (card, json.dumps(croissant)):
+        assert "Kapitanov" not in text and "crowd workers" not in text and "captioner" not in text
+        assert "hagrid" not in text.replace("hagrid_split", "").replace("not from HaGRID", "").lower()
+
+
+def test_the_same_command_keeps_what_is_finished_and_the_review_page_knows_the_gesture(build):
+    report = build.run(progress=False)
+    assert report["landmarks"].made_shards == report["check"].made_shards == 0
+    assert PHRASE in build.review().read_text()
+
+
+def test_parts_that_are_joined_give_the_dataset_of_a_whole_build(build, tmp_path):
+    for part in ("2/2", "1/2"):  # the first of them chooses the images, and has no shard of its own
+        Build.start(build.recipe, tmp_path / "parts", part).run(progress=False)
+    joined = Build.open(tmp_path / "parts")
+    assert joined.join(progress=False).rows == len(NAMES)
+    assert (joined.path / "dataset" / CHECKSUMS).read_bytes() == (build.path / "dataset" / CHECKSUMS).read_bytes()
+    assert joined.record()["stages"] == build.record()["stages"]
+
+
+def test_a_dropped_photograph_stays_out_when_the_photographs_are_selected_again(build):
+    image_id = pq.read_table(build.path / "manifest.parquet")["image_id"][0].as_py()
+    build.drop(image_id=image_id, progress=False)
+    (build.path / "manifest.parquet").unlink()
+    build.run(progress=False)
+    assert image_id not in pq.read_table(build.path / "manifest.parquet")["image_id"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("gestures", "phrases", "fault"),
+    [
+        (("vulcan",), (), "--gesture vulcan is not among HaGRID's gestures: give its words, as in --phrase"),
+        (("call",), (PHRASE,), "belongs to no gesture"),
+        ((), (), "--gesture is empty"),
+        (("vulcan",), ("",), "the phrase is up to 80"),
+    ],
+)
+def test_gestures_and_phrases_that_do_not_fit_are_refused_at_once(gestures, phrases, fault, tmp_path):
+    with pytest.raises(UserError, match=fault):
+        Photos("nowhere", tmp_path / "build", gestures, phrases).recipe()
+
+
+def test_the_name_of_a_gesture_is_taken_from_its_phrase(tmp_path):
+    recipe = Photos("hf:someone/hands", tmp_path, ("call", "vulcan"), (PHRASE,)).recipe()
+    assert recipe.gesture["vulcan"].words == ("vulcan salute",) and list(recipe.gesture) == ["vulcan"]
+    assert recipe.source.images == ("hf:someone/hands",)

@@ -1,0 +1,146 @@
+"""Equal photographs give equal rows in whichever form they come; what cannot be used is named in one sentence."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from handdata.errors import UserError
+from handdata.gestures import Gesture, also
+from handdata.huggingface import HubName
+from handdata.photos import forms, measure
+from handdata.photos.manifest import make_manifest
+from handdata.recipe import Recipe, override
+from handdata.rows.decisions import Decisions
+from tests.builds import draw_jpeg
+from tests.handdata.photos import folders
+from tests.handdata.photos.folders import FORMS, NAMES, Finder, plain
+
+VULCAN = {"vulcan": Gesture("making vulcan salute hand gesture", ("vulcan salute",))}
+
+
+@pytest.fixture(autouse=True)
+def without_a_model(monkeypatch):
+    monkeypatch.setattr(measure, "HandFinder", Finder)
+
+
+def recipe(texts="none", gestures=("vulcan",), **select):
+    return override(
+        Recipe("mine"), gesture=VULCAN, select={"gestures": gestures, **select}, photos={"texts": texts},
+        source={"kind": "photos", "images": ("photos",)},
+    )  # fmt: skip
+
+
+def made(place, folder, texts="none", gestures=("vulcan",), progress=False):
+    with also(VULCAN):
+        return make_manifest(place, recipe(texts, gestures), folder / "source", Decisions(), progress)
+
+
+def rows(place, folder, texts="caption"):
+    table = made(place, folder, texts).table
+    return table.drop_columns(["source", "member"]).to_pylist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_equal_photographs_give_equal_rows_in_every_form(form, tmp_path):
+    expected = rows(plain(tmp_path / "plain"), tmp_path / "one")
+    assert len(expected) == len(NAMES) and len({row["subject"] for row in expected}) == 4
+    assert rows(FORMS[form](tmp_path / "place"), tmp_path / "two") == expected
+    assert not list(tmp_path.parent.glob("*.jpg")), "a tar's names became paths"
+
+
+def test_a_dataset_on_the_hub_is_its_snapshot_with_the_hubs_name(tmp_path, monkeypatch):
+    folder = folders.parquet(tmp_path / "snapshot")
+    monkeypatch.setattr(forms, "snapshot", lambda name, kind, option, patterns: folder)
+    table = made(HubName("someone/hands", "0" * 40), tmp_path).table
+    assert set(table["source"].to_pylist()) == {"hf:someone/hands (copied)"}
+    assert all(len(name) == 36 for name in table["member"].to_pylist())  # the hash of the bytes, and .jpg
+
+
+def test_an_image_id_is_the_hash_of_the_pixels(tmp_path):
+    folder = plain(tmp_path / "a")
+    before = {row["image_id"] for row in rows(folder, tmp_path)}
+    first = folder / "ann" / "0000.jpg"
+    with Image.open(first) as image:
+        image.save(folder / "ann" / "lossless.png")
+    found = made(folder, tmp_path / "b")
+    assert {row["image_id"] for row in found.table.to_pylist()} == before
+    assert found.odd.examples["photo-repeated"] == ["ann/lossless.png (as ann/0000.jpg)"]
+
+
+def test_damaged_and_handless_photographs_are_named_and_left_out(tmp_path, capsys):
+    folder = plain(tmp_path / "a")
+    (folder / "half.jpg").write_bytes(draw_jpeg(50, 80)[:300])
+    Image.new("RGB", (64, 64)).save(folder / "dark.png")
+    found = made(folder, tmp_path, progress=True)
+    assert found.table.num_rows == len(NAMES)
+    assert found.odd.examples["photo-unreadable"][0].startswith("half.jpg (image-")
+    assert found.odd.examples["photo-without-hand"] == ["dark.png"]
+    assert "no hand is found: left out: dark.png" in capsys.readouterr().err
+
+
+def test_a_folder_without_hands_or_photographs_is_one_sentence(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no photographs"):
+        made(tmp_path / "empty", tmp_path)
+    Image.new("RGB", (64, 64)).save(tmp_path / "empty" / "dark.png")
+    with pytest.raises(UserError, match="no hand is found in any of its 1 photographs"):
+        made(tmp_path / "empty", tmp_path)
+
+
+def test_one_photograph_is_for_training_and_its_largest_hand_is_taken(tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a 12:30.jpg").write_bytes(draw_jpeg(0, 80))  # a name that no manifest holds is copied
+    table = made(tmp_path / "one", tmp_path, progress=True).table
+    assert table["split"].to_pylist() == ["train"] and table["labels"].to_pylist() == [["vulcan"]]
+    said = capsys.readouterr().err
+    assert "fewer than 4 photographs" in said and "validation and test are empty" in said
+
+
+def test_texts_are_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "HandFinder", None)
+    folder = plain(tmp_path / "a")
+    with pytest.raises(UserError, match=r"the text of ann/0000.jpg cannot be kept, since the exact words .*vulcan"):
+        made(folder, tmp_path, "final")
+    (folder / "joe" / "0007.txt").write_text("wall " * 90)
+    with pytest.raises(UserError, match=r"the caption of joe/0007.jpg has 92 CLIP tokens, and the limit is 77"):
+        made(folder, tmp_path, "caption")
+    (folder / "joe" / "0007.txt").unlink()
+    with pytest.raises(UserError, match=r"joe/0007.jpg of 8 photographs have no caption"):
+        made(folder, tmp_path, "caption")
+
+
+def test_folders_of_other_gestures_are_not_taken_for_persons(tmp_path):
+    (tmp_path / "a" / "fist").mkdir(parents=True)
+    (tmp_path / "a" / "fist" / "1.jpg").write_bytes(draw_jpeg(0))
+    with pytest.raises(UserError, match="has the folder fist/ of another gesture"):
+        made(tmp_path / "a", tmp_path)
+    with pytest.raises(UserError, match="has no folder vulcan/ or call/"):
+        made(plain(tmp_path / "b"), tmp_path, gestures=("vulcan", "call"))
+
+
+@pytest.mark.parametrize("name", ["../outside.jpg", "/etc/passwd", "missing.jpg"])
+def test_metadata_names_only_files_of_its_folder(name, tmp_path):
+    folder = folders.metadata_jsonl(tmp_path / "a")
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name}) + "\n")
+    with pytest.raises(UserError, match=r"metadata.jsonl, row 1"):
+        made(folder, tmp_path)
+
+
+def test_heic_without_its_package_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(UserError, match=r"IMG_1.HEIC .*pip install 'hand1000\[heif\]'"):
+        made(tmp_path / "a", tmp_path)
+
+
+def test_measurements_are_kept_and_damaged_ones_made_again(tmp_path, monkeypatch):
+    folder = plain(tmp_path / "a")
+    expected = rows(folder, tmp_path)
+    monkeypatch.setattr(measure, "HandFinder", None)
+    assert rows(folder, tmp_path) == expected
+    stored = tmp_path / "source" / "photos.parquet"
+    stored.write_bytes(stored.read_bytes()[:-9])
+    monkeypatch.setattr(measure, "HandFinder", Finder)
+    assert rows(folder, tmp_path) == expected
