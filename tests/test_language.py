@@ -27,7 +27,7 @@ EXAMPLES = [*(ROOT / "docs").rglob("*.py")]
 FLAGS = [
     ROOT / name
     for name in (
-        "handdata/recipe.py", "handdata/cli/flags.py", "handtrain/cli/flags.py", "handtrain/options.py",
+        "handdata/recipe/__init__.py", "handdata/cli/flags.py", "handtrain/cli/flags.py", "handtrain/options.py",
         "handtrain/presets.py", "handtrain/mini/__main__.py",
     )
 ]  # fmt: skip

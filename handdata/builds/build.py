@@ -73,20 +73,15 @@ class Build(BuildFolder):
         if engine not in engines.ENGINES:
             raise UserError(f"unknown engine '{engine}': use {' or '.join(engines.ENGINES)}")
         execution, reports = Execution(engine, workers, progress, address, self.part), {}
-        stages = stages_until(until) if only is None else (stage_named(only),)
+        stages = stages_for(self.recipe, stages_until(until) if only is None else (stage_named(only),))
         seconds: dict[str, float] = {}
         with self.lock(), also(self.recipe.gesture):
-            self.write_recipe()  # another process may have started since, and changed it
             if verify:
                 print(verification.report(verification.verify(self)), file=sys.stderr)
             started = time.monotonic()  # the time of the first stage includes the look-ups
-            self._require_models(stages_for(self.recipe, stages))
-            if self.part is None:
-                self._forget_software(stages)
-            else:
-                self.update_record({}, parts=self.part.of)
-            for stage in stages_for(self.recipe, stages):
-                whole = self.part is None or stage.name == _CHOICE  # the images are chosen by one part, while others wait
+            self._begin(stages)
+            for stage in stages:
+                whole = self.part is None or stage.name == _CHOICE  # one part chooses the images, while others wait
                 if whole or stage.columns:
                     with exclusive(self.path / ".select.lock") if whole and self.part else nullcontext():
                         run = self._prepared(stage, execution, verify)
@@ -197,6 +192,15 @@ class Build(BuildFolder):
     ) -> Published:
         """Publish the dataset to `hf:USER/NAME` or a folder, and read it back; the result's `place` is its address."""
         return publish(self, to, private, revision, purge_history)
+
+    def _begin(self, stages: tuple[StageSpec, ...]) -> None:
+        """Write the recipe, which another process may have changed since, and look up the models of these stages."""
+        self.write_recipe()
+        self._require_models(stages)
+        if self.part is None:
+            self._forget_software(stages)
+        else:
+            self.update_record({}, parts=self.part.of)
 
     def _require_models(self, stages: tuple[StageSpec, ...]) -> None:
         """Look up the models of all stages, their gates and files; raise `UserError` before the first stage runs."""

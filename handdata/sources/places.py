@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.recipe import SourceOptions, absolute_place, has_gesture, with_gesture
+from handdata.recipe import SourceOptions
+from handdata.recipe.paths import absolute_place, has_gesture, with_gesture
 from handdata.shipped import known_archives
 from handdata.web.urls import is_remote as is_remote
 from handdata.web.urls import public_names, public_url, require_url

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from handdata.errors import UserError
-from handdata.recipe import GESTURE, ImageOptions, Recipe, SourceOptions, absolute_place, with_gesture
+from handdata.recipe import ImageOptions, Recipe, SourceOptions
+from handdata.recipe.paths import GESTURE, absolute_place, with_gesture
 from handdata.rows.decisions import Decisions, replay
 from handdata.rows.manifest import Manifest, SourceFacts, read_manifest
 from handdata.rows.oddities import Oddities

@@ -14,7 +14,8 @@ from handdata.builds.build import Build
 from handdata.dataset.evaluate import open_dataset
 from handdata.errors import UserError
 from handdata.huggingface import HubName, parse_dataset, parse_model
-from handdata.recipe import Recipe, SourceOptions, absolute_place, dump, load
+from handdata.recipe import Recipe, SourceOptions, dump, load
+from handdata.recipe.paths import absolute_place
 from handdata.rows.published import open_published
 from handdata.sources.places import resolve
 from handdata.stages import assemble, select

@@ -4,9 +4,7 @@ The defaults are the paper's values where it gives them. A trailing comment is t
 """
 
 import os
-import re
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +13,10 @@ from handdata import gestures
 from handdata.errors import UserError
 from handdata.gestures import PAPER_GESTURES, Gesture
 from handdata.readers import read_text
-from handdata.shipped import known_archives, resource
+from handdata.recipe.paths import absolute_place, existing
+from handdata.shipped import resource
 from handdata.strict_toml import from_table, to_table
 
-GESTURE = "{gesture}"  # placeholder in a place: one archive per gesture
-_PLACEHOLDER = re.compile(r"\{\{gesture\}\}|\{gesture\}")
 MIN_SIDE = 256  # px; MediaPipe finds small hands better in enlarged images (docs/decisions.md)
 
 
@@ -292,32 +289,6 @@ def dump(recipe: Recipe) -> str:
     return tomli_w.dumps(to_table(recipe))
 
 
-def absolute_place(place: str, folder: Path) -> str:
-    """Return a path as an absolute one that starts at `folder`; URLs and names of `sources.toml` stay as they are.
-
-    `{gesture}` in `place` is a placeholder. In the name of `folder` it is literal text, and becomes `{{gesture}}`.
-    """
-    if "://" in place or place.startswith("hf:") or place in known_archives():
-        return place
-    try:
-        path = Path(place).expanduser()
-    except RuntimeError:  # ~name of a person that this machine does not know
-        path = Path(place)
-    if path.is_absolute():
-        return str(path)
-    return str(Path(str(folder.absolute()).replace(GESTURE, f"{{{GESTURE}}}")) / path)
-
-
-def with_gesture(place: str, gesture: str | None) -> str:
-    """Return a place with the placeholder `{gesture}` replaced; `{{gesture}}` is the literal text `{gesture}`."""
-    return _PLACEHOLDER.sub(lambda match: GESTURE if match[0] != GESTURE else gesture or "", place)
-
-
-def has_gesture(place: str) -> bool:
-    """Return whether a place has the placeholder `{gesture}`."""
-    return any(match[0] == GESTURE for match in _PLACEHOLDER.finditer(place))
-
-
 def _checked(recipe: Recipe, folder: Path) -> Recipe:
     """Return the recipe with absolute paths. A model, prompt or template is a path only if it exists in the folder.
 
@@ -337,14 +308,14 @@ def _checked(recipe: Recipe, folder: Path) -> Recipe:
         ),
         render=replace(
             recipe.render,
-            gesture_file=tuple(_existing(name, folder, os.path.isfile) for name in recipe.render.gesture_file),
+            gesture_file=tuple(existing(name, folder, os.path.isfile) for name in recipe.render.gesture_file),
         ),
-        caption=replace(caption, model=_existing(caption.model, folder, os.path.isdir)),
+        caption=replace(caption, model=existing(caption.model, folder, os.path.isdir)),
         rewrite=replace(
             rewrite,
-            model=_existing(rewrite.model, folder, os.path.isfile),
-            prompt=_existing(rewrite.prompt, folder, os.path.isfile),
-            template=_existing(rewrite.template, folder, os.path.isfile),
+            model=existing(rewrite.model, folder, os.path.isfile),
+            prompt=existing(rewrite.prompt, folder, os.path.isfile),
+            template=existing(rewrite.template, folder, os.path.isfile),
         ),
     )
 
@@ -356,9 +327,3 @@ def _merged(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, dict) and isinstance(table.get(name), dict)
         merged[name] = _merged(table[name], value) if nested else value
     return merged
-
-
-def _existing(name: str, folder: Path, exists: Callable[[Path], bool]) -> str:
-    """Return the absolute path of a name in a folder if it exists there, else the name."""
-    path = (folder / name).absolute()
-    return str(path) if exists(path) else name
