@@ -20,7 +20,7 @@ ORDER = {
         "errors", "shipped markdown readers progress limits", "files gestures strict_toml web machine",
         "recipe assets huggingface",
         "weights",  # the stages' models on the Hub, for the texts and for the plan of a build
-        "vision", "rows", "sources texts world", "dataset photos", "stages", "workers", "builds", "cli",
+        "vision", "rows", "sources texts world", "dataset photos", "stages", "workers", "builds", "doctor", "cli",
     ],
     "handtrain": [
         "options seals", "tensor_cache", "presets data", "method", "model", "run networks landmark_network",

@@ -19,6 +19,7 @@ COMMANDS: program.Table = {
     "evaluate": "measure a published dataset",
     "render": "draw a small HaGRID with known ground truth",
     "assets": "fetch and verify model files",
+    "doctor": "check whether this machine has all that a build and a training need",
 }
 
 

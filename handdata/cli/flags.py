@@ -39,6 +39,24 @@ class Assets:
 
 
 @dataclass(frozen=True)
+class Doctor:
+    """Check Python, packages, libraries, GPU, disk, model files, token and Hub; each fault is named with its remedy.
+
+    The exit code is 1 if a build or a training cannot run here. Nothing is installed or downloaded.
+    """
+
+    offline: bool = False  # ask no server
+    json: bool = False  # print one JSON object on stdout
+
+    def __call__(self) -> int:
+        from handdata import doctor
+
+        found = list(doctor.findings(hub=not self.offline))
+        print(doctor.report(found, self.json))
+        return int(any(finding.state == "fault" for finding in found))
+
+
+@dataclass(frozen=True)
 class Plan:
     """Print the cost of a build (images, bytes, requests, disk and minutes) before large files are read.
 
