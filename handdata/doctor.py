@@ -1,4 +1,4 @@
-"""What this machine has and lacks for a build and a training, one line per check, each with its remedy.
+"""A look at this machine: all that a build and a training need, one line per check, each with its remedy.
 
 Nothing is installed, downloaded or changed, and no token is read out. The checks do not import torch or MediaPipe where
 a look at the installed packages answers.
