@@ -195,8 +195,6 @@ def _check_stage3(options: TrainOptions) -> None:
             f"--prior {options.prior} of a batch of {options.unet_batch} leaves no image of one kind: "
             "choose another share, or a larger --unet-batch"
         )
-    if options.ema and options.keep == "best":
-        raise UserError("--ema averages the weights up to the last step: leave --keep at last, or --ema at 0")
 
 
 def _check_image_order(options: TrainOptions) -> None:
