@@ -55,28 +55,35 @@ def drawn(row: Row, model: str | Path, folder: Path, device: str) -> dict[str, n
 
 def real(row: Row, folder: Path, device: str) -> dict[str, np.ndarray]:
     """Return test pictures as they are (`real`) and through the base's VAE (`vae`), in the columns of `_drawn`."""
-    import torch
-
-    from handdata.huggingface import parse_model
     from handtrain.data.dataset import load
-    from handtrain.model.base import open_base
 
-    vae = open_base(parse_model(BASE, "--base")).vae().to(device)
     pixels, kinds, gestures = [], [], []
     for part in row.parts:
         for gesture in part.gestures:
             photographs = load(folder / "dataset", gesture, "test", part.count)
             images = np.stack([pose_world.resized(photographs.image(n)) for n in range(len(photographs.rows))])
             if part.kind == "vae":
-                values = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1  # (n, 3, h, w)
-                with torch.no_grad():
-                    decoded = vae.decode(vae.encode(values).latent_dist.mean).sample.clamp(-1, 1)
-                images = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+                images = through_vae(images, device)
             pixels.append(images)
             kinds += [part.kind] * len(images)
             gestures += [gesture] * len(images)
     columns = {"kinds": np.array(kinds), "gestures": np.array(gestures), "prompts": np.full(len(kinds), "")}
     return {**pose_world.packed(np.concatenate(pixels)), "poses": np.full((len(kinds), 64), np.nan), **columns}
+
+
+def through_vae(images: np.ndarray, device: str) -> np.ndarray:
+    """Return images (n, h, w, 3) of uint8 as the base's VAE reproduces them."""
+    import torch
+
+    from handdata.huggingface import parse_model
+    from handtrain.model.base import open_base
+
+    vae = open_base(parse_model(BASE, "--base")).vae().to(device)
+    values = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1  # (n, 3, h, w)
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(values).latent_dist.mean).sample.clamp(-1, 1)
+    pixels: np.ndarray = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
 
 
 def _entries(part: Part, gesture: str, folder: Path, about: dict[str, Any]) -> Iterator[tuple[Any, ...]]:

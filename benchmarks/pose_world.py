@@ -147,22 +147,29 @@ def _write_known(folder: Path, jobs: int) -> None:
 
     names = gestures_of(folder / "dataset")
     with pool(jobs) as workers:
-        found = list(workers.map(_known, [folder / "dataset"] * len(names), names))
+        found = list(workers.map(dataset_hands, [folder / "dataset"] * len(names), names))
     points = np.concatenate(found)
     labels = np.concatenate([[name] * len(part) for name, part in zip(names, found, strict=True)])
     np.savez_compressed(folder / "known.npz", points=points, names=labels)
 
 
-def _known(dataset: Path, gesture: str) -> np.ndarray:
+def dataset_hands(dataset: Path, gesture: str, count: int = KNOWN) -> np.ndarray:
+    """Return the normalised landmarks (n, 63) of the gesture's hands in a dataset's first training images."""
     from handtrain.data.dataset import load
+
+    photographs = load(dataset, gesture, "train", count)
+    images = [resized(photographs.image(index)) for index in range(len(photographs.rows))]
+    return hands_in(images, [row.box for row in photographs.rows])
+
+
+def hands_in(images: Sequence[np.ndarray], boxes: Sequence[Any]) -> np.ndarray:
+    """Return the normalised landmarks (n, 63) of the hand in each image's box, if one is found."""
     from handtrain.method.gesture import hand_in_box, normalised
 
-    photographs = load(dataset, gesture, "train", KNOWN)
-    images = [resized(photographs.image(index)) for index in range(len(photographs.rows))]
     points = []
-    for row, found in zip(photographs.rows, find_hands(images), strict=True):
-        index = hand_in_box([hand.landmarks for hand in found], row.box) if found and row.box else -1
-        points += [normalised(found[index]).ravel()] if index >= 0 else []
+    for box, found in zip(boxes, find_hands(images), strict=True):
+        index = hand_in_box([hand.landmarks for hand in found], box) if found and box else -1
+        points += [normalised(found[index]).ravel()] if index >= 0 else []  # type: ignore[arg-type]
     return np.array(points)
 
 

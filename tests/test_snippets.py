@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from handdata.builds.build import Build
+from handdata.recipe import RenderOptions
 from handdata.stages import assemble
+from handdata.world.render import draw
 from handtrain.model.card import model_card
 from handtrain.raters.people import hands_from_csv
 from tests import ROOT
@@ -47,6 +50,7 @@ _BUILD = (
     "--select.gestures call ok --select.train 2 --select.validation 1 --select.test 1 --render.train 4 "
     "--render.validation 3 --render.test 3 --rewrite.server <<chat>> --rewrite.model any --rewrite.retries 0"
 )
+_FEW = "--unet-samples 8 --unet-batch 4 --prior-images 2 --unet-warmup 1 --device cpu --no-tensorboard --sample-every 0"
 _TRAIN = "--preset smoke --device cpu --no-tensorboard --sample-every 0"
 # A pattern in a command line, and what takes its place, in this order. <<names>> are fields of the class `Stands`.
 PLACES = [
@@ -57,6 +61,8 @@ PLACES = [
     (r"'hf:tester/NAME/data", "'published/data"),
     (r"^duckdb -c", 'python -c "import duckdb, sys; print(duckdb.sql(sys.argv[1]))"'),
     (r"^python ", f"{sys.executable} "),
+    (r"^handdata photos", f"handdata photos --caption.model mini-blip {_BUILD[_BUILD.index('--rewrite'):]}"),
+    (r"--train 30 --validation 0 --test 0", "--train 1 --validation 0 --test 0 --size 64"),
     (r"^handdata plan hand1000", "handdata plan hand1000 --offline"),
     (r"^handdata build hand1000 --out build/hand1000", f"handdata build mini --out build/hand1000 {_BUILD}"),
     (r"^handdata build hand1000", f"handdata build mini --until select {_BUILD}"),
@@ -71,7 +77,8 @@ PLACES = [
     (r"\bDATASET\b|\btrainset\b", "<<dataset>>"),
     (r"\b(BASE|MODEL)\b", "hf:CompVis/stable-diffusion-v1-4"),
     (r"\bRUN\b", "runs/call"),
-    (r"^handtrain train", f"handtrain train {_TRAIN}"),
+    (r"^handtrain train(?=.* --preset few)", f"handtrain train {_FEW}"),
+    (r"^handtrain train(?! --unet)", f"handtrain train {_TRAIN}"),
     (r"^handtrain generate", "handtrain generate --steps 2 --limit 1 --device cpu"),
     (r"^handtrain evaluate", "handtrain evaluate --clip none --device cpu"),
     (r"^(handtrain evaluate)(?!.*--variants)", r"\1 --variants standard"),
@@ -221,6 +228,8 @@ torch.save({"state_dict": _original_layout(unet)}, "last.ckpt")
 
 def prepare(folder: Path, stands: Stands) -> None:
     """Put files into a page's folder that its snippets take as given."""
+    if folder.name == "own_gesture.md":
+        _draw_photographs(folder)
     images = sorted((stands.build / "images/call").iterdir())[:2]
     for name in ("realdir", "good", "malformed", "sd15", "sdxl", "flux", "base", "tuned"):
         (folder / name).mkdir()
@@ -234,6 +243,15 @@ def prepare(folder: Path, stands: Stands) -> None:
         answers = {hand.id: "right" if number % every else "wrong" for number, hand in hands}
         record = {"format": 1, "page": "", "rater": rater, "answers": answers}
         (folder / f"answers-{rater}.json").write_text(json.dumps(record))
+
+
+def _draw_photographs(folder: Path) -> None:
+    """Draw a folder of photographs of the gesture of the page, without annotations."""
+    options = RenderOptions(gesture_file=("vulcan",), train=20, validation=0, test=0, size=96, oddities=False)
+    draw(options, folder / "drawn", workers=2, progress=False)
+    with zipfile.ZipFile(folder / "drawn" / "vulcan.zip") as archive:
+        archive.extractall(folder / "unpacked")
+    (folder / "unpacked" / "vulcan").rename(folder / "photographs")
 
 
 def run_all(found: list[Snippet], folder: Path, stands: Stands) -> None:

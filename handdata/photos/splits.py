@@ -85,16 +85,19 @@ def _complete(
     gesture: str, wanted: int, order: list[str], counts: dict[str, Counter[str]], of_group: dict[str, str]
 ) -> None:
     """Move the smallest groups of a gesture to the test until it has enough, as long as the training keeps more."""
+    has: Counter[str] = Counter()
+    for group, name in of_group.items():
+        has[name] += counts[group][gesture]
     for group in sorted(order, key=lambda group: (of_group[group] == "train", counts[group][gesture])):
-        has = Counter(dict.fromkeys(SPLITS, 0))
-        for other, name in of_group.items():
-            has[name] += counts[other][gesture]
-        size = counts[group][gesture]
-        source = of_group[group]
-        if has["test"] >= wanted or not size or source == "test":
+        if has["test"] >= wanted:
+            return
+        size, source = counts[group][gesture], of_group[group]
+        if not size or source == "test":
             continue
         if source == "validation" or has["train"] - size > has["test"] + size:
             of_group[group] = "test"
+            has[source] -= size
+            has["test"] += size
 
 
 def _alike(hashes: Sequence[str], bits: int) -> set[tuple[int, int]]:

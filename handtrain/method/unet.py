@@ -3,7 +3,8 @@
 The trained fusion layer uses the same step.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -93,6 +94,23 @@ class Average:
         parameters = dict(module.named_parameters())
         means, new = list(self.weights.values()), [parameters[name].detach() for name in self.weights]
         torch._foreach_lerp_(means, new, 1 - min(self.decay, (step + 1) / (step + 10)))
+
+    @contextmanager
+    def swapped(self, module: torch.nn.Module) -> Iterator[None]:
+        """Put the means into the module while its samples and losses are computed, and the weights back after it."""
+        self._swap(module)
+        try:
+            yield
+        finally:
+            self._swap(module)
+
+    @torch.no_grad()
+    def _swap(self, module: torch.nn.Module) -> None:
+        parameters = dict(module.named_parameters())
+        for name, mean in self.weights.items():
+            weight = parameters[name].detach().clone()
+            parameters[name].copy_(mean)
+            mean.copy_(weight)
 
     @torch.no_grad()
     def replace(self, module: torch.nn.Module) -> None:

@@ -59,12 +59,12 @@ class Judge:
         """Return whether the model is evaluated after this number of steps of Stage III; always after the last."""
         return is_due(self.options.evaluate_every, step, total)
 
-    def score(self, step: int, values: dict[str, float], unet: torch.nn.Module) -> None:
+    def score(self, step: int, values: dict[str, float], module: torch.nn.Module) -> None:
         """Log the metrics after a step, and store the weights if they are the best so far."""
         previous = self.best
         self.scores.append((step, values[self.options.best_by]))
         if self.best != previous:  # the weights are stored before the line of the log that relies on them
-            weights = {name: w.detach().cpu().clone() for name, w in unet.named_parameters() if w.requires_grad}
+            weights = {name: w.detach().cpu().clone() for name, w in module.named_parameters() if w.requires_grad}
             about = {"step": step, "run": self.run.key}
             tensor_cache.write(self.run.path / BEST_FILE, weights, about)
         finite = {name: None if math.isnan(value) else value for name, value in values.items()}
@@ -91,8 +91,8 @@ class Judge:
             return self.best is None
         return bool(stored[1]["step"] == self.best or stored[1]["step"] > resumed)
 
-    def restore(self, unet: torch.nn.Module) -> int | None:
-        """Load the best weights into the UNet and return their step; None without an evaluation.
+    def restore(self, module: torch.nn.Module) -> int | None:
+        """Load the best weights into the trained module and return their step; None without an evaluation.
 
         Raises `Unfinished` if the file of the best weights is missing or damaged.
         """
@@ -104,7 +104,7 @@ class Judge:
             raise Unfinished(
                 f"{BEST_FILE} of step {step} is damaged or missing: delete the run's checkpoints and start it again"
             )
-        weights = dict(unet.named_parameters())
+        weights = dict(module.named_parameters())
         with torch.no_grad():
             for name, tensor in best[0].items():
                 weights[name].copy_(tensor)

@@ -81,13 +81,23 @@ def tune(
         average.update(module, step)
         session.log_step(phase.stage, step, image_ids, losses, rate, part=phase.part)
         steps.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
-        ended = observer is not None and observer.observe(model, step + 1, total).ended(step + 1, total)
+        ended = observer is not None and _observed(observer, model, module, average, step + 1, total)
         state = {"part": phase.part, "step": step + 1, **(observer.state if observer else {})}
         tensors = training_state(module, optimiser, average.weights)
         session.save_when_due(f"stage{phase.stage}-{step + 1:08d}", tensors, state, last=ended or step + 1 == total)
         if ended:
             break
     average.replace(module)
+
+
+def _observed(
+    observer: Observer, model: Diffusion, module: torch.nn.Module, average: Average, step: int, total: int
+) -> bool:
+    """Observe the weights that the result would have after this step; return whether Stage III stops early."""
+    if observer.due(step, total):
+        with average.swapped(module):
+            observer.observe(model, step, total)
+    return observer.ended(step, total)
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, phase: Phase, options: TrainOptions, step: int, total: int) -> float:

@@ -15,4 +15,10 @@ def with_pose_layers(model: Diffusion, options: TrainOptions) -> tuple[Diffusion
         return model, model.unet
     layers = make_pose_layers(model.unet, routes(options), options.seed).to(model.device)
     attach(model.unet, layers)
-    return replace(model, pose=layers), torch.nn.ModuleDict({"unet": model.unet, "pose": layers})
+    model = replace(model, pose=layers)
+    return model, trained_module(model)
+
+
+def trained_module(model: Diffusion) -> torch.nn.Module:
+    """Return the UNet, with the pose layers if there are any."""
+    return torch.nn.ModuleDict({"unet": model.unet, "pose": model.pose}) if model.pose is not None else model.unet

@@ -30,7 +30,7 @@ from handtrain.tensor_cache import TensorCache
 from handtrain.training.early_stopping import open_judge
 from handtrain.training.fusion_stage import fusion_layer, fusion_phase, load_layer, save_layer
 from handtrain.training.loop import Course, Phase, tune
-from handtrain.training.pose_stage import with_pose_layers
+from handtrain.training.pose_stage import trained_module, with_pose_layers
 from handtrain.training.prior import gesture_free, prior_split, with_prior
 from handtrain.training.released_order import released_order
 from handtrain.training.setup import set_up, stage1_record
@@ -150,7 +150,7 @@ def train(
 
             # Export: the last or the best weights as a model folder
             if processes.first:
-                kept = judge.restore(unet) if judge and options.keep == "best" else None
+                kept = judge.restore(trained_module(model)) if judge and options.keep == "best" else None
                 poses = [each.latents.poses for each in trained]
                 about = setup.about(session.run.record["config"], features, layer, kept, poses)
                 if options.lora_rank:

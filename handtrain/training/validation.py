@@ -20,6 +20,7 @@ from handtrain.model.base import Base
 from handtrain.presets import RunOptions, TrainOptions
 from handtrain.run.session import Session
 from handtrain.training.early_stopping import Judge, hand_metrics, is_due
+from handtrain.training.pose_stage import trained_module
 from handtrain.training.training_set import EncodedSplit
 
 _VALIDATION_BATCH = 8
@@ -42,6 +43,11 @@ class Observer:
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint's state that later evaluations depend on."""
         return self.judge.state if self.judge else {}
+
+    def due(self, step: int, total: int) -> bool:
+        """Return whether anything is observed after this step of Stage III."""
+        every = (self.running.validate_every, self.running.sample_every, self.options.evaluate_every)
+        return self.split is not None and any(is_due(steps, step, total) for steps in every)
 
     def observe(self, model: Diffusion, step: int, total: int) -> "Observer":
         """Log a validation loss, write a sample grid and evaluate, if they are due after this step of Stage III.
@@ -69,7 +75,7 @@ class Observer:
         if judge:
             pixels = self._evaluation_images(self._sampler(model), self.split)
             gesture = self.session.run.record["config"]["gesture"]
-            judge.score(step, {"validation_loss": loss, **hand_metrics(pixels, gesture, judge)}, model.unet)
+            judge.score(step, {"validation_loss": loss, **hand_metrics(pixels, gesture, judge)}, trained_module(model))
         return self
 
     def ended(self, step: int, total: int) -> bool:

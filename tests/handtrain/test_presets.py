@@ -10,6 +10,7 @@ from handdata.errors import UserError
 from handtrain.cli import COMMANDS
 from handtrain.cli.flags import Train
 from handtrain.presets import PRESETS, TrainOptions, check, options_of
+from handtrain.run.cost import stage3_order
 from tests import ROOT
 
 PLACES = ["--dataset", "d", "--gesture", "call", "--base", "b", "--out", "o"]
@@ -38,6 +39,14 @@ def test_every_preset_is_a_choice_with_valid_options(preset: str) -> None:
 def test_fast_keeps_rate_times_steps() -> None:
     paper, fast = options_of("paper"), options_of("fast")
     assert fast.unet_lr / fast.unet_batch == pytest.approx(paper.unet_lr / paper.unet_batch)
+
+
+def test_few_is_plus_with_a_length_that_does_not_depend_on_the_number_of_images() -> None:
+    plus, few = options_of("plus"), options_of("few")
+    changed = {f.name for f in fields(TrainOptions) if getattr(plus, f.name) != getattr(few, f.name)}
+    assert changed == {"unet_samples"}
+    orders = [stage3_order(few, [images], few.prior_images) for images in (8, 23, 80)]
+    assert [order.steps for order in orders] == [512] * 3
 
 
 def test_every_option_of_plus_2025_has_its_own_flag() -> None:

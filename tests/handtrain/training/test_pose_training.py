@@ -14,6 +14,8 @@ from handdata.errors import UserError
 from handtrain.generation.generate import generate
 from handtrain.method.batches import Order, batch_of
 from handtrain.model.pipeline import Hand1000Pipeline
+from handtrain.training import validation
+from handtrain.training.early_stopping import BEST_FILE
 from tests.handtrain.tiny import write_dataset
 
 Jobs = Callable[..., Any]
@@ -97,6 +99,22 @@ def test_every_switch_changes_the_weights(train: Jobs, posed: Path, tmp_path: Pa
     ]  # fmt: skip
     for number, change in enumerate(changes):
         assert not _same(train(tmp_path / str(number), **{**PLUS, **change}).model, posed), change
+
+
+@pytest.mark.parametrize("best", [2, 6])
+def test_the_best_evaluation_is_of_the_mean_weights_and_has_the_pose_layers(
+    train: Jobs, posed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: int
+) -> None:
+    def hand_metrics(images: list[np.ndarray], gesture: str, judge: Any) -> dict[str, float]:
+        return {"hand_found": float(len(judge.scores) == best)}
+
+    monkeypatch.setattr(validation, "hand_metrics", hand_metrics)
+    judged = {"evaluate_every": 1, "evaluation_images": 1, "sample_steps": 1, "best_by": "hand_found", "keep": "best"}
+    run = train(tmp_path / "run", **PLUS, **judged)
+    stored, model = load_file(run.path / BEST_FILE), _weights(run.model)
+    assert {name for name in stored if name.startswith("pose.")} == {name for name in model if name.startswith("pose.")}
+    assert all(torch.equal(stored[name], weight) for name, weight in model.items() if name.startswith("pose."))
+    assert _same(run.model, posed) == (best == 6), "the last evaluation is of the weights that a run ends with"
 
 
 def test_several_gestures_are_one_model_with_balanced_batches(train: Jobs, two_gestures: Path, tmp_path: Path) -> None:
