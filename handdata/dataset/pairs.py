@@ -32,7 +32,7 @@ SUMMARY = (
     " For measuring whether a metric sees wrong hands."
 )
 LIMITS = (
-    "Drawn hands lack most properties of photographs and of generated images: a judge that tells these hands apart"
+    "Drawn hands lack most properties of photographs and of generated images: a judge that separates these hands"
     " need not do so in other pictures.",
     "The flaws are seven kinds that a program draws, each large enough to change 8 % of the hand's area where that is"
     " possible; generated images have others.",
@@ -92,15 +92,16 @@ def assemble(folder: Path) -> Path:
     require_writable_folder(folder / "dataset", "the folder of the pairs")
     with whole_folder(folder / "dataset") as partial:
         files = _write_data(partial, rows)
+        listed = [asdict(file) for file in files]
         summary = {
             "rows": {name: {split: len(of[split]) for split in SPLITS} for name, of in rows.items()},
-            "files": [asdict(file) for file in files],
+            "files": listed,
         }
         figures.contact_sheet(_sheet(rows), partial / "figures" / "contact_sheet.jpg", 2 * _SHOWN)
         write_text(partial / "README.md", _card(rows, options, summary))
         meanings = {name: column.meaning for name, column in COLUMNS.items()}
         schema = features_of(COLUMNS, list(GESTURES)).arrow_schema
-        described = describe(TITLE, _words(), summary["files"], schema, meanings, "one row per pair", "right_id")
+        described = describe(TITLE, _words(), listed, schema, meanings, "one row per pair", "right_id")
         write_json(partial / "croissant.json", described)
         write_checksums(partial, files)
     return folder / "dataset"

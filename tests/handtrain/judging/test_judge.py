@@ -263,6 +263,23 @@ def test_the_command_asks_people_about_its_hands_and_compares_their_answers(draw
 
 
 @pytest.mark.slow
+def test_thirty_images_of_twelve_sizes_with_a_collage_give_all_nine_of_its_hands(drawn, tmp_path):
+    hands = [Image.open(path) for path in sorted(drawn.iterdir())]
+    canvas = Image.new("RGB", (384, 384), (40, 40, 40))
+    for number, hand in enumerate(hands[:9]):
+        canvas.paste(hand.resize((128, 128)), (number % 3 * 128, number // 3 * 128))
+    canvas.save(tmp_path / "collage.png")
+    for number in range(29):
+        size = (96 + 16 * (number % 11), 96 + 8 * (number % 11))
+        hands[number % 10].resize(size).save(tmp_path / f"{number}.png")
+    result = judging.judge(tmp_path, workers=1, anatomy=False)
+    assert len(result.images) == 30 and len({(image.width, image.height) for image in result.images}) == 12
+    (collage,) = (image for image in result.images if image.name == "collage.png")
+    centers = [hand.hand.points()[:, :2].mean(axis=0) // 128 for hand in collage.hands]
+    assert len(centers) == 9 == len({tuple(center) for center in centers}), "one hand in each of nine squares"
+
+
+@pytest.mark.slow
 def test_several_processes_give_the_result_of_one_and_end_without_a_word(drawn, tmp_path):
     texts = []
     for workers in (1, 2):
