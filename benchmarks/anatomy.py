@@ -5,10 +5,12 @@
     python -m benchmarks.anatomy measure pairs --out pairs.npz
     python -m benchmarks.anatomy train pairs.npz --seed 0 --out anatomy.safetensors
     python -m benchmarks.anatomy table pairs.npz --photos photographs.npz --seed 0
+    python -m benchmarks.anatomy table unseen.npz --fit pairs.npz --photos photographs.npz --seed 0
     python -m benchmarks.anatomy check others.npz
 
 `measure` reads a folder of `render --pairs`, or any folder of photographs (*.jpg); the others take several of its
-files. `table` judges every hand by a fit that never saw its person, `check` by the shipped weights.
+files. `table` judges every hand by a fit that never saw its person, in folds or on the files of `--fit`; `check` by the
+shipped weights. `measure --side 64` first reduces the pictures to 64 px.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import numpy as np
 
 from benchmarks.anatomy_fit import fit
 from benchmarks.anatomy_measures import Measures, measure
-from benchmarks.anatomy_table import check, table
+from benchmarks.anatomy_table import check, held_out, table
 from handdata.files import sha256_of
 
 
@@ -35,9 +37,11 @@ def main() -> None:
     for name in ("measure", "train"):
         parts[name].add_argument("--out", type=Path, required=True)
     parts["table"].add_argument("--photos", type=Path, help="photographs, written by 'measure'; never fitted on")
+    parts["table"].add_argument("--fit", type=Path, nargs="+", help="fit on these files, not in folds")
+    parts["measure"].add_argument("--side", type=int, default=0, help="reduce pictures to this short side, px")
     given = parser.parse_args()
     if given.command == "measure":
-        np.savez_compressed(given.out, **asdict(measure(given.folder)))
+        np.savez_compressed(given.out, **asdict(measure(given.folder, given.side)))
         return
     data = Measures.joined([load(path) for path in given.files])
     if given.command == "train":
@@ -49,7 +53,12 @@ def main() -> None:
     if given.command == "check":
         print(check(data))
         return
-    for line in table(data, load(given.photos) if given.photos else None, given.seed):
+    photos = load(given.photos) if given.photos else None
+    if given.fit:
+        lines = held_out(Measures.joined([load(path) for path in given.fit]), data, photos, given.seed)
+    else:
+        lines = table(data, photos, given.seed)
+    for line in lines:
         print(line)
 
 

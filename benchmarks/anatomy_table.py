@@ -1,6 +1,6 @@
 """The table of docs/anatomy_benchmark.md: how well every metric tells wrong hands from right ones, by size and flaw."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -23,8 +23,37 @@ def table(data: Measures, photos: Measures | None, seed: int) -> Iterator[str]:
     outputs = np.full((len(data.found), 12), np.nan)
     outputs[data.found] = by_folds(found, seed, lambda known, new: fit(known, seed).outputs(new.features))
     scores = {name: _whole(data, values) for name, values in _scores(found, seed).items()}
-    whole = fit(data, seed)
-    seen = _photo_scores(found, photos, whole) if photos else {}
+    seen = _scores_of_others(found, photos, fit(data, seed)) if photos else {}
+
+    def blind(flaw: str) -> Floats:
+        return by_folds(found, seed, partial(_judged_blindly, flaw, seed))
+
+    yield from _lines(data, outputs, scores, seen, blind, seed)
+
+
+def held_out(known: Measures, data: Measures, photos: Measures | None, seed: int) -> Iterator[str]:
+    """Yield the lines of the tables for pairs of `data` by fits on all of `known`, which must not share a person."""
+    assert not set(known.person) & set(data.person), "a person is in both"
+    fitted, weights = known.rows(known.found), fit(known, seed)
+    outputs = weights.outputs(data.features)
+    scores = {name: _whole(data, values) for name, values in _scores_of_others(fitted, data, weights).items()}
+    seen = _scores_of_others(fitted, photos, weights) if photos else {}
+
+    def blind(flaw: str) -> Floats:
+        return _judged(without(fitted, flaw), data.rows(data.found), seed)
+
+    yield from _lines(data, outputs, scores, seen, blind, seed)
+
+
+def _lines(
+    data: Measures,
+    outputs: Floats,
+    scores: dict[str, Floats],
+    seen: dict[str, Floats],
+    blind: Callable[[str], Floats],
+    seed: int,
+) -> Iterator[str]:
+    """Yield the lines; `seen` are the photographs' scores, `blind` judges the found hands with a flaw left out."""
     sizes = sorted(set(data.size.tolist()), reverse=True)
     yield markdown_table(
         ["metric", *(f"{size} px{rest}" for size in sizes for rest in ("", ", found", ", against photographs"))],
@@ -35,9 +64,14 @@ def table(data: Measures, photos: Measures | None, seed: int) -> Iterator[str]:
     for size in sizes:
         low, high = _interval(data.rows(data.size == size), combined[data.size == size], seed)
         yield f"combined at {size} px, 95 % over pairs: {low:.3f} to {high:.3f}."
-    if photos:
+    if seen:
         yield f"Photographs above 0.5: {int((seen['combined'] > 0.5).sum())} of {len(seen['combined'])}."
     one = data.wrong & (data.flaws.sum(axis=1) == 1)
+    for size in sizes:
+        ends = [
+            f"{_auc_of_kind(data, combined, kind & (data.size == size), size)}" for kind in (one, data.wrong & ~one)
+        ]
+        yield f"AUC of combined at {size} px, hands with one flaw and with several: {', '.join(ends)}."
     for size in sizes:
         flawed, right = (f"{(combined[kind & (data.size == size)] > 0.5).mean():.1%}" for kind in (one, ~data.wrong))
         yield f"Above 0.5 at {size} px: {flawed} of the hands with one flaw, {right} of the right ones."
@@ -49,8 +83,8 @@ def table(data: Measures, photos: Measures | None, seed: int) -> Iterator[str]:
     yield f"The flaw named first is right in {named.mean():.1%} of {len(named)} hands with one flaw.\n"
     rows = []
     for flaw in FLAWS:
-        blind = _whole(data, by_folds(found, seed, partial(_judged_blindly, flaw, seed)))
-        cells = [_auc_of(data, values, flaw, size) for values in (combined, blind) for size in sizes]
+        judged = (combined, _whole(data, blind(flaw)))
+        cells = [_auc_of(data, values, flaw, size) for values in judged for size in sizes]
         rows.append([flaw, str(int((data.flaws[:, FLAWS.index(flaw)] & data.wrong).sum())), *cells])
     heads = [f"{size} px{rest}" for rest in ("", ", flaw left out of the fit") for size in sizes]
     yield markdown_table(["flaw", "hands", *heads], rows)
@@ -90,8 +124,8 @@ def _scores(found: Measures, seed: int) -> dict[str, Floats]:
     }
 
 
-def _photo_scores(found: Measures, photos: Measures, whole: Weights) -> dict[str, Floats]:
-    """Return the scores of the photographs' found hands by the fit on all drawn hands."""
+def _scores_of_others(found: Measures, photos: Measures, whole: Weights) -> dict[str, Floats]:
+    """Return the scores of others' found hands, such as photographs', by the fit on all drawn hands `found`."""
     photos = photos.rows(photos.found)
     outputs = whole.outputs(photos.features)
     return {
@@ -129,6 +163,11 @@ def _row(data: Measures, scores: Floats, photos: Floats | None, sizes: list[int]
         mine &= data.found
         yield f"{auc(scores[mine & data.wrong], scores[mine & ~data.wrong]):.3f}"
         yield "" if photos is None else f"{auc(scores[mine & data.wrong], photos):.3f}"
+
+
+def _auc_of_kind(data: Measures, scores: Floats, wrong: NDArray[np.bool_], size: int) -> str:
+    right = ~data.wrong & (data.size == size)
+    return f"{auc(scores[wrong], scores[right]):.3f} of {wrong.sum()}" if wrong.any() else "none"
 
 
 def _auc_of(data: Measures, scores: Floats, flaw: str, size: int) -> str:

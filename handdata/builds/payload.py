@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from handdata.builds.folder import BuildFolder
+from handdata.dataset import pairs
 from handdata.dataset.checksums import CHECKSUMS, checksums_text, read_checksums
 from handdata.errors import UserError
 from handdata.stages import assemble
@@ -41,11 +42,23 @@ class Published:
     remark: str = ""
 
 
-def payload(build: BuildFolder, name: str) -> Payload:
-    """Return the files of a build's dataset for a place of that name, their hashes checked.
+def payload(source: BuildFolder | Path, name: str) -> Payload:
+    """Return the files of a build's or of drawn pairs' dataset for a place of that name, their hashes checked.
 
     Raises `UserError` if the dataset is missing or older than the build, or a file was changed by hand.
     """
+    folder = pairs.assemble(source) if isinstance(source, Path) else _assembled(source)
+    checksums = read_checksums(folder / CHECKSUMS)
+    files: dict[str, Path | bytes] = {path: folder / path for path in checksums}
+    card = (folder / "README.md").read_text(encoding="utf-8").replace(_PLACEHOLDER, name).encode()
+    checksums["README.md"] = _described(card)
+    listing = checksums_text(checksums).encode()
+    checksums[CHECKSUMS] = _described(listing)
+    return Payload({**files, "README.md": card, CHECKSUMS: listing}, checksums)
+
+
+def _assembled(build: BuildFolder) -> Path:
+    """Return the folder of a build's dataset, whose files are whole and current."""
     folder = build.path / "dataset"
     summary, remedy = assemble.read_summary(build.path), f"run `handdata assemble {build.path}`"
     if summary is None or not folder.is_dir():
@@ -55,13 +68,7 @@ def payload(build: BuildFolder, name: str) -> Payload:
         raise UserError(f"{folder / changed[0]} was changed after it was made: {remedy}")
     if not assemble.is_current(build.path, build.recipe):
         raise UserError(f"the dataset of {build.path} is older than the build's rows: {remedy}")
-    checksums = read_checksums(folder / CHECKSUMS)
-    files: dict[str, Path | bytes] = {path: folder / path for path in checksums}
-    card = (folder / "README.md").read_text(encoding="utf-8").replace(_PLACEHOLDER, name).encode()
-    checksums["README.md"] = _described(card)
-    listing = checksums_text(checksums).encode()
-    checksums[CHECKSUMS] = _described(listing)
-    return Payload({**files, "README.md": card, CHECKSUMS: listing}, checksums)
+    return folder
 
 
 def _described(data: bytes) -> dict[str, Any]:

@@ -15,22 +15,26 @@ from handdata.huggingface import parse_new
 
 
 def publish(
-    build: BuildFolder, to: str | Path, private: bool = False, revision: str | None = None, purge_history: bool = False
+    source: BuildFolder | Path,
+    to: str | Path,
+    private: bool = False,
+    revision: str | None = None,
+    purge_history: bool = False,
 ) -> Published:
-    """Publish a build's dataset to `hf:USER/NAME` or a folder.
+    """Publish the dataset of a build, or of a folder with drawn pairs, to `hf:USER/NAME` or a folder.
 
     Raises `UserError` for a mistake, `Unfinished` if a server or a disk fails; then nothing is half-published, and
     the same call resumes.
     """
     if isinstance(to, str) and to.startswith("hf:"):
         name = upload.repository_name(to)
-        return upload.publish(payload(build, name), name, private, revision, purge_history)
+        return upload.publish(payload(source, name), name, private, revision, purge_history)
     folder = parse_new(to, "--to")
     assert isinstance(folder, Path)
     for option, given in (("--private", private), ("--revision", revision), ("--purge-history", purge_history)):
         if given:
             raise UserError(f"{option} is for the Hub: {to} is a folder (a place on the Hub is written hf:USER/NAME)")
-    return _to_folder(payload(build, folder.absolute().name), folder)
+    return _to_folder(payload(source, folder.absolute().name), folder)
 
 
 def _to_folder(sent: Payload, folder: Path) -> Published:

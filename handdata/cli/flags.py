@@ -239,13 +239,13 @@ class Drop:
 
 @dataclass(frozen=True)
 class Publish:
-    """Publish the dataset of a build to the Hub or to a folder, and read it back.
+    """Publish the dataset of a build, or of pairs that `render` drew, to the Hub or to a folder, and read it back.
 
     On the Hub, one commit replaces all of data/. The token is that of `hf auth login` or HF_TOKEN. The
     same command resumes after an interruption: uploaded files are not uploaded again.
     """
 
-    build: Positional[Path]  # the build folder
+    build: Positional[Path]  # the build folder, a folder of `render --pairs`, or a folder with several of these
     to: str  # hf:USER/NAME, or a folder (a new one that looks like USER/NAME: ./USER/NAME)
     private: bool = False  # make the repository private
     revision: str | None = None  # branch of the repository; created if it does not exist
@@ -253,8 +253,10 @@ class Publish:
 
     def __call__(self) -> int:
         from handdata.builds.publish import publish
+        from handdata.dataset import pairs
 
-        done = publish(BuildFolder.open(self.build), self.to, self.private, self.revision, self.purge_history)
+        source = self.build if pairs.drawn_folders(self.build) else BuildFolder.open(self.build)
+        done = publish(source, self.to, self.private, self.revision, self.purge_history)
         commit = f", commit {done.revision}" if done.revision else ""
         print(f"{done.rows:,} rows in {done.files} files ({done.bytes / 1e6:,.1f} MB) are at {done.place}{commit}")
         if done.remark:

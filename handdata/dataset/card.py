@@ -58,19 +58,26 @@ def write(
 
 def metadata(recipe: Recipe, source: Origin, summary: dict[str, Any]) -> str:
     """Return the card's YAML: licence, tags, configurations (one per gesture, and `all`), features and counts."""
-    from huggingface_hub import DatasetCardData
-
-    total = sum(sum(splits.values()) for splits in summary["rows"].values())
-    columns = features(list(recipe.select.gestures))._to_yaml_list()
-    groups = {gesture: [gesture] for gesture in summary["rows"]}
-    groups = {name: members for name, members in groups.items() if any(summary["rows"][name].values())}
-    named = {"all": list(groups), **groups}
     values = {
         **source.licence,
         "pretty_name": _title(recipe),
         "language": ["en"],
         "task_categories": ["text-to-image", "image-to-text", "image-classification"],
         "tags": list(source.tags),
+    }
+    return front_matter(values, summary, features(list(recipe.select.gestures))._to_yaml_list())
+
+
+def front_matter(values: dict[str, Any], summary: dict[str, Any], columns: Any) -> str:
+    """Return a card's YAML: these values, and a configuration per key of `summary["rows"]`, and `all`, with counts."""
+    from huggingface_hub import DatasetCardData
+
+    total = sum(sum(splits.values()) for splits in summary["rows"].values())
+    groups = {gesture: [gesture] for gesture in summary["rows"]}
+    groups = {name: members for name, members in groups.items() if any(summary["rows"][name].values())}
+    named = {"all": list(groups), **groups}
+    values = {
+        **values,
         "size_categories": [_size_category(total)],
         "configs": [_configuration(name, members, summary) for name, members in named.items()],
         "dataset_info": [_information(name, members, summary, columns) for name, members in named.items()],

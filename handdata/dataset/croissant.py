@@ -10,6 +10,7 @@ from handdata.rows.schema import COLUMNS
 _PAPER = "https://arxiv.org/abs/2408.15461"
 _TYPES = {
     pa.string(): "sc:Text",
+    pa.bool_(): "sc:Boolean",
     pa.int32(): "cr:Int32",
     pa.int64(): "cr:Int64",
     pa.float32(): "cr:Float32",
@@ -58,12 +59,19 @@ _CONTEXT = {
 
 
 def describe(
-    name: str, words: dict[str, str], files: list[dict[str, Any]], schema: pa.Schema, meanings: Mapping[str, str]
+    name: str,
+    words: dict[str, Any],
+    files: list[dict[str, Any]],
+    schema: pa.Schema,
+    meanings: Mapping[str, str],
+    row: str = "one row per photograph",
+    key: str = "image_id",
 ) -> dict[str, Any]:
     """Return `croissant.json` as a dict.
 
     `words`: the card's paragraphs (description, licence, url, and `rai:...` fields). `files`: path, bytes and sha256 of
     the Parquet files. The record set reads all of them. `meanings` are those of columns that differ from `COLUMNS`.
+    `row` is what a row is, `key` the column that identifies it.
     """
     parquet = {
         "@type": "cr:FileSet",
@@ -89,8 +97,8 @@ def describe(
                 "@type": "cr:RecordSet",
                 "@id": "rows",
                 "name": "rows",
-                "description": "one row per photograph",
-                "key": {"@id": "rows/image_id"},
+                "description": row,
+                "key": {"@id": f"rows/{key}"},
                 "field": [_field(field, meanings) for field in schema],
             }
         ],
@@ -117,11 +125,11 @@ def _field(field: pa.Field, meanings: Mapping[str, str]) -> dict[str, Any]:
         "@type": "cr:Field",
         "@id": f"rows/{field.name}",
         "name": field.name,
-        "description": meanings.get(field.name, COLUMNS[field.name].meaning),
-        "dataType": "sc:ImageObject" if field.name == "image" else _TYPES[kind],
+        "description": meanings.get(field.name) or COLUMNS[field.name].meaning,
+        "dataType": "sc:ImageObject" if pa.types.is_struct(kind) else _TYPES[kind],
         "source": {"fileSet": {"@id": "parquet"}, "extract": {"column": field.name}},
     }
-    if field.name == "image":
+    if pa.types.is_struct(kind):
         entry["source"]["transform"] = {"jsonPath": "bytes"}
     if depth:
         entry |= {"isArray": True, "arrayShape": ",".join(["-1"] * depth)}

@@ -59,19 +59,24 @@ def _write_file(
 ) -> None:
     """Write one Parquet file, a row group at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # JPEGs do not compress; pages are cut by content, so that a changed row leaves the other rows' chunks unchanged
-    codecs = dict.fromkeys(_leaves(schema), "zstd") | {"image.bytes": "none"}
     repeating = ["text", "gesture", "gesture_phrase", "hagrid_split", "rewrite", "source", "labels.list.element"]
-    with pq.ParquetWriter(
-        path, schema, compression=codecs, use_dictionary=repeating, write_page_index=True,
-        use_content_defined_chunking=True,
-    ) as writer:  # fmt: skip
+    with open_writer(path, schema, repeating) as writer:
         for group in groups:
             part = rows.take(group)
             pairs = zip(part["image_id"].to_pylist(), part["sha256"].to_pylist(), strict=True)
             images = [_image(build, gesture, image_id, sha256) for image_id, sha256 in pairs]
             arrays = [pa.array(images, schema.field("image").type)] + [part[name] for name in schema.names[1:]]
             writer.write_table(pa.table(arrays, schema=schema), row_group_size=len(group))
+
+
+def open_writer(path: Path, schema: pa.Schema, repeating: list[str]) -> pq.ParquetWriter:
+    """Return a writer of a published file; the columns `repeating` have few values."""
+    # JPEGs do not compress; pages are cut by content, so that a changed row leaves the other rows' chunks unchanged
+    codecs = {leaf: "none" if leaf.endswith(".bytes") else "zstd" for leaf in _leaves(schema)}
+    return pq.ParquetWriter(
+        path, schema, compression=codecs, use_dictionary=repeating, write_page_index=True,
+        use_content_defined_chunking=True,
+    )  # fmt: skip
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

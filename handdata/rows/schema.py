@@ -1,5 +1,6 @@
 """The columns of the manifest, of every stage and of the published dataset, and their meaning."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,11 @@ def features(gestures: list[str]) -> "Features":
 
     `gestures` are the names of the ClassLabel in the recipe's order.
     """
+    return features_of(COLUMNS, gestures)
+
+
+def features_of(columns: Mapping[str, Column], gestures: list[str]) -> "Features":
+    """Return the features of a dataset with these columns."""
     from datasets import ClassLabel, Features, Image, List, Value
 
     def feature(kind: str) -> Any:
@@ -150,4 +156,4 @@ def features(gestures: list[str]) -> "Features":
             return List(feature(kind[len("list<") : -1]))
         return {"image": Image(), "class": ClassLabel(names=gestures)}.get(kind) or Value(kind)
 
-    return Features({name: feature(column.type) for name, column in COLUMNS.items()})
+    return Features({name: feature(column.type) for name, column in columns.items()})

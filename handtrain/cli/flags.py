@@ -244,6 +244,7 @@ class Judge:
     json: Path | None = None  # file for all measures, images and hands as JSON
     csv: Path | None = None  # file with a row per hand
     anatomy: bool = True  # judge the anatomy of every hand, which takes most of the time
+    judge: tuple[str, ...] = ()  # other judges of each hand: NAME or NAME:KEY=VALUE,... (vlm, and those of packages)
     crops: int = 12  # number of worst and of best hands to show of each folder
     workers: int = 0  # number of processes; 0: one per core
     ask: int = 0  # write OUT-people.html too, a page that asks a person about so many of the hands
@@ -257,7 +258,7 @@ class Judge:
         ask, answers = flags.pop("ask"), flags.pop("answers")
         if (ask or answers) and self.csv is None:
             raise UserError("--ask and --answers need --csv FILE, the hands that they are about")
-        judgement = judge(flags.pop("folders"), **flags)
+        judgement = judge(flags.pop("folders"), judges=flags.pop("judge"), **flags)
         hands = people.hands_from_csv(self.csv) if self.csv and (ask or answers) else []
         if ask:
             print(people.ask(hands, ask, 0, self.out.with_name(f"{self.out.stem}-people.html")))

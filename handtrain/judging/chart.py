@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handtrain.judging.measures import MEASURES, Entry
+from handtrain.judging.measures import Entry, Measure
 
 _WIDTH, _NAMES, _ROW, _TOP, _BOTTOM = 1150, 170, 22, 30, 22  # px
 _GAP = 26  # px between panels
 _LETTERS = 24  # of a folder's name, from its end
 
 
-def chart(summaries: Sequence[Entry]) -> str:
+def chart(summaries: Sequence[Entry], measures: Sequence[Measure]) -> str:
     """Return the chart of the summaries, the first at the top; empty without any value."""
-    panels = [each for each in MEASURES if any(_value(entry, each.name) is not None for entry in summaries)]
+    panels = [each for each in measures if any(_value(entry, each.name) is not None for entry in summaries)]
     if not panels:
         return ""
     height = _TOP + _ROW * len(summaries) + _BOTTOM
@@ -23,7 +23,7 @@ def chart(summaries: Sequence[Entry]) -> str:
     for number, each in enumerate(panels):
         arrow = {None: "", True: " ↓", False: " ↑"}[each.lower_is_better]
         left, right = _NAMES + number * across + _GAP / 2, _NAMES + (number + 1) * across - _GAP / 2
-        parts.append(f"<text x='{left:.0f}' y='14' font-weight='600'>{each.name}{arrow}</text>")
+        parts.append(f"<text x='{left:.0f}' y='14' font-weight='600'>{html.escape(each.name)}{arrow}</text>")
         parts += _panel([entry["measures"].get(each.name) for entry in summaries], left, right)
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {height}' role='img' "

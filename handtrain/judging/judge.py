@@ -18,7 +18,8 @@ from handdata.vision.pixels import MAX_PIXELS, UnreadableImage, open_image, upri
 from handtrain.data.image_folder import is_black, is_one_colour
 from handtrain.evaluation.hands import Hand
 from handtrain.judging.judgement import AnatomyMethod, Judgement
-from handtrain.judging.measures import MEASURES, Entry, difference, summary
+from handtrain.judging.measures import Entry, Measure, chosen, difference, summary
+from handtrain.judging.others import make_judges, scored
 from handtrain.judging.page import page
 from handtrain.judging.pictures import Folder, Picture, open_folder
 from handtrain.judging.reference import gestures_named
@@ -44,11 +45,13 @@ def judge(
     workers: int = 0,
     crops: int = 12,
     anatomy: bool | AnatomyMethod = True,
+    judges: Sequence[str] = (),
 ) -> Judgement:
     """Judge the hands of all images below the folders; write the page `out`, and `json` and `csv` where given.
 
     `workers` is the number of processes, 0 for one per core; results do not depend on it. The page shows the `crops`
     worst and best hands of each folder. Without `anatomy`, p_wrong and the values that come with it are not computed.
+    `judges` are other judges (`raters.judges`), NAME or NAME:KEY=VALUE,KEY=VALUE, which see a crop around every hand.
     Raises `UserError` for a folder without an image, and where no image of any folder can be read.
     """
     _check(out, workers, crops)
@@ -61,10 +64,14 @@ def judge(
         if names.count(name) > 1:
             raise UserError(f"{name} is named twice: name each folder once")
     method = default_anatomy() if anatomy is True else anatomy or None
+    made = make_judges(judges)
     for file, option in ((out, "--out"), (json, "--json"), (csv, "--csv")):
         if file is not None:
             require_writable_folder(Path(file).parent, option)
-    judgement = _summarised(opened, _judge_all(opened, method, workers or cores()), method)
+    images = _judge_all(opened, method, workers or cores())
+    for name, other in made.items():
+        images = scored(images, opened, name, other)
+    judgement = _summarised(opened, images, method, list(made))
     if out is not None:
         write_text(Path(out), page(judgement, crops))
     if json is not None:
@@ -153,28 +160,31 @@ def _in_worker(task: tuple[int, Picture]) -> JudgedImage:
     return _of_process(task)
 
 
-def _summarised(folders: list[Folder], images: list[JudgedImage], method: AnatomyMethod | None) -> Judgement:
+def _summarised(
+    folders: list[Folder], images: list[JudgedImage], method: AnatomyMethod | None, judges: list[str]
+) -> Judgement:
     """Return the judgement, with the best folder first, and the comparison of every two folders."""
-    anatomy = method is not None
+    measures = chosen(method is not None, judges)
     by_folder = [[image for image in images if image.folder == number] for number in range(len(folders))]
     summaries = [
-        {"folder": folder.name, **summary(of_folder, anatomy), "other_files": folder.others, "notes": folder.notes}
+        {"folder": folder.name, **summary(of_folder, measures), "other_files": folder.others, "notes": folder.notes}
         for folder, of_folder in zip(folders, by_folder, strict=True)
     ]
-    summaries.sort(key=partial(_rank, anatomy=anatomy))
-    return Judgement(folders, images, method, summaries, list(_pairs(folders, by_folder, anatomy)))
+    summaries.sort(key=partial(_rank, measure=measures[0]))
+    return Judgement(folders, images, method, judges, summaries, list(_pairs(folders, by_folder, measures)))
 
 
-def _pairs(folders: Sequence[Folder], images: Sequence[Sequence[JudgedImage]], anatomy: bool) -> Iterator[Entry]:
+def _pairs(
+    folders: Sequence[Folder], images: Sequence[Sequence[JudgedImage]], measures: Sequence[Measure]
+) -> Iterator[Entry]:
     for first in range(len(folders)):
         for second in range(first + 1, len(folders)):
-            entry = difference(images[first], images[second], anatomy)
+            entry = difference(images[first], images[second], measures)
             if entry:
                 yield {"first": folders[first].name, "second": folders[second].name, **entry}
 
 
-def _rank(entry: Entry, anatomy: bool) -> float:
+def _rank(entry: Entry, measure: Measure) -> float:
     """Return a number by which the best folder is the first; one without a readable image is the last."""
-    measure = next(each for each in MEASURES if anatomy or not each.anatomy)
     value = entry["measures"][measure.name]["value"]
     return float("inf") if value is None else value if measure.lower_is_better else -value

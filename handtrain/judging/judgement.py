@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from handdata.shipped import versions
-from handtrain.judging.measures import MEASURES, Entry, Measure
+from handtrain.judging.measures import Entry, Measure, chosen
 from handtrain.judging.pictures import Folder
 from handtrain.judging.rows import JudgedImage, csv_text
 
@@ -54,6 +54,7 @@ class Judgement:
     folders: list[Folder]
     images: list[JudgedImage]  # by folder, then by name
     method: AnatomyMethod | None  # None: p_wrong, fingers and flaw were not computed
+    judges: list[str]  # names of the other judges
     summaries: list[Entry]  # `folder` and the entries of `measures.summary`, the best folder first
     pairs: list[Entry]  # `first`, `second` and the entries of `measures.difference`
 
@@ -69,18 +70,19 @@ class Judgement:
         return {
             "format": FORMAT,
             "anatomy": anatomy,
+            "judges": self.judges,
             "folders": [{**each, "images_judged": images[each["folder"]]} for each in self.summaries],
             "pairs": self.pairs,
             "versions": versions("mediapipe"),
         }
 
     def csv(self) -> str:
-        """Return the CSV file with a row per hand (`rows.COLUMNS`)."""
-        return csv_text(self.images, [each.name for each in self.folders])
+        """Return the CSV file with a row per hand (`rows.COLUMNS`, and a column per other judge)."""
+        return csv_text(self.images, [each.name for each in self.folders], self.judges)
 
     def chosen(self) -> list[Measure]:
         """Return the measures that were computed; the first one ranks the folders."""
-        return [each for each in MEASURES if self.method is not None or not each.anatomy]
+        return chosen(self.method is not None, self.judges)
 
     def about_anatomy(self) -> str:
         """Return the sentence that belongs to p_wrong."""

@@ -7,6 +7,7 @@ share the draws (`evaluation/bootstrap`).
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,19 @@ MEASURES = (
 )
 
 
-def summary(images: Sequence[JudgedImage], anatomy: bool) -> Entry:
+def chosen(anatomy: bool, judges: Sequence[str] = ()) -> list[Measure]:
+    """Return the measures that are computed with these other judges, in the order of the table."""
+    ours = [each for each in MEASURES if anatomy or not each.anatomy]
+    return [*ours, *(Measure(f"judge {name}", "hands", True, partial(_by_judge, name)) for name in judges)]
+
+
+def _by_judge(name: str, images: Sequence[JudgedImage]) -> Sums:
+    scores = [[hand.others.get(name) for hand in image.hands] for image in images]
+    known = [[score for score in of_image if score is not None] for of_image in scores]
+    return np.array([sum(each) for each in known], float), np.array([len(each) for each in known], float)
+
+
+def summary(images: Sequence[JudgedImage], measures: Sequence[Measure]) -> Entry:
     """Return the counts of a folder's images and, by name, the entry of every measure."""
     read = [image for image in images if image.fault is None]
     names = Counter(hand.gesture for image in read for hand in image.hands)
@@ -82,19 +95,20 @@ def summary(images: Sequence[JudgedImage], anatomy: bool) -> Entry:
         "black": sum(image.black for image in read),
         "one_colour": sum(image.one_colour for image in read),
         "gestures": dict(sorted(names.items(), key=lambda item: (-item[1], item[0]))),
-        "measures": {each.name: _entry(each, read) for each in MEASURES if anatomy or not each.anatomy},
+        "measures": {each.name: _entry(each, read) for each in measures},
     }
 
 
-def difference(first: Sequence[JudgedImage], second: Sequence[JudgedImage], anatomy: bool) -> Entry | None:
+def difference(
+    first: Sequence[JudgedImage], second: Sequence[JudgedImage], measures: Sequence[Measure]
+) -> Entry | None:
     """Return second minus first for every measure on the images of the same names, None without any."""
     sides = [{image.name: image for image in images if image.fault is None} for images in (first, second)]
     names = [name for name in sides[0] if name in sides[1]]
     if not names:
         return None
     pair = [[side[name] for name in names] for side in sides]
-    chosen = [each for each in MEASURES if anatomy or not each.anatomy]
-    return {"images": len(names), "measures": {each.name: _difference(each, *pair) for each in chosen}}
+    return {"images": len(names), "measures": {each.name: _difference(each, *pair) for each in measures}}
 
 
 def _entry(measure: Measure, images: Sequence[JudgedImage]) -> Entry:

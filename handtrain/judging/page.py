@@ -27,7 +27,7 @@ def page(judgement: Judgement, crops: int) -> str:
     count, images = len(judgement.folders), sum(entry["images"] for entry in judgement.summaries)
     title = f"Hands in {images:,} images of {count} folder{'s' if count > 1 else ''}"
     parts = [f"<h1>{html.escape(title)}</h1>", *_remarks(judgement), _ranking(judgement)]
-    parts.append(f"<div class=chart>{chart(judgement.summaries)}</div>")
+    parts.append(f"<div class=chart>{chart(judgement.summaries, judgement.chosen())}</div>")
     if judgement.pairs:
         parts += ["<h2>Folders compared</h2>", _pairs(judgement)]
     for entry in judgement.summaries:
@@ -115,6 +115,7 @@ def _figure(files: dict[str, Path], image: JudgedImage, hand: JudgedHand | None)
 def _caption(hand: JudgedHand) -> str:
     value = f"score {hand.hand.score:.2f}" if hand.p_wrong is None else f"{hand.p_wrong:.2f}"
     words = [hand.gesture, hand.flaw or "", "" if hand.fingers is None else f"{hand.fingers} fingers"]
+    words += [f"{name} {score:.2f}" for name, score in hand.others.items() if score is not None]
     return f"<b>{value}</b> {html.escape(', '.join(filter(None, words)))}"
 
 

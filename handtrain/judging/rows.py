@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ class JudgedHand:
     p_wrong: float | None = None  # 0 to 1
     fingers: int | None = None
     flaw: str | None = None
+    others: dict[str, float | None] = field(default_factory=dict)  # scores of other judges by name, high for wrong
 
     def box(self) -> tuple[int, int, int, int]:
         """Return left, top, right, bottom around the landmarks in pixels, clipped to the image."""
@@ -49,6 +50,7 @@ class JudgedHand:
             "p_wrong": self.p_wrong,
             "fingers": self.fingers,
             "flaw": self.flaw,
+            **({"judges": self.others} if self.others else {}),
             "landmarks": landmarks,
         }
 
@@ -75,23 +77,24 @@ class JudgedImage:
         return {"image": self.name, **about, "hands": [hand.record() for hand in self.hands]}
 
 
-def csv_text(images: Iterable[JudgedImage], folders: list[str]) -> str:
+def csv_text(images: Iterable[JudgedImage], folders: list[str], judges: Sequence[str] = ()) -> str:
     """Return the CSV file: a row per hand; an image without a hand has one row with an empty `hand` and p_wrong 1.
 
-    Images that could not be read have no row.
+    Every other judge has a column `judge_NAME` after the others. Images that could not be read have no row.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow([*COLUMNS, *(f"judge_{name}" for name in judges)])
     for image in images:
         if image.fault is None:
-            writer.writerows([folders[image.folder], image.name, *cells] for cells in _cells(image))
+            writer.writerows([folders[image.folder], image.name, *cells] for cells in _cells(image, judges))
     return text.getvalue()
 
 
-def _cells(image: JudgedImage) -> Iterator[list[Any]]:
+def _cells(image: JudgedImage, judges: Sequence[str]) -> Iterator[list[Any]]:
     if not image.hands:
-        yield [*[""] * 8, 1, "", ""]
+        yield [*[""] * 8, 1, "", "", *[""] * len(judges)]
     for number, each in enumerate(image.hands, 1):
-        judged = ["" if value is None else value for value in (each.p_wrong, each.fingers, each.flaw)]
+        values = (each.p_wrong, each.fingers, each.flaw, *(each.others.get(name) for name in judges))
+        judged = ["" if value is None else value for value in values]
         yield [number, *each.box(), round(each.hand.score, 5), each.handedness, each.gesture, *judged]

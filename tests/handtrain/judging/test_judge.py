@@ -15,12 +15,14 @@ from handdata import assets
 from handdata.errors import UserError
 from handdata.recipe import RenderOptions
 from handdata.world.tasks import draw_task, plan
+from handtrain.cli import main
 from handtrain.cli.flags import Judge
 from handtrain.judging import judge as judging
 from handtrain.judging.rows import COLUMNS
 from handtrain.raters import people
+from handtrain.raters.judges import JUDGES
 from tests import ROOT
-from tests.handtrain.judging.fakes import judged, write_image
+from tests.handtrain.judging.fakes import COLOUR, Finder, judged, write_image
 
 
 def rows_of(file):
@@ -130,6 +132,75 @@ def test_only_unreadable_images_are_one_sentence_but_not_next_to_a_good_folder(t
     assert [entry["images"] for entry in result.summaries] == [1, 0] and "-" in str(result).splitlines()[2]
 
 
+class Green:
+    """Another judge: the share of a crop that has the landmarker's colour, times a factor; a tiny crop has none."""
+
+    closed = 0
+
+    def __init__(self, factor="1"):
+        self.factor = float(factor)
+
+    def __call__(self, image):
+        share = float((image[..., 1] == COLOUR[1]).mean())
+        return None if len(image) < 40 else self.factor * share
+
+    def close(self):
+        Green.closed += 1
+
+
+def test_other_judges_see_a_crop_of_every_hand_and_their_scores_are_in_every_file(tmp_path, monkeypatch):
+    monkeypatch.setitem(JUDGES, "green", Green)
+    monkeypatch.setattr(Green, "closed", 0)
+    for folder, hands in (("one", (90, 30)), ("two", (90,))):
+        write_image(tmp_path / folder / "x.png", *hands, size=(200, 80))
+        write_image(tmp_path / folder / "none.png")
+    write_image(tmp_path / "two" / "small.png", 70, side=20)
+    files = {"json": tmp_path / "all.json", "csv": tmp_path / "hands.csv", "out": tmp_path / "page.html"}
+    result = judged([tmp_path / "one", tmp_path / "two"], monkeypatch, judges=["green:factor=2"], **files)
+    rows = rows_of(files["csv"])
+    assert list(rows[0]) == [*COLUMNS, "judge_green"] and Green.closed == 1
+    scores = {(row["folder"][-3:], row["image"], row["hand"]): row["judge_green"] for row in rows}
+    assert scores["one", "none.png", ""] == scores["two", "small.png", "1"] == ""
+    crop = np.asarray(people.crop(Image.open(tmp_path / "one" / "x.png"), (60, 20, 100, 60)))
+    share = (crop[..., 1] == COLOUR[1]).mean()
+    assert share > 0.25 and float(scores["one", "x.png", "2"]) == pytest.approx(2 * share)
+    one, two = (
+        next(e for e in result.summaries if e["folder"].endswith(n))["measures"]["judge green"] for n in ("one", "two")
+    )
+    known = [float(scores["one", "x.png", number]) for number in "12"]
+    assert one["value"] == pytest.approx(np.mean(known)) and (one["n"], two["n"]) == (2, 1)
+    record = json.loads(files["json"].read_text())
+    first = next(e for e in record["folders"] if e["folder"].endswith("one"))["images_judged"][1]["hands"][0]
+    assert record["judges"] == ["green"] and first["judges"] == {"green": pytest.approx(known[0])}
+    page = files["out"].read_text(encoding="utf-8")
+    assert "judge green ↓" in page and f"green {known[1]:.2f}" in page and "judge green" in str(result)
+
+
+def test_judges_that_cannot_be_made_are_one_sentence_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(JUDGES, "green", Green)
+    monkeypatch.setattr(judging, "_judge_all", lambda *_: pytest.fail("work was begun"))
+    write_image(tmp_path / "a" / "x.png", 80)
+    for judges, sentence in (
+        (["gren"], "unknown judge 'gren': did you mean 'green'"),
+        (["green:size=2"], "the settings of green are: factor"),
+        (["green", "green:factor=2"], "--judge names 'green' twice"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            judged(tmp_path / "a", monkeypatch, judges=judges)
+
+
+def test_the_flag_judge_names_other_judges(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(JUDGES, "green", Green)
+    monkeypatch.setattr(judging, "open_finder", Finder)
+    write_image(tmp_path / "a" / "x.png", 90)
+    words = ["judge", str(tmp_path / "a"), "--out", str(tmp_path / "p.html"), "--csv", str(tmp_path / "h.csv")]
+    monkeypatch.setattr(sys, "argv", ["handtrain", *words, "--no-anatomy", "--judge", "green:factor=3"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0 and "judge green" in capsys.readouterr().out
+    assert float(rows_of(tmp_path / "h.csv")[0]["judge_green"]) > 1
+
+
 # `handtrain judge` without the packages of other extras, whose import fails as if they were not installed
 BLOCKED = """
 import sys
@@ -147,14 +218,21 @@ OTHERS = ["llama_cpp", "ray", "diffusers", "torch", "torchvision", "transformers
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Ten drawn hands in a folder."""
+def landmarker():
+    """Skip a test that needs MediaPipe's model file where that is missing."""
     try:
         assets.path("hand-landmarker")
     except UserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory, landmarker):
+    """Ten drawn hands in a folder."""
     folder = tmp_path_factory.mktemp("drawn")
-    options = RenderOptions(("palm", "call"), 5, 0, 0, size=96, seed=5, second_hand=0.0, oddities=False)
+    options = RenderOptions(
+        ("palm", "call"), train=5, validation=0, test=0, size=96, seed=5, second_hand=0.0, oddities=False
+    )
     for number, task in enumerate(plan(options)):
         (folder / f"{number}.jpg").write_bytes(draw_task(task, options)[0])
     return folder
@@ -187,6 +265,25 @@ def test_the_command_asks_people_about_its_hands_and_compares_their_answers(draw
     capsys.readouterr()
     assert replace(flags, answers=files)() == 0
     assert "between people: Krippendorff's alpha 1.000" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_thirty_images_of_twelve_sizes_with_a_collage_give_all_nine_of_its_hands(landmarker, tmp_path):
+    names = ("call", "fist", "four", "like", "ok", "palm", "peace", "rock", "three")
+    options = RenderOptions(names, train=1, validation=0, test=0, size=128, seed=11, second_hand=0.0, oddities=False)
+    hands = [Image.open(io.BytesIO(draw_task(task, options)[0])) for task in plan(options)]
+    canvas = Image.new("RGB", (384, 384), (40, 40, 40))
+    for number, hand in enumerate(hands):
+        canvas.paste(hand, (number % 3 * 128, number // 3 * 128))
+    canvas.save(tmp_path / "collage.png")
+    for number in range(29):
+        size = (96 + 16 * (number % 11), 96 + 8 * (number % 11))
+        hands[number % 9].resize(size).save(tmp_path / f"{number}.png")
+    result = judging.judge(tmp_path, workers=1, anatomy=False)
+    assert len(result.images) == 30 and len({(image.width, image.height) for image in result.images}) == 12
+    (collage,) = (image for image in result.images if image.name == "collage.png")
+    centers = [hand.hand.points()[:, :2].mean(axis=0) // 128 for hand in collage.hands]
+    assert len(centers) == 9 == len({tuple(center) for center in centers}), "one hand in each of nine squares"
 
 
 @pytest.mark.slow

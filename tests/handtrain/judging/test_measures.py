@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from handtrain.evaluation.hands import Hand
-from handtrain.judging.measures import MEASURES, difference, summary
+from handtrain.judging.measures import MEASURES, chosen, difference, summary
 from handtrain.judging.rows import JudgedHand, JudgedImage
 
 
@@ -21,7 +21,7 @@ FOLDER = [
 
 
 def test_every_measure_is_the_mean_that_its_name_states():
-    entry = summary(FOLDER, anatomy=True)
+    entry = summary(FOLDER, chosen(True))
     values = {name: row["value"] for name, row in entry["measures"].items()}
     assert values == pytest.approx(
         {
@@ -40,25 +40,25 @@ def test_every_measure_is_the_mean_that_its_name_states():
 
 
 def test_without_anatomy_its_measures_are_absent_and_not_zero():
-    assert [name for name in summary(FOLDER, anatomy=False)["measures"] if "p_wrong" in name] == []
+    assert [name for name in summary(FOLDER, chosen(False))["measures"] if "p_wrong" in name] == []
 
 
 def test_no_hands_and_one_image_have_no_interval_and_no_made_up_value():
-    entry = summary([image("a"), image("b")], anatomy=True)["measures"]
+    entry = summary([image("a"), image("b")], chosen(True))["measures"]
     assert entry["HAND-CONF"] == {"value": None, "low": None, "high": None, "n": 0}
     assert entry["p_wrong per image"]["value"] == 1
-    alone = summary([image("a", (0.9, 0.2, "palm"))], anatomy=True)["measures"]
+    alone = summary([image("a", (0.9, 0.2, "palm"))], chosen(True))["measures"]
     assert all(row["low"] is None for row in alone.values()) and alone["p_wrong per hand"]["value"] == 0.2
-    nothing = summary([image("d", fault="x")], anatomy=True)
+    nothing = summary([image("d", fault="x")], chosen(True))
     assert all(row["value"] is None for row in nothing["measures"].values())
 
 
 def test_two_folders_are_compared_on_images_of_the_same_names():
     second = [image("b", (0.8, 0.5, "palm")), image("a", (0.9, 0.3, "palm")), image("e"), image("c", fault="x")]
-    entry = difference(FOLDER, second, anatomy=True)
+    entry = difference(FOLDER, second, chosen(True))
     assert entry["images"] == 2
     assert entry["measures"]["p_wrong per image"]["value"] == pytest.approx((0.5 + 0.3) / 2 - (0.6 + 0.1) / 2)
-    assert difference(FOLDER, [image("z")], anatomy=True) is None
+    assert difference(FOLDER, [image("z")], chosen(True)) is None
 
 
 def test_a_paired_interval_covers_a_true_difference_and_is_narrower_than_two_single_ones():
@@ -67,9 +67,9 @@ def test_a_paired_interval_covers_a_true_difference_and_is_narrower_than_two_sin
     shift = rng.normal(-0.1, 0.02, 200)
     first = [image(str(i), (0.9, p, "palm")) for i, p in enumerate(base)]
     second = [image(str(i), (0.9, p, "palm")) for i, p in enumerate(base + shift)]
-    row = difference(first, second, anatomy=True)["measures"]["p_wrong per image"]
+    row = difference(first, second, chosen(True))["measures"]["p_wrong per image"]
     assert row["low"] < -0.1 < row["high"] < 0
-    single = summary(first, anatomy=True)["measures"]["p_wrong per image"]
+    single = summary(first, chosen(True))["measures"]["p_wrong per image"]
     assert row["high"] - row["low"] < 0.3 * (single["high"] - single["low"])
 
 

@@ -51,11 +51,11 @@ def test_the_chart_has_a_dot_per_folder_and_measure_inside_its_panel(tmp_path, m
         write_image(tmp_path / name / "0.png", score)
         write_image(tmp_path / name / "1.png", score + 5)
     result = judged([tmp_path / "a", tmp_path / "b"], monkeypatch)
-    svg = chart(result.summaries)
+    svg = chart(result.summaries, result.chosen())
     places = [float(x) for x in re.findall(r"<circle cx='([\d.]+)'", svg)]
     assert len(places) == 12 and all(170 <= x <= 1150 for x in places)
     assert places[0] < places[1], "b is the better one and the first: a smaller p_wrong is further left"
-    assert chart([{"folder": "x", "measures": {}}]) == ""
+    assert chart([{"folder": "x", "measures": {}}], result.chosen()) == ""
 
 
 @pytest.mark.slow
