@@ -14,7 +14,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from handdata.errors import UserError
-from handdata.files import require_writable_folder, sha256_of
+from handdata.files import require_writable_folder
 from handdata.huggingface import parse_model
 from handdata.limits.numbers import require_seeds
 from handdata.machine import choose_device
@@ -27,6 +27,7 @@ from handtrain.generation import pictures
 from handtrain.generation.pictures import Picture
 from handtrain.generation.poses import check_pose, chosen_pose, poses_of
 from handtrain.generation.sampling import guidance_of
+from handtrain.hashes import known_sha256
 from handtrain.method.conditioning import POSE_NUMBERS
 from handtrain.method.noise import seed_of
 from handtrain.method.poses import pose_of_row
@@ -292,7 +293,7 @@ def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: G
     of_pose = {"pose": options.pose, "pose_guidance": options.pose_guidance} if about.get("pose") else {}
     return {
         "model": str(base.commit or base.path),
-        "unet_sha256": hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest(),
+        "unet_sha256": hashlib.sha256("".join(map(known_sha256, weights)).encode()).hexdigest(),
         "gesture": gesture,
         "tuned": bool(about),
         "lam": lam,
