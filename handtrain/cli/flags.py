@@ -75,15 +75,18 @@ class Train:
 class Bench:
     """Time the presets against a plain loop that does the same as the released code, and print a Markdown table.
 
-    All contenders train one UNet with random weights, in turns, in one process; one gesture is extrapolated.
+    Each contender trains a UNet of its own with random weights in a process of its own, those that compile last. The
+    first step, in which everything is compiled, is timed by itself; one gesture is extrapolated from the others.
     """
 
     model: Literal["auto", "sd14", "small", "tiny"] = "auto"  # auto: sd14 on a GPU, small (5 million weights) elsewhere
     presets: tuple[str, ...] = ("paper", "fast")  # presets to time; see docs/training.md
+    batch: tuple[int, ...] = ()  # images per step of further contenders: every preset with each of these batches
+    compile: tuple[Literal["yes", "cuda-graphs"], ...] = ()  # further contenders: every preset with torch.compile
     steps: int = 200  # timed steps of every contender in each stage, a multiple of 20
-    warmup: int = 3  # untimed steps before every 20 timed ones
+    warmup: int = 3  # number of steps of each stage before the timed ones
     images: int = 1000  # number of images of the extrapolated gesture
-    compile: Literal["no", "yes", "cuda-graphs"] = "no"  # torch.compile for the presets
+    minutes: float = 0.0  # time for all contenders together, of which each has an equal share; 0: no limit
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     json: Path | None = None  # file for the figures as JSON
 
