@@ -60,12 +60,14 @@ class Train:
         require_trainable(self.dataset, self.gesture, "--gesture")
         parse_dataset(self.dataset, "--dataset")
         parse_model(self.base, "--base")
+        from handtrain.run.phases import Phases, program_start
         from handtrain.run.processes import launched
         from handtrain.training.train import plan_run, train  # takes seconds, so cheap checks come first
 
         arguments = {name: value for name, value in vars(self).items() if name not in _OF_TRAIN}
         own = {name: getattr(self, name) for name in _OF_TRAIN if name != "dry_run"}
-        result = plan_run(**arguments) if self.dry_run else train(**arguments, **own).model
+        phases = Phases(program_start())
+        result = plan_run(**arguments) if self.dry_run else train(**arguments, **own, phases=phases).model
         if launched().first:
             print(result)
         return 0

@@ -20,6 +20,7 @@ from handtrain.run import checkpoint
 from handtrain.run.checkpoint import Checkpoint
 from handtrain.run.device import peak_mib
 from handtrain.run.folder import RunFolder, open_run
+from handtrain.run.phases import Phases, table
 from handtrain.run.processes import Processes
 from handtrain.run.verify import verify
 
@@ -36,6 +37,7 @@ class Session:
     ideal: Mapping[int, float]  # by stage: seconds per image at the hardware's peak, if it is known
     stops: "StopSignals"
     progress: bool  # show progress bars; in the first process only
+    phases: Phases
     saved: float = field(default_factory=time.monotonic)  # time of the last checkpoint
 
     @property
@@ -93,13 +95,21 @@ class Session:
         stopping = self.stopping
         due = last or bool(stopping) or time.monotonic() - self.saved >= 60 * self.running.checkpoint_minutes
         if due and self.processes.first:
-            self.run.sync()
-            about = {**state, "log_lines": self.run.lines, "run": self.run.key}
-            checkpoint.save(self.run.path / "checkpoints", name, tensors, about)
+            with self.phases.inside("checkpoints"):
+                self.run.sync()
+                about = {**state, "log_lines": self.run.lines, "run": self.run.key}
+                checkpoint.save(self.run.path / "checkpoints", name, tensors, about)
             self.saved = time.monotonic()
         self.stop_if(stopping, name)
         if last:
             self.stops.deferred = False
+
+    def finish(self) -> None:
+        """Record that the run is finished, with its phases, and print them."""
+        record = self.phases.record()
+        self.run.finish(record)
+        if self.progress:
+            print(f"handtrain: phases of this run\n{table(record)}", file=sys.stderr)
 
     def stop_if(self, signum: int, place: str) -> None:
         """Raise `Stopped` if a signal was received; its message names the last place that is saved."""
@@ -144,7 +154,7 @@ class StopSignals:
 @contextmanager
 def open_session(
     path: Path, config: dict[str, Any], about: dict[str, Any], processes: Processes, device: torch.device,
-    running: RunOptions, ideal: Mapping[int, float], progress: bool, verified: bool = False,
+    running: RunOptions, ideal: Mapping[int, float], progress: bool, phases: Phases, verified: bool = False,
 ) -> Iterator[Session]:  # fmt: skip
     """Open the run folder in the first process, and find the checkpoint to resume from.
 
@@ -159,7 +169,8 @@ def open_session(
         runs.append(stack.enter_context(open_run(path, config, about, absent=asdict(TrainOptions()))))
         if verified and runs[0].finished:
             verify(runs[0])
-        return runs[0].record, _newest_checkpoint(runs[0])
+        with phases.inside("checkpoints"):
+            return runs[0].record, _newest_checkpoint(runs[0])
 
     stops = StopSignals()
     with ExitStack() as stack, stops.handled():
@@ -167,7 +178,7 @@ def open_session(
         run = runs[0] if runs else RunFolder(path, record, silent=True)
         if processes.first and not run.finished:
             run.start_log(_finished_lines(run, resume), running.tensorboard)
-        yield Session(run, processes, device, resume, running, ideal, stops, progress)
+        yield Session(run, processes, device, resume, running, ideal, stops, progress, phases)
 
 
 def _newest_checkpoint(run: RunFolder) -> Checkpoint | None:

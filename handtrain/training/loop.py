@@ -59,10 +59,10 @@ def tune(
     those of the UNet. Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
     processes, course = session.processes, phase.course
+    session.phases.begin("Stage III" if course else "fusion")
     total = course.order.steps if course else steps_of(len(split), phase.batch, phase.epochs)
     options = course.options if course else TrainOptions()
-    optimiser = _optimiser(module, model, phase, options)
-    average = Average(module, options.ema)  # a decay of 0 keeps none
+    optimiser, average = _optimiser(module, model, phase, options), Average(module, options.ema)
     first = session.restore(phase.part, module, optimiser, average.weights)
     session.stops.deferred = True  # until the last checkpoint
     if observer and first == 0:

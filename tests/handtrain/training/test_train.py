@@ -34,7 +34,8 @@ def test_a_run_folder_has_its_files_and_no_other_formats(
     run = tmp_path / "run"
     watched = {"tensorboard": True, "sample_every": 1, "sample_steps": 1, "validate_every": 1}
     result = train(run, **watched)
-    assert capsys.readouterr().out == ""
+    captured = capsys.readouterr()
+    assert captured.out == ""
     assert (result.path, result.model) == (run, run / "model")
     record, log = result.record, result.log
     assert record["config"]["options"]["lam"] == 0.7
@@ -46,6 +47,12 @@ def test_a_run_folder_has_its_files_and_no_other_formats(
     assert [path.name for path in sorted((run / "samples").iterdir())] == [f"{step:08d}.png" for step in range(3)]
     assert list((run / "tensorboard").iterdir())
     assert len(json.loads((run / "stage1.json").read_text())["values"]) == 63
+    phases = record["sessions"][-1]["phases"]
+    assert log[-1]["phases"] == phases
+    assert {"start", "hash", "load", "Stage I", "encode", "fusion", "Stage II", "Stage III"} <= phases.keys()
+    assert {"samples", "validation", "checkpoints", "export"} <= phases.keys()
+    assert phases["checkpoints"]["written"] > 0 < phases["export"]["written"]
+    assert "phases of this run" in captured.err
     assert not list(run.rglob("*.partial"))
     assert not [path for path in run.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
 
