@@ -93,6 +93,7 @@ class RunOptions:
     # channels_last layout of the UNet's weights; auto: on a GPU that computes in bf16
     channels_last: Literal["auto", "yes", "no"] = "auto"
     checkpoint_minutes: float = 10.0  # minutes between checkpoints
+    keep_checkpoints: bool = False  # keep the newest two, and one of the last step, when the run is finished
     sample_every: int = 1000  # Stage III steps between sample grids, the first before training; 0: none
     sample_prompts: int = 4  # number of rows of a sample grid, each a text of the validation split
     sample_seeds: int = 2  # number of columns of a sample grid, each a seed

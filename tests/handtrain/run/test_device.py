@@ -82,7 +82,7 @@ def test_bf16_keeps_the_weights_in_float32_and_the_loss_close(base: Path) -> Non
 
 
 def test_a_run_in_bf16_with_adapters_leaves_a_plain_model(train: Jobs, base: Path, tmp_path: Path) -> None:
-    changes = {"lora_rank": 2, "precision": "bf16", "unet_lr": 1e-2, "micro_batch": "auto"}
+    changes = {"lora_rank": 2, "precision": "bf16", "unet_lr": 1e-2, "micro_batch": "auto", "keep_checkpoints": True}
     train(tmp_path / "run", **changes)
     name = "unet/diffusion_pytorch_model.safetensors"
     tuned, before = load_file(tmp_path / "run" / "model" / name), load_file(base / name)

@@ -32,7 +32,7 @@ def test_a_run_folder_has_its_files_and_no_other_formats(
     train: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    watched = {"tensorboard": True, "sample_every": 1, "sample_steps": 1, "validate_every": 1}
+    watched = {"tensorboard": True, "sample_every": 1, "sample_steps": 1, "validate_every": 1, "keep_checkpoints": True}
     result = train(run, **watched)
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -149,7 +149,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_run_continues(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_bytes", full)
-        patch.setattr(commands, "_run", lambda *_: train(tmp_path))
+        patch.setattr(commands, "_run", lambda *_: train(tmp_path, checkpoint_minutes=0.0))
         assert commands.main("handtrain", "", {}, ["train"]) == 1
     assert "no space is left for" in capsys.readouterr().err
     train(tmp_path)
@@ -283,7 +283,7 @@ def test_every_image_of_reference_is_trained_once_and_in_order(train: Jobs, tmp_
 def test_adapters_alone_are_trained_and_merged_into_a_plain_pipeline(train: Jobs, base: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    train(tmp_path, lora_rank=2, unet_lr=1e-2)
+    train(tmp_path, lora_rank=2, unet_lr=1e-2, keep_checkpoints=True)
     name = "unet/diffusion_pytorch_model.safetensors"
     before, after = load_file(base / name), load_file(tmp_path / "model" / name)
     assert before.keys() == after.keys()
