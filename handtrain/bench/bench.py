@@ -45,16 +45,7 @@ def bench(
     contender has an equal share of the time that is left. Raises `UserError` if `steps` is not a multiple of `CHUNK`,
     for a number out of range and for a device that cannot be used, `Unfinished` if a contender fails.
     """
-    if steps < CHUNK or steps % CHUNK:
-        raise UserError(f"--steps {steps} must be a multiple of {CHUNK}, the steps of one turn")
-    for option, values, least in (("--warmup", [warmup], 1), ("--batch", batch, 1), ("--minutes", [minutes], 0)):
-        if any(value < least for value in values):
-            raise UserError(f"{option} {min(values)} must be at least {least}")
-    for preset in presets:
-        options_of(preset)
-    for kind in compile:
-        if kind not in KINDS:
-            raise UserError(f"--compile {kind}: choose of {', '.join(KINDS)}")
+    _check(steps, {"--warmup": [warmup], "--batch": batch}, presets, compile)
     chosen = choose_device(device)
     name = model if model != "auto" else ("sd14" if chosen.type == "cuda" else "small")
     parameters, work = size_of(name)
@@ -80,6 +71,19 @@ def bench(
         "work": asdict(work),
         "contenders": summary(turns, work, peak, images),
     }
+
+
+def _check(steps: int, counts: dict[str, Sequence[int]], presets: Sequence[str], compile: Sequence[str]) -> None:
+    if steps < CHUNK or steps % CHUNK:
+        raise UserError(f"--steps {steps} must be a multiple of {CHUNK}, the steps of one turn")
+    for option, values in counts.items():
+        if any(value < 1 for value in values):
+            raise UserError(f"{option} {min(values)} must be at least 1")
+    for preset in presets:
+        options_of(preset)
+    for kind in compile:
+        if kind not in KINDS:
+            raise UserError(f"--compile {kind}: choose of {', '.join(KINDS)}")
 
 
 def measured(job: Job, seconds: float | None) -> list[Turn]:

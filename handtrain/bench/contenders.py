@@ -176,6 +176,8 @@ class Ours:
     def _stage3(self) -> Step:
         o, s = self.options, self.scene
         require_grad(s.unet)
+        if self.model.half:
+            self.model.half.follow(s.unet)
         optimiser = adam(s.unet.parameters(), o.unet_lr)
 
         def load(step: int) -> tuple[torch.Tensor, Latents, Draw]:

@@ -67,7 +67,7 @@ def estimate(
     activations = f"{_gib(at_once * work.activations)} of activations for {at_once} images at once in float32"
     if running.gradient_checkpointing:
         activations += ", much less with gradient checkpointing"
-    elif options.precision == "bf16":
+    elif options.precision != "fp32":
         activations += ", about half of it in bf16"
     peak = known_peak(device)
     source = f"the data sheet's bf16 peak of {device}" if peak else f"the peak of {device} in a float32 matrix product"

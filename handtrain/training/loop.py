@@ -62,8 +62,7 @@ def tune(
     session.phases.begin("Stage III" if course else "fusion")
     total = course.order.steps if course else steps_of(len(split), phase.batch, phase.epochs)
     options = course.options if course else TrainOptions()
-    optimiser, average = _optimiser(module, model, phase, options), Average(module, options.ema)
-    first = session.restore(phase.part, module, optimiser, average.weights)
+    optimiser, average, first = _begun(session, model, module, phase, options)
     session.stops.deferred = True  # until the last checkpoint
     if observer and first == 0:
         observer.observe(model, 0, total)
@@ -88,6 +87,17 @@ def tune(
         if ended:
             break
     average.replace(module)
+
+
+def _begun(
+    session: Session, model: Diffusion, module: torch.nn.Module, phase: Phase, options: TrainOptions
+) -> tuple[torch.optim.Optimizer, Average, int]:
+    """Return the optimizer, the average of the weights and the number of finished steps, from the checkpoint if any."""
+    optimiser, average = _optimiser(module, model, phase, options), Average(module, options.ema)
+    first = session.restore(phase.part, module, optimiser, average.weights)
+    if model.half:
+        model.half.follow(model.unet)
+    return optimiser, average, first
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, phase: Phase, options: TrainOptions, step: int, total: int) -> float:

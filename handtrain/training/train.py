@@ -18,6 +18,7 @@ from handdata.huggingface import Place
 from handtrain.method.gesture import gesture_feature
 from handtrain.method.micro_batch import is_out_of_memory
 from handtrain.method.unet import add_adapters, merge_adapters, require_grad
+from handtrain.model.base import Base
 from handtrain.model.export import export
 from handtrain.model.formats.adapters import ADAPTERS_FILE, write_adapters
 from handtrain.presets import RunOptions, TrainOptions
@@ -64,9 +65,8 @@ def train(
     Hub or of a shipped model, `out` the run folder, `cache` the folder of encoded images and texts. `options` (default:
     those of the preset) and `running` are changed by keywords that name their fields, such as `lam=0.5`.
     The same call resumes an interrupted run and leaves a finished one unchanged; a damaged model is exported again.
-    `verify` reads all other files of a finished run too. `phases` is a timer that the caller has started. Raises
-    `UserError` for a mistake and `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not
-    finite.
+    `verify` reads all other files of a finished run too, `phases` is a timer under way. Raises `UserError` for mistakes
+    and `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
     """
     # Setup: the checked arguments, the other processes, and the run folder with the checkpoint to resume from
     out, phases = Path(out), phases or Phases()
@@ -113,11 +113,7 @@ def train(
             )
 
             # Model: the UNet, frozen until Stage III, with adapters if only they are trained; the judge of its samples
-            phases.begin("load")
-            unet = setup.base.unet()
-            phases.add("load", read=sum(parameter.nbytes for parameter in unet.parameters()))  # mapped into memory
-            if options.lora_rank:
-                add_adapters(unet, options.lora_rank, options.seed)
+            unet = _loaded_unet(setup.base, options, phases)
             schedule, scaling = setup.base.training_schedule(), setup.base.scaling()
             model = diffusion(unet, schedule, scaling, options, running, setup.device)
             judge = None
@@ -183,6 +179,15 @@ def plan_run(
     setup = set_up(dataset, gesture, base, preset, options, running, device, changes, prediction_type=prediction_type)
     count = launched().count
     return f"{setup.plan}\n{estimate(setup.plan, setup.base, setup.options, setup.running, setup.device, count)}"
+
+
+def _loaded_unet(base: Base, options: TrainOptions, phases: Phases) -> Any:
+    phases.begin("load")
+    unet = base.unet()
+    phases.add("load", read=sum(parameter.nbytes for parameter in unet.parameters()))  # a file mapped into memory
+    if options.lora_rank:
+        add_adapters(unet, options.lora_rank, options.seed)
+    return unet
 
 
 def _place(device: torch.device, processes: int) -> str:
