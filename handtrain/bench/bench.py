@@ -50,8 +50,7 @@ def bench(
     name = model if model != "auto" else ("sd14" if chosen.type == "cuda" else "small")
     parameters, work = size_of(name)
     threads, end = torch.get_num_threads(), time.monotonic() + 60 * minutes if minutes else None
-    turns: dict[str, list[Turn]] = {}
-    every = contenders(presets, batch, compile)
+    turns, every = {}, contenders(presets, batch, compile)
     for number, contender in enumerate(bar(every, desc="contenders", unit="contender")):
         left = None if end is None else max(0.0, end - time.monotonic()) / (len(every) - number)
         turns[contender.name] = measured(Job(contender, name, str(chosen), threads, steps // CHUNK, warmup), left)

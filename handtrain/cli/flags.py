@@ -183,7 +183,9 @@ class Generate:
     seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
     options: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
     limit: int = 0  # number of prompts to use, from the first; 0: all
-    batch: int = 4  # number of images generated at once; changes the images by rounding only
+    # number of images generated at once, which changes them by rounding only; auto: 16 on a GPU, halved when memory
+    # runs out, else 4
+    batch: int | Literal["auto"] = "auto"
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the number of images and steps
     prediction_type: _PredictionType = None  # prediction type of a --model in one file that does not state it
@@ -310,7 +312,7 @@ class Reproduce:
     seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
     generate: GenerateOptions = field(default_factory=GenerateOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
-    batch: int = 4  # number of images generated at once
+    batch: int | Literal["auto"] = "auto"  # number of images generated at once, see `handtrain generate`
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the images, steps, memory, disk space and time
     prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
