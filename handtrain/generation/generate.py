@@ -84,9 +84,8 @@ def generate(
     """Generate the images that the folder `out` does not have yet, then its generation.jsonl; return the folder.
 
     `prompts` is a file with one prompt per line, or DATASET:SPLIT; `prompt` is a single one. An image depends on its
-    prompt and seed, and not on the batch (`auto`: halved when memory runs out) or the number of processes.
-    `prediction_type` is for a base in a single file. `changes` are fields of the options. Raises `UserError` for a
-    mistake, also where the folder has other images.
+    prompt and seed, and not on the batch (`auto`: halved when memory runs out) or the number of processes. `changes`
+    are fields of the options. Raises `UserError` for a mistake, also where the folder has other images.
     """
     from accelerate import PartialState
 

@@ -20,8 +20,8 @@ class HalfCopy:
         torch.nn.Module.to(self.network, dtype=torch.bfloat16)  # diffusers' own `to` warns of layers kept in float32
         self.network.requires_grad_(False)
         self._call: Any = self.network
-        self._weights: list[torch.nn.Parameter] = []  # of the network, those that are trained
-        self._copies: list[torch.nn.Parameter] = []
+        self._weights: list[torch.Tensor] = []  # of the network, those that are trained
+        self._copies: list[torch.Tensor] = []
 
     def __call__(self, sample: torch.Tensor, timestep: Any, **named: Any) -> Any:
         """Return the network's answer in bfloat16; all inputs but the time are converted."""
@@ -44,15 +44,21 @@ class HalfCopy:
     @torch.no_grad()
     def collect(self) -> None:
         """Add the copy's gradients of one backward pass to those of the network, in float32, and free them."""
-        pairs = [(weight, own) for weight, own in zip(self._weights, self._copies, strict=True) if own.grad is not None]
-        first = [(weight, own.grad) for weight, own in pairs if weight.grad is None]
-        later = [(weight.grad, own.grad) for weight, own in pairs if weight.grad is not None]
-        for weight, _ in first:
-            weight.grad = torch.empty_like(weight)
-        if first:
-            torch._foreach_copy_([weight.grad for weight, _ in first], [gradient for _, gradient in first])
-        if later:
-            torch._foreach_add_([total for total, _ in later], [gradient for _, gradient in later])
+        first: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])  # new gradients, and those of the copy
+        later: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])  # gradients of earlier parts
+        for weight, own in zip(self._weights, self._copies, strict=True):
+            if own.grad is None:
+                continue
+            total, pairs = weight.grad, later
+            if total is None:
+                weight.grad = total = torch.empty_like(weight)
+                pairs = first
+            pairs[0].append(total)
+            pairs[1].append(own.grad)
+        if first[0]:
+            torch._foreach_copy_(*first)
+        if later[0]:
+            torch._foreach_add_(*later)
         self.forget()
 
     def forget(self) -> None:

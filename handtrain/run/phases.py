@@ -63,7 +63,8 @@ class Phases:
 
     def _count(self) -> None:
         now = _reading()
-        self.add(self._names[-1], *(new - old for new, old in zip(now, self._last, strict=True)))
+        last = self._last
+        self.add(self._names[-1], now.seconds - last.seconds, now.read - last.read, now.written - last.written)
         self._last = now
 
 
