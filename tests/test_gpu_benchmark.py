@@ -44,7 +44,7 @@ def test_the_table_has_all_figures() -> None:
         "peak_source": "",
         "contenders": summary({"fast": turns}, Work(1, 1, 0), 1.0, 9),
     }
-    done = {
+    done: dict[str, dict[str, Any]] = {
         "ceilings": {"bf16_tflops": 784.0, "copy_tb_per_s": 3.0},
         "run": {"seconds": 160.0, "phases": {"export": {"seconds": 4.0, "read": 0, "written": 2**32}}},
         "generation": {"seconds": 50.0, "images": 32, "session_seconds": 16.0},

@@ -127,7 +127,8 @@ def summary(turns: dict[str, list[Turn]], work: Work, peak: float, images: int) 
                     "peak_mib": max(turn.peak_mib for turn in of_stage),
                 }
         if len(costs) == len(STAGES):
-            seconds, fastest, slowest = (sum(map(of, costs)) for of in (statistics.median, min, max))
+            seconds = sum(statistics.median(of_stage) for of_stage in costs)
+            fastest, slowest = sum(min(of_stage) for of_stage in costs), sum(max(of_stage) for of_stage in costs)
             baseline = seconds if number == 0 else baseline
             figures[name]["gesture_seconds"] = seconds
             if baseline is not None:

@@ -100,7 +100,8 @@ class Scene:
 
 def size_of(name: str) -> tuple[int, Work]:
     """Return the number of weights of a model in `MODELS` and the cost of one image, counted without computing it."""
-    config, network = MODELS[name], UNet2DConditionModel
+    config = MODELS[name]
+    network: Any = UNet2DConditionModel  # diffusers has no types
     with torch.device("meta"):
         unet: Any = network(**config)
     work = work_of(dict(unet.config), config["sample_size"], TOKENS, config["cross_attention_dim"])

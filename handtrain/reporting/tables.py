@@ -88,7 +88,7 @@ def phase_table(run: RunRecord) -> Table | None:
     """Return the seconds and bytes of the phases of the process that finished a run; None if it recorded none."""
     sessions = run.record.get("sessions")
     last = sessions[-1] if isinstance(sessions, list) and sessions else None
-    record = last.get("phases") if isinstance(last, dict) else None
+    record: Any = last.get("phases") if isinstance(last, dict) else None
     return Table(phases.HEAD, phases.rows(record)) if phases.is_record(record) else None
 
 

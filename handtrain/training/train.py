@@ -129,7 +129,7 @@ def train(
                     save_layer(session, layer)
                 splits = [each.fused(layer.requires_grad_(False), g, options.lam, model.device) for each in splits]
 
-            split, observed_split = (*splits, None)[:2]
+            split, observed_split = splits[0], splits[1] if len(splits) > 1 else None
             observer = Observer(session, setup.base, options, running, unconditional, observed_split, judge)
             if options.order == "images":
                 # Stages II and III of one image after the other, as in the released code

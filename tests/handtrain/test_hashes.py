@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from handdata.files import sha256_of
 from handtrain import hashes
 
 
@@ -23,8 +24,12 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     read: list[Path] = []
-    original = hashes.sha256_of
-    monkeypatch.setattr(hashes, "sha256_of", lambda path: read.append(path) or original(path))
+
+    def reading(path: Path) -> str:
+        read.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(hashes, "sha256_of", reading)
     return read
 
 

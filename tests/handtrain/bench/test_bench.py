@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from handdata.errors import Unfinished, UserError
-from handtrain.bench import bench as module
 from handtrain.bench.bench import bench, measured, summary, table
 from handtrain.bench.contenders import Contender, contenders, size_of
 from handtrain.bench.turns import Job, Turn
@@ -79,7 +78,7 @@ def _program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None
     script = tmp_path / "program"
     script.write_text(f"#!{sys.executable}\n{text}")
     script.chmod(0o755)
-    monkeypatch.setattr(module.sys, "executable", str(script))
+    monkeypatch.setattr(sys, "executable", str(script))
 
 
 def test_a_contender_is_stopped_when_its_time_is_over_and_keeps_its_turns(

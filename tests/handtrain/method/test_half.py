@@ -14,7 +14,8 @@ def network() -> torch.nn.Sequential:
 
 
 def loss(module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    return (module(inputs.bfloat16()).float() ** 2).mean(dim=1)
+    squares: torch.Tensor = module(inputs.bfloat16()).float() ** 2
+    return squares.mean(dim=1)
 
 
 def test_the_weights_follow_adam_in_float32_on_the_gradients_of_the_copy() -> None:
@@ -26,14 +27,15 @@ def test_the_weights_follow_adam_in_float32_on_the_gradients_of_the_copy() -> No
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
         inputs = torch.randn(6, 8, generator=generator)
-        loss(half.network, inputs).mean().backward()
+        loss(half.network, inputs).mean().backward()  # type: ignore[no-untyped-call]
         optimiser.zero_grad()
         half.collect()
         optimiser.step()
         half.update()
         rounded = copy.deepcopy(reference).bfloat16()  # without the copy's code: a fresh one at every step
-        loss(rounded, inputs).mean().backward()
+        loss(rounded, inputs).mean().backward()  # type: ignore[no-untyped-call]
         for weight, of_rounded in zip(reference.parameters(), rounded.parameters(), strict=True):
+            assert of_rounded.grad is not None
             weight.grad = of_rounded.grad.float()
         expected.step()
     for mine, other, own in zip(ours.parameters(), reference.parameters(), half.network.parameters(), strict=True):
@@ -50,7 +52,7 @@ def test_steps_below_the_resolution_of_bfloat16_add_up() -> None:
     half.follow(ours)
     optimiser = torch.optim.SGD(ours.parameters(), lr=1e-4)
     for _ in range(50):
-        half.network(torch.ones(1, 1).bfloat16()).sum().backward()
+        half.network(torch.ones(1, 1).bfloat16()).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.zero_grad()
         half.collect()
         optimiser.step()
@@ -66,11 +68,13 @@ def test_gradients_of_parts_add_up_in_float32() -> None:
     half.follow(ours)
     totals = [torch.zeros_like(weight) for weight in ours.parameters()]
     for row in inputs:
-        loss(half.network, row[None]).sum().backward()
+        loss(half.network, row[None]).sum().backward()  # type: ignore[no-untyped-call]
         for total, own in zip(totals, half.network.parameters(), strict=True):
             total += own.grad.float()
         half.collect()
-    assert all(torch.equal(weight.grad, total) for weight, total in zip(ours.parameters(), totals, strict=True))
+    for weight, total in zip(ours.parameters(), totals, strict=True):
+        assert weight.grad is not None
+        assert torch.equal(weight.grad, total)
 
 
 def test_frozen_weights_have_no_gradients_in_the_copy() -> None:
@@ -79,7 +83,7 @@ def test_frozen_weights_have_no_gradients_in_the_copy() -> None:
     ours.requires_grad_(False)
     ours[3].requires_grad_(True)
     half.follow(ours)
-    loss(half.network, torch.ones(1, 8)).sum().backward()
+    loss(half.network, torch.ones(1, 8)).sum().backward()  # type: ignore[no-untyped-call]
     half.collect()
     assert [weight.grad is not None for weight in ours.parameters()] == [False] * 4 + [True] * 2
 

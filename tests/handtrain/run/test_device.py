@@ -108,6 +108,8 @@ def test_the_layout_is_contiguous_where_nothing_is_compiled(monkeypatch: pytest.
             return self
 
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    precision: Any
+    compiled: Any
     for precision, compiled in (("bf16", "no"), ("bf16", "yes"), ("fp32", "yes"), ("bf16-autocast", "no")):
         options, running = TrainOptions(precision=precision), RunOptions(compile=compiled)
         compute.diffusion(Unet(1, 1, 1), None, 1.0, options, running, torch.device("cuda"))
@@ -120,13 +122,13 @@ def test_a_run_in_bf16_that_is_stopped_ends_in_the_same_weights(
 ) -> None:
     common = {"precision": "bf16", "unet_batch": 1, "unet_epochs": 1, "checkpoint_minutes": 0.0, **changes}
     train(tmp_path / "whole", **common)
-    real, steps = loop.tuning_step, []
+    steps: list[int] = []
 
     def failing(*arguments: Any) -> torch.Tensor:
         steps.append(1)
         if len(steps) == 2:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return tuning_step(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "tuning_step", failing)
