@@ -39,6 +39,19 @@ def all_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_memory() -> int:
+    """Return the bytes that this process may still allocate without swapping; elsewhere than on Linux 0."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        limit = (group / "memory.max").read_text(encoding="ascii").strip() if (group / "memory.max").exists() else "max"
+        used = int((group / "memory.current").read_text(encoding="ascii")) if limit != "max" else 0
+    except (OSError, ValueError, StopIteration):
+        return 0
+    return free if limit == "max" else max(0, min(free, int(limit) - used))
+
+
 def gpus() -> list[str]:
     """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

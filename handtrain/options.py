@@ -30,7 +30,8 @@ class GenerateOptions:
     # dataset's rows of --prompts), a gesture, or a file: a photograph or JSON with landmarks
     pose: str = "own"
     pose_guidance: float | None = None  # scale of the guidance towards the pose; default: that of --guidance
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # number format of the networks
+    # number format of the networks; auto: bf16 on a GPU that supports it, else fp32
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,9 @@ class TrainOptions:
     fusion_lr: float = 1e-4  # token fusion: learning rate of Adam
     resolution: int = 0  # side of the training images in pixels; 0: the base model's
     limit: int = 0  # number of training images, the first by image_id; 0: all
-    # precision of matrix products and convolutions; the weights stay float32; auto: bf16 on a GPU with bf16, else fp32
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    # precision of the UNet's computation; the trained weights stay float32; bf16: a copy of the UNet in bfloat16
+    # computes; bf16-autocast: matrix products and convolutions alone; auto: bf16 on a GPU with bf16, else fp32
+    precision: Literal["fp32", "bf16", "bf16-autocast", "auto"] = "fp32"
     optimizer: Literal["adam", "adam8bit"] = "adam"  # Stage III: adam8bit stores Adam's moments in 8 bits (CUDA only)
     # Stage III: rank of trained adapters (LoRA) instead of all weights, at a rate of about 1e-4; 0: all weights
     lora_rank: int = 0
@@ -90,9 +91,10 @@ class RunOptions:
     gradient_checkpointing: bool = False  # compute activations twice to save memory; changes nothing else
     # torch.compile for the UNet; cuda-graphs: replay one CUDA graph per step (CUDA only)
     compile: Literal["no", "yes", "cuda-graphs"] = "no"
-    # channels_last layout of the UNet's weights; auto: on a GPU that computes in bf16
+    # channels_last layout of the UNet's weights; auto: on a GPU that computes in bf16 and compiles
     channels_last: Literal["auto", "yes", "no"] = "auto"
     checkpoint_minutes: float = 10.0  # minutes between checkpoints
+    keep_checkpoints: bool = False  # keep the newest two, and one of the last step, when the run is finished
     sample_every: int = 1000  # Stage III steps between sample grids, the first before training; 0: none
     sample_prompts: int = 4  # number of rows of a sample grid, each a text of the validation split
     sample_seeds: int = 2  # number of columns of a sample grid, each a seed

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from handdata.errors import UserError
 from handdata.gestures import PAPER_GESTURES
@@ -37,7 +37,7 @@ def reproduce(
     seeds: Sequence[int] = (0,),
     generate: GenerateOptions | None = None,
     evaluate: EvaluateOptions | None = None,
-    batch: int = 4,
+    batch: int | Literal["auto"] = "auto",
     device: str = "auto",
     **training: Any,
 ) -> Path:

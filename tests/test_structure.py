@@ -23,7 +23,7 @@ ORDER = {
         "vision", "rows", "sources texts world", "dataset photos", "stages", "workers", "builds", "doctor", "cli",
     ],
     "handtrain": [
-        "options seals", "tensor_cache", "presets data", "method", "model", "run networks landmark_network",
+        "options seals hashes", "tensor_cache", "presets data", "method", "model", "run networks landmark_network",
         "generation evaluation", "training raters", "reporting", "judging publish bench mini exporting", "reproduce",
         "cli",
     ],

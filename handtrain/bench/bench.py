@@ -1,157 +1,172 @@
-"""Time our presets against the plain loop of the released code: same model, machine and process, in turns."""
+"""Time our presets against the plain loop of the released code: same model and machine, each in its own process."""
 
-import gc
+import json
 import statistics
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from handdata.errors import UserError
-from handdata.machine import choose_device
+from handdata.errors import Unfinished, UserError
+from handdata.machine import choose_device, end_with_parent
 from handdata.markdown import markdown_table
 from handdata.progress import bar
-from handtrain.bench.contenders import Ours, Plain, make_scene
+from handtrain.bench.contenders import KINDS, contenders, size_of
 from handtrain.bench.released_loop import EMBEDDING_STEPS, UNET_STEPS
-from handtrain.run.device import restart_peak, top_mib
+from handtrain.bench.turns import CHUNK, STAGES, Job, Turn
+from handtrain.presets import options_of
 from handtrain.run.flops import Work, known_peak, measured_peak
 
-CHUNK = 20  # steps of a turn: two images of the plain loop's Stage II, one of its Stage III
-STAGES = (2, 3)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One contender's turn at one stage."""
-
-    images: int
-    seconds: float
-    peak_mib: float
+_PASSES = {2: EMBEDDING_STEPS, 3: UNET_STEPS}
 
 
 def bench(
     *,
     model: str = "auto",
     presets: Sequence[str] = ("paper", "fast"),
+    batch: Sequence[int] = (),
+    compile: Sequence[str] = (),
     steps: int = 200,
     warmup: int = 3,
     images: int = 1000,
-    compile: str = "no",
+    minutes: float = 0.0,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Time every contender in both stages; return plain data for JSON, the figures by contender under `contenders`.
 
-    `model` is a key of `contenders.MODELS`, or `auto`: sd14 on a GPU, small elsewhere. `steps` are the timed steps of
-    a contender in each stage, `warmup` the untimed ones before each turn, `images` those of the extrapolated gesture.
-    Raises `UserError` if `steps` is not a multiple of `CHUNK`, or for a device that cannot be used.
+    `model` is a key of `contenders.MODELS`, or `auto`: sd14 on a GPU, small elsewhere. Every preset competes as it is,
+    with each `batch` and with each kind of `compile`. `steps` are the timed steps of a contender in each stage,
+    `warmup` the steps before them, `images` those of the extrapolated gesture. Within `minutes` (0: no limit) each
+    contender has an equal share of the time that is left. Raises `UserError` if `steps` is not a multiple of `CHUNK`,
+    for a number out of range and for a device that cannot be used, `Unfinished` if a contender fails.
     """
-    if steps < CHUNK or steps % CHUNK:
-        raise UserError(f"--steps {steps} must be a multiple of {CHUNK}, the steps of one turn")
+    _check(steps, {"--warmup": [warmup], "--batch": batch}, presets, compile)
     chosen = choose_device(device)
     name = model if model != "auto" else ("sd14" if chosen.type == "cuda" else "small")
-    scene = make_scene(name, chosen)
-    contenders: list[Plain | Ours] = [Plain(scene, False), Plain(scene, True)]
-    contenders += [Ours(scene, preset, compile) for preset in presets]
-    turns = measure(contenders, chosen, steps // CHUNK, warmup)
+    parameters, work = size_of(name)
+    threads, end = torch.get_num_threads(), time.monotonic() + 60 * minutes if minutes else None
+    turns, every = {}, contenders(presets, batch, compile)
+    for number, contender in enumerate(bar(every, desc="contenders", unit="contender")):
+        left = None if end is None else max(0.0, end - time.monotonic()) / (len(every) - number)
+        turns[contender.name] = measured(Job(contender, name, str(chosen), threads, steps // CHUNK, warmup), left)
     known = known_peak(chosen)
     peak = known or measured_peak(chosen)
     return {
         "model": name,
-        "parameters": sum(parameter.numel() for parameter in scene.unet.parameters()),
+        "parameters": parameters,
         "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "torch": torch.__version__,
         "steps": steps,
+        "minutes": minutes,
         "peak_flops": peak,
         "peak_source": "data sheet, bf16" if known else "measured, a float32 matrix product",
         "images": images,
-        "work": asdict(scene.work),
-        "contenders": summary(turns, scene.work, peak, images),
+        "work": asdict(work),
+        "contenders": summary(turns, work, peak, images),
     }
 
 
-def measure(
-    contenders: Sequence[Plain | Ours], device: torch.device, rounds: int, warmup: int
-) -> dict[str, dict[int, list[Turn]]]:
-    """Return the turns by contender and stage. In each round every contender has one turn of `CHUNK` timed steps.
+def _check(steps: int, counts: dict[str, Sequence[int]], presets: Sequence[str], compile: Sequence[str]) -> None:
+    if steps < CHUNK or steps % CHUNK:
+        raise UserError(f"--steps {steps} must be a multiple of {CHUNK}, the steps of one turn")
+    for option, values in counts.items():
+        if any(value < 1 for value in values):
+            raise UserError(f"{option} {min(values)} must be at least 1")
+    for preset in presets:
+        options_of(preset)
+    for kind in compile:
+        if kind not in KINDS:
+            raise UserError(f"--compile {kind}: choose of {', '.join(KINDS)}")
 
-    The `warmup` untimed steps before a turn let a persistent optimiser allocate its moments.
-    """
-    turns: dict[str, dict[int, list[Turn]]] = {c.name: {stage: [] for stage in STAGES} for c in contenders}
-    order = [(stage, contender) for _ in range(rounds) for stage in STAGES for contender in contenders]
-    for stage, contender in bar(order, desc="turns", unit="turn"):
-        run = contender.start(stage)
-        for step in range(-warmup, 0):
-            run(step * UNET_STEPS if stage == 2 else step)
-        restart_peak(device)
-        start = time.perf_counter()
-        images = sum(run(step) for step in range(CHUNK))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        turns[contender.name][stage].append(Turn(images, time.perf_counter() - start, top_mib(device)))
-        del run
-        for parameter in contender.scene.unet.parameters():
-            parameter.grad = None
-        gc.collect()
+
+def measured(job: Job, seconds: float | None) -> list[Turn]:
+    """Return the turns that a contender ends within a number of seconds, in a process of its own."""
+    command = [sys.executable, "-m", "handtrain.bench", json.dumps(asdict(job))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent()) as process:
+        timer = threading.Timer(seconds or 0, process.kill)
+        if seconds is not None:
+            timer.start()
+        assert process.stdout is not None
+        turns = [Turn(**json.loads(line)) for line in process.stdout if line.endswith("}\n")]
+    late = seconds is not None and not timer.is_alive()
+    timer.cancel()
+    if process.returncode and not late:
+        raise Unfinished(f"the contender '{job.contender.name}' ended with exit code {process.returncode}")
     return turns
 
 
-def summary(turns: dict[str, dict[int, list[Turn]]], work: Work, peak: float, images: int) -> dict[str, dict[str, Any]]:
-    """Return the figures by contender: medians over the rounds, and ratios to the first contender in each round."""
+def summary(turns: dict[str, list[Turn]], work: Work, peak: float, images: int) -> dict[str, dict[str, Any]]:
+    """Return the figures by contender: medians over its turns, and the ratio of its gesture to the first contender's.
+
+    A contender whose time was over before a turn of both stages has no gesture, and none has a ratio without that of
+    the first.
+    """
     flop = {2: work.stage2, 3: work.stage3}
-    seconds = {name: _gesture_seconds(by_stage, images) for name, by_stage in turns.items()}
-    baseline = next(iter(seconds.values()))
     figures: dict[str, dict[str, Any]] = {}
-    for name, by_stage in turns.items():
-        ratios = [plain / ours for plain, ours in zip(baseline, seconds[name], strict=True)]
-        figures[name] = {
-            "gesture_seconds": statistics.median(seconds[name]),
-            "ratio": statistics.median(ratios),
-            "ratio_range": [min(ratios), max(ratios)],
-        }
-        for stage, of_stage in by_stage.items():
-            speed = statistics.median(turn.images / turn.seconds for turn in of_stage)
-            figures[name][f"stage{stage}"] = {
-                "timed_images": sum(turn.images for turn in of_stage),
-                "images_per_s": speed,
-                "mfu": speed * flop[stage] / peak,
-                "peak_mib": max(turn.peak_mib for turn in of_stage),
-            }
+    baseline: float | None = None
+    for number, (name, of_all) in enumerate(turns.items()):
+        figures[name] = {}
+        costs = []  # seconds per image of every turn, by stage
+        for stage in STAGES:
+            firsts = [turn.seconds for turn in of_all if turn.stage == stage and turn.first]
+            of_stage = [turn for turn in of_all if turn.stage == stage and not turn.first]
+            if of_stage:
+                costs.append([turn.seconds / turn.images * images * _PASSES[stage] for turn in of_stage])
+                speed = statistics.median(turn.images / turn.seconds for turn in of_stage)
+                figures[name][f"stage{stage}"] = {
+                    "timed_images": sum(turn.images for turn in of_stage),
+                    "first_step_s": firsts[0],
+                    "images_per_s": speed,
+                    "mfu": speed * flop[stage] / peak,
+                    "peak_mib": max(turn.peak_mib for turn in of_stage),
+                }
+        if len(costs) == len(STAGES):
+            seconds = sum(statistics.median(of_stage) for of_stage in costs)
+            fastest, slowest = sum(min(of_stage) for of_stage in costs), sum(max(of_stage) for of_stage in costs)
+            baseline = seconds if number == 0 else baseline
+            figures[name]["gesture_seconds"] = seconds
+            if baseline is not None:
+                figures[name] |= {"ratio": baseline / seconds, "ratio_range": [baseline / slowest, baseline / fastest]}
     return figures
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the result of `bench` as a Markdown table with notes."""
-    head = ["", "Stage II images/s", "MFU", "peak MiB", "Stage III images/s", "MFU", "peak MiB"]
+    of_stage = ("MFU", "peak MiB", "first step")
+    head = ["", *(cell for stage in ("II", "III") for cell in (f"Stage {stage} images/s", *of_stage))]
     rows = []
     for name, figures in result["contenders"].items():
-        cells = [
-            cell
-            for stage in (figures["stage2"], figures["stage3"])
-            for cell in (f"{stage['images_per_s']:.2f}", f"{stage['mfu']:.1%}", f"{stage['peak_mib']:,.0f}")
-        ]
-        low, high = figures["ratio_range"]
-        hours = f"{figures['gesture_seconds'] / 3600:.2f} h"
-        rows.append([name, *cells, hours, f"{figures['ratio']:.2f} ({low:.2f} to {high:.2f})"])
-    peak_of = "the whole process" if result["device"] == "cpu" else "tensors on the GPU"
+        cells = [cell for stage in STAGES for cell in _cells(figures.get(f"stage{stage}"))]
+        hours = f"{figures['gesture_seconds'] / 3600:.2f} h" if "gesture_seconds" in figures else "no time"
+        rows.append([name, *cells, hours, _ratio(figures)])
+    peak_of = "its whole process" if result["device"] == "cpu" else "its tensors on the GPU"
     notes = [
         f"UNet of {result['parameters']:,} random weights on {result['device']} ({result['threads']} CPU threads, "
-        f"torch {result['torch']}); {result['steps']} timed steps per stage in turns of {CHUNK}, medians of the turns.",
+        f"torch {result['torch']}), one for each contender in a process of its own; {result['steps']} timed steps per "
+        f"stage in turns of {CHUNK}, medians of the turns, and the range of the ratio over them.",
         f"One gesture is {result['images']:,} images with {EMBEDDING_STEPS} steps of Stage II and {UNET_STEPS} of "
-        "Stage III each, extrapolated from these steps, without encoding, samples and checkpoints.",
+        "Stage III each, extrapolated from these steps, without first steps, encoding, samples and checkpoints.",
         f"MFU counts the arithmetic that a stage needs, relative to {result['peak_flops'] / 1e12:,.3g} TFLOP/s "
         f"({result['peak_source']}). Peak memory is that of {peak_of}.",
     ]
     return "\n".join([markdown_table([*head, "one gesture, extrapolated", "ratio"], rows), "", *notes])
 
 
-def _gesture_seconds(turns: dict[int, list[Turn]], images: int) -> list[float]:
-    """Return the extrapolated seconds of one gesture by round."""
-    passes = {2: EMBEDDING_STEPS, 3: UNET_STEPS}
-    rounds = zip(*(turns[stage] for stage in STAGES), strict=True)
-    return [
-        sum(images * passes[stage] * turn.seconds / turn.images for stage, turn in zip(STAGES, both, strict=True))
-        for both in rounds
-    ]
+def _ratio(figures: dict[str, Any]) -> str:
+    if "ratio" not in figures:
+        return ""
+    low, high = figures["ratio_range"]
+    return f"{figures['ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _cells(figures: dict[str, Any] | None) -> list[str]:
+    if figures is None:
+        return ["", "", "", ""]
+    first = f"{figures['first_step_s']:.1f} s"
+    return [f"{figures['images_per_s']:.2f}", f"{figures['mfu']:.1%}", f"{figures['peak_mib']:,.0f}", first]

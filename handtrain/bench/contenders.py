@@ -1,13 +1,13 @@
-"""The contenders of `handtrain bench`: the released code's loop, and our presets, on the same model and data."""
+"""The contenders of `handtrain bench`: the released code's loop, and our presets, each with a UNet of its own."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor
 
 from handtrain.bench.released_loop import PlainLoop
 from handtrain.method.batches import ahead
@@ -47,19 +47,65 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 
+KINDS = ("yes", "cuda-graphs")  # of compilation, see `RunOptions.compile`
+
 Step = Callable[[int], int]  # number of the step -> number of images trained in it
 
 
 @dataclass(frozen=True)
+class Contender:
+    """A way to train, as plain data: a preset with the options that differ from it, or the released code's loop."""
+
+    preset: str = ""  # empty: the released code's loop
+    batch: int = 0  # images per step of both stages; 0: the preset's
+    compile: str = "no"
+    checkpointing: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name in the table."""
+        if not self.preset:
+            return f"plain loop, {'with' if self.checkpointing else 'without'} checkpointing"
+        batch = f", batch {self.batch}" if self.batch else ""
+        compiled = {"no": "", "yes": ", compiled"}.get(self.compile, f", compile {self.compile}")
+        return f"preset {self.preset}{batch}{compiled}"
+
+    def ready(self, scene: "Scene") -> "Plain | Ours":
+        """Return the contender with its model."""
+        return Ours(scene, self) if self.preset else Plain(scene, self.checkpointing)
+
+
+def contenders(presets: Sequence[str], batches: Sequence[int], compiled: Sequence[str]) -> list[Contender]:
+    """Return the plain loops and every preset in all variants, those that compile for minutes last."""
+    every = [Contender(), Contender(checkpointing=True)]
+    every += [
+        Contender(preset, batch, compile)
+        for compile in dict.fromkeys(("no", *compiled))
+        for preset in presets
+        for batch in dict.fromkeys((0, *batches))
+    ]
+    return every
+
+
+@dataclass(frozen=True)
 class Scene:
-    """The model and the data of all contenders: a UNet with random weights, random images and texts."""
+    """A contender's model and data: a UNet with random weights, random images and texts."""
 
     unet: Any
     schedule: Any
     device: torch.device
     latents: Latents  # (n, 4, h, w), on the CPU
     texts: torch.Tensor  # (n, TOKENS, width), on the CPU
-    work: Work
+
+
+def size_of(name: str) -> tuple[int, Work]:
+    """Return the number of weights of a model in `MODELS` and the cost of one image, counted without computing it."""
+    config = MODELS[name]
+    network: Any = UNet2DConditionModel  # diffusers has no types
+    with torch.device("meta"):
+        unet: Any = network(**config)
+    work = work_of(dict(unet.config), config["sample_size"], TOKENS, config["cross_attention_dim"])
+    return sum(parameter.numel() for parameter in unet.parameters()), work
 
 
 def make_scene(name: str, device: torch.device) -> Scene:
@@ -70,10 +116,9 @@ def make_scene(name: str, device: torch.device) -> Scene:
     unet: Any = network(**config).to(device).train()
     side, width = config["sample_size"], config["cross_attention_dim"]
     mean = torch.randn(_IMAGES, 4, side, side) / SCALING
-    work = work_of(dict(unet.config), side, TOKENS, width)
     betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     texts = torch.randn(_IMAGES, TOKENS, width)
-    return Scene(unet, DDPMScheduler(**betas), device, Latents(mean, torch.full_like(mean, 0.1)), texts, work)  # type: ignore[no-untyped-call]
+    return Scene(unet, DDPMScheduler(**betas), device, Latents(mean, torch.full_like(mean, 0.1)), texts)  # type: ignore[no-untyped-call]
 
 
 class Plain:
@@ -81,13 +126,13 @@ class Plain:
 
     def __init__(self, scene: Scene, checkpointing: bool) -> None:
         self.scene, self.checkpointing = scene, checkpointing
-        self.name = f"plain loop, {'with' if checkpointing else 'without'} checkpointing"
 
     def start(self, stage: int) -> Step:
         """Prepare the model as this contender trains it; return the function that makes one step."""
         s = self.scene
-        s.unet.to(memory_format=torch.contiguous_format).requires_grad_(True).set_attn_processor(AttnProcessor())
-        _set_checkpointing(s.unet, self.checkpointing)
+        s.unet.requires_grad_(True).set_attn_processor(AttnProcessor())
+        if self.checkpointing:
+            s.unet.enable_gradient_checkpointing()
         loop = PlainLoop(s.unet, s.schedule, (s.latents.mean * SCALING).to(s.device), s.texts.to(s.device))
         step = loop.embedding_step if stage == 2 else loop.unet_step
 
@@ -101,20 +146,17 @@ class Plain:
 class Ours:
     """A preset as a contender, through the functions that training calls."""
 
-    def __init__(self, scene: Scene, preset: str, compiled: str) -> None:
-        self.scene, self.name = scene, f"preset {preset}"
-        running = replace(RunOptions(), compile=compiled)  # type: ignore[arg-type]
-        self.options: TrainOptions = resolved(options_of(preset), running, scene.device)
-        on_gpu = scene.device.type == "cuda"
-        self.layout = torch.channels_last if on_gpu and self.options.precision == "bf16" else torch.contiguous_format
+    def __init__(self, scene: Scene, contender: Contender) -> None:
+        self.scene = scene
+        running = replace(RunOptions(), compile=contender.compile)  # type: ignore[arg-type]
+        options = options_of(contender.preset)
+        if contender.batch:
+            options = replace(options, unet_batch=contender.batch, embedding_batch=contender.batch)
+        self.options: TrainOptions = resolved(options, running, scene.device)
         self.model = diffusion(scene.unet, scene.schedule, SCALING, self.options, running, scene.device)
 
     def start(self, stage: int) -> Step:
         """Prepare the model as this contender trains it; return the function that makes one step."""
-        s = self.scene
-        s.unet.to(memory_format=self.layout).requires_grad_(False)
-        s.unet.set_attn_processor(AttnProcessor2_0())  # type: ignore[no-untyped-call]
-        _set_checkpointing(s.unet, False)
         return self._stage2() if stage == 2 else self._stage3()
 
     def _stage2(self) -> Step:
@@ -135,6 +177,8 @@ class Ours:
     def _stage3(self) -> Step:
         o, s = self.options, self.scene
         require_grad(s.unet)
+        if self.model.half:
+            self.model.half.follow(s.unet)
         optimiser = adam(s.unet.parameters(), o.unet_lr)
 
         def load(step: int) -> tuple[torch.Tensor, Latents, Draw]:
@@ -155,13 +199,6 @@ class Ours:
         s = self.scene
         keys, shape = [(str(row), step) for row in rows], tuple(s.latents.mean.shape[1:])
         return image_draws(0, "bench", keys, shape, s.schedule.config.num_train_timesteps).to(s.device)
-
-
-def _set_checkpointing(unet: Any, on: bool) -> None:
-    if on:
-        unet.enable_gradient_checkpointing()
-    else:
-        unet.disable_gradient_checkpointing()
 
 
 def _require_finite(loss: float) -> None:

@@ -60,12 +60,14 @@ class Train:
         require_trainable(self.dataset, self.gesture, "--gesture")
         parse_dataset(self.dataset, "--dataset")
         parse_model(self.base, "--base")
+        from handtrain.run.phases import Phases, program_start
         from handtrain.run.processes import launched
         from handtrain.training.train import plan_run, train  # takes seconds, so cheap checks come first
 
         arguments = {name: value for name, value in vars(self).items() if name not in _OF_TRAIN}
         own = {name: getattr(self, name) for name in _OF_TRAIN if name != "dry_run"}
-        result = plan_run(**arguments) if self.dry_run else train(**arguments, **own).model
+        phases = Phases(program_start())
+        result = plan_run(**arguments) if self.dry_run else train(**arguments, **own, phases=phases).model
         if launched().first:
             print(result)
         return 0
@@ -75,15 +77,18 @@ class Train:
 class Bench:
     """Time the presets against a plain loop that does the same as the released code, and print a Markdown table.
 
-    All contenders train one UNet with random weights, in turns, in one process; one gesture is extrapolated.
+    Each contender trains a UNet of its own with random weights in a process of its own, those that compile last. The
+    first step, in which everything is compiled, is timed by itself; one gesture is extrapolated from the others.
     """
 
     model: Literal["auto", "sd14", "small", "tiny"] = "auto"  # auto: sd14 on a GPU, small (5 million weights) elsewhere
     presets: tuple[str, ...] = ("paper", "fast")  # presets to time; see docs/training.md
+    batch: tuple[int, ...] = ()  # images per step of further contenders: every preset with each of these batches
+    compile: tuple[Literal["yes", "cuda-graphs"], ...] = ()  # further contenders: every preset with torch.compile
     steps: int = 200  # timed steps of every contender in each stage, a multiple of 20
-    warmup: int = 3  # untimed steps before every 20 timed ones
+    warmup: int = 3  # number of steps of each stage before the timed ones
     images: int = 1000  # number of images of the extrapolated gesture
-    compile: Literal["no", "yes", "cuda-graphs"] = "no"  # torch.compile for the presets
+    minutes: float = 0.0  # time for all contenders together, of which each has an equal share; 0: no limit
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     json: Path | None = None  # file for the figures as JSON
 
@@ -178,7 +183,9 @@ class Generate:
     seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
     options: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
     limit: int = 0  # number of prompts to use, from the first; 0: all
-    batch: int = 4  # number of images generated at once; changes the images by rounding only
+    # number of images generated at once, which changes them by rounding only; auto: 16 on a GPU, halved when memory
+    # runs out, else 4
+    batch: int | Literal["auto"] = "auto"
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the number of images and steps
     prediction_type: _PredictionType = None  # prediction type of a --model in one file that does not state it
@@ -306,7 +313,7 @@ class Reproduce:
     seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
     generate: GenerateOptions = field(default_factory=GenerateOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
-    batch: int = 4  # number of images generated at once
+    batch: int | Literal["auto"] = "auto"  # number of images generated at once, see `handtrain generate`
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the images, steps, memory, disk space and time
     prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it

@@ -13,11 +13,10 @@ from handdata.errors import Unfinished, UserError
 from handdata.files import sha256_of
 from handdata.machine import choose_device
 from handdata.vision.clip import Clip
-from handdata.vision.landmarks import HandFinder
 from handtrain import networks
 from handtrain.evaluation import features, hands
 from handtrain.evaluation.features import Extractor, Rows
-from handtrain.evaluation.hands import Hand
+from handtrain.evaluation.hands import Hand, HandFinders
 from handtrain.evaluation.image_sets import ImageSet, Member
 from handtrain.networks import Network
 from handtrain.options import EvaluateOptions
@@ -94,7 +93,7 @@ class Models(ExitStack):
         self.hands: dict[Member, list[Hand]] = {}
         self._network: Network | None = None
         self._unloadable: dict[str, str] = {}  # why a network cannot be loaded: one attempt is enough
-        self._finders: dict[float, HandFinder] = {}
+        self._finders: dict[float, HandFinders] = {}
 
     def extractor(self, name: str) -> Extractor | str:
         """Return the extractor of an extraction, or the reason why it cannot be computed.
@@ -106,8 +105,8 @@ class Models(ExitStack):
         except Missing as reason:
             return str(reason)
 
-    def finder(self, detection: float) -> HandFinder:
-        """Return the hand landmarker at a detection confidence; it is closed with this object."""
+    def finder(self, detection: float) -> HandFinders:
+        """Return the hand landmarkers at a detection confidence; they are closed with this object."""
         if detection not in self._finders:
             self._finders[detection] = self.enter_context(hands.hand_finder(detection))
         return self._finders[detection]
@@ -127,7 +126,9 @@ class Models(ExitStack):
             self._file(hands.MODEL)
             self.hands = self.hands or self._hands_by_member()
             crop = f"{row.crop} {self.weights[hands.MODEL]}"
-        return features.feature_extractor(name, self._network, crop, partial(row.crops, self))
+        searching = row.crops in (_hands_together, _each_hand)
+        each = self.finder(hands.DETECTION).map if searching else map
+        return features.feature_extractor(name, self._network, crop, partial(row.crops, self), each)
 
     def _loaded(self, name: str) -> Network:
         if name in INCEPTIONS:

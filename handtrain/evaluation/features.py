@@ -3,7 +3,7 @@
 Everything extracted from an image is a row: features of the whole image or of one of its crops, or one of its hands.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,9 @@ import torch
 
 from handdata.progress import bar
 from handdata.vision.clip import Clip
-from handdata.vision.landmarks import HandFinder
 from handdata.vision.pixels import PIXELS
 from handtrain.evaluation import hands
-from handtrain.evaluation.hands import Hand
+from handtrain.evaluation.hands import Hand, HandFinders
 from handtrain.evaluation.image_sets import ImageSet, Member, Preparation
 from handtrain.networks import BATCH, Network
 from handtrain.tensor_cache import TensorCache, key_of
@@ -86,21 +85,26 @@ def extract(images: ImageSet, prepare: Preparation, extractor: Extractor, cache:
     return extractor.finish(rows, images.members)
 
 
-def hand_extractor(finder: HandFinder, detection: float, sha256: str) -> Extractor:
+def hand_extractor(finder: HandFinders, detection: float, sha256: str) -> Extractor:
     """Return an extractor of hands, see `Rows.hands`. `sha256` is that of the landmarker's file."""
     settings = f"detection {detection}, presence {hands.PRESENCE}, searched at {hands.SEARCHED} px"
 
     def rows(images: list[np.ndarray], _: list[Member]) -> list[np.ndarray]:
-        return [_hand_rows(hands.find(finder, pixels)) for pixels in images]
+        return finder.map(lambda pixels: _hand_rows(hands.find(finder, pixels)), images)
 
     return Extractor(f"hands: {settings}, model {sha256}", HAND, rows)
 
 
-def feature_extractor(name: str, network: Network, crop: str, crops: Crops) -> Extractor:
-    """Return an extractor of features of the parts of an image that `crops` cuts out; `crop` is its rule in words."""
+def feature_extractor(
+    name: str, network: Network, crop: str, crops: Crops, each: Callable[..., Iterable[list[np.ndarray]]] = map
+) -> Extractor:
+    """Return an extractor of features of the parts of an image that `crops` cuts out; `crop` is its rule in words.
+
+    `each` calls it for all images of a shard, by default one after the other.
+    """
 
     def rows(images: list[np.ndarray], members: list[Member]) -> list[np.ndarray]:
-        parts = [crops(pixels, member) for pixels, member in zip(images, members, strict=True)]
+        parts = list(each(crops, images, members))
         features = network([part for of_image in parts for part in of_image])
         return np.split(features, np.cumsum([len(of_image) for of_image in parts])[:-1])
 

@@ -1,12 +1,20 @@
 """Hands detected by MediaPipe, and crops around them by our rules and by those of the released code."""
 
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from handdata.vision.landmarks import ASSET, MIN_SIDE, HandFinder
+from handdata.machine import cores
+from handdata.vision.landmarks import ASSET, MIN_SIDE, HandFinder, Hands
 from handtrain.data.crops import window
+
+Result = TypeVar("Result")
 
 MOST_HANDS = 2  # per image
 DETECTION = 0.5  # smallest confidence of a detected hand; MediaPipe's default
@@ -41,15 +49,44 @@ class Hand:
         return self.landmarks * (self.width, self.height, self.width)
 
 
-def hand_finder(detection: float) -> HandFinder:
-    """Return MediaPipe's landmarker at a detection confidence: a context manager, to be closed after use.
+class HandFinders(ExitStack):
+    """MediaPipe's landmarkers at a detection confidence, one for each thread.
 
-    Raises `UserError` where its model file is missing.
+    A landmarker keeps nothing from one image to the next, so the threads change no result.
     """
-    return HandFinder(MOST_HANDS, detection, PRESENCE, SEARCHED)
+
+    def __init__(self, detection: float) -> None:
+        super().__init__()
+        self._detection, self._opening, self._own = detection, threading.Lock(), threading.local()
+        self._threads = self.enter_context(ThreadPoolExecutor(cores()))
+        self._of_thread()
+
+    def find(self, pixels: np.ndarray) -> Hands:
+        """Return the hands in an RGB image (h, w, 3); called by any thread."""
+        return self._of_thread().find(pixels)
+
+    def map(self, function: Callable[..., Result], *columns: Iterable[object]) -> list[Result]:
+        """Return the function's results in order, computed by a thread for each core."""
+        return list(self._threads.map(function, *columns))
+
+    def _of_thread(self) -> HandFinder:
+        if not hasattr(self._own, "finder"):
+            with self._opening:  # opening replaces the stderr of the whole process
+                finder = HandFinder(MOST_HANDS, self._detection, PRESENCE, SEARCHED)
+                self._own.finder = self.enter_context(finder)
+        opened: HandFinder = self._own.finder
+        return opened
 
 
-def find(finder: HandFinder, pixels: np.ndarray) -> list[Hand]:
+def hand_finder(detection: float) -> HandFinders:
+    """Return MediaPipe's landmarkers at a detection confidence: a context manager, to be closed after use.
+
+    Raises `UserError` where their model file is missing.
+    """
+    return HandFinders(detection)
+
+
+def find(finder: HandFinders, pixels: np.ndarray) -> list[Hand]:
     """Return the hands in an image (height, width, 3) of uint8, at most two."""
     detected, (height, width) = finder.find(pixels), pixels.shape[:2]
     return [
@@ -78,13 +115,13 @@ def squares(pixels: np.ndarray, hands: list[Hand]) -> list[np.ndarray]:
     return crops
 
 
-def union_crops(pixels: np.ndarray, finder: HandFinder) -> list[np.ndarray]:
+def union_crops(pixels: np.ndarray, finder: HandFinders) -> list[np.ndarray]:
     """Return the released code's crop (299, 299, 3) for FID-H, none without a hand: see UNION_CROP."""
     detected = find(finder, pixels[:, :, ::-1])
     return box_crops(pixels, [detected] if detected else [])
 
 
-def hand_crops(pixels: np.ndarray, finder: HandFinder) -> list[np.ndarray]:
+def hand_crops(pixels: np.ndarray, finder: HandFinders) -> list[np.ndarray]:
     """Return the released code's crop (299, 299, 3) of every hand for KID-H, without its faults: see HAND_CROP."""
     square = fitted(pixels)
     return box_crops(square, [[hand] for hand in find(finder, square)])

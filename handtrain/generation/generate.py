@@ -6,28 +6,32 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from handdata.errors import UserError
-from handdata.files import require_writable_folder, sha256_of
+from handdata.files import require_writable_folder
 from handdata.huggingface import parse_model
 from handdata.limits.numbers import require_seeds
-from handdata.machine import choose_device
+from handdata.machine import choose_device, cores
 from handdata.progress import bar
 from handdata.readers import lines_of, read_text
 from handtrain.data.dataset import load
 from handtrain.data.image_folder import split_of
 from handtrain.data.rows import Row
 from handtrain.generation import pictures
+from handtrain.generation.batches import batches, number_format, wait
 from handtrain.generation.pictures import Picture
 from handtrain.generation.poses import check_pose, chosen_pose, poses_of
 from handtrain.generation.sampling import guidance_of
+from handtrain.hashes import known_sha256
 from handtrain.method.conditioning import POSE_NUMBERS
+from handtrain.method.micro_batch import release_memory
 from handtrain.method.noise import seed_of
 from handtrain.method.poses import pose_of_row
 from handtrain.model.about import require_whole
@@ -70,7 +74,7 @@ def generate(
     gesture: str | None = None,
     seeds: Sequence[int] = (0,),
     limit: int = 0,
-    batch: int = 4,
+    batch: int | Literal["auto"] = "auto",
     device: str = "auto",
     progress: bool = True,
     prediction_type: str | None = None,
@@ -80,14 +84,14 @@ def generate(
     """Generate the images that the folder `out` does not have yet, then its generation.jsonl; return the folder.
 
     `prompts` is a file with one prompt per line, or DATASET:SPLIT; `prompt` is a single one. An image depends on its
-    prompt and seed, and not on the batch or the number of processes. `prediction_type` is for a base in a single file.
-    `changes` are fields of the options. Raises `UserError` for a mistake, also where the folder has other images.
+    prompt and seed, and not on the batch (`auto`: halved when memory runs out) or the number of processes. `changes`
+    are fields of the options. Raises `UserError` for a mistake, also where the folder has other images.
     """
     from accelerate import PartialState
 
     chosen, out = choose_device(device), Path(out)
     work = _work(
-        model, prompts=prompts, prompt=prompt, gesture=gesture, seeds=seeds, limit=limit, options=options,
+        model, chosen, prompts=prompts, prompt=prompt, gesture=gesture, seeds=seeds, limit=limit, options=options,
         prediction_type=prediction_type, **changes,
     )  # fmt: skip
     require_writable_folder(out, "--out")
@@ -108,10 +112,9 @@ def generate(
     return out
 
 
-def planned(model: str | Path, *, out: str | Path, device: str = "auto", batch: int = 4, **arguments: Any) -> str:
+def planned(model: str | Path, *, out: str | Path, device: str = "auto", batch: Any = "auto", **arguments: Any) -> str:
     """Check the arguments of `generate` and return what it would do, as one line."""
-    choose_device(device)
-    work = _work(model, **arguments)
+    work = _work(model, choose_device(device), **arguments)
     size, steps = work.settings["resolution"], work.settings["steps"]
     return f"{len(work.pictures)} images of {size} px, {steps} steps each, to {out}"
 
@@ -137,7 +140,9 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
     kind: Any = Hand1000Pipeline if about else StableDiffusionPipeline
     vae, text_encoder, unet = parts = base.vae(), base.text_encoder(), base.unet()
     for part in parts:
-        torch.nn.Module.to(part, dtype=_TYPES[options.precision])  # diffusers' own `to` warns of no modules at all
+        torch.nn.Module.to(
+            part, dtype=_TYPES[number_format(options, device)]
+        )  # diffusers' own `to` warns of no modules at all
     pipeline = kind(
         vae, text_encoder, base.tokenizer(), unet, base.sampling_schedule(), None, None, requires_safety_checker=False
     )
@@ -178,31 +183,48 @@ def embed(pipeline: Any, prompts: Sequence[str], mu: float | None) -> torch.Tens
         return pipeline.with_gesture(text, mu)
 
 
-def _generate(todo: list[Picture], work: Work, out: Path, batch: int, device: torch.device, progress: bool) -> None:
+def _generate(
+    todo: list[Picture], work: Work, out: Path, batch: int | Literal["auto"], device: torch.device, progress: bool
+) -> None:
     options, size = work.options, work.settings["resolution"]
     pipeline = load_pipeline(work.base, work.about, options, device)
+    if device.type == "cuda":
+        pipeline.vae.enable_slicing()  # decodes one image at a time, which takes the least memory
     prompts = list(dict.fromkeys(picture.prompt for picture in todo))
     rows = {prompt: index for index, prompt in enumerate(prompts)}
     embeddings = embed(pipeline, prompts, options.mu)  # one pass of the flat layer for all of them
     negative = embed_plainly(pipeline, [options.negative_prompt])
-    with bar(total=len(todo), unit="image", desc=out.name, show=progress) as shown:
-        for start in range(0, len(todo), batch):
-            part = todo[start : start + batch]
-            poses = _posed(pipeline, part, options)
-            images = pipeline(
-                prompt_embeds=embeddings[[rows[picture.prompt] for picture in part]].to(device, pipeline.unet.dtype),
-                negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
-                height=size,
-                width=size,
-                num_inference_steps=steps_of(options),
-                guidance_scale=options.guidance,
-                eta=options.eta,
-                generator=[torch.Generator().manual_seed(picture.noise_seed) for picture in part],
-                **poses,
-            ).images
-            for picture, image in zip(part, images, strict=True):
-                pictures.save(out / picture.file, image, picture, work.settings)
+
+    sizes, start = batches(batch, device), 0
+    with bar(total=len(todo), unit="image", desc=out.name, show=progress) as shown, ThreadPoolExecutor(cores()) as pool:
+        writing: list[Future[None]] = []
+        while start < len(todo):
+            part, images = todo[start : start + sizes.size], []
+            try:
+                images = pipeline(
+                    prompt_embeds=embeddings[[rows[picture.prompt] for picture in part]].to(
+                        device, pipeline.unet.dtype
+                    ),
+                    negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
+                    height=size,
+                    width=size,
+                    num_inference_steps=steps_of(options),
+                    guidance_scale=options.guidance,
+                    eta=options.eta,
+                    generator=[torch.Generator().manual_seed(picture.noise_seed) for picture in part],
+                    **_posed(pipeline, part, options),
+                ).images
+            except (RuntimeError, MemoryError) as error:
+                sizes.halve(error, len(part))
+            if not images:
+                release_memory(device)
+                continue
+            wait(writing)  # no more than two batches are in memory
+            pairs = zip(part, images, strict=True)
+            writing = [pool.submit(pictures.save, out / one.file, image, one, work.settings) for one, image in pairs]
+            start += len(part)
             shown.update(len(part))
+        wait(writing)
 
 
 def _posed(pipeline: Any, part: Sequence[Picture], options: GenerateOptions) -> dict[str, Any]:
@@ -219,6 +241,7 @@ def _device_name(device: torch.device) -> str:
 
 def _work(
     model: str | Path,
+    device: torch.device,
     *,
     prompts: str | Path | None = None,
     prompt: str | None = None,
@@ -232,6 +255,7 @@ def _work(
     """Open the model and list the images; raise `UserError` for the first mistake."""
     (options,) = changed(changes, options or GenerateOptions())
     assert options
+    options = replace(options, precision=number_format(options, device))
     base = open_base(parse_model(str(model), "--model"), "--model", prediction_type)
     about = require_whole(base.folder, "--model") if (base.folder / ABOUT_FILE).exists() else {}
     if options.mu is not None and not 0 <= options.mu <= 1:
@@ -292,7 +316,7 @@ def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: G
     of_pose = {"pose": options.pose, "pose_guidance": options.pose_guidance} if about.get("pose") else {}
     return {
         "model": str(base.commit or base.path),
-        "unet_sha256": hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest(),
+        "unet_sha256": hashlib.sha256("".join(map(known_sha256, weights)).encode()).hexdigest(),
         "gesture": gesture,
         "tuned": bool(about),
         "lam": lam,

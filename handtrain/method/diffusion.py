@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from handtrain.method.conditioning import PoseLayers
+from handtrain.method.half import HalfCopy
 from handtrain.method.micro_batch import MicroBatch
 from handtrain.method.noise import Draw, moved
 
@@ -47,10 +48,11 @@ class Diffusion:
     scaling: float  # the VAE's scaling_factor, 0.18215 for Stable Diffusion
     device: torch.device
     autocast: torch.dtype | None = None  # of matrix products and convolutions; the weights stay float32
-    call: Any = None  # the compiled UNet, if it is compiled
+    call: Any = None  # what computes in place of the UNet: its copy in bfloat16, or the compiled one
     graphs: bool = False  # whether the compiled UNet replays CUDA graphs
     micro_batch: MicroBatch = field(default_factory=MicroBatch)
     pose: PoseLayers | None = None  # attached to the UNet
+    half: HalfCopy | None = None  # the UNet's copy that computes
 
     @property
     def timesteps(self) -> int:

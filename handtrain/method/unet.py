@@ -42,10 +42,14 @@ def tuning_step(
                 inputs = fuse(embeddings[part]) if fuse else embeddings[part]
                 part_losses = model.losses(latents[part], draw[part], inputs)
                 (part_losses.sum() / count).backward()  # type: ignore[no-untyped-call]
+                if model.half:
+                    model.half.collect()
                 losses.append(part_losses.detach())
             break
         except (RuntimeError, MemoryError) as error:
             model.micro_batch.halve(error, len(latents))
+        if model.half:
+            model.half.forget()
         release_memory(model.device)
     trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     if add_gradients:
@@ -53,6 +57,8 @@ def tuning_step(
     if clip:
         torch.nn.utils.clip_grad_norm_(trained, clip)
     optimiser.step()
+    if model.half:
+        model.half.update()
     return torch.cat(losses)
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from handdata.errors import UserError
-from handdata.files import sha256_of
 from handdata.huggingface import HubName, Place, pipeline_folder
 from handdata.readers import require_json
 from handtrain import tensor_cache
+from handtrain.hashes import known_sha256
 from handtrain.method.unet import add_adapters
 from handtrain.model.components import (
     CHECKER,
@@ -115,7 +115,7 @@ class Base:
         digest = hashlib.sha256()
         for path in sorted((self.folder / "unet").glob("*.safetensors")):
             if path.is_file():
-                digest.update(bytes.fromhex(sha256_of(path)))
+                digest.update(bytes.fromhex(known_sha256(path)))
         return digest.hexdigest()
 
     def rest_fingerprint(self) -> str:
@@ -126,7 +126,7 @@ class Base:
         configs = {name: self.configs[name] for name in (*NETWORKS, "scheduler")}
         digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
         for file in files:
-            digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+            digest.update(f"{file.name} {known_sha256(file)}\n".encode())
         return digest.hexdigest()
 
     def _load(self, part: str) -> Any:

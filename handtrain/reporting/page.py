@@ -31,6 +31,8 @@ def page(runs: Sequence[RunRecord], title: str, pictures: int) -> str:
 def _run(run: RunRecord, pictures: int) -> Iterator[str]:
     yield f"<h2>{html.escape(tables.heading(run))}</h2>"
     yield _table(tables.summary_table(run))
+    if phases := tables.phase_table(run):
+        yield f"<h3>Phases</h3>{_table(phases)}"
     for evaluation in run.evaluations:
         yield from _evaluation(evaluation, pictures)
     if not run.evaluations:

@@ -35,6 +35,8 @@ def markdown(runs: Sequence[RunRecord], title: str) -> str:
     parts = [f"# {escaped(title)}"]
     for run in runs:
         parts += [f"## {escaped(tables.heading(run))}", tables.summary_table(run).markdown()]
+        if phases := tables.phase_table(run):
+            parts += ["### Phases", phases.markdown()]
         for evaluation in run.evaluations:
             parts += [
                 f"### {escaped(tables.evaluation_heading(evaluation))}",

@@ -8,6 +8,7 @@ from handdata.markdown import markdown_table
 from handtrain.evaluation.scores import Estimate, computed_first
 from handtrain.evaluation.table import LOWER_IS_BETTER
 from handtrain.reporting.runs import Evaluation, Points, RunRecord
+from handtrain.run import phases
 
 # Tuned minus Stable Diffusion 1.4, phone call; computed as in the released code (paper, table 2)
 PAPER = {"FID": -28.599, "KID": -0.017, "FID-H": -30.208, "KID-H": -0.041, "HAND-CONF": 0.053}
@@ -81,6 +82,14 @@ def summary_table(run: RunRecord) -> Table:
             rows += [(f"generation, {side}", _session(session)) for session in settings.get("sessions", [])]
     rows.append(("state", f"finished {run.record['finished']}" if "finished" in run.record else "not finished"))
     return Table(("", ""), rows)
+
+
+def phase_table(run: RunRecord) -> Table | None:
+    """Return the seconds and bytes of the phases of the process that finished a run; None if it recorded none."""
+    sessions = run.record.get("sessions")
+    last = sessions[-1] if isinstance(sessions, list) and sessions else None
+    record: Any = last.get("phases") if isinstance(last, dict) else None
+    return Table(phases.HEAD, phases.rows(record)) if phases.is_record(record) else None
 
 
 def sweep_table(name: str, points: Points) -> Table:

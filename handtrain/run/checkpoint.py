@@ -6,7 +6,9 @@ and a hash of itself. It appears by rename.
 
 import hashlib
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from typing import Any
 import torch
 
 from handdata.files import sha256_of, whole_folder, write_bytes, write_json
+from handdata.machine import free_memory
 from handdata.readers import read_json
 from handtrain.seals import SEAL, intact, sealed
 
 PIECE_BYTES = 256 * 2**20  # a piece is in memory twice while it is written
 KEPT = 2
+COPY_ROOM = 1.5  # times its size has to be free for a copy of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,46 @@ def save(folder: Path, name: str, tensors: Iterable[tuple[str, torch.Tensor]], s
         write_json(partial / "checkpoint.json", sealed({"state": state, "sha256": hashes}))
     for old in _names(folder)[KEPT:]:
         shutil.rmtree(folder / old)
+
+
+class Writer:
+    """Writes one checkpoint at a time, where memory allows in a thread from a copy, so that the training continues."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+        self._noted = False
+
+    def save(self, folder: Path, name: str, tensors: Iterable[tuple[str, torch.Tensor]], state: dict[str, Any]) -> int:
+        """Begin to write a checkpoint, see `save`, after the previous one is whole; return the bytes of its tensors."""
+        self.wait()
+        named = list(tensors)
+        size = sum(tensor.nbytes for _, tensor in named)
+        if free_memory() >= COPY_ROOM * size:
+            copies = [(key, tensor.detach().to("cpu", copy=True)) for key, tensor in named]
+            self._writing = self._thread.submit(save, folder, name, copies, state)
+        else:
+            if not self._noted:
+                needed = f"a copy of {size / 2**30:.1f} GiB needs {COPY_ROOM} times as much free memory"
+                print(f"handtrain: training waits while checkpoints are written: {needed}", file=sys.stderr)
+            self._noted = True
+            save(folder, name, named, state)
+        return size
+
+    def check(self) -> None:
+        """Raise the error of a checkpoint whose writing has failed."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the checkpoint is whole. Raises the error of its writing."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait for the thread; an error of a checkpoint for which nobody has waited is lost with the run's own."""
+        self._thread.shutdown()
 
 
 def newest(folder: Path, run: str | None = None) -> tuple[Checkpoint | None, list[str]]:

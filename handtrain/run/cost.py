@@ -67,7 +67,7 @@ def estimate(
     activations = f"{_gib(at_once * work.activations)} of activations for {at_once} images at once in float32"
     if running.gradient_checkpointing:
         activations += ", much less with gradient checkpointing"
-    elif options.precision == "bf16":
+    elif options.precision != "fp32":
         activations += ", about half of it in bf16"
     peak = known_peak(device)
     source = f"the data sheet's bf16 peak of {device}" if peak else f"the peak of {device} in a float32 matrix product"
@@ -89,6 +89,7 @@ def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -
     weights = parameters * _FLOAT  # bytes, like the sizes below
     trained = _FLOAT * (adapter_parameters(base, options.lora_rank) if options.lora_rank else parameters)
     moments = trained // 2 if options.optimizer == "adam8bit" else 2 * trained
+    half = (weights + trained) // 2 if options.precision == "bf16" else 0  # the copy that computes, and its gradients
     by_image = options.order == "images"
     checkpoint = trained if by_image else trained + moments
     others = [stored for name, of_part in base.weights.items() if name != "unet" for stored in of_part.tensors.values()]
@@ -107,7 +108,7 @@ def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -
         embedding_steps=count * options.embedding_steps,
         unet_steps=steps,
         unet_images=count * options.unet_epochs if by_image else order.seen + order.steps * order.prior_batch,
-        training_bytes=weights + trained + moments,
+        training_bytes=weights + trained + moments + half,
         disk_bytes=3 * checkpoint + model_bytes + embeddings,  # two checkpoints are kept while a third is written
     )
 

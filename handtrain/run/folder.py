@@ -150,12 +150,14 @@ class RunFolder:
         self.record = sealed({**self.record, **changes})
         self.write_json("run.json", self.record)
 
-    def finish(self) -> None:
-        """Record that the run is finished, with the time and the hash of its log."""
+    def finish(self, phases: dict[str, Any]) -> None:
+        """Record that the run is finished, with the time, the hash of its log and the phases of this process."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.log(stage=0, step=0, phases=phases)
         self.sync()
         log = self.path / "log.jsonl"
-        self.update(finished=now, log_sha256=sha256_of(log))
+        *earlier, this = self.record["sessions"]
+        self.update(finished=now, log_sha256=sha256_of(log), sessions=[*earlier, {**this, "phases": phases}])
 
     def reopen(self) -> None:
         """Take back that the run is finished."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from handdata.errors import Stopped, Unfinished, UserError
+from handdata.files import remove
 from handdata.machine import STOP_SIGNALS, raise_stop
 from handtrain import tensor_cache
 from handtrain.presets import RunOptions, TrainOptions
@@ -20,6 +21,7 @@ from handtrain.run import checkpoint
 from handtrain.run.checkpoint import Checkpoint
 from handtrain.run.device import peak_mib
 from handtrain.run.folder import RunFolder, open_run
+from handtrain.run.phases import Phases, table
 from handtrain.run.processes import Processes
 from handtrain.run.verify import verify
 
@@ -36,6 +38,8 @@ class Session:
     ideal: Mapping[int, float]  # by stage: seconds per image at the hardware's peak, if it is known
     stops: "StopSignals"
     progress: bool  # show progress bars; in the first process only
+    phases: Phases
+    writer: checkpoint.Writer
     saved: float = field(default_factory=time.monotonic)  # time of the last checkpoint
 
     @property
@@ -86,20 +90,37 @@ class Session:
     def save_when_due(
         self, name: str, tensors: Iterable[tuple[str, torch.Tensor]], state: dict[str, Any], last: bool
     ) -> None:
-        """Save a checkpoint after the last step, after a signal, or if the previous one is too old.
+        """Save a checkpoint after a signal, or if the previous one is too old; after the last step only to keep it.
 
-        Raises `Stopped` after a signal to any process.
+        What follows the last step, such as the export, replaces a checkpoint of it. Raises `Stopped` after a signal to
+        any process.
         """
+        self.writer.check()
         stopping = self.stopping
-        due = last or bool(stopping) or time.monotonic() - self.saved >= 60 * self.running.checkpoint_minutes
+        due = time.monotonic() - self.saved >= 60 * self.running.checkpoint_minutes
+        due = bool(stopping) or (self.running.keep_checkpoints if last else due)
         if due and self.processes.first:
-            self.run.sync()
-            about = {**state, "log_lines": self.run.lines, "run": self.run.key}
-            checkpoint.save(self.run.path / "checkpoints", name, tensors, about)
+            with self.phases.inside("checkpoints"):
+                self.run.sync()
+                about = {**state, "log_lines": self.run.lines, "run": self.run.key}
+                size = self.writer.save(self.run.path / "checkpoints", name, tensors, about)
+                if stopping or last:
+                    self.writer.wait()
+            self.phases.add("checkpoints", written=size)
             self.saved = time.monotonic()
         self.stop_if(stopping, name)
         if last:
             self.stops.deferred = False
+
+    def finish(self) -> None:
+        """Record that the run is finished, with its phases, and print them; remove checkpoints that are not kept."""
+        self.writer.wait()
+        record = self.phases.record()
+        self.run.finish(record)
+        if not self.running.keep_checkpoints:
+            remove(self.run.path / "checkpoints")
+        if self.progress:
+            print(f"handtrain: phases of this run\n{table(record)}", file=sys.stderr)
 
     def stop_if(self, signum: int, place: str) -> None:
         """Raise `Stopped` if a signal was received; its message names the last place that is saved."""
@@ -144,7 +165,7 @@ class StopSignals:
 @contextmanager
 def open_session(
     path: Path, config: dict[str, Any], about: dict[str, Any], processes: Processes, device: torch.device,
-    running: RunOptions, ideal: Mapping[int, float], progress: bool, verified: bool = False,
+    running: RunOptions, ideal: Mapping[int, float], progress: bool, phases: Phases, verified: bool = False,
 ) -> Iterator[Session]:  # fmt: skip
     """Open the run folder in the first process, and find the checkpoint to resume from.
 
@@ -159,15 +180,18 @@ def open_session(
         runs.append(stack.enter_context(open_run(path, config, about, absent=asdict(TrainOptions()))))
         if verified and runs[0].finished:
             verify(runs[0])
-        return runs[0].record, _newest_checkpoint(runs[0])
+        with phases.inside("checkpoints"):
+            return runs[0].record, _newest_checkpoint(runs[0])
 
     stops = StopSignals()
     with ExitStack() as stack, stops.handled():
+        writer = checkpoint.Writer()
         record, resume = processes.on_first(first)
+        stack.callback(writer.close)  # before the folder's lock is released
         run = runs[0] if runs else RunFolder(path, record, silent=True)
         if processes.first and not run.finished:
             run.start_log(_finished_lines(run, resume), running.tensorboard)
-        yield Session(run, processes, device, resume, running, ideal, stops, progress)
+        yield Session(run, processes, device, resume, running, ideal, stops, progress, phases, writer)
 
 
 def _newest_checkpoint(run: RunFolder) -> Checkpoint | None:

@@ -7,6 +7,7 @@ like an uninterrupted one. The best weights are in RUN/best, whole or absent.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def open_judge(
 def hand_metrics(images: Sequence[np.ndarray], gesture: str, judge: Judge) -> dict[str, float]:
     """Return the hand metrics of images (h, w, 3) of uint8; nan where a metric cannot be computed."""
     with hands.hand_finder(hands.DETECTION) as finder:
-        by_image = [hands.find(finder, image) for image in images]
+        by_image = finder.map(partial(hands.find, finder), images)
     all_hands = [hand for of_image in by_image for hand in of_image]
     accuracy = distance = math.nan
     if judge.classifier:

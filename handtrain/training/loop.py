@@ -59,11 +59,10 @@ def tune(
     those of the UNet. Raises `Stopped` after a signal, `Unfinished` if a loss is not finite.
     """
     processes, course = session.processes, phase.course
+    session.phases.begin("Stage III" if course else "fusion")
     total = course.order.steps if course else steps_of(len(split), phase.batch, phase.epochs)
     options = course.options if course else TrainOptions()
-    optimiser = _optimiser(module, model, phase, options)
-    average = Average(module, options.ema)  # a decay of 0 keeps none
-    first = session.restore(phase.part, module, optimiser, average.weights)
+    optimiser, average, first = _begun(session, model, module, phase, options)
     session.stops.deferred = True  # until the last checkpoint
     if observer and first == 0:
         observer.observe(model, 0, total)
@@ -96,8 +95,27 @@ def _observed(
     """Observe the weights that the result would have after this step; return whether Stage III stops early."""
     if observer.due(step, total):
         with average.swapped(module):
+            _follow(model)
             observer.observe(model, step, total)
+        _follow(model)
     return observer.ended(step, total)
+
+
+def _follow(model: Diffusion) -> None:
+    """Let the copy that computes take the present weights."""
+    if model.half:
+        model.half.update()
+
+
+def _begun(
+    session: Session, model: Diffusion, module: torch.nn.Module, phase: Phase, options: TrainOptions
+) -> tuple[torch.optim.Optimizer, Average, int]:
+    """Return the optimizer, the average of the weights and the number of finished steps, from the checkpoint if any."""
+    optimiser, average = _optimiser(module, model, phase, options), Average(module, options.ema)
+    first = session.restore(phase.part, module, optimiser, average.weights)
+    if model.half:
+        model.half.follow(model.unet)
+    return optimiser, average, first
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, phase: Phase, options: TrainOptions, step: int, total: int) -> float:

@@ -14,7 +14,8 @@ def with_pose_layers(model: Diffusion, options: TrainOptions) -> tuple[Diffusion
     if not routes(options):
         return model, model.unet
     layers = make_pose_layers(model.unet, routes(options), options.seed).to(model.device)
-    attach(model.unet, layers)
+    for network in (model.unet, model.half.network) if model.half else (model.unet,):
+        attach(network, layers)
     model = replace(model, pose=layers)
     return model, trained_module(model)
 

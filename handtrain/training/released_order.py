@@ -36,6 +36,7 @@ def released_order(
         image_id, latents = split.image_ids[part], split.latents[part]
         draws = reference_draws(options.seed, latents.shape, model.timesteps, steps, options.noise_device)
         # Stage II
+        session.phases.begin("Stage II")
         unet.requires_grad_(False)
         began, stage2_draws = time.monotonic(), draws[: options.embedding_steps]
         embedding, history = optimise_embeddings(model, latents, split.mixed[part], stage2_draws, lr)
@@ -43,6 +44,7 @@ def released_order(
         for step, losses in enumerate(history):
             session.log_step(2, step, image_id, losses, lr, speed=speed)
         # Stage III
+        session.phases.begin("Stage III")
         unet.requires_grad_(True)
         embedding, optimiser = embedding.to(model.device), adam(unet.parameters(), options.unet_lr)
         for step, draw in enumerate(draws[options.embedding_steps :]):

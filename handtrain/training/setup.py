@@ -23,6 +23,7 @@ from handtrain.options import changed
 from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of, routes
 from handtrain.run.cost import Plan, plan
 from handtrain.run.device import resolved
+from handtrain.run.phases import Phases
 from handtrain.run.processes import launched, own_device
 from handtrain.training.early_stopping import check_judging
 
@@ -52,14 +53,15 @@ class Setup:
         """The number of rows of each gesture."""
         return tuple(len(each.rows) for each in self.photographs)
 
-    def config(self) -> dict[str, Any]:
+    def config(self, phases: Phases) -> dict[str, Any]:
         """Return the part of run.json that determines the weights."""
         dataset = self.photographs[0].place  # with its commit
-        rows, fingerprints = sum(self.counts), [each.fingerprint() for each in self.photographs]
+        with phases.inside("hash"):
+            rows, fingerprints = sum(self.counts), [each.fingerprint() for each in self.photographs]
+            base = {"fingerprint": self.base.fingerprint(), "rest": self.base.rest_fingerprint()}
         fingerprint = fingerprints[0]
         if len(fingerprints) > 1:
             fingerprint = hashlib.sha256("".join(fingerprints).encode()).hexdigest()
-        base = {"fingerprint": self.base.fingerprint(), "rest": self.base.rest_fingerprint()}
         return {
             "gesture": self.gesture,
             "options": asdict(self.options),

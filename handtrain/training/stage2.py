@@ -28,6 +28,7 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
     processes, lr, steps = session.processes, options.embedding_lr, options.embedding_steps
     if not steps:
         return split.mixed
+    session.phases.begin("Stage II")
     batches = parts(len(split), options.embedding_batch)
     paths = [session.run.path / "stage2" / f"{number:05d}.safetensors" for number in range(len(batches))]
     parts_of = [split.image_ids[batch] for batch in batches]

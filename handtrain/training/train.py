@@ -18,12 +18,14 @@ from handdata.huggingface import Place
 from handtrain.method.gesture import gesture_feature
 from handtrain.method.micro_batch import is_out_of_memory
 from handtrain.method.unet import add_adapters, merge_adapters, require_grad
+from handtrain.model.base import Base
 from handtrain.model.export import export
 from handtrain.model.formats.adapters import ADAPTERS_FILE, write_adapters
 from handtrain.presets import RunOptions, TrainOptions
 from handtrain.run.cost import estimate, ideal_seconds, require_room, stage3_order
 from handtrain.run.device import diffusion
 from handtrain.run.folder import Run
+from handtrain.run.phases import Phases
 from handtrain.run.processes import joined, launched
 from handtrain.run.session import open_session
 from handtrain.tensor_cache import TensorCache
@@ -53,6 +55,7 @@ def train(
     progress: bool = True,
     verify: bool = False,
     prediction_type: str | None = None,
+    phases: Phases | None = None,
     **changes: Any,
 ) -> Run:
     """Fine-tune a Stable Diffusion on gestures of a dataset in the paper's three stages, and return the run.
@@ -62,11 +65,11 @@ def train(
     Hub or of a shipped model, `out` the run folder, `cache` the folder of encoded images and texts. `options` (default:
     those of the preset) and `running` are changed by keywords that name their fields, such as `lam=0.5`.
     The same call resumes an interrupted run and leaves a finished one unchanged; a damaged model is exported again.
-    `verify` reads all other files of a finished run too. Raises `UserError` for a mistake and
-    `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
+    `verify` reads all other files of a finished run too, `phases` is a timer under way. Raises `UserError` for mistakes
+    and `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
     """
     # Setup: the checked arguments, the other processes, and the run folder with the checkpoint to resume from
-    out = Path(out)
+    out, phases = Path(out), phases or Phases()
     setup = set_up(dataset, gesture, base, preset, options, running, device, changes, out, prediction_type)
     options, running, photographs = setup.options, setup.running, setup.photographs
     with _memory_errors(), joined(setup.device) as processes:
@@ -75,8 +78,8 @@ def train(
             print(f"handtrain: training on {_place(setup.device, processes.count)}", file=sys.stderr)
         processes.on_first(lambda: require_room(setup.plan, out))
         with open_session(
-            out, setup.config(), setup.session(processes.count), processes, setup.device, running,
-            ideal_seconds(setup.base, setup.device, processes.count), progress, verify,
+            out, setup.config(phases), setup.session(processes.count), processes, setup.device, running,
+            ideal_seconds(setup.base, setup.device, processes.count), progress, phases, verify,
         ) as session:  # fmt: skip
             if session.run.finished:
                 if progress:
@@ -86,6 +89,7 @@ def train(
             observed = validation_split(photographs, setup.gestures, options, running) if processes.first else []
 
             # Stage I: the gesture feature g, one per gesture
+            phases.begin("Stage I")
             if options.landmarks == "recompute":
                 photographs = [replace(each, rows=recomputed_landmarks(each, progress)) for each in photographs]
             features = [gesture_feature(each.rows, options.feature) for each in photographs]
@@ -99,7 +103,7 @@ def train(
             encoded = TensorCache(Path(cache) if cache else assets.cache_folder() / "encoded")
             every, target = [*photographs, *observed], setup.device
             splits, unconditional = processes.first_then_rest(
-                lambda: encode_splits(every, setup.base, options, g, target, encoded, progress)
+                lambda: encode_splits(every, setup.base, options, g, target, encoded, progress, phases)
             )
             trained, watched = splits[: len(photographs)], splits[len(photographs) :]
             splits = [merged(part) for part in (trained, watched) if part]
@@ -109,9 +113,7 @@ def train(
             )
 
             # Model: the UNet, frozen until Stage III, with adapters if only they are trained; the judge of its samples
-            unet = setup.base.unet()
-            if options.lora_rank:
-                add_adapters(unet, options.lora_rank, options.seed)
+            unet = _loaded_unet(setup.base, options, phases)
             schedule, scaling = setup.base.training_schedule(), setup.base.scaling()
             model = diffusion(unet, schedule, scaling, options, running, setup.device)
             judge = None
@@ -127,8 +129,7 @@ def train(
                     save_layer(session, layer)
                 splits = [each.fused(layer.requires_grad_(False), g, options.lam, model.device) for each in splits]
 
-            split, *validation = splits
-            observed_split = validation[0] if validation else None
+            split, observed_split = splits[0], splits[1] if len(splits) > 1 else None
             observer = Observer(session, setup.base, options, running, unconditional, observed_split, judge)
             if options.order == "images":
                 # Stages II and III of one image after the other, as in the released code
@@ -149,6 +150,7 @@ def train(
                 tune(session, model, module, split, embeddings, phase, observer=observer)
 
             # Export: the last or the best weights as a model folder
+            phases.begin("export")
             if processes.first:
                 kept = judge.restore(trained_module(model)) if judge and options.keep == "best" else None
                 poses = [each.latents.poses for each in trained]
@@ -157,7 +159,7 @@ def train(
                     about |= write_adapters(out / ADAPTERS_FILE, unet, about, setup.base)
                     merge_adapters(unet)
                 export(out / "model", setup.base, unet, about, layer, running.safety_checker, model.pose)
-                session.run.finish()
+                session.finish()
     return Run(out)
 
 
@@ -177,6 +179,15 @@ def plan_run(
     setup = set_up(dataset, gesture, base, preset, options, running, device, changes, prediction_type=prediction_type)
     count = launched().count
     return f"{setup.plan}\n{estimate(setup.plan, setup.base, setup.options, setup.running, setup.device, count)}"
+
+
+def _loaded_unet(base: Base, options: TrainOptions, phases: Phases) -> Any:
+    phases.begin("load")
+    unet = base.unet()
+    phases.add("load", read=sum(parameter.nbytes for parameter in unet.parameters()))  # a file mapped into memory
+    if options.lora_rank:
+        add_adapters(unet, options.lora_rank, options.seed)
+    return unet
 
 
 def _place(device: torch.device, processes: int) -> str:

@@ -17,6 +17,7 @@ from handtrain.method.gesture import NUMBERS, hand_in_box
 from handtrain.method.poses import pose_of_row
 from handtrain.model.base import Base
 from handtrain.presets import TrainOptions, routes
+from handtrain.run.phases import Phases
 from handtrain.tensor_cache import TensorCache
 from handtrain.training.encode import encode_images, encode_texts, fuse_flat
 
@@ -61,22 +62,28 @@ def encode_splits(
     device: torch.device,
     cache: TensorCache,
     progress: bool,
+    phases: Phases,
 ) -> tuple[list[EncodedSplit], torch.Tensor]:
     """Encode splits; return them and the embedding of '' (tokens, width).
 
     The VAE, the text encoder and the flat layer are loaded one after the other, each for all splits.
     """
-    vae = base.vae().to(device)
+    phases.begin("encode")
+    with phases.inside("load"):
+        vae = base.vae().to(device)
     latents = [_latents(split, vae, base, options, cache, progress) for split in splits]
     del vae
     texts = [[row.text for row in split.rows] for split in splits]
     all_texts = [text for of_split in texts for text in of_split] + [""]
-    text = encode_texts(all_texts, base.tokenizer(), base.text_encoder().to(device), cache, progress)
+    with phases.inside("load"):
+        text_encoder = base.text_encoder().to(device)
+    text = encode_texts(all_texts, base.tokenizer(), text_encoder, cache, progress)
     prompts, unconditional = text[:-1], text[-1]
     mixed = prompts
     if options.fusion == "flat" and options.lam < 1:
         layer = FlatFusion(options.seed, base.tokens, base.width, NUMBERS)
-        mixed = mix(prompts, fuse_flat(layer, prompts, feature, cache, progress), options.lam)
+        with phases.inside("fusion"):
+            mixed = mix(prompts, fuse_flat(layer, prompts, feature, cache, progress), options.lam)
     names, sizes = [[row.image_id for row in split.rows] for split in splits], [len(of_split) for of_split in texts]
     columns = (names, texts, latents, torch.split(prompts, sizes), torch.split(mixed, sizes))
     return [EncodedSplit(*values) for values in zip(*columns, strict=True)], unconditional

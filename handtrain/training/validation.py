@@ -62,20 +62,24 @@ class Observer:
         loss = float("nan")
         if validating or judge:
             draw = validation_draw(self.options.seed, self.split, model.timesteps)
-            with torch.no_grad():
+            with torch.no_grad(), self.session.phases.inside("validation"):
                 losses = [
                     model.losses(self.split.latents[part], draw[part], self.split.mixed[part].to(model.device))
                     for part in parts(len(self.split), _VALIDATION_BATCH)
                 ]
-            loss = float(torch.cat(losses).double().mean())
+                loss = float(torch.cat(losses).double().mean())
         if validating:
             self.session.run.log(stage=3, step=step, validation_loss=loss)
         if is_due(self.running.sample_every, step, total):
-            self._write_grid(self._sampler(model), self.split, step)
+            with self.session.phases.inside("samples"):
+                self._write_grid(self._sampler(model), self.split, step)
         if judge:
-            pixels = self._evaluation_images(self._sampler(model), self.split)
-            gesture = self.session.run.record["config"]["gesture"]
-            judge.score(step, {"validation_loss": loss, **hand_metrics(pixels, gesture, judge)}, trained_module(model))
+            with self.session.phases.inside("evaluation"):
+                pixels = self._evaluation_images(self._sampler(model), self.split)
+                gesture = self.session.run.record["config"]["gesture"]
+                judge.score(
+                    step, {"validation_loss": loss, **hand_metrics(pixels, gesture, judge)}, trained_module(model)
+                )
         return self
 
     def ended(self, step: int, total: int) -> bool:

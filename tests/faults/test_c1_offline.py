@@ -18,6 +18,7 @@ from handdata.errors import Unfinished, UserError
 from handdata.huggingface import HubName, at_commit, model_folder, pipeline_folder
 from handdata.stages.caption import Captions
 from handtrain.data.dataset import load
+from handtrain.run.phases import Phases
 from handtrain.training.setup import set_up
 from tests import ROOT, tiny_captioners
 from tests.chat_server import chat_server, says
@@ -181,13 +182,13 @@ def test_c1_a_run_keeps_the_commits_that_it_recorded(
         return set_up(dataset, "call", "hf:tester/base", "smoke", None, None, "cpu", {}, tmp_path / "run")
 
     first = setup()
-    record = {"config": first.config(), "sessions": [{}, first.session(1)]}
+    record = {"config": first.config(Phases()), "sessions": [{}, first.session(1)]}
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text(json.dumps(record))
     upload({**folders, "hands": write_dataset(tmp_path / "more", 4, 1)})
     hub.log.clear()
-    assert setup().config() == first.config() and not hub.log
-    assert setup("hf:tester/hands@main").config() != first.config(), "another request is looked up"
+    assert setup().config(Phases()) == first.config(Phases()) and not hub.log
+    assert setup("hf:tester/hands@main").config(Phases()) != first.config(Phases()), "another request is looked up"
 
 
 def test_c1_a_dataset_opens_for_its_measures(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from tests.handtrain.conftest import base, dataset, datasets_cache, encoded, off
 
 Train = Callable[..., Any]
 slow = partial(pytest.param, marks=pytest.mark.slow)  # each trains for seconds
-CHANGES = {"checkpoint_minutes": 0.0, "unet_epochs": 3, "unet_batch": 1, "embedding_batch": 1}
+CHANGES = {"checkpoint_minutes": 0.0, "keep_checkpoints": True, "unet_epochs": 3, "unet_batch": 1, "embedding_batch": 1}
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from handdata.errors import UserError
-from handdata.files import sha256_of
 from handdata.shipped import resource
+from handtrain.hashes import known_sha256
 from handtrain.model.formats.clip_tokenizer import clip_tokenizer
 from handtrain.model.formats.original_names import CLIP, UNET, original
 from handtrain.model.weights import Piece, Stored, Unusable, Weights, read_header, read_metadata
@@ -137,4 +137,4 @@ def _stated(tensors: dict[str, Stored], metadata: dict[str, Any]) -> str | None:
 @cache
 def _hash(path: Path, size: int, time: int) -> str:
     """Return the sha256 of a file, which is read once in a process: training asks for it several times."""
-    return sha256_of(path)
+    return known_sha256(path)

@@ -1,7 +1,9 @@
 """Known hands of a gesture: those in the annotated boxes, detected in images of the size of the generated ones."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,9 @@ class Finder:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def map(self, function: Callable[..., Any], *columns: Any) -> list[Any]:
+        return list(map(function, *columns))
 
     def find(self, image: np.ndarray) -> SimpleNamespace:
         self.seen.append(image)

@@ -91,7 +91,7 @@ def test_confidence_and_found_rate_on_photographs_are_mediapipes(detection):
             scores += [side[0].score for side in answer.handedness]
             found += bool(answer.handedness)
     with hands.hand_finder(detection) as finder:
-        ours = [hands.find(finder, np.asarray(Image.open(file).convert("RGB"))) for file in files]
+        ours = finder.map(lambda file: hands.find(finder, np.asarray(Image.open(file).convert("RGB"))), files)
     assert [hand.score for of_image in ours for hand in of_image] == scores
     assert sum(map(bool, ours)) == found
 

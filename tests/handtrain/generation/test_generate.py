@@ -12,6 +12,7 @@ from handtrain.generation import generate as generating
 from handtrain.generation import pictures
 from handtrain.generation.generate import ReferenceSchedule, generate, image_seed
 from handtrain.generation.pictures import read_record
+from handtrain.model.pipeline import Hand1000Pipeline
 from handtrain.options import GenerateOptions
 from tests.handtrain.launching import Launcher
 from tests.handtrain.tiny import PHRASE
@@ -188,3 +189,41 @@ def test_a_dry_run_prints_its_size_and_writes_nothing(model, tmp_path, capsys):
     assert Generate(str(model), tmp_path / "out", **flags)() == 0
     assert capsys.readouterr().out.startswith("3 images of 16 px, 2 steps each")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_automatic_batch_is_halved_until_it_fits(model, tmp_path, monkeypatch):
+    prompts, real, sizes = prompts_file(tmp_path, 5), Hand1000Pipeline.__call__, []
+
+    def small_card(self, **arguments):
+        sizes.append(len(arguments["prompt_embeds"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, **arguments)
+
+    make(model, tmp_path / "two", prompts=prompts, batch=2)
+    monkeypatch.setattr(Hand1000Pipeline, "__call__", small_card)
+    make(model, tmp_path / "auto", prompts=prompts)
+    assert sizes == [4, 2, 2, 1]
+    two, auto = pixels(tmp_path / "two"), pixels(tmp_path / "auto")
+    assert list(two) == list(auto)
+    assert all(np.array_equal(two[name], auto[name]) for name in two)
+    with pytest.raises(torch.OutOfMemoryError):
+        make(model, tmp_path / "fixed", prompts=prompts, batch=4)
+
+
+def test_precision_auto_is_float32_on_a_cpu_and_recorded(model, tmp_path, monkeypatch):
+    make(model, tmp_path / "images", prompts=prompts_file(tmp_path, 1))
+    settings = json.loads((tmp_path / "images" / "generation.json").read_text())
+    assert settings["precision"] == "fp32"
+    for supported, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, answer=supported: answer)
+        assert generating.number_format(GenerateOptions(), torch.device("cuda")) == expected
+
+
+def test_an_error_while_a_picture_is_written_ends_the_generation(model, tmp_path, monkeypatch):
+    def full(file, *_):
+        raise OSError(28, "No space left on device", str(file))
+
+    monkeypatch.setattr(pictures, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        make(model, tmp_path / "images", prompts=prompts_file(tmp_path, 1))

@@ -194,3 +194,16 @@ def test_the_page_opens_from_disk_in_a_browser(tmp_path):
     assert (
         "<h2>call: run</h2>" in answer.stdout and "violates the following Content Security Policy" not in answer.stderr
     )
+
+
+def test_the_phases_of_the_last_process_are_a_table(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    phases = {"export": {"seconds": 3.0, "read": 0, "written": 2**30}}
+    (run / "run.json").write_text(json.dumps({**record, "sessions": [{}, {"phases": phases}]}))
+    report([run], tmp_path / "report.html")
+    assert "<td colspan=1>1,024 MiB</td>" in (tmp_path / "report.html").read_text()
+    assert "| export | 3.0 s | 100% |" in (tmp_path / "report.md").read_text()
+    (run / "run.json").write_text(json.dumps({**record, "sessions": [{"phases": {"export": 3}}]}))
+    report([run], tmp_path / "report.html")
+    assert "Phases" not in (tmp_path / "report.html").read_text()

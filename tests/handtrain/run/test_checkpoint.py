@@ -1,4 +1,5 @@
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,46 @@ def test_a_model_and_its_optimiser_come_back_bit_for_bit(tmp_path: Path, monkeyp
         step(model, optimiser, number)
         step(again, its_optimiser, number)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_checkpoint_in_a_thread_holds_the_values_at_its_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, begin, real = torch.ones(4, 3), threading.Event(), checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *arguments: begin.wait(60) and real(*arguments))
+    monkeypatch.setattr(checkpoint, "free_memory", lambda: 10**12)
+    writer = checkpoint.Writer()
+    assert writer.save(tmp_path, "a", [("model/w", weight)], {"step": 1}) == 48
+    weight.fill_(2)  # as the next step does
+    begin.set()
+    writer.wait()
+    real(tmp_path, "b", [("model/w", torch.ones(4, 3))], {"step": 1})
+    assert [file.read_bytes() for file in sorted((tmp_path / "a").iterdir())] == [
+        file.read_bytes() for file in sorted((tmp_path / "b").iterdir())
+    ]
+    writer.close()
+
+
+def test_without_memory_for_a_copy_the_training_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoint, "free_memory", lambda: 47)
+    writer = checkpoint.Writer()
+    monkeypatch.setattr(writer._thread, "submit", lambda *_: pytest.fail("a thread was used"))
+    for name in ("a", "b"):
+        writer.save(tmp_path, name, [("model/w", torch.ones(4, 3))], {"step": 1})
+        assert checkpoint.read(tmp_path / name)
+    assert capsys.readouterr().err.count("training waits while checkpoints are written") == 1
+
+
+def test_an_error_in_the_thread_reaches_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_bytes", full)
+    monkeypatch.setattr(checkpoint, "free_memory", lambda: 10**12)
+    writer = checkpoint.Writer()
+    writer.save(tmp_path, "a", [("model/w", torch.ones(4, 3))], {"step": 1})
+    writer._thread.shutdown()  # the writing has ended
+    with pytest.raises(OSError, match="No space left"):
+        writer.check()
+    writer.check()
+    assert not list(tmp_path.iterdir())

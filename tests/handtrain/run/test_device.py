@@ -18,6 +18,7 @@ from handtrain.method.unet import adam, tuning_step
 from handtrain.model.base import open_base
 from handtrain.presets import RunOptions, TrainOptions, check, options_of
 from handtrain.run import device as compute
+from handtrain.training import loop
 
 Jobs = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -29,6 +30,8 @@ def _model(base: Path, running: RunOptions | None = None, **changes: Any) -> Dif
     options, running = TrainOptions(**changes), running or RunOptions()
     model = compute.diffusion(opened.unet(), opened.training_schedule(), opened.scaling(), options, running, CPU)
     model.unet.requires_grad_(True)
+    if model.half:
+        model.half.follow(model.unet)
     return model
 
 
@@ -70,8 +73,9 @@ def test_auto_halves_until_the_batch_fits_with_the_same_result(base: Path, monke
         _stepped(_model(base), MicroBatch(8))
 
 
-def test_bf16_keeps_the_weights_in_float32_and_the_loss_close(base: Path) -> None:
-    model = _model(base, precision="bf16")
+@pytest.mark.parametrize("precision", ["bf16", "bf16-autocast"])
+def test_bf16_keeps_the_weights_in_float32_and_the_loss_close(base: Path, precision: str) -> None:
+    model = _model(base, precision=precision)
     assert all(parameter.dtype == torch.float32 for parameter in model.unet.parameters())
     latents = Latents(torch.ones(2, 4, 8, 8), torch.ones(2, 4, 8, 8))
     draw, text = image_draws(0, "a", [("a", 0), ("b", 0)], (4, 8, 8), 1000), torch.ones(2, 77, 16)
@@ -81,8 +85,64 @@ def test_bf16_keeps_the_weights_in_float32_and_the_loss_close(base: Path) -> Non
     assert torch.allclose(exact, rough, rtol=0.02)
 
 
+def test_a_step_in_bf16_moves_the_weights_as_one_in_float32(base: Path) -> None:
+    exact = _stepped(_model(base), MicroBatch(16))
+    model = _model(base, precision="bf16")
+    rough = _stepped(model, MicroBatch(16))
+    # Adam's first step is the gradient's sign: rounding turns those of gradients near 0 alone
+    start = torch.cat([parameter.detach().flatten() for parameter in _model(base).unet.parameters()])
+    same = ((rough - start) * (exact - start) > 0).double().mean()
+    assert same > 0.9
+    assert model.half is not None
+    for weight, own in zip(model.unet.parameters(), model.half.network.parameters(), strict=True):
+        assert torch.equal(own, weight.bfloat16())
+    assert _apart(_stepped(_model(base, precision="bf16"), MicroBatch(4)), rough, base) <= 0.3
+
+
+def test_the_layout_is_contiguous_where_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts: list[Any] = []
+
+    class Unet(torch.nn.Conv2d):
+        def to(self, *arguments: Any, **named: Any) -> "Unet":
+            layouts.append(named.get("memory_format"))
+            return self
+
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    precision: Any
+    compiled: Any
+    for precision, compiled in (("bf16", "no"), ("bf16", "yes"), ("fp32", "yes"), ("bf16-autocast", "no")):
+        options, running = TrainOptions(precision=precision), RunOptions(compile=compiled)
+        compute.diffusion(Unet(1, 1, 1), None, 1.0, options, running, torch.device("cuda"))
+    assert layouts == [None, None, torch.channels_last, None, None]
+
+
+@pytest.mark.parametrize("changes", [{}, {"pose": "map,time", "unet_lr": 1e-3}], ids=["unet", "pose"])
+def test_a_run_in_bf16_that_is_stopped_ends_in_the_same_weights(
+    train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    common = {"precision": "bf16", "unet_batch": 1, "unet_epochs": 1, "checkpoint_minutes": 0.0, **changes}
+    train(tmp_path / "whole", **common)
+    steps: list[int] = []
+
+    def failing(*arguments: Any) -> torch.Tensor:
+        steps.append(1)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return tuning_step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "tuning_step", failing)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "stopped", **common)
+    train(tmp_path / "stopped", **common)
+    name = "model/unet/diffusion_pytorch_model.safetensors"
+    whole, stopped = (load_file(tmp_path / run / name) for run in ("whole", "stopped"))
+    assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+    assert {tensor.dtype for tensor in stopped.values()} == {torch.float32}
+
+
 def test_a_run_in_bf16_with_adapters_leaves_a_plain_model(train: Jobs, base: Path, tmp_path: Path) -> None:
-    changes = {"lora_rank": 2, "precision": "bf16", "unet_lr": 1e-2, "micro_batch": "auto"}
+    changes = {"lora_rank": 2, "precision": "bf16", "unet_lr": 1e-2, "micro_batch": "auto", "keep_checkpoints": True}
     train(tmp_path / "run", **changes)
     name = "unet/diffusion_pytorch_model.safetensors"
     tuned, before = load_file(tmp_path / "run" / "model" / name), load_file(base / name)

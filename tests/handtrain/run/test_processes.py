@@ -85,7 +85,7 @@ def test_several_processes_train_the_same_weights_as_one(
         assert line.get("loss", 0.0) == pytest.approx(expected_line.get("loss", 0.0), rel=1e-3)
     record = json.loads((run / "run.json").read_text())
     assert record["sessions"][-1]["processes"] == count
-    assert len(list((run / "checkpoints").iterdir())) == 1
+    assert not (run / "checkpoints").exists()  # of a finished run
     assert not list(run.rglob("*.partial"))
 
 

@@ -140,7 +140,7 @@ def test_killed_and_resumed_runs_end_like_an_uninterrupted_one(
         assert _result(run) == _result(tmp_path / "uninterrupted"), run
         assert _log(run) == _log(tmp_path / "uninterrupted"), run
         assert not list(run.rglob("*.partial"))
-        assert len(list((run / "checkpoints").iterdir())) <= 2
+        assert not (run / "checkpoints").exists()
 
 
 def _remove(folder: Path, name: str) -> None:

@@ -32,9 +32,10 @@ def test_a_run_folder_has_its_files_and_no_other_formats(
     train: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    watched = {"tensorboard": True, "sample_every": 1, "sample_steps": 1, "validate_every": 1}
+    watched = {"tensorboard": True, "sample_every": 1, "sample_steps": 1, "validate_every": 1, "keep_checkpoints": True}
     result = train(run, **watched)
-    assert capsys.readouterr().out == ""
+    captured = capsys.readouterr()
+    assert captured.out == ""
     assert (result.path, result.model) == (run, run / "model")
     record, log = result.record, result.log
     assert record["config"]["options"]["lam"] == 0.7
@@ -46,6 +47,12 @@ def test_a_run_folder_has_its_files_and_no_other_formats(
     assert [path.name for path in sorted((run / "samples").iterdir())] == [f"{step:08d}.png" for step in range(3)]
     assert list((run / "tensorboard").iterdir())
     assert len(json.loads((run / "stage1.json").read_text())["values"]) == 63
+    phases = record["sessions"][-1]["phases"]
+    assert log[-1]["phases"] == phases
+    assert {"start", "hash", "load", "Stage I", "encode", "fusion", "Stage II", "Stage III"} <= phases.keys()
+    assert {"samples", "validation", "checkpoints", "export"} <= phases.keys()
+    assert phases["checkpoints"]["written"] > 0 < phases["export"]["written"]
+    assert "phases of this run" in captured.err
     assert not list(run.rglob("*.partial"))
     assert not [path for path in run.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
 
@@ -142,7 +149,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_run_continues(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_bytes", full)
-        patch.setattr(commands, "_run", lambda *_: train(tmp_path))
+        patch.setattr(commands, "_run", lambda *_: train(tmp_path, checkpoint_minutes=0.0))
         assert commands.main("handtrain", "", {}, ["train"]) == 1
     assert "no space is left for" in capsys.readouterr().err
     train(tmp_path)
@@ -276,7 +283,7 @@ def test_every_image_of_reference_is_trained_once_and_in_order(train: Jobs, tmp_
 def test_adapters_alone_are_trained_and_merged_into_a_plain_pipeline(train: Jobs, base: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    train(tmp_path, lora_rank=2, unet_lr=1e-2)
+    train(tmp_path, lora_rank=2, unet_lr=1e-2, keep_checkpoints=True)
     name = "unet/diffusion_pytorch_model.safetensors"
     before, after = load_file(base / name), load_file(tmp_path / "model" / name)
     assert before.keys() == after.keys()
