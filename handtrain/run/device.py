@@ -13,6 +13,7 @@ import torch
 from handdata.errors import UserError
 from handtrain.method.diffusion import Diffusion
 from handtrain.method.micro_batch import MicroBatch
+from handtrain.method.prediction import UNET, Form
 from handtrain.presets import RunOptions, TrainOptions
 
 
@@ -35,9 +36,10 @@ def resolved(options: TrainOptions, running: RunOptions, device: torch.device) -
 
 
 def diffusion(
-    unet: Any, schedule: Any, scaling: float, options: TrainOptions, running: RunOptions, device: torch.device
-) -> Diffusion:
-    """Return the frozen UNet on a device with its schedule and settings. `options` must be `resolved`."""
+    unet: Any, schedule: Any, scaling: float, options: TrainOptions, running: RunOptions, device: torch.device,
+    form: Form = UNET,
+) -> Diffusion:  # fmt: skip
+    """Return the frozen network on a device with its schedule and settings. `options` must be `resolved`."""
     half = options.precision == "bf16"
     unet = unet.to(device).requires_grad_(False).train()
     if running.channels_last == "yes" or (running.channels_last == "auto" and half and device.type == "cuda"):
@@ -48,8 +50,8 @@ def diffusion(
     call = None
     if running.compile != "no":
         call = torch.compile(unet, dynamic=False, mode="reduce-overhead" if graphs else None)
-    autocast = torch.bfloat16 if half else None
-    return Diffusion(unet, schedule, scaling, device, autocast, call, graphs, MicroBatch(running.micro_batch))
+    autocast, micro_batch = torch.bfloat16 if half else None, MicroBatch(running.micro_batch)
+    return Diffusion(unet, schedule, scaling, device, autocast, call, graphs, micro_batch, form=form)
 
 
 def peak_mib(device: torch.device) -> float:
