@@ -33,8 +33,8 @@ def factored_model(folder: Path, tuned: Base, before: Base, rank: int, layers: A
     """Write a copy of a model whose UNet is the base with the factors; return the energy that they keep."""
     kept = folder.with_suffix(".json")
     if not kept.is_file() or not folder.is_dir():
-        unet = before.unet()
-        found = approximate(tuned.unet(), unet, rank, layers)
+        unet = before.denoiser()
+        found = approximate(tuned.denoiser(), unet, rank, layers)
         with whole_folder(folder) as partial:
             shutil.copytree(tuned.folder, partial, dirs_exist_ok=True)
             merged(unet, found.factors).save_pretrained(partial / "unet")

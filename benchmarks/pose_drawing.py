@@ -34,12 +34,12 @@ def drawn(row: Row, model: str | Path, folder: Path, device: str) -> dict[str, n
     images = np.zeros((len(entries), pose_world.SIZE, pose_world.SIZE, 3), np.uint8)
     scales = np.array([row.drawing.get("guidance", GUIDANCE) if entry[5] is None else entry[5] for entry in entries])
     apart = {"pose_guidance": row.drawing["pose_guidance"]} if "pose_guidance" in row.drawing else {}
-    empty = _embedded(pipeline, "").to(device)
+    empty = _embedded(base, pipeline, "").to(device)
     for scale in np.unique(scales).tolist():
         places = np.flatnonzero(scales == scale)
         for of in np.split(places, range(AT_ONCE, len(places), AT_ONCE)):
             posed = {"poses": torch.from_numpy(poses[of]), **apart} if about.get("pose") else {}
-            text = torch.stack([_embedded(pipeline, entries[place][2]) for place in of])
+            text = torch.stack([_embedded(base, pipeline, entries[place][2]) for place in of])
             with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
                 drawn = pipeline(
                     prompt_embeds=text.to(device), negative_prompt_embeds=empty.expand(len(of), -1, -1),
@@ -116,9 +116,9 @@ def _test_rows(dataset: Path, gesture: str) -> tuple[list[Any], list[str]]:
 _EMBEDDINGS: dict[str, Any] = {}  # of this process; the text encoder is the base's in all models
 
 
-def _embedded(pipeline: Any, prompt: str) -> Any:
+def _embedded(base: Any, pipeline: Any, prompt: str) -> Any:
     from handtrain.generation.generate import embed_plainly
 
     if prompt not in _EMBEDDINGS:
-        _EMBEDDINGS[prompt] = embed_plainly(pipeline, [prompt])[0]
+        _EMBEDDINGS[prompt] = embed_plainly(base, pipeline, [prompt]).embedding[0]
     return _EMBEDDINGS[prompt]

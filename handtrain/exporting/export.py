@@ -98,7 +98,7 @@ def _factored(
     device: torch.device,
 ) -> Exported:  # fmt: skip
     """Write the factors of a model's difference to its base, and compare both in pictures."""
-    tuned, before = opened.unet(), base.unet()
+    tuned, before = opened.denoiser(), base.denoiser()
     if {n: t.shape for n, t in tuned.state_dict().items()} != {n: t.shape for n, t in before.state_dict().items()}:
         raise UserError(f"--base {base.path} has another UNet than the model: name the base that it was trained from")
     found = approximate(tuned, before, rank, layers)

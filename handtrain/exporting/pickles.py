@@ -10,8 +10,9 @@ import torch
 from handdata.errors import UserError
 from handdata.files import whole_file, whole_folder
 from handdata.limits.weights import PICKLES
-from handtrain.model.components import NETWORKS
+from handtrain.model.base import BACKBONES
 
+_PARTS = sorted({part for backbone in BACKBONES.values() for part in backbone.NETWORKS})
 _STEMS = {"pytorch_model": "model", "diffusion_pytorch_model": "diffusion_pytorch_model"}  # pickled and as safetensors
 _COPIES = (".fp16", ".bf16", ".non_ema")  # in names of copies of the same weights
 
@@ -20,7 +21,7 @@ def is_pickled(model: Path) -> bool:
     """Return whether a model is a pickle, or a diffusers folder with a network that is stored only as one."""
     if model.is_file():
         return model.suffix in PICKLES
-    return any(any((model / part).glob("*.bin")) and not _has_safetensors(model / part) for part in NETWORKS)
+    return any(any((model / part).glob("*.bin")) and not _has_safetensors(model / part) for part in _PARTS)
 
 
 def convert_file(file: Path, out: Path) -> None:

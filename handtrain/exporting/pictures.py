@@ -21,18 +21,13 @@ def pixel_difference(
     The prompts are `a person PHRASE` of the phrases in turn, with the plain text embedding and without a pose: what
     other programs draw.
     """
-    from diffusers import StableDiffusionPipeline
-
-    make: Any = StableDiffusionPipeline  # diffusers has no types
-    vae, text_encoder = base.vae(), base.text_encoder()
+    vae, encoders, tokenizers = base.vae(), base.text_encoders(), base.tokenizers()
+    parts = {**dict(zip(base.backbone.TOKENIZERS, encoders, strict=True)), "vae": vae}
+    parts |= dict(zip(base.backbone.TOKENIZERS.values(), tokenizers, strict=True))
     prompts = [f"a person {phrases[number % len(phrases)]}" for number in range(count)]
     drawn = []
     for unet in unets:
-        pipeline = make(
-            vae, text_encoder, base.tokenizer(), unet, base.sampling_schedule(), None, None,
-            requires_safety_checker=False,
-        ).to(device)  # fmt: skip
-        pipeline.set_progress_bar_config(disable=True)
+        pipeline = base.pipeline({**parts, base.backbone.TRAINED: unet}).to(device)
         size = {"height": resolution, "width": resolution}
         settings = {**size, "num_inference_steps": _STEPS, "guidance_scale": GUIDANCE, "output_type": "np"}
         noise = [torch.Generator().manual_seed(seed_of("export", number)) for number in range(count)]

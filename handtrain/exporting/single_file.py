@@ -24,8 +24,8 @@ def write_single_file(out: Path, base: Base, about: dict[str, Any]) -> None:
     stored = {entry.dtype for weights in base.weights.values() for entry in weights.tensors.values()}
     dtype = _TYPES.get(tuple(stored - {"I64", "I32"}), torch.float32)  # without the numbers of positions
     tensors: dict[str, torch.Tensor] = {}
-    for part, network in (("unet", base.unet()), ("vae", base.vae()), ("text_encoder", base.text_encoder())):
-        tensors |= original_tensors(part, network, base.configs[part], str(base.path), dtype)
+    for part in base.backbone.NETWORKS:
+        tensors |= original_tensors(part, base.network(part), base.configs[part], str(base.path), dtype)
     resolution = about.get("resolution", base.resolution)
     write_tensors(out, tensors, metadata_of(about, base.configs, out.stem, resolution, adapters=False))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler
 
 from handdata.errors import UserError
 from handdata.files import require_writable_folder
@@ -34,9 +34,10 @@ from handtrain.method.conditioning import POSE_NUMBERS
 from handtrain.method.micro_batch import release_memory
 from handtrain.method.noise import seed_of
 from handtrain.method.poses import pose_of_row
+from handtrain.method.prediction import Texts, stacked
 from handtrain.model.about import require_whole
 from handtrain.model.base import Base, open_base
-from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, POSE_FILE, Gesture, Hand1000Pipeline
+from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, POSE_FILE, Gesture
 from handtrain.options import GenerateOptions, changed
 
 REFERENCE_STEPS = 46  # the released code requests 45 from its sampler
@@ -137,15 +138,12 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
 
     It has no safety checker, which would turn images black: the evaluation would measure the checker.
     """
-    kind: Any = Hand1000Pipeline if about else StableDiffusionPipeline
-    vae, text_encoder, unet = parts = base.vae(), base.text_encoder(), base.unet()
-    for part in parts:
-        torch.nn.Module.to(
-            part, dtype=_TYPES[number_format(options, device)]
-        )  # diffusers' own `to` warns of no modules at all
-    pipeline = kind(
-        vae, text_encoder, base.tokenizer(), unet, base.sampling_schedule(), None, None, requires_safety_checker=False
-    )
+    numbers = _TYPES[number_format(options, device)]
+    networks = {part: base.network(part) for part in base.backbone.NETWORKS}
+    for network in networks.values():
+        torch.nn.Module.to(network, dtype=numbers)  # diffusers' own `to` warns of no modules at all
+    tokenizers = {part: base.tokenizer(part) for part in base.backbone.TOKENIZERS.values()}
+    pipeline = base.pipeline({**networks, **tokenizers}, tuned=bool(about))
     if about:
         fusion = base.folder / FUSION_FILE
         try:  # this torch may draw another flat layer than the one that trained the model
@@ -156,31 +154,31 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
                 pipeline.pose_by(about["pose"]["routes"], str(pose) if pose.is_file() else None)
         except ValueError as error:
             raise UserError(f"--model {base.folder}: {error}") from None
-    schedule = base.sampling_schedule()
     if options.sampler == "reference":
-        schedule = ReferenceSchedule.from_config(schedule.config)  # type: ignore[no-untyped-call]
-    pipeline.scheduler = schedule
-    pipeline.set_progress_bar_config(disable=True)
+        pipeline.scheduler = ReferenceSchedule.from_config(pipeline.scheduler.config)  # type: ignore[no-untyped-call]
     return pipeline.to(device)
 
 
-def embed_plainly(pipeline: Any, prompts: Sequence[str]) -> torch.Tensor:
-    """Return the text encoder's embeddings (n, tokens, width) on the CPU."""
-    embeddings = []
-    with torch.no_grad():
-        for prompt in prompts:  # one at a time: the other prompts of a batch would change the last bits
-            text, _ = StableDiffusionPipeline.encode_prompt(pipeline, prompt, pipeline.device, 1, False)
-            embeddings.append(text.cpu())
-    return torch.cat(embeddings)
+def embed_plainly(base: Base, pipeline: Any, prompts: Sequence[str]) -> Texts:
+    """Return encoded texts on the CPU."""
+    backbone = base.backbone
+    encoders, tokenizers = ([getattr(pipeline, part) for part in parts] for parts in (
+        backbone.TOKENIZERS, backbone.TOKENIZERS.values()
+    ))  # fmt: skip
+    encoded = []
+    for prompt in prompts:  # one at a time: the other prompts of a batch would change the last bits
+        ids = backbone.ids(tokenizers, prompt, base.sizes.tokens, base.settings)
+        encoded.append({name: tensor.cpu() for name, tensor in backbone.encode(encoders, ids).items()})
+    return stacked(encoded)
 
 
-def embed(pipeline: Any, prompts: Sequence[str], mu: float | None) -> torch.Tensor:
-    """Return the prompt embeddings (n, tokens, width), mixed with the gesture if the model has a gesture."""
-    text = embed_plainly(pipeline, prompts)
-    if not isinstance(pipeline, Hand1000Pipeline):
-        return text
+def embed(base: Base, pipeline: Any, prompts: Sequence[str], mu: float | None) -> Texts:
+    """Return the encoded texts, their embeddings mixed with the gesture if the model has a gesture."""
+    texts = embed_plainly(base, pipeline, prompts)
+    if not hasattr(pipeline, "with_gesture"):
+        return texts
     with torch.no_grad():
-        return pipeline.with_gesture(text, mu)
+        return replace(texts, embedding=pipeline.with_gesture(texts.embedding, mu))
 
 
 def _generate(
@@ -192,27 +190,24 @@ def _generate(
         pipeline.vae.enable_slicing()  # decodes one image at a time, which takes the least memory
     prompts = list(dict.fromkeys(picture.prompt for picture in todo))
     rows = {prompt: index for index, prompt in enumerate(prompts)}
-    embeddings = embed(pipeline, prompts, options.mu)  # one pass of the flat layer for all of them
-    negative = embed_plainly(pipeline, [options.negative_prompt])
-
+    texts = embed(work.base, pipeline, prompts, options.mu)  # one pass of the flat layer for all of them
+    negative = embed_plainly(work.base, pipeline, [options.negative_prompt])
+    assert options.guidance is not None
     sizes, start = batches(batch, device), 0
     with bar(total=len(todo), unit="image", desc=out.name, show=progress) as shown, ThreadPoolExecutor(cores()) as pool:
         writing: list[Future[None]] = []
         while start < len(todo):
             part, images = todo[start : start + sizes.size], []
+            both = texts[[rows[picture.prompt] for picture in part]], negative.repeated(len(part))
+            positive, others = (each.to(device, _TYPES[number_format(options, device)]) for each in both)
             try:
                 images = pipeline(
-                    prompt_embeds=embeddings[[rows[picture.prompt] for picture in part]].to(
-                        device, pipeline.unet.dtype
-                    ),
-                    negative_prompt_embeds=negative.expand(len(part), -1, -1).to(device, pipeline.unet.dtype),
+                    **work.base.backbone.call(positive, others, options.guidance, options.eta),
                     height=size,
                     width=size,
                     num_inference_steps=steps_of(options),
-                    guidance_scale=options.guidance,
-                    eta=options.eta,
                     generator=[torch.Generator().manual_seed(picture.noise_seed) for picture in part],
-                    **_posed(pipeline, part, options),
+                    **_posed(part, options),
                 ).images
             except (RuntimeError, MemoryError) as error:
                 sizes.halve(error, len(part))
@@ -227,7 +222,7 @@ def _generate(
         wait(writing)
 
 
-def _posed(pipeline: Any, part: Sequence[Picture], options: GenerateOptions) -> dict[str, Any]:
+def _posed(part: Sequence[Picture], options: GenerateOptions) -> dict[str, Any]:
     """Return the arguments of a pipeline's call for the poses of images; none if no image has a pose."""
     if all(picture.pose is None for picture in part):
         return {}
@@ -309,8 +304,8 @@ def _prompts(
 
 
 def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: GenerateOptions) -> dict[str, Any]:
-    unet = [base.path] if base.single_file else base.folder.glob("unet/*.safetensors")
-    weights = sorted(file for file in unet if file.is_file())
+    trained = [base.path] if base.single_file else base.folder.glob(f"{base.backbone.TRAINED}/*.safetensors")
+    weights = sorted(file for file in trained if file.is_file())
     lam, scheduler = about.get("lam"), base.configs["scheduler"]
     of_file = {"prediction_type": scheduler.get("prediction_type")} if base.single_file else {}
     of_pose = {"pose": options.pose, "pose_guidance": options.pose_guidance} if about.get("pose") else {}

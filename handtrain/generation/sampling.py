@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 from handtrain.method.conditioning import PoseLayers, guided
+from handtrain.method.prediction import Texts
+from handtrain.model.base import Base
 
 GUIDANCE = 3.0  # the released code's
 POSED_GUIDANCE = 2.0  # hands drawn with poses are better at 1.5 to 2 than at 3 (docs/benchmarks.md)
@@ -22,44 +23,42 @@ def guidance_of(posed: bool) -> float:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A UNet in training with the other components that sampling needs; no safety checker."""
+    """A network in training with the other components that sampling needs; no safety checker."""
 
-    unet: Any
+    base: Base  # with the resolution of the images
+    network: Any  # the denoiser
     vae: Any
-    schedule: Any  # diffusers DDIMScheduler
-    unconditional: torch.Tensor  # (tokens, width), the embedding of ''
+    unconditional: Texts  # '' as a single text
     steps: int
-    resolution: int  # pixels
-    pose: PoseLayers | None = None  # attached to the UNet
+    pose: PoseLayers | None = None  # attached to the network
 
-    def __call__(self, embeddings: torch.Tensor, seeds: Sequence[int], poses: torch.Tensor | None = None) -> list[Any]:
-        """Return a Pillow image for each embedding (n, tokens, width), seed and, if given, pose (n, 64)."""
-        images: list[Any] = self._draw(embeddings, seeds, poses, "pil")
+    def __call__(self, texts: Texts, seeds: Sequence[int], poses: torch.Tensor | None = None) -> list[Any]:
+        """Return a Pillow image for each text (n rows), seed and, if given, pose (n, 64)."""
+        images: list[Any] = self._draw(texts, seeds, poses, "pil")
         return images
 
-    def latents(self, embeddings: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+    def latents(self, texts: Texts, seeds: Sequence[int]) -> torch.Tensor:
         """Return the scaled latents (n, c, h, w) of such images, on the CPU."""
-        drawn: torch.Tensor = self._draw(embeddings, seeds, None, "latent")
+        drawn: torch.Tensor = self._draw(texts, seeds, None, "latent")
         return drawn.float().cpu()
 
-    def _draw(self, embeddings: torch.Tensor, seeds: Sequence[int], poses: torch.Tensor | None, kind: str) -> Any:
-        make: Any = StableDiffusionPipeline  # diffusers has no types
-        pipeline = make(self.vae, None, None, self.unet, self.schedule, None, None, requires_safety_checker=False)
-        pipeline.set_progress_bar_config(disable=True)
+    def _draw(self, texts: Texts, seeds: Sequence[int], poses: torch.Tensor | None, kind: str) -> Any:
+        backbone, device = self.base.backbone, self.vae.device
+        pipeline = self.base.pipeline({"vae": self.vae, backbone.TRAINED: self.network})
         drawing: Any = nullcontext()
         guidance = guidance_of(self.pose is not None)
         if self.pose is not None:
             self.pose.poses = None
             if poses is not None:
                 drawing = guided(self.pose, poses, guidance, None)
+        negative = self.unconditional.repeated(len(seeds))
+        positive, negative = (each.to(device, torch.float32) for each in (texts, negative))
         with drawing:
             return pipeline(
-                prompt_embeds=embeddings,
-                negative_prompt_embeds=self.unconditional.expand(len(seeds), -1, -1),
-                height=self.resolution,
-                width=self.resolution,
+                **backbone.call(positive, negative, guidance, 0.0),
+                height=self.base.resolution,
+                width=self.base.resolution,
                 num_inference_steps=self.steps,
-                guidance_scale=guidance,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 output_type=kind,
             ).images
@@ -67,22 +66,19 @@ class Sampler:
 
 def sample_grid(
     sampler: Sampler,
-    embeddings: torch.Tensor,
+    prompts: Texts,
     texts: Sequence[str],
     seeds: Sequence[int],
     poses: torch.Tensor | None = None,
 ) -> Any:
     """Return a Pillow image with a row for each text, which is printed above it, and a column for each seed.
 
-    embeddings (n, tokens, width) are the double-fused embeddings of the texts, `poses` (n, 64) those of their rows.
+    `prompts` are the encoded texts, with their double-fused embeddings, `poses` (n, 64) those of their rows.
     """
     count = len(seeds)
-    of_rows = [None] * len(embeddings) if poses is None else [pose.expand(count, -1) for pose in poses]
-    rows = [
-        sampler(embedding.expand(count, -1, -1), seeds, pose)
-        for embedding, pose in zip(embeddings, of_rows, strict=True)
-    ]
-    side = sampler.resolution
+    of_rows = [None] * len(prompts) if poses is None else [pose.expand(count, -1) for pose in poses]
+    rows = [sampler(prompts[number : number + 1].repeated(count), seeds, pose) for number, pose in enumerate(of_rows)]
+    side = sampler.base.resolution
     cell, gap = max(side, 192), 8  # samples of mini models have 64 pixels: too small to look at
     font = ImageFont.load_default(size=14)
     width = len(seeds) * (cell + gap) + gap

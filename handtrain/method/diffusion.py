@@ -10,23 +10,26 @@ from handtrain.method.conditioning import PoseLayers
 from handtrain.method.half import HalfCopy
 from handtrain.method.micro_batch import MicroBatch
 from handtrain.method.noise import Draw, moved
+from handtrain.method.prediction import UNET, Form, Inputs, noised
 
 
 @dataclass(frozen=True)
 class Latents:
-    """The VAE's posteriors of images, the weights of their losses, and the poses of their hands."""
+    """The VAE's posteriors of images, the weights of their losses, and the network's inputs besides the embedding."""
 
     mean: torch.Tensor  # (b, c, h, w)
     deviation: torch.Tensor  # (b, c, h, w)
     weights: torch.Tensor | None = None  # (b, 1, h, w) with mean 1 in each sample
     poses: torch.Tensor | None = None  # (b, 64), see `conditioning`; a row of NaN leaves the pose open
+    more: Inputs = field(default_factory=dict)  # of the images and their texts, (b, ...)
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def __getitem__(self, part: slice | list[int]) -> "Latents":
-        more = (None if tensor is None else tensor[part] for tensor in (self.weights, self.poses))
-        return Latents(self.mean[part], self.deviation[part], *more)
+        weights, poses = (None if tensor is None else tensor[part] for tensor in (self.weights, self.poses))
+        more = {name: tensor[part] for name, tensor in self.more.items()}
+        return Latents(self.mean[part], self.deviation[part], weights, poses, more)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,16 +38,17 @@ class Latents:
 
     def to(self, device: torch.device) -> "Latents":
         """Return the latents on a device."""
-        more = (None if tensor is None else moved(tensor, device) for tensor in (self.weights, self.poses))
-        return Latents(moved(self.mean, device), moved(self.deviation, device), *more)
+        weights, poses = (None if tensor is None else moved(tensor, device) for tensor in (self.weights, self.poses))
+        more = {name: moved(tensor, device) for name, tensor in self.more.items()}
+        return Latents(moved(self.mean, device), moved(self.deviation, device), weights, poses, more)
 
 
 @dataclass(frozen=True)
 class Diffusion:
-    """A UNet on its device with its noise schedule, the scale of its latents, and the settings of its computation."""
+    """A network on its device with its schedule, the scale of its latents, and the settings of its computation."""
 
-    unet: Any  # diffusers UNet2DConditionModel
-    schedule: Any  # diffusers DDPMScheduler
+    unet: Any  # the trained network, a diffusers UNet2DConditionModel
+    schedule: Any  # of the training, see `prediction.noised`
     scaling: float  # the VAE's scaling_factor, 0.18215 for Stable Diffusion
     device: torch.device
     autocast: torch.dtype | None = None  # of matrix products and convolutions; the weights stay float32
@@ -53,6 +57,7 @@ class Diffusion:
     micro_batch: MicroBatch = field(default_factory=MicroBatch)
     pose: PoseLayers | None = None  # attached to the UNet
     half: HalfCopy | None = None  # the UNet's copy that computes
+    form: Form = UNET  # the way in which the network is called
 
     @property
     def timesteps(self) -> int:
@@ -78,6 +83,8 @@ class Diffusion:
                 draw.timesteps,
                 embeddings,
                 latents.weights,
+                latents.more,
+                self.form,
             )
 
 
@@ -103,16 +110,17 @@ def noise_prediction_loss(
     timesteps: torch.Tensor,
     embeddings: torch.Tensor,
     weights: torch.Tensor | None = None,
+    more: Inputs | None = None,
+    form: Form = UNET,
 ) -> torch.Tensor:
-    """Return the loss (b,) of each sample: the mean squared error of the predicted noise (paper, section 3).
+    """Return the loss (b,) of each sample: the mean squared error of the prediction (paper, section 3).
 
     latents and noise (b, c, h, w), timesteps (b,), embeddings (b, tokens, width), weights (b, 1, h, w) with mean 1 or
-    None. `schedule` is a diffusers DDPMScheduler; with its prediction type `v_prediction` the target is the velocity.
+    None. `noised` has the target for a schedule; `more` are its further inputs, `form` the way to call it.
     """
-    noisy = schedule.add_noise(latents, noise, timesteps)  # (b, c, h, w)
-    predicted = unet(noisy, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]  # (b, c, h, w)
-    velocity = schedule.config.prediction_type == "v_prediction"
-    target = schedule.get_velocity(latents, noise, timesteps) if velocity else noise
+    noisy, times, target = noised(schedule, latents, noise, timesteps)
+    arguments, named = form.arguments(noisy, times, embeddings, more or {})
+    predicted = form.prediction(unet(*arguments, **named))  # (b, c, h, w)
     squares = (predicted.float() - target.float()) ** 2  # (b, c, h, w)
     if weights is not None:
         squares = squares * weights

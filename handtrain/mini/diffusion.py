@@ -116,7 +116,11 @@ def load(parts: Parts, vae: Any, folder: Path) -> None:
     base = open_base(folder, "--begin")
     if base.tokenizer().get_vocab() != parts.tokenizer.get_vocab():
         raise UserError(f"--begin {folder} has other tokens than these pictures: draw them with its seed and counts")
-    for network, trained in ((parts.unet, base.unet()), (parts.text_encoder, base.text_encoder()), (vae, base.vae())):
+    for network, trained in (
+        (parts.unet, base.denoiser()),
+        (parts.text_encoder, base.network("text_encoder")),
+        (vae, base.vae()),
+    ):
         network.load_state_dict(trained.state_dict())
     vae.register_to_config(scaling_factor=base.scaling())
 

@@ -6,7 +6,7 @@ from typing import Any
 from handdata.errors import UserError
 from handdata.files import sha256_of
 from handdata.readers import require_json
-from handtrain.model.components import NETWORKS
+from handtrain.model.base import BACKBONES
 from handtrain.model.pipeline import ABOUT_FILE, check_about
 from handtrain.model.weights import Unusable, find_weights
 from handtrain.seals import intact
@@ -52,7 +52,8 @@ def model_fault(folder: Path) -> str | None:
     """Return why a folder that training has written is not a whole model, None if it is one."""
     try:
         about = read_about(folder, "--out")
-        for part, network in NETWORKS.items() if "files" not in about else ():  # older versions stored no hashes
+        backbone = BACKBONES["StableDiffusionPipeline"]  # of older versions, which stored no hashes
+        for part, network in backbone.NETWORKS.items() if "files" not in about else ():
             find_weights(folder / part, network.stem)
     except UserError:
         return f"{ABOUT_FILE} cannot be used"

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,15 @@ from handdata.errors import UserError
 from handdata.huggingface import HubName, Place, pipeline_folder
 from handdata.readers import require_json
 from handtrain import tensor_cache
+from handtrain.data.crops import window
 from handtrain.hashes import known_sha256
 from handtrain.method.unet import add_adapters
+from handtrain.model.backbones import stable_diffusion
+from handtrain.model.backbones.interface import Backbone, Sizes
 from handtrain.model.components import (
     CHECKER,
-    NETWORKS,
     OPTIONAL,
     canonical,
-    check_schedule,
     optional_network,
     read_config,
     refusals,
@@ -30,34 +31,28 @@ from handtrain.model.components import (
     scaling_of,
 )  # fmt: skip
 from handtrain.model.formats.single_file import SingleFile, open_single_file
-from handtrain.model.tokenizer import (
-    PROCESSOR_NAMES,
-    TOKENIZER_FILES,
-    TOKENIZER_NAMES,
-    check_tokenizer,
-    load_processor,
-    load_tokenizer,
-)  # fmt: skip
+from handtrain.model.tokenizer import PROCESSOR_NAMES, TOKENIZER_FILES, load_processor
 from handtrain.model.weights import Unusable, Weights, find_weights
 
-_PIPELINES = ("StableDiffusionPipeline", "Hand1000Pipeline")
-_LARGEST_SIDE = 8192  # pixels
+# by the class in model_index.json
+BACKBONES: dict[str, Backbone] = {"StableDiffusionPipeline": stable_diffusion, "Hand1000Pipeline": stable_diffusion}
+_KINDS = ("a StableDiffusionPipeline (versions 1 and 2)",)
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model: its folder or file, its repository and commit if it is from the Hub, and its sizes."""
+    """A base model: its kind, its folder or file, its repository and commit if it is from the Hub, and its sizes."""
 
+    backbone: Backbone
     folder: Path  # of a single file: the folder of its configurations, which we ship
     single_file: SingleFile | None
-    tokenizer_folder: Path
+    tokenizer_folders: dict[str, Path]  # by component
     commit: HubName | None
+    settings: dict[str, Any]  # further entries of model_index.json
     configs: dict[str, dict[str, Any]]  # of the components, by name
     weights: dict[str, Weights]  # of the networks, by name
-    resolution: int  # side of the images in pixels, 512 for Stable Diffusion 1
-    latent_factor: int  # pixels per cell of the latent, 8
-    width: int  # of a text embedding, 768
-    tokens: int  # 77
+    sizes: Sizes
+    resolution: int  # side of the images in pixels, by default that of `sizes`
     left_out: dict[str, str]  # optional components that cannot be used, with the reason
 
     @property
@@ -65,17 +60,36 @@ class Base:
         """The folder or file of the weights."""
         return self.single_file.path if self.single_file else self.folder
 
-    def unet(self) -> Any:
-        """Load the UNet in float32."""
-        return self._load("unet")
+    @property
+    def latent_side(self) -> int:
+        """The side of a latent in cells."""
+        return self.resolution // self.sizes.latent_factor
+
+    def network(self, part: str) -> Any:
+        """Load a network in float32."""
+        with _named(self.path, part):
+            return self.backbone.NETWORKS[part].load(self.configs[part], self.weights[part])
+
+    def denoiser(self) -> Any:
+        """Load the network that training changes, in float32."""
+        return self.network(self.backbone.TRAINED)
 
     def vae(self) -> Any:
         """Load the VAE in float32, frozen."""
-        return self._load("vae").requires_grad_(False)
+        return self.network("vae").requires_grad_(False)
 
-    def text_encoder(self) -> Any:
-        """Load the text encoder in float32, frozen."""
-        return self._load("text_encoder").requires_grad_(False)
+    def text_encoders(self, device: torch.device | None = None) -> list[Any]:
+        """Load the text encoders in float32, frozen."""
+        return [self.network(part).requires_grad_(False).to(device) for part in self.backbone.TOKENIZERS]
+
+    def tokenizers(self) -> list[Any]:
+        """Load the tokenizers of the text encoders."""
+        return [self.tokenizer(part) for part in self.backbone.TOKENIZERS.values()]
+
+    def tokenizer(self, part: str = "tokenizer") -> Any:
+        """Load a tokenizer."""
+        with _named(self.path, part):
+            return self.backbone.load_tokenizer(self.tokenizer_folders[part], self.sizes.tokens)
 
     def safety_checker(self) -> tuple[Any, Any] | None:
         """Load the safety checker in float32 and its image processor; None if the base has none that can be used."""
@@ -86,59 +100,60 @@ class Base:
             side = checker.config.vision_config.image_size
             return checker, load_processor(self.folder / "feature_extractor", side)
 
-    def tokenizer(self) -> Any:
-        """Load the tokenizer."""
-        with _named(self.path, "tokenizer"):
-            return load_tokenizer(self.tokenizer_folder, self.tokens)
-
     def training_schedule(self) -> Any:
-        """Return the noise schedule of the base as a DDPMScheduler."""
-        import diffusers
-
-        return _untyped(diffusers.DDPMScheduler).from_config(self.configs["scheduler"])
+        """Return the schedule of training."""
+        return self.backbone.training_schedule(self.configs["scheduler"])
 
     def sampling_schedule(self) -> Any:
-        """Return the same schedule as a DDIMScheduler with Stable Diffusion's conventions (no clipping of latents)."""
-        import diffusers
+        """Return the schedule of generation."""
+        return self.backbone.sampling_schedule(self.configs["scheduler"])
 
-        conventions = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-        return _untyped(diffusers.DDIMScheduler).from_config({**self.configs["scheduler"], **conventions})
+    def pipeline(self, parts: Mapping[str, Any], tuned: bool = False) -> Any:
+        """Return a diffusers pipeline, or for `tuned` ours, of parts by name, with the schedule of generation."""
+        schedule = self.sampling_schedule()
+        pipeline = self.backbone.pipeline({"scheduler": schedule, **parts}, tuned, self.settings)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     def scaling(self) -> float:
-        """Return the factor between the VAE's latents and the UNet's."""
+        """Return the factor between the VAE's latents and the denoiser's."""
         return scaling_of(self.configs["vae"])
 
+    def shift(self) -> float:
+        """Return the number that is subtracted from the VAE's latents before they are scaled."""
+        return self.backbone.shift(self.configs["vae"])
+
     def fingerprint(self) -> str:
-        """Return a hash of the UNet's files; of a single file its sha256."""
+        """Return a hash of the denoiser's files; of a single file its sha256."""
         if self.single_file:
             return self.single_file.fingerprint()
         digest = hashlib.sha256()
-        for path in sorted((self.folder / "unet").glob("*.safetensors")):
+        for path in sorted((self.folder / self.backbone.TRAINED).glob("*.safetensors")):
             if path.is_file():
                 digest.update(bytes.fromhex(known_sha256(path)))
         return digest.hexdigest()
 
     def rest_fingerprint(self) -> str:
-        """Return a hash of everything else that training uses: VAE, text encoder, tokenizer and all configurations."""
-        parts = () if self.single_file else ("vae", "text_encoder")  # the fingerprint is that of all weights
+        """Return a hash of everything else that training uses: VAE, text encoders, tokenizers, all configurations."""
+        networks = self.backbone.NETWORKS
+        others = [part for part in networks if part != self.backbone.TRAINED]
+        parts = () if self.single_file else others  # the fingerprint is that of all weights
         files = [file for part in parts for file in self.weights[part].files]
-        files += [path for name in TOKENIZER_FILES if (path := self.tokenizer_folder / name).is_file()]
-        configs = {name: self.configs[name] for name in (*NETWORKS, "scheduler")}
+        folders = self.tokenizer_folders.values()
+        files += [path for folder in folders for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+        configs = {name: self.configs[name] for name in (*networks, "scheduler")}
+        if self.settings:
+            configs["settings"] = self.settings
         digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
         for file in files:
             digest.update(f"{file.name} {known_sha256(file)}\n".encode())
         return digest.hexdigest()
 
-    def _load(self, part: str) -> Any:
-        with _named(self.path, part):
-            return NETWORKS[part].load(self.configs[part], self.weights[part])
-
     def check_resolution(self, resolution: int) -> int:
-        """Return a resolution, for 0 the base's own. Raises `UserError` if the UNet does not support it."""
-        step = self.latent_factor * 2 ** (len(self.configs["unet"]["down_block_types"]) - 1)
-        if resolution % step:
-            raise UserError(f"--resolution {resolution} does not fit this base: use a multiple of {step}")
-        return resolution or self.resolution
+        """Return a resolution, for 0 the base's own. Raises `UserError` if the network does not support it."""
+        if resolution % self.sizes.step:
+            raise UserError(f"--resolution {resolution} does not fit this base: use a multiple of {self.sizes.step}")
+        return resolution or self.sizes.resolution
 
 
 def open_base(place: Place, option: str = "--base", prediction_type: str | None = None) -> Base:
@@ -161,25 +176,36 @@ def open_base(place: Place, option: str = "--base", prediction_type: str | None 
             f"{where} is not a diffusers model (no model_index.json): name a diffusers folder or a .safetensors file"
         )
     index = require_json(folder / "model_index.json", option)
-    if (name := index.get("_class_name")) not in _PIPELINES:
-        raise UserError(f"{where} is a {str(name)[:80]}: handtrain trains a StableDiffusionPipeline (versions 1 and 2)")
-    configs, weights, networks = _networks(where, folder, single, index)
-    left_out = _optional(folder, index, configs, weights)
-    tokenizer = single.tokenizer(configs["text_encoder"]["max_position_embeddings"]) if single else folder / "tokenizer"
-    base = Base(folder, single, tokenizer, commit, configs, weights, *_sizes(where, configs), left_out)
+    name = str(index.get("_class_name"))
+    if name not in BACKBONES:
+        raise UserError(f"{where} is a {name[:80]}: handtrain trains {', '.join(_KINDS)}")
+    backbone = BACKBONES[name]
+    settings = {key: index[key] for key in backbone.SETTINGS if key in index}
+    configs, weights, networks = _networks(where, backbone, folder, single, index)
+    left_out = _optional(folder, index, configs, weights) if "safety_checker" in backbone.OPTIONAL else {}
+    try:
+        sizes = backbone.sizes(configs)
+    except Unusable as error:
+        raise UserError(f"{where}: {error}") from None
+    tokenizers = single.tokenizers(sizes.tokens) if single else \
+        {part: folder / part for part in backbone.TOKENIZERS.values()}  # fmt: skip
+    base = Base(
+        backbone, folder, single, tokenizers, commit, settings, configs, weights, sizes, sizes.resolution, left_out
+    )
     _check_together(base, where, networks)
-    with _named(where, "tokenizer"):
-        require_named(index, "tokenizer", TOKENIZER_NAMES)
-        check_tokenizer(load_tokenizer(tokenizer, base.tokens), configs["text_encoder"]["vocab_size"])
+    for encoder, part in backbone.TOKENIZERS.items():
+        with _named(where, part):
+            require_named(index, part, backbone.TOKENIZER_CLASSES)
+            backbone.check_tokenizer(backbone.load_tokenizer(tokenizers[part], sizes.tokens), configs[encoder])
     return base
 
 
 def _networks(
-    where: str, folder: Path, single: SingleFile | None, index: dict[str, Any]
+    where: str, backbone: Backbone, folder: Path, single: SingleFile | None, index: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Weights], dict[str, Any]]:
     """Return configurations, weights and empty networks by component, and the configuration of the scheduler."""
     configs, weights, networks = {}, {}, {}
-    for part, network in NETWORKS.items():
+    for part, network in backbone.NETWORKS.items():
         with _named(where, part):
             require_named(index, part, network.names)
             configs[part] = read_config(folder / part / "config.json")
@@ -194,39 +220,31 @@ def _networks(
         configs["scheduler"] = read_config(folder / "scheduler" / "scheduler_config.json")
         if single:
             configs["scheduler"] = single.adapted("scheduler", configs["scheduler"])
-        check_schedule(configs["scheduler"])
+        backbone.check_schedule(configs["scheduler"])
     return configs, weights, networks
-
-
-def _sizes(where: str, configs: dict[str, dict[str, Any]]) -> tuple[int, int, int, int]:
-    """Return resolution, latent factor, width and tokens. Raises `UserError` for another kind of model."""
-    unet, vae, text = (configs[part] for part in NETWORKS)
-    if unet["in_channels"] != vae["latent_channels"]:
-        raise UserError(
-            f"{where}: its UNet takes {unet['in_channels']} channels, its VAE has {vae['latent_channels']}: "
-            "handtrain trains text-to-image models"
-        )
-    factor, side = 2 ** (len(vae["block_out_channels"]) - 1), unet["sample_size"]
-    if type(side) is not int or not 1 <= side * factor <= _LARGEST_SIDE:
-        raise UserError(f"{where}: the sample_size {str(side)[:40]} of its UNet is not a side of square images")
-    return side * factor, factor, text["hidden_size"], text["max_position_embeddings"]
 
 
 def _check_together(base: Base, where: str, networks: dict[str, Any]) -> None:
     """Compute the networks on `meta`, which has shapes without values. Raises `UserError` if the sizes do not fit."""
-    unet, vae, text = (networks[part] for part in NETWORKS)
-    side, channels = base.resolution // base.latent_factor, base.configs["unet"]["in_channels"]
-    shape = (1, channels, side, side)
+    backbone, vae, side = base.backbone, networks["vae"], base.sizes.resolution
+    shape = (1, base.configs["vae"]["latent_channels"], base.latent_side, base.latent_side)
     with _named(where, "vae"), refusals("it cannot be computed"), torch.no_grad(), torch.device("meta"):
-        encoded = vae.encode(torch.empty(1, 3, base.resolution, base.resolution)).latent_dist.mean
+        encoded = vae.encode(torch.empty(1, 3, side, side)).latent_dist.mean
         decoded = vae.decode(torch.empty(shape)).sample
-        if (encoded.shape, decoded.shape) != (shape, (1, 3, base.resolution, base.resolution)):
+        if (encoded.shape, decoded.shape) != (shape, (1, 3, side, side)):
             raise Unusable("its images have other sizes than those of the UNet")
         scaling_of(base.configs["vae"])
+    encoders = [networks[part] for part in backbone.TOKENIZERS]
     with _named(where, "text_encoder"), refusals("it cannot be computed"), torch.no_grad(), torch.device("meta"):
-        embedding = text(torch.zeros(1, base.tokens, dtype=torch.long))[0]  # (1, tokens, width)
-    with _named(where, "unet"), refusals("it does not fit the text encoder"), torch.no_grad(), torch.device("meta"):
-        if unet(torch.empty(shape), torch.zeros(1), embedding).sample.shape != shape:
+        encoded_text = backbone.encode(encoders, backbone.blank_ids(base.sizes.tokens))
+    with _named(where, backbone.TRAINED), refusals("it does not fit the text encoder"), torch.no_grad(), \
+            torch.device("meta"):  # fmt: skip
+        inputs = {name: tensor[None] for name, tensor in encoded_text.items()}
+        of_image = backbone.image_inputs([(side, side)], [window(side, side, side)])
+        inputs |= {name: tensor.to("meta") for name, tensor in of_image.items()}
+        text = inputs.pop("embedding")
+        arguments, named = backbone.FORM.arguments(torch.empty(shape), torch.zeros(1), text, inputs)
+        if backbone.FORM.prediction(networks[backbone.TRAINED](*arguments, **named)).shape != shape:
             raise Unusable("its predictions have another shape than its latents")
     with _named(where, "scheduler"), refusals("it is not supported"):
         base.training_schedule()
@@ -259,17 +277,17 @@ def report_left_out(base: Base, safety_checker: bool) -> None:
             print(f"handtrain: the model is made without the {part} of its base: {reason}", file=sys.stderr)
 
 
-def unet_parameters(base: Base) -> int:
-    """Return the number of the UNet's weights without loading them."""
-    return sum(parameter.numel() for parameter in _empty_unet(base).parameters())
+def denoiser_parameters(base: Base) -> int:
+    """Return the number of the denoiser's weights without loading them."""
+    return sum(parameter.numel() for parameter in empty_denoiser(base).parameters())
 
 
 def adapter_parameters(base: Base, rank: int) -> int:
-    """Return the number of weights in the UNet's adapters of a rank without allocating them."""
-    unet = _empty_unet(base)
+    """Return the number of weights in the denoiser's adapters of a rank without allocating them."""
+    network = empty_denoiser(base)
     with torch.device("meta"):
-        add_adapters(unet, rank, seed=0)
-    return sum(parameter.numel() for name, parameter in unet.named_parameters() if "lora_" in name)
+        add_adapters(network, rank, seed=0)
+    return sum(parameter.numel() for name, parameter in network.named_parameters() if "lora_" in name)
 
 
 def fingerprint(module: torch.nn.Module) -> str:
@@ -277,8 +295,9 @@ def fingerprint(module: torch.nn.Module) -> str:
     return tensor_cache.digest(module.state_dict())
 
 
-def _empty_unet(base: Base) -> Any:
-    return NETWORKS["unet"].empty(base.configs["unet"])
+def empty_denoiser(base: Base) -> Any:
+    """Return the denoiser on `meta`, which has shapes without values."""
+    return base.backbone.NETWORKS[base.backbone.TRAINED].empty(base.configs[base.backbone.TRAINED])
 
 
 def _quiet_loading() -> None:
@@ -289,10 +308,6 @@ def _quiet_loading() -> None:
     for library in (diffusers, transformers):
         logging: Any = library.utils.logging
         logging.disable_progress_bar()
-
-
-def _untyped(value: Any) -> Any:
-    return value  # diffusers has no types
 
 
 @contextmanager

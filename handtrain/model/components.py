@@ -203,26 +203,23 @@ def _safety_checker(config: Config) -> Any:
     return make(describe(**parts, **whole))
 
 
-NETWORKS = {
-    "unet": Component(
-        _unet,
-        (("diffusers", "UNet2DConditionModel"),),
-        ("sample_size", "in_channels", "out_channels", "cross_attention_dim", "attention_head_dim", *_BLOCKS),
-    ),
-    "vae": Component(
-        _vae, (("diffusers", "AutoencoderKL"),), ("in_channels", "out_channels", "latent_channels", *_BLOCKS)
-    ),
-    "text_encoder": Component(
-        _text_encoder,
-        (("transformers", "CLIPTextModel"),),
-        (
-            "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
-            "vocab_size",
-        ),
-        "model",
-        "vision_model|visual_projection|text_projection|logit_scale",  # of a whole CLIP
-    ),
-}  # fmt: skip
+UNET = Component(
+    _unet,
+    (("diffusers", "UNet2DConditionModel"),),
+    ("sample_size", "in_channels", "out_channels", "cross_attention_dim", "attention_head_dim", *_BLOCKS),
+)
+VAE = Component(_vae, (("diffusers", "AutoencoderKL"),), ("in_channels", "out_channels", "latent_channels", *_BLOCKS))
+CLIP_SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
+    "vocab_size",
+)  # fmt: skip
+CLIP_TEXT = Component(
+    _text_encoder,
+    (("transformers", "CLIPTextModel"),),
+    CLIP_SIZES,
+    "model",
+    "vision_model|visual_projection|text_projection|logit_scale",  # of a whole CLIP
+)
 CHECKER = Component(
     _safety_checker,
     (("stable_diffusion", "StableDiffusionSafetyChecker"),),

@@ -22,9 +22,9 @@ from handtrain.method.fusion import FlatFusion, TokenFusion
 from handtrain.method.gesture import NUMBERS
 from handtrain.model.base import Base
 from handtrain.model.card import model_card
-from handtrain.model.components import CHECKER, NETWORKS
+from handtrain.model.components import CHECKER
 from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, POSE_FILE
-from handtrain.model.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
+from handtrain.model.tokenizer import TOKENIZER_FILES
 from handtrain.seals import SEAL, sealed
 
 _CHECKER = ("safety_checker", "feature_extractor")
@@ -50,7 +50,7 @@ def export(
             for module, file in ((layer, FUSION_FILE), (pose, POSE_FILE)):
                 if module is not None:
                     save_file({name: tensor.cpu() for name, tensor in module.state_dict().items()}, partial / file)
-        write_json(partial / "model_index.json", _index(checker is not None), indent=2)
+        write_json(partial / "model_index.json", _index(base, checker is not None, base.backbone.SAMPLER), indent=2)
         _write_about(partial, about)
 
 
@@ -64,7 +64,7 @@ def convert(folder: Path, base: Base, about: dict[str, Any], dtype: torch.dtype)
     checker = base.safety_checker()
     with whole_folder(folder) as partial:
         with _full_disk_as_oserror(partial):
-            _write_pipeline(partial, base, base.unet(), checker, dtype)
+            _write_pipeline(partial, base, base.denoiser(), checker, dtype)
             for file in (FUSION_FILE, POSE_FILE) if about else ():
                 if (base.folder / file).is_file():
                     weights = {name: tensor.to(dtype) for name, tensor in load_file(base.folder / file).items()}
@@ -72,16 +72,18 @@ def convert(folder: Path, base: Base, about: dict[str, Any], dtype: torch.dtype)
         scheduler = base.configs["scheduler"]
         (partial / "scheduler").mkdir()
         write_json(partial / "scheduler" / "scheduler_config.json", scheduler, indent=2)
-        kind = scheduler.get("_class_name", "DDIMScheduler")
-        write_json(partial / "model_index.json", _index(checker is not None, kind), indent=2)
+        kind = scheduler.get("_class_name", base.backbone.SAMPLER)
+        write_json(partial / "model_index.json", _index(base, checker is not None, kind), indent=2)
         if about:
             _write_about(partial, {name: value for name, value in about.items() if name not in ("files", SEAL)})
 
 
 def _write_pipeline(partial: Path, base: Base, unet: Any, checker: tuple[Any, Any] | None, dtype: torch.dtype) -> None:
-    """Write the tokenizer, the networks and, if given, the safety checker with its image processor."""
-    _copy_tokenizer(base, partial / "tokenizer")
-    for part, network in (("unet", unet), ("vae", base.vae()), ("text_encoder", base.text_encoder())):
+    """Write the tokenizers, the networks and, if given, the safety checker with its image processor."""
+    for part in base.tokenizer_folders:
+        _copy_tokenizer(base, part, partial / part)
+    for part in base.backbone.NETWORKS:
+        network = unet if part == base.backbone.TRAINED else base.network(part)
         _in_type(network, dtype, part).save_pretrained(partial / part)
     if checker:
         _in_type(checker[0], dtype, _CHECKER[0]).save_pretrained(partial / _CHECKER[0])
@@ -127,40 +129,42 @@ def one_file() -> str:
 
 def fusion_record(base: Base, seed: int, layer: TokenFusion | None) -> dict[str, Any]:
     """Return the entry `fusion` of hand1000.json: for the flat layer its seed and the hash of its first weights."""
-    size = {"tokens": base.tokens, "width": base.width}
+    tokens, width = base.sizes.tokens, base.sizes.width
+    size = {"tokens": tokens, "width": width}
     if layer is not None:
         return {"kind": "token", **size}
-    first_block = FlatFusion(seed, base.tokens, base.width, NUMBERS).first_block_sha256()
+    first_block = FlatFusion(seed, tokens, width, NUMBERS).first_block_sha256()
     return {"kind": "flat", **size, "seed": seed, "first_block_sha256": first_block}
 
 
-def _index(checker: bool, scheduler: str = "DDIMScheduler") -> dict[str, Any]:
+def _index(base: Base, checker: bool, scheduler: str) -> dict[str, Any]:
     import diffusers
 
-    # Plain diffusers cannot load Hand1000Pipeline by its name.
-    components = {
-        "feature_extractor": ["transformers", "CLIPImageProcessor"] if checker else [None, None],
-        "image_encoder": [None, None],
-        "safety_checker": list(CHECKER.names[0]) if checker else [None, None],
-        "scheduler": ["diffusers", scheduler],
-        "tokenizer": list(TOKENIZER_NAMES[0]),
-        **{name: list(network.names[0]) for name, network in NETWORKS.items()},
-    }
+    backbone = base.backbone
+    optional: dict[str, Any] = {part: [None, None] for part in backbone.OPTIONAL}
+    if "safety_checker" in optional:
+        optional["requires_safety_checker"] = checker
+    if checker:
+        optional |= {"feature_extractor": ["transformers", "CLIPImageProcessor"], "safety_checker": CHECKER.names[0]}
     return {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": backbone.PIPELINE,  # plain diffusers cannot load Hand1000Pipeline by its name
         "_diffusers_version": diffusers.__version__,
-        "requires_safety_checker": checker,
-        **components,
+        **optional,
+        **base.settings,
+        "scheduler": ["diffusers", scheduler],
+        **{part: list(backbone.TOKENIZER_CLASSES[0]) for part in base.tokenizer_folders},
+        **{name: list(network.names[0]) for name, network in backbone.NETWORKS.items()},
     }
 
 
-def _copy_tokenizer(base: Base, target: Path) -> None:
+def _copy_tokenizer(base: Base, part: str, target: Path) -> None:
     target.mkdir()
+    source, tokens = base.tokenizer_folders[part], base.sizes.tokens
     for name in TOKENIZER_FILES:
-        if (base.tokenizer_folder / name).is_file():
-            shutil.copyfile(base.tokenizer_folder / name, target / name)
-    if load_tokenizer(target, base.tokens).init_kwargs.get("model_max_length") != base.tokens:
-        base.tokenizer().save_pretrained(target)  # without it plain pipelines do not cut long texts
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    if base.backbone.load_tokenizer(target, tokens).init_kwargs.get("model_max_length") != tokens:
+        base.tokenizer(part).save_pretrained(target)  # without it plain pipelines do not cut long texts
 
 
 @contextmanager

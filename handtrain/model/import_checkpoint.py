@@ -28,7 +28,7 @@ def import_checkpoint(
     opened = open_base(parse_model(str(base), "--base"), prediction_type=prediction_type)
     report_left_out(opened, True)
     require_writable_folder(out, "--out")
-    unet = opened.unet()
+    unet = opened.denoiser()
     converted = _convert(_read(checkpoint), unet, checkpoint)
     shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (converted, unet.state_dict())]
     other = sorted(dict(shapes[0].items() ^ shapes[1].items()))

@@ -11,11 +11,13 @@ import torch
 
 from handdata.errors import UserError
 from handdata.files import require_writable_folder
+from handtrain.data.crops import window
 from handtrain.data.rows import Row
 from handtrain.method.batches import Order, steps_of
-from handtrain.model.base import Base, adapter_parameters, unet_parameters
+from handtrain.method.prediction import stacked
+from handtrain.model.base import Base, adapter_parameters, denoiser_parameters, empty_denoiser
 from handtrain.presets import RunOptions, TrainOptions, prior_batch
-from handtrain.run.flops import Work, known_peak, measured_peak, work_of
+from handtrain.run.flops import Work, counted, known_peak, measured_peak
 
 _FLOAT = 4  # bytes
 # Share of the peak in the estimated time. The best public figure for a UNet of this class is 0.335
@@ -85,16 +87,19 @@ def estimate(
 def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -> Plan:
     """Count the steps and bytes of a run on rows of one or several gestures."""
     count = len(rows)
-    parameters = unet_parameters(base)
+    parameters = denoiser_parameters(base)
     weights = parameters * _FLOAT  # bytes, like the sizes below
     trained = _FLOAT * (adapter_parameters(base, options.lora_rank) if options.lora_rank else parameters)
     moments = trained // 2 if options.optimizer == "adam8bit" else 2 * trained
     half = (weights + trained) // 2 if options.precision == "bf16" else 0  # the copy that computes, and its gradients
     by_image = options.order == "images"
     checkpoint = trained if by_image else trained + moments
-    others = [stored for name, of_part in base.weights.items() if name != "unet" for stored in of_part.tensors.values()]
+    others = [
+        stored for name, of_part in base.weights.items() if name != base.backbone.TRAINED
+        for stored in of_part.tensors.values()
+    ]  # fmt: skip
     model_bytes = weights + _FLOAT * sum(math.prod(stored.shape) for stored in others)
-    embeddings = count * base.tokens * base.width * _FLOAT
+    embeddings = count * base.sizes.tokens * base.sizes.width * _FLOAT
     order = stage3_order(options, (count,))
     steps = count * options.unet_epochs if by_image else order.steps
     token = options.fusion == "token"
@@ -127,7 +132,15 @@ def stage3_order(options: TrainOptions, groups: Sequence[int], prior: int = 0, p
 
 def work_of_base(base: Base) -> Work:
     """Count the cost of one image for a base model at its resolution."""
-    return work_of(base.configs["unet"], base.resolution // base.latent_factor, base.tokens, base.width)
+    backbone, side, tokens = base.backbone, base.resolution, base.sizes.tokens
+    channels = base.configs["vae"]["latent_channels"]
+    with torch.device("meta"):
+        latent = torch.empty(1, channels, base.latent_side, base.latent_side)
+        encoders = [backbone.NETWORKS[part].empty(base.configs[part]) for part in backbone.TOKENIZERS]
+        text = stacked([backbone.encode(encoders, backbone.blank_ids(tokens))])
+    images = backbone.image_inputs([(side, side)], [window(side, side, side)])
+    more = {name: tensor.to("meta") for name, tensor in {**text.more, **images}.items()}
+    return counted(empty_denoiser(base), backbone.FORM, latent, text.embedding, more)
 
 
 def ideal_seconds(base: Base, device: torch.device, processes: int) -> dict[int, float]:

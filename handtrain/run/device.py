@@ -16,6 +16,7 @@ from handdata.errors import UserError
 from handtrain.method.diffusion import Diffusion
 from handtrain.method.half import HalfCopy
 from handtrain.method.micro_batch import MicroBatch
+from handtrain.method.prediction import UNET, Form
 from handtrain.presets import RunOptions, TrainOptions
 
 
@@ -38,9 +39,10 @@ def resolved(options: TrainOptions, running: RunOptions, device: torch.device) -
 
 
 def diffusion(
-    unet: Any, schedule: Any, scaling: float, options: TrainOptions, running: RunOptions, device: torch.device
-) -> Diffusion:
-    """Return the frozen UNet on a device with its schedule and settings. `options` must be `resolved`."""
+    unet: Any, schedule: Any, scaling: float, options: TrainOptions, running: RunOptions, device: torch.device,
+    form: Form = UNET,
+) -> Diffusion:  # fmt: skip
+    """Return the frozen network on a device with its schedule and settings. `options` must be `resolved`."""
     low, compiled = options.precision != "fp32", running.compile != "no"
     unet = unet.to(device).requires_grad_(False).train()
     # Not in eager mode: there every norm copies its input twice, 85.7 against 80.5 images/s (docs/benchmarks.md)
@@ -58,7 +60,7 @@ def diffusion(
         if half:
             call = half.computed_by(call)
     autocast, micro_batch = torch.bfloat16 if low and not half else None, MicroBatch(running.micro_batch)
-    return Diffusion(unet, schedule, scaling, device, autocast, call, graphs, micro_batch, half=half)
+    return Diffusion(unet, schedule, scaling, device, autocast, call, graphs, micro_batch, half=half, form=form)
 
 
 def peak_mib(device: torch.device) -> float:

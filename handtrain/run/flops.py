@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from handtrain.method.prediction import UNET, Form, Inputs
+
 # Dense bf16 FLOP/s from the makers' data sheets, by a part of torch's device name; the first match counts.
 PEAKS = {
     "B200": 2250e12,
@@ -34,21 +36,26 @@ class Work:
 
 
 def work_of(config: dict[str, Any], side: int, tokens: int, width: int) -> Work:
-    """Count the cost of one image for a UNet of a configuration, with a latent of `side` x `side` cells.
-
-    FLOP are those of matrix products and convolutions, with a multiplication and an addition as two. The second
-    forward pass of gradient checkpointing is not counted, and the savings of adapters or frozen parts are ignored.
-    """
+    """Count the cost of one image for a UNet of a configuration, with a latent of `side` x `side` cells."""
     import diffusers
 
     model: Any = diffusers.UNet2DConditionModel  # diffusers has no types
     with torch.device("meta"):
         unet = model.from_config(config)
         latent, text = torch.empty(1, config["in_channels"], side, side), torch.empty(1, tokens, width)
-    unet.requires_grad_(False)
-    stage2, _ = _count(unet, latent, text.requires_grad_(True))
-    unet.requires_grad_(True)
-    stage3, activations = _count(unet, latent, text.detach())
+    return counted(unet, UNET, latent, text, {})
+
+
+def counted(network: Any, form: Form, latent: torch.Tensor, text: torch.Tensor, more: Inputs) -> Work:
+    """Count the cost of one image for a network on `meta`, with a latent (1, c, h, w) and a text (1, tokens, width).
+
+    FLOP are those of matrix products and convolutions, with a multiplication and an addition as two. The second
+    forward pass of gradient checkpointing is not counted, and the savings of adapters or frozen parts are ignored.
+    """
+    network.requires_grad_(False)
+    stage2, _ = _count(network, form, latent, text.detach().requires_grad_(True), more)
+    network.requires_grad_(True)
+    stage3, activations = _count(network, form, latent, text.detach(), more)
     return Work(stage2, stage3, activations)
 
 
@@ -73,10 +80,10 @@ def measured_peak(device: torch.device, side: int = 2048, tries: int = 5) -> flo
     return float(2 * side**3 / best)
 
 
-def _count(unet: Any, latent: torch.Tensor, text: torch.Tensor) -> tuple[int, int]:
+def _count(network: Any, form: Form, latent: torch.Tensor, text: torch.Tensor, more: Inputs) -> tuple[int, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
-    weights = {id(parameter) for parameter in unet.parameters()}
+    weights = {id(parameter) for parameter in network.parameters()}
     side, tokens = latent.shape[-1], text.shape[1]
     kept: dict[int, torch.Tensor] = {}  # by id; the tensors stay alive: otherwise another tensor could get the same id
 
@@ -89,6 +96,6 @@ def _count(unet: Any, latent: torch.Tensor, text: torch.Tensor) -> tuple[int, in
         return tensor
 
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
-        predicted = unet(latent, torch.zeros(1, dtype=torch.int64, device="meta"), encoder_hidden_states=text).sample
-        predicted.square().mean().backward()
+        arguments, named = form.arguments(latent, torch.zeros(1, dtype=torch.int64, device="meta"), text, more)
+        form.prediction(network(*arguments, **named)).square().mean().backward()  # type: ignore[no-untyped-call]
     return counter.get_total_flops(), sum(base.nbytes for base in kept.values())

@@ -13,7 +13,8 @@ from handdata.progress import bar
 from handdata.vision.pixels import PIXELS, UnreadableImage
 from handtrain.data.crops import Window, square
 from handtrain.data.dataset import Photographs
-from handtrain.model.base import fingerprint
+from handtrain.method.prediction import Texts, stacked
+from handtrain.model.base import Base, fingerprint
 from handtrain.tensor_cache import TensorCache, key_of
 
 
@@ -42,24 +43,19 @@ def encode_images(
     return torch.stack(means), torch.stack(deviations)
 
 
-def encode_texts(
-    texts: Sequence[str], tokenizer: Any, text_encoder: Any, cache: TensorCache, progress: bool
-) -> torch.Tensor:
-    """Return the text encoder's last hidden state (n, tokens, width) of padded texts, layer-normed, on the CPU."""
-    model, device = fingerprint(text_encoder), _device(text_encoder)
-    tokens = text_encoder.config.max_position_embeddings
-    embeddings = []
+def encode_texts(texts: Sequence[str], base: Base, device: torch.device, cache: TensorCache, progress: bool) -> Texts:
+    """Return encoded texts on the CPU: with CLIP, the last hidden state (n, tokens, width) of padded texts."""
+    backbone, tokenizers, encoders = base.backbone, base.tokenizers(), base.text_encoders(device)
+    model, entries = "+".join(map(fingerprint, encoders)), []
     for text in bar(texts, desc="texts", unit="text", show=progress):
-        ids = tokenizer(text, padding="max_length", max_length=tokens, truncation=True).input_ids
+        ids = backbone.ids(tokenizers, text, base.sizes.tokens, base.settings)
         key = key_of(what="text", model=model, device=device.type, ids=ids)
         entry = cache.get(key)
         if entry is None:
-            with torch.no_grad():
-                state = text_encoder(torch.tensor([ids], device=device))[0]  # (1, tokens, width)
-            entry = {"embedding": state[0].cpu().contiguous()}
+            entry = {name: tensor.cpu().contiguous() for name, tensor in backbone.encode(encoders, ids).items()}
             cache.put(key, entry)
-        embeddings.append(entry["embedding"])
-    return torch.stack(embeddings)
+        entries.append(entry)
+    return stacked(entries)
 
 
 def fuse_flat(

@@ -10,6 +10,7 @@ from handdata.progress import bar
 from handtrain.method.batches import Order, ahead, batch_of, steps_of
 from handtrain.method.diffusion import Diffusion, Latents, snr_weights
 from handtrain.method.noise import Draw, image_draws, moved, shaped_times, unit
+from handtrain.method.prediction import Texts
 from handtrain.method.unet import Average, adam, decayed, tuning_step, warmed_up
 from handtrain.presets import TrainOptions
 from handtrain.run.checkpoint import training_state
@@ -25,7 +26,7 @@ class Course:
 
     options: TrainOptions
     order: Order  # the images of every step
-    empty: torch.Tensor  # (tokens, width), the embedding of ''
+    empty: Texts  # '' as a single text
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,10 @@ def _altered(
         weights = torch.ones_like(latents.mean[:, :1]) if latents.weights is None else latents.weights
         latents = replace(latents, weights=weights * scale.to(weights.device))
     if options.text_dropout:
-        inputs[_dropped(options.seed, "no text", keys, options.text_dropout)] = course.empty
+        rows = _dropped(options.seed, "no text", keys, options.text_dropout)
+        inputs[rows] = course.empty.embedding[0]
+        for name, value in course.empty.more.items():
+            latents.more[name][rows] = value[0]
     if latents.poses is not None and options.pose_dropout:
         latents.poses[_dropped(options.seed, "no pose", keys, options.pose_dropout)] = torch.nan
     return latents, draw, inputs

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import torch
 
+from handtrain.data.crops import window
 from handtrain.data.rows import Row
 from handtrain.generation.sampling import Sampler
 from handtrain.method.conditioning import POSE_NUMBERS
 from handtrain.method.diffusion import Latents
 from handtrain.method.micro_batch import parts
 from handtrain.method.noise import seed_of, shuffled
+from handtrain.method.prediction import Texts
 from handtrain.model.base import Base
 from handtrain.presets import TrainOptions, routes
 from handtrain.tensor_cache import TensorCache, key_of
@@ -29,7 +31,7 @@ def gesture_free(rows: Sequence[Row]) -> list[str]:
 
 
 def prior_split(
-    base: Base, texts: Sequence[str], unconditional: torch.Tensor, options: TrainOptions, device: torch.device,
+    base: Base, texts: Sequence[str], unconditional: Texts, options: TrainOptions, device: torch.device,
     cache: TensorCache, progress: bool,
 ) -> EncodedSplit | None:  # fmt: skip
     """Return pictures of the base model, drawn once and cached as latents; each has a text, and no pose.
@@ -40,28 +42,28 @@ def prior_split(
         return None
     count = options.prior_images
     chosen = [texts[place % len(texts)] for place in (shuffled(options.seed, "prior", len(texts), 0) * count)[:count]]
-    text = encode_texts(chosen, base.tokenizer(), base.text_encoder().to(device), cache, progress)
+    text = encode_texts(chosen, base, device, cache, progress)
     key = key_of(
         what="prior", model=base.fingerprint(), device=device.type, texts=chosen, seed=options.seed, steps=STEPS,
         resolution=base.resolution,
     )  # fmt: skip
     entry = cache.get(key)
     if entry is None:
-        sampler = Sampler(
-            base.unet().to(device), base.vae().to(device), base.sampling_schedule(), unconditional, STEPS,
-            base.resolution,
-        )  # fmt: skip
-        latents = [
+        sampler = Sampler(base, base.denoiser().to(device), base.vae().to(device), unconditional, STEPS)
+        drawn = [
             sampler.latents(text[part], [seed_of("prior", options.seed, n) for n in range(part.start, part.stop)])
             for part in parts(count, _AT_ONCE)
         ]
-        entry = {"mean": (torch.cat(latents) / base.scaling()).contiguous()}
+        entry = {"mean": (torch.cat(drawn) / base.scaling()).contiguous()}
         cache.put(key, entry)
     mean = entry["mean"]
     weights = torch.ones_like(mean[:, :1]) if options.hand_weight != 1 else None
     poses = torch.full((count, POSE_NUMBERS), torch.nan) if routes(options) else None
     names = [f"prior-{number:05d}" for number in range(count)]
-    return EncodedSplit(names, chosen, Latents(mean, torch.zeros_like(mean), weights, poses), text, text)
+    side = base.resolution
+    more = base.backbone.image_inputs([(side, side)] * count, [window(side, side, side)] * count) | text.more
+    latents = Latents(mean, torch.zeros_like(mean), weights, poses, more)
+    return EncodedSplit(names, chosen, latents, text.embedding, text.embedding)
 
 
 def with_prior(

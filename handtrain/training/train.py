@@ -112,10 +112,10 @@ def train(
                 lambda: prior_split(setup.base, texts, unconditional, options, target, encoded, progress)
             )
 
-            # Model: the UNet, frozen until Stage III, with adapters if only they are trained; the judge of its samples
-            unet = _loaded_unet(setup.base, options, phases)
-            schedule, scaling = setup.base.training_schedule(), setup.base.scaling()
-            model = diffusion(unet, schedule, scaling, options, running, setup.device)
+            # Model: the denoiser, frozen until Stage III, with adapters if they alone are trained; its samples' judge
+            unet = _loaded_denoiser(setup.base, options, phases)
+            schedule, scaling, form = setup.base.training_schedule(), setup.base.scaling(), setup.base.backbone.FORM
+            model = diffusion(unet, schedule, scaling, options, running, setup.device, form)
             judge = None
             if options.evaluate_every and processes.first:
                 judge = open_judge(session, options, photographs[0], setup.base.resolution, encoded)
@@ -123,7 +123,7 @@ def train(
             # Token fusion, before Stage II: one trained layer in place of the flat one
             layer = None
             if options.fusion == "token" and len(features) == 1:
-                layer, fuse = fusion_layer(setup.base.width, g, options.lam, model.device)
+                layer, fuse = fusion_layer(setup.base.sizes.width, g, options.lam, model.device)
                 if not load_layer(session, layer):
                     tune(session, model, layer, splits[0], splits[0].text, fusion_phase(options), fuse)
                     save_layer(session, layer)
@@ -181,9 +181,9 @@ def plan_run(
     return f"{setup.plan}\n{estimate(setup.plan, setup.base, setup.options, setup.running, setup.device, count)}"
 
 
-def _loaded_unet(base: Base, options: TrainOptions, phases: Phases) -> Any:
+def _loaded_denoiser(base: Base, options: TrainOptions, phases: Phases) -> Any:
     phases.begin("load")
-    unet = base.unet()
+    unet = base.denoiser()
     phases.add("load", read=sum(parameter.nbytes for parameter in unet.parameters()))  # a file mapped into memory
     if options.lora_rank:
         add_adapters(unet, options.lora_rank, options.seed)

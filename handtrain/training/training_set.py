@@ -15,6 +15,7 @@ from handtrain.method.diffusion import Latents
 from handtrain.method.fusion import FlatFusion, TokenFusion, mix
 from handtrain.method.gesture import NUMBERS, hand_in_box
 from handtrain.method.poses import pose_of_row
+from handtrain.method.prediction import Texts
 from handtrain.model.base import Base
 from handtrain.presets import TrainOptions, routes
 from handtrain.run.phases import Phases
@@ -35,6 +36,10 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def prompts(self, rows: slice | list[int]) -> Texts:
+        """Return the mixed texts of rows, as generation reads them."""
+        return Texts(self.mixed[rows], self.latents[rows].more)
 
     def fused(self, layer: TokenFusion, feature: torch.Tensor, lam: float, device: torch.device) -> "EncodedSplit":
         """Return the split with F from a trained token layer."""
@@ -63,8 +68,8 @@ def encode_splits(
     cache: TensorCache,
     progress: bool,
     phases: Phases,
-) -> tuple[list[EncodedSplit], torch.Tensor]:
-    """Encode splits; return them and the embedding of '' (tokens, width).
+) -> tuple[list[EncodedSplit], Texts]:
+    """Encode splits; return them and '' as a single text.
 
     The VAE, the text encoder and the flat layer are loaded one after the other, each for all splits.
     """
@@ -75,18 +80,21 @@ def encode_splits(
     del vae
     texts = [[row.text for row in split.rows] for split in splits]
     all_texts = [text for of_split in texts for text in of_split] + [""]
-    with phases.inside("load"):
-        text_encoder = base.text_encoder().to(device)
-    text = encode_texts(all_texts, base.tokenizer(), text_encoder, cache, progress)
-    prompts, unconditional = text[:-1], text[-1]
+    encoded = encode_texts(all_texts, base, device, cache, progress)
+    prompts, count = encoded.embedding[:-1], len(all_texts) - 1
     mixed = prompts
     if options.fusion == "flat" and options.lam < 1:
-        layer = FlatFusion(options.seed, base.tokens, base.width, NUMBERS)
+        layer = FlatFusion(options.seed, base.sizes.tokens, base.sizes.width, NUMBERS)
         with phases.inside("fusion"):
             mixed = mix(prompts, fuse_flat(layer, prompts, feature, cache, progress), options.lam)
     names, sizes = [[row.image_id for row in split.rows] for split in splits], [len(of_split) for of_split in texts]
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    latents = [
+        replace(of_split, more={**of_split.more, **encoded[start : start + size].more})
+        for of_split, start, size in zip(latents, starts, sizes, strict=True)
+    ]
     columns = (names, texts, latents, torch.split(prompts, sizes), torch.split(mixed, sizes))
-    return [EncodedSplit(*values) for values in zip(*columns, strict=True)], unconditional
+    return [EncodedSplit(*values) for values in zip(*columns, strict=True)], encoded[count:]
 
 
 def recomputed_landmarks(photographs: Photographs, progress: bool) -> list[Row]:
@@ -115,20 +123,25 @@ def _latents(
 ) -> Latents:
     windows = [row_window(row, base.resolution, options.crop) for row in split.rows]
     mean, deviation = encode_images(split, windows, vae, cache, progress)
+    if base.shift():
+        mean = mean - base.shift()
+    more = base.backbone.image_inputs([(row.width, row.height) for row in split.rows], windows)
     poses = None
     if routes(options):
         of_rows = [pose_of_row(row, base.resolution, options.crop) for row in split.rows]
         poses = torch.from_numpy(np.stack(of_rows))
     if options.hand_weight == 1:
-        return Latents(mean, deviation, None, poses)
+        return Latents(mean, deviation, None, poses, more)
     height, width = mean.shape[2:]
     weights = [
         hand_weights(cut.box(row.box) if row.box else None, height, width, options.hand_weight)
         for row, cut in zip(split.rows, windows, strict=True)
     ]
-    return Latents(mean, deviation, torch.stack([torch.from_numpy(of_image) for of_image in weights]), poses)
+    return Latents(mean, deviation, torch.stack([torch.from_numpy(of_image) for of_image in weights]), poses, more)
 
 
 def _joined_latents(parts: Sequence[Latents]) -> Latents:
     columns = zip(*((part.mean, part.deviation, part.weights, part.poses) for part in parts), strict=True)
-    return Latents(*(None if values[0] is None else torch.cat(values) for values in columns))  # type: ignore[arg-type]
+    mean, deviation, weights, poses = (None if values[0] is None else torch.cat(values) for values in columns)
+    more = {name: torch.cat([part.more[name] for part in parts]) for name in parts[0].more}
+    return Latents(mean, deviation, weights, poses, more)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from handtrain.generation.sampling import Sampler, sample_grid
 from handtrain.method.diffusion import Diffusion
 from handtrain.method.micro_batch import parts
 from handtrain.method.noise import Draw, image_draws, seed_of
+from handtrain.method.prediction import Texts
 from handtrain.model.base import Base
 from handtrain.presets import RunOptions, TrainOptions
 from handtrain.run.session import Session
@@ -35,7 +36,7 @@ class Observer:
     base: Base
     options: TrainOptions
     running: RunOptions
-    unconditional: torch.Tensor  # (tokens, width), the embedding of ''
+    unconditional: Texts  # '' as a single text
     split: EncodedSplit | None
     judge: Judge | None = None
 
@@ -89,9 +90,8 @@ class Observer:
         return self.session.processes.on_first(lambda: self.judge is not None and self.judge.ended)
 
     def _sampler(self, model: Diffusion) -> Sampler:
-        vae, schedule = self.base.vae().to(model.device), self.base.sampling_schedule()
-        steps = self.running.sample_steps
-        return Sampler(model.unet, vae, schedule, self.unconditional, steps, self.base.resolution, model.pose)
+        vae, steps = self.base.vae().to(model.device), self.running.sample_steps
+        return Sampler(self.base, model.unet, vae, self.unconditional, steps, model.pose)
 
     def _evaluation_images(self, sampler: Sampler, split: EncodedSplit) -> list[np.ndarray]:
         """Return the images (h, w, 3) of an evaluation; they depend on the weights alone."""
@@ -100,13 +100,13 @@ class Observer:
             numbers = range(part.start, part.stop)
             seeds = [seed_of("judge", self.options.seed, number) for number in numbers]
             rows = [number % len(split) for number in numbers]
-            images += sampler(split.mixed[rows], seeds, split.latents[rows].poses)
+            images += sampler(split.prompts(rows), seeds, split.latents[rows].poses)
         return [np.asarray(to_rgb(image)) for image in images]
 
     def _write_grid(self, sampler: Sampler, split: EncodedSplit, step: int) -> None:
         rows = slice(0, self.running.sample_prompts)
         seeds, poses = range(self.running.sample_seeds), split.latents[rows].poses
-        picture = sample_grid(sampler, split.mixed[rows], split.texts[rows], seeds, poses)
+        picture = sample_grid(sampler, split.prompts(rows), split.texts[rows], seeds, poses)
         with whole_file(self.session.run.path / "samples" / f"{step:08d}.png") as partial:
             picture.save(partial, format="PNG")
 

@@ -74,7 +74,7 @@ def test_a8_a_safety_checker_that_cannot_be_used_is_left_out_before_training(
     assert list(base.left_out) == ["safety_checker"]
     report_left_out(base, True)
     assert capsys.readouterr().err.count("without the safety_checker of its base") == 1
-    export(tmp_path / "model", base, base.unet(), _about(), None, safety_checker=True)
+    export(tmp_path / "model", base, base.denoiser(), _about(), None, safety_checker=True)
     assert not (tmp_path / "model" / "safety_checker").exists()
     assert StableDiffusionPipeline.from_pretrained(tmp_path / "model").safety_checker is None
 
@@ -115,7 +115,7 @@ def test_a8_a_half_precision_base_is_exported_in_one_type(guarded: Path, tmp_pat
     (folder / "text_encoder" / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
     base = open_base(folder)
     assert base.left_out == {}
-    export(tmp_path / "model", base, base.unet(), _about(), None, safety_checker=True)
+    export(tmp_path / "model", base, base.denoiser(), _about(), None, safety_checker=True)
     loaded = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     networks = (loaded.unet, loaded.vae, loaded.text_encoder, loaded.safety_checker)
     assert {parameter.dtype for network in networks for parameter in network.parameters()} == {torch.float32}

@@ -136,7 +136,7 @@ def test_d2_weights_in_several_files_are_those_of_one_file(copy: Path, whole: Pa
     import torch
 
     _shards(copy)
-    ours, theirs = (open_base(folder).unet().state_dict() for folder in (copy, whole))
+    ours, theirs = (open_base(folder).denoiser().state_dict() for folder in (copy, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -23,7 +23,10 @@ _CONFIGURATIONS = {
     (320, 1024): "manifests/bases/stable-diffusion-2",
     (80, 96): "models/mini-stable-diffusion",
 }
-_PADDING = {"stable-diffusion-1": "<|endoftext|>", "stable-diffusion-2": "!"}
+_PADDINGS = {
+    "stable-diffusion-1": {"tokenizer": "<|endoftext|>"},
+    "stable-diffusion-2": {"tokenizer": "!"},
+}
 _V_SIDE = 96  # side of the latents of a Stable Diffusion 2 that predicts v, which was trained on 768 pixels
 
 
@@ -61,10 +64,12 @@ class SingleFile:
             return {**config, "sample_size": _V_SIDE}
         return config
 
-    def tokenizer(self, tokens: int) -> Path:
-        """Return the folder of the tokenizer. Raises `UserError` without CLIP's vocabulary file."""
-        padding = _PADDING.get(self.folder.name)
-        return clip_tokenizer(padding, tokens) if padding else self.folder / "tokenizer"
+    def tokenizers(self, tokens: int) -> dict[str, Path]:
+        """Return the folders of the tokenizers by component. Raises `UserError` without CLIP's vocabulary file."""
+        paddings = _PADDINGS.get(self.folder.name)
+        if paddings is None:
+            return {"tokenizer": self.folder / "tokenizer"}
+        return {part: clip_tokenizer(padding, tokens) for part, padding in paddings.items()}
 
     def fingerprint(self) -> str:
         """Return the sha256 of the file."""

@@ -16,8 +16,8 @@ from handdata.errors import UserError
 from handtrain import Hand1000Pipeline
 from handtrain.exporting.export import export
 from handtrain.exporting.factors import approximate, factored, merged
+from handtrain.model.backbones.stable_diffusion import NETWORKS
 from handtrain.model.base import open_base
-from handtrain.model.components import NETWORKS
 from handtrain.model.formats.header import left_out
 from handtrain.model.formats.lora import change, layers_of, read_lora
 from tests.handtrain.tiny import PHRASE
@@ -79,7 +79,7 @@ def test_kohyas_names_shapes_and_alphas_are_those_of_sd_scripts(model: Path, bas
     out, rank = tmp_path / "all.safetensors", 3
     export(model, to="lora", out=out, base=base, rank=rank, lora_format="kohya", images=0)
     tensors, expected = load_file(out), {}
-    for name, (size, *inner) in _names_of_sd_scripts(open_base(base).unet(), convolutions=True).items():
+    for name, (size, *inner) in _names_of_sd_scripts(open_base(base).denoiser(), convolutions=True).items():
         expected[f"{name}.lora_down.weight"] = (rank, *inner)
         expected[f"{name}.lora_up.weight"] = (size, rank, *(1 for _ in inner[1:]))
         expected[f"{name}.alpha"] = ()
@@ -91,7 +91,7 @@ def test_kohyas_names_shapes_and_alphas_are_those_of_sd_scripts(model: Path, bas
 
 
 def test_the_layers_of_attention_are_a_part_of_what_sd_scripts_trains_by_default(base: Path) -> None:
-    unet = open_base(base).unet()
+    unet = open_base(base).denoiser()
     ours = {"lora_unet_" + name.replace(".", "_") for name in layers_of(unet, "attention")}
     theirs = _names_of_sd_scripts(unet, convolutions=False)
     assert ours == {name for name in theirs if "_attn" in name}
@@ -111,12 +111,12 @@ def test_factors_are_those_of_the_singular_value_decomposition(shape: tuple[int,
 
 
 def test_a_full_runs_difference_is_kept_more_by_higher_ranks(model: Path, base: Path) -> None:
-    tuned, before = open_base(model).unet(), open_base(base).unet()
+    tuned, before = open_base(model).denoiser(), open_base(base).denoiser()
     found = [approximate(tuned, before, rank, "all") for rank in (1, 4, 144)]
     kept = [each.kept_of_layers for each in found]
     assert kept[0] < kept[1] < kept[2] == pytest.approx(1, abs=1e-6)
     assert approximate(tuned, before, 4, "attention").kept_of_all < found[1].kept_of_all < 1
-    whole = merged(open_base(base).unet(), found[2].factors).state_dict()
+    whole = merged(open_base(base).denoiser(), found[2].factors).state_dict()
     for name in layers_of(before, "all"):
         assert torch.allclose(whole[f"{name}.weight"], tuned.state_dict()[f"{name}.weight"], atol=1e-7)
     assert torch.equal(whole["conv_in.weight"], before.state_dict()["conv_in.weight"])
@@ -136,7 +136,7 @@ def test_a_factored_run_prints_energy_and_pixels_and_what_is_left_out(
     assert "1 pictures differ from the full model's by" in lines[2]
     assert "The gesture feature (fusion, 0.3 of the prompt's embedding) is left out" in text
     before = open_base(base)
-    reached = merged(before.unet(), read_lora(out))
+    reached = merged(before.denoiser(), read_lora(out))
     pipeline = StableDiffusionPipeline.from_pretrained(base)
     pipeline.load_lora_weights(str(tmp_path), weight_name="hand.safetensors")
     pipeline.fuse_lora()
@@ -249,5 +249,5 @@ def test_pickles_are_converted_without_running_code(base: Path, tmp_path: Path) 
         open_base(pickled)
     export(pickled, to="diffusers", out=tmp_path / "whole")
     for part in NETWORKS:
-        ours, reference = (getattr(open_base(each), part)().state_dict() for each in (tmp_path / "whole", base))
+        ours, reference = (open_base(each).network(part).state_dict() for each in (tmp_path / "whole", base))
         assert all(torch.equal(ours[name], reference[name]) for name in reference)

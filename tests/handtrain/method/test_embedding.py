@@ -16,7 +16,7 @@ COUNT, STEPS = 16, 5
 @pytest.fixture(scope="module")
 def model(base: Path) -> Diffusion:
     opened = open_base(base)
-    unet = opened.unet().requires_grad_(False).train()
+    unet = opened.denoiser().requires_grad_(False).train()
     return Diffusion(unet, opened.training_schedule(), opened.scaling(), torch.device("cpu"))
 
 

@@ -19,7 +19,7 @@ DRAW = image_draws(0, "unet", [(str(number), 0) for number in range(4)], (4, 8, 
 @pytest.fixture
 def model(base: Path) -> Diffusion:
     opened = open_base(base)
-    return Diffusion(opened.unet().train(), opened.training_schedule(), opened.scaling(), torch.device("cpu"))
+    return Diffusion(opened.denoiser().train(), opened.training_schedule(), opened.scaling(), torch.device("cpu"))
 
 
 def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -17,8 +17,10 @@ from handdata.huggingface import parse_model
 from handdata.shipped import resource, shipped_model
 from handtrain.exporting.single_file import original_tensors, write_single_file
 from handtrain.generation.generate import generate
+from handtrain.model.backbones.interface import Sizes
+from handtrain.model.backbones.stable_diffusion import NETWORKS
 from handtrain.model.base import open_base
-from handtrain.model.components import NETWORKS, canonical
+from handtrain.model.components import canonical
 from handtrain.model.formats import single_file
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
@@ -93,7 +95,7 @@ def test_a_file_of_ours_loads_in_diffusers_and_here_with_equal_tensors(mini_file
     theirs = StableDiffusionPipeline.from_single_file(str(mini_file), config=str(MINI), local_files_only=True)
     ours, folder = open_base(mini_file), open_base(MINI)
     for part in NETWORKS:
-        loaded = [{canonical(n): t for n, t in getattr(b, part)().state_dict().items()} for b in (ours, folder)]
+        loaded = [{canonical(n): t for n, t in b.network(part).state_dict().items()} for b in (ours, folder)]
         reference = {canonical(name): tensor for name, tensor in getattr(theirs, part).state_dict().items()}
         for state in loaded:
             assert state.keys() == reference.keys()
@@ -142,7 +144,7 @@ def test_openclips_joined_weights_are_split_as_diffusers_does(
     assert "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight" in load_file(out)
     monkeypatch.setattr(single_file, "_CONFIGURATIONS", {(8, 16): str(folder)})
     monkeypatch.setattr(single_file, "resource", Path)
-    ours = open_base(out).text_encoder().state_dict()
+    ours = open_base(out).network("text_encoder").state_dict()
     theirs = StableDiffusionPipeline.from_single_file(str(out), config=str(folder), local_files_only=True)
     reference = {canonical(name): tensor for name, tensor in theirs.text_encoder.state_dict().items()}
     assert all(torch.equal(tensor, reference[canonical(name)]) for name, tensor in ours.items())
@@ -173,7 +175,7 @@ def _sparse(path: Path, name: str, metadata: dict[str, str] | None = None) -> Pa
 @pytest.mark.slow
 def test_a_file_of_version_1_has_clips_tokens(tmp_path: Path) -> None:
     opened = open_base(_sparse(tmp_path / "one.safetensors", "stable-diffusion-1"))
-    assert (opened.resolution, opened.latent_factor, opened.width, opened.tokens) == (512, 8, 768, 77)
+    assert opened.sizes == Sizes(512, 8, 768, 77, 64)
     assert opened.configs["scheduler"]["prediction_type"] == "epsilon"
     ids = opened.tokenizer()("a photo of a cat", padding="max_length").input_ids
     assert ids[:7] == [49406, 320, 1125, 539, 320, 2368, 49407]  # as OpenAI's tokenizer gives them
@@ -196,7 +198,7 @@ def test_version_2_predicts_what_the_flag_or_the_file_says(
     opened = single_file.open_single_file(path, "--base", flag)
     assert opened.adapted("scheduler", {})["prediction_type"] == ("v_prediction" if resolution == 768 else "epsilon")
     assert opened.adapted("unet", {"sample_size": 64})["sample_size"] * 8 == resolution
-    assert "!" in opened.tokenizer(77).joinpath("tokenizer_config.json").read_text()
+    assert "!" in opened.tokenizers(77)["tokenizer"].joinpath("tokenizer_config.json").read_text()
     if metadata:
         other = "epsilon" if resolution == 768 else "v_prediction"
         with pytest.raises(UserError, match=r"--prediction-type .* states .*: leave the option out"):
@@ -264,7 +266,7 @@ def test_other_weights_and_shorter_names_of_the_text_encoder_are_read(mini_file:
     save_file(tensors, tmp_path / "other-names.safetensors")
     ours, folder = open_base(tmp_path / "other-names.safetensors"), open_base(MINI)
     for part in ("vae", "text_encoder"):
-        state, reference = (getattr(each, part)().state_dict() for each in (ours, folder))
+        state, reference = (each.network(part).state_dict() for each in (ours, folder))
         assert all(np.array_equal(state[name], reference[name]) for name in reference)
 
 

@@ -28,7 +28,7 @@ COUNT = 16
 def _model(base: Path, running: RunOptions | None = None, **changes: Any) -> Diffusion:
     opened = open_base(base)
     options, running = TrainOptions(**changes), running or RunOptions()
-    model = compute.diffusion(opened.unet(), opened.training_schedule(), opened.scaling(), options, running, CPU)
+    model = compute.diffusion(opened.denoiser(), opened.training_schedule(), opened.scaling(), options, running, CPU)
     model.unet.requires_grad_(True)
     if model.half:
         model.half.follow(model.unet)

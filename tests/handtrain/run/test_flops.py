@@ -10,7 +10,7 @@ from handtrain.run.flops import work_of
 def test_work_equals_torchs_count_of_a_real_step(base: Path) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    unet = open_base(base).unet().requires_grad_(True)
+    unet = open_base(base).denoiser().requires_grad_(True)
     with FlopCounterMode(display=False) as counter:
         text = torch.zeros(1, 77, 16)
         unet(torch.zeros(1, 4, 8, 8), torch.zeros(1, dtype=torch.int64), text).sample.mean().backward()

@@ -57,7 +57,10 @@ def test_another_crop_or_another_vae_is_another_key(base: Path, dataset: Path, c
 @pytest.mark.parametrize("damage", ["cut short", "one bit", "another entry"])
 def test_a_damaged_entry_is_encoded_again(base: Path, cache: TensorCache, damage: str) -> None:
     opened = open_base(base)
-    encode = lambda: encode_texts(["a", "b"], opened.tokenizer(), opened.text_encoder(), cache, progress=False)  # noqa: E731
+
+    def encode() -> torch.Tensor:
+        return encode_texts(["a", "b"], opened, torch.device("cpu"), cache, progress=False).embedding
+
     right = encode()
     first, second = _files(cache)
     data = bytearray(first.read_bytes())
@@ -74,8 +77,8 @@ def test_a_damaged_entry_is_encoded_again(base: Path, cache: TensorCache, damage
 
 def test_texts_are_padded_and_go_through_the_final_layer_norm(base: Path, cache: TensorCache) -> None:
     opened = open_base(base)
-    tokenizer, encoder = opened.tokenizer(), opened.text_encoder()
-    embeddings = encode_texts(["a hand", ""], tokenizer, encoder, cache, progress=False)
+    tokenizer, encoder = opened.tokenizer(), opened.network("text_encoder")
+    embeddings = encode_texts(["a hand", ""], opened, torch.device("cpu"), cache, progress=False).embedding
     assert embeddings.shape == (2, 77, 16)
     ids = torch.tensor([tokenizer("a hand", padding="max_length", max_length=77).input_ids])
     assert torch.equal(embeddings[0], encoder(ids).last_hidden_state[0])

@@ -1,0 +1,1 @@
+"""The kinds of models: a module for each, which has what `interface.Backbone` lists."""
