@@ -21,7 +21,7 @@ from tests.chat_server import chat_server, says
 from tests.handdata.builds.test_whole_build import RECIPE, contents
 
 pytest.importorskip("moto.server")
-LANDMARKER = "hand_landmarker.task"
+MODELS = ("hand_landmarker.task", "bpe_simple_vocab_16e6.txt.gz")  # that the stages read from the cache
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
@@ -108,7 +108,8 @@ def test_parts_that_are_killed_and_ray_give_the_dataset_of_a_folder(tmp_path, re
     (tmp_path / "script.py").write_text(SCRIPT)
     for cache in ("cache", "ray"):
         (tmp_path / cache).mkdir()
-        (tmp_path / cache / LANDMARKER).symlink_to(cache_folder() / LANDMARKER)
+        for model in MODELS:
+            (tmp_path / cache / model).symlink_to(cache_folder() / model)
     environment = {**service, "HAND1000_CACHE": str(tmp_path / "cache")}
     seed, begin = random.SystemRandom().randrange(1000), time.monotonic()
     done = subprocess.run(
