@@ -19,7 +19,8 @@ ORDER = {
     "handdata": [
         "errors", "shipped markdown readers progress limits", "files gestures strict_toml web machine",
         "recipe assets huggingface",
-        "weights",  # the stages' models on the Hub, for the texts and for the plan of a build
+        # the stages' models on the Hub, for the texts and for the plan of a build; what a build's processes share
+        "weights store",
         "vision", "rows", "sources texts world", "dataset photos", "stages", "workers", "builds", "doctor", "cli",
     ],
     "handtrain": [

@@ -23,9 +23,10 @@ from handdata.builds.publish import publish
 from handdata.builds.review import Applied, apply_decisions, write_page
 from handdata.builds.status import status
 from handdata.errors import Unfinished, UserError
-from handdata.files import exclusive, remove, remove_partial
+from handdata.files import remove, remove_partial
 from handdata.gestures import also
 from handdata.huggingface import model_folder
+from handdata.rows import decisions
 from handdata.rows.manifest import read_manifest
 from handdata.rows.parts import parts_of
 from handdata.rows.shards import SHARD_ROWS, shard_count, shard_path
@@ -41,6 +42,7 @@ from handdata.stages import (
     stages_for,
     stages_until,
 )
+from handdata.store.store import everything
 from handdata.workers import rates
 from handdata.workers.shard_worker import ShardWorker, inspect_fetched
 from handdata.workers.software import require_software, software_of
@@ -72,10 +74,11 @@ class Build(BuildFolder):
         """
         if engine not in engines.ENGINES:
             raise UserError(f"unknown engine '{engine}': use {' or '.join(engines.ENGINES)}")
-        execution, reports = Execution(engine, workers, progress, address, self.part), {}
+        execution, reports = Execution(engine, workers, progress, address, self.part, self.store), {}
         stages = stages_for(self.recipe, stages_until(until) if only is None else (stage_named(only),))
         seconds: dict[str, float] = {}
         with self.lock(), also(self.recipe.gesture):
+            self.store.bring_all(everything if verify else self.own_rows)
             if verify:
                 print(verification.report(verification.verify(self)), file=sys.stderr)
             started = time.monotonic()  # the time of the first stage includes the look-ups
@@ -83,10 +86,12 @@ class Build(BuildFolder):
             for stage in stages:
                 whole = self.part is None or stage.name == _CHOICE  # one part chooses the images, while others wait
                 if whole or stage.columns:
-                    with exclusive(self.path / ".select.lock") if whole and self.part else nullcontext():
+                    with self.store.exclusive("select") if whole and self.part else nullcontext():
+                        self._bring_before(stage)
                         run = self._prepared(stage, execution, verify)
                         report = reports[stage.name] = run()
                         if whole:
+                            self.store.put(self.path / "manifest.parquet")
                             self._record_outcome(stage, report.rows, report.failed, report.notes)
                 seconds[stage.name] = time.monotonic() - started
                 started += seconds[stage.name]
@@ -101,11 +106,12 @@ class Build(BuildFolder):
         """
         stages = stages_for(self.recipe)
         with self.lock(), also(self.recipe.gesture):
+            self.store.bring_all(self.own_rows)
             for name in (".select.lock", *(path.name for path in self.path.glob(".part-*.lock"))):
                 remove(self.path / name)
             for folder in (*self.path.glob("images/*"), *(self.path / stage.columns for stage in stages)):
                 remove_partial(folder)
-            join_journals(self.path)
+            join_journals(self.path, self.store)
             ids = read_manifest(self.path, columns=["image_id"])["image_id"].to_pylist()
             self.update_record({}, converted=fetch.converted(read_receipts(self.path)[0], ids))
             for stage in stages:
@@ -116,6 +122,13 @@ class Build(BuildFolder):
             report: StageReport = assemble.run(self.path, self.recipe, Execution(progress=progress))
             self._record_outcome(stages[-1], report.rows, report.failed)
         return report
+
+    def _bring_before(self, stage: StageSpec) -> None:
+        """Bring the files that other processes may have made while this one worked, and that a stage reads."""
+        if stage.name == _CHOICE and self.part:
+            self.store.bring(self.path / "manifest.parquet")
+        elif not stage.columns and stage.name != _CHOICE:  # it reads all shards, which other machines may have made
+            self.store.bring_all(everything)
 
     def _prepared(self, stage: StageSpec, execution: Execution, verify: bool) -> Callable[[], StageReport]:
         """Return the function that runs a stage, after a look at its model and the versions of the other parts."""
@@ -155,7 +168,7 @@ class Build(BuildFolder):
         ids = read_manifest(self.path, columns=["image_id"])["image_id"].to_pylist()
         implementation, shards = stage.load(), range(shard_count(len(ids)))
         if isinstance(implementation, type):
-            worker = ShardWorker(stage, self._options(stage, implementation), self.path)
+            worker = ShardWorker(stage, self._options(stage, implementation), self.path, store=self.store)
             inspected = [worker.inspect(shard) for shard in shards]
         else:
             inspected = [inspect_fetched(self.path, shard, ids[shard * SHARD_ROWS :][:SHARD_ROWS]) for shard in shards]
@@ -175,11 +188,17 @@ class Build(BuildFolder):
 
     def review(self) -> Path:
         """Write the review page, on which a person accepts, rejects and corrects rows; return its path."""
+        self.store.bring_all(everything)
         return write_page(self.path)
 
     def apply_review(self, exported: str | Path) -> Applied:
         """Add the decisions of a file that the review page exported; all later runs follow them."""
-        return apply_decisions(self.path, Path(exported))
+        files = [self.path / name for name in decisions.FILES]
+        with self.store.exclusive("review"):
+            self.store.bring_all(self.own_rows)
+            applied = apply_decisions(self.path, Path(exported))
+            self.store.put(*files)
+        return applied
 
     def drop(
         self, image_id: str | None = None, subject: str | None = None, note: str | None = None, progress: bool = True

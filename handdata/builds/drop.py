@@ -21,6 +21,7 @@ from handdata.rows.shards import SHARD_ROWS, image_path, read_table, shard_path,
 from handdata.sources import journal
 from handdata.sources.places import is_remote
 from handdata.stages import Execution, assemble
+from handdata.store.store import everything
 
 _CACHES = ("index", "encoded", "features")  # annotations and directories of remote archives; what training computed
 _EMPTY = {"subject": "", "hagrid_split": "", "bboxes": [], "labels": [], "source": "", "member": ""}
@@ -46,7 +47,8 @@ def drop(
     """
     if (image_id is None) == (subject is None):
         raise UserError("give either --image-id or --subject")
-    with build.lock():
+    with build.lock(), build.store.exclusive("review"):
+        build.store.bring_all(everything)
         rows = _rows(build.path, image_id, subject)
         elsewhere = _elsewhere(build, rows)
         ids = {row["image_id"] for row in rows.values()}
@@ -61,6 +63,7 @@ def drop(
         journal.forget(build.path, ids)
         remove(build.path / "review.html")  # it shows the texts; `handdata review` writes a new page
         _reduce(build.path, rows)
+        build.store.mirror(everything)
         if assemble.read_summary(build.path) is None:
             return Dropped(len(rows), None, elsewhere)
         with also(build.recipe.gesture):
@@ -113,5 +116,7 @@ def _elsewhere(build: BuildFolder, rows: dict[int, dict[str, str]]) -> tuple[str
     local = [Path(place).absolute() for place in places if not is_remote(place) and Path(place).exists()]
     inside = (build.path / "source").absolute()
     found = [inside if inside in path.parents else path for path in [*local, inside] if path.exists()]
+    if build.store.place != str(build.path):  # copies of the parts that ran on this machine
+        found += [path for path in sorted(build.path.parent.iterdir()) if path.is_dir() and path != build.path]
     caches = [cache_folder() / name for name in _CACHES]
     return tuple(dict.fromkeys(str(path) for path in [*found, *caches] if path.exists()))

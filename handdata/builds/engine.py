@@ -25,6 +25,7 @@ from handdata.recipe import StageResources
 from handdata.rows.manifest import read_manifest
 from handdata.rows.shards import SHARD_ROWS, shard_count, shard_path
 from handdata.stages import Execution, StageReport, StageSpec
+from handdata.store.store import Store
 from handdata.workers.resources import Share, cluster_share, gpus_of_worker, local_share
 from handdata.workers.shard_worker import Outcome, ShardWorker
 from handdata.workers.software import differences
@@ -50,7 +51,7 @@ def run(
             remove_partial(folder, shard_path(build, stage.columns, shard).name)
     if not shards:  # of a part of more parts than shards
         return StageReport()
-    worker = ShardWorker(stage, options, build.absolute(), resources)
+    worker = ShardWorker(stage, options, build.absolute(), resources, execution.store)
     workers = min(resources.workers or execution.workers, len(shards))
     report, made_by = StageReport(), Counter[str]()
     with (
@@ -145,7 +146,7 @@ def _ray(worker: ShardWorker, shards: range, workers: int, address: str) -> Iter
     numbers = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     share = cluster_share(worker.demand(), worker.resources, workers, nodes)
-    with _probe(worker.build) as probe:
+    with _probe(worker.store) as probe:
         outcomes = numbers.map_batches(
             _RayWorker,
             batch_size=1,
@@ -188,40 +189,52 @@ def _connect(address: str) -> Any:
 class _RayWorker:
     """Adapter of a worker to Ray Data, whose batches are dicts of arrays: a shard's number in, its outcome out."""
 
-    def __init__(self, worker: ShardWorker, cpus: int, probe: tuple[Path, str]) -> None:
-        self._worker, self._shared = worker, _reads(*probe)
+    def __init__(self, worker: ShardWorker, cpus: int, probe: tuple[str, str]) -> None:
+        self._worker, self._refused = worker, _refused(worker.store, *probe)
         take_share(cpus)
         watch_parent()  # Ray's own check waits until the worker is idle
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:
-            if not self._shared:
-                raise UserError(
-                    f"the Ray worker on {socket.gethostname()} cannot read {self._worker.build}: put the build in a"
-                    " folder that all machines of the cluster mount under the same path, or build it in parts (--part)"
-                )
-            outcome = self._worker(int(batch["shard"][0]))
+            if self._refused is not None:
+                raise self._refused
+            shard = int(batch["shard"][0])
+            with self._worker.elsewhere(shard):
+                outcome = self._worker(shard)
         except (UserError, Unfinished) as error:  # sent as data: Ray would wrap it in a long traceback
             outcome = {type(error).__name__: str(error)}
         return {"outcome": [json.dumps(outcome)]}
 
 
 @contextmanager
-def _probe(build: Path) -> Iterator[tuple[Path, str]]:
-    """Yield a file in the build's folder, and its content, by which a worker knows that it has the same folder."""
-    path, content = build / f".probe-{os.getpid()}.partial", secrets.token_hex(16)
+def _probe(store: Store) -> Iterator[tuple[str, str]]:
+    """Yield the name of a file in the store, and its content, by which a worker knows that it has the same store."""
+    path, content = store.folder / f".probe-{os.getpid()}.partial", secrets.token_hex(16)
     write_text(path, content)
+    store.put(path)
     try:
-        yield path, content
+        yield path.name, content
     finally:
-        path.unlink(missing_ok=True)
+        store.remove(path)
 
 
-def _reads(path: Path, content: str) -> bool:
+def _refused(store: Store, name: str, content: str) -> Exception | None:
+    """Return the error of a worker that cannot read the store, None if it can."""
+    host = socket.gethostname()
     try:
-        return path.read_text(encoding="utf-8") == content
+        with store.elsewhere() as here:
+            path = here.folder / name
+            here.bring(path)
+            if path.read_text(encoding="utf-8") == content:
+                return None
+    except (UserError, Unfinished) as error:
+        return type(error)(f"the Ray worker on {host}: {error}")
     except (OSError, UnicodeDecodeError):
-        return False
+        pass
+    return UserError(
+        f"the Ray worker on {host} cannot read {store.place}: put the build in a folder that all machines of the"
+        " cluster mount under the same path, or under a URL (--out s3://BUCKET/NAME), or build it in parts (--part)"
+    )
 
 
 def _unpacked(row: dict[str, Any]) -> Outcome:

@@ -9,26 +9,23 @@ from pathlib import Path
 from typing import Any, Self
 
 from handdata.errors import UserError
-from handdata.files import (
-    exclusive,
-    locked,
-    read_sealed_json,
-    require_writable_folder,
-    sha256_of,
-    write_sealed_json,
-    write_text,
-)  # fmt: skip
+from handdata.files import read_sealed_json, require_writable_folder, sha256_of, write_sealed_json, write_text
 from handdata.gestures import Gesture
 from handdata.recipe import Recipe, dump, find, load, override
 from handdata.rows.parts import Part
 from handdata.shipped import versions
+from handdata.store.folder import Folder
+from handdata.store.store import Store, open_store
 
 
 class BuildFolder:
-    """A folder with one build: its path, the recipe in it, and the part of its shards that this process works on."""
+    """A folder with one build: its path, the recipe in it, and the part of its shards that this process works on.
 
-    def __init__(self, path: Path, recipe: Recipe, part: Part | None = None) -> None:
-        self.path, self.recipe, self.part = path, recipe, part
+    The folder of a build under a URL is a copy of what this process needs of it, and `store` copies between them.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, part: Part | None = None, store: Store | None = None) -> None:
+        self.path, self.recipe, self.part, self.store = path, recipe, part, store or Folder(path)
 
     @classmethod
     def start(cls, recipe: str | Path | Recipe, out: str | Path, part: str | None = None, **tables: Any) -> Self:
@@ -41,7 +38,9 @@ class BuildFolder:
         """
         if not isinstance(recipe, Recipe):
             recipe = load(find(str(recipe)))
-        build = cls(Path(out), override(recipe, **tables), None if part is None else Part.parse(part))
+        own = None if part is None else Part.parse(part)
+        store = open_store(out, part)
+        build = cls(store.folder, override(recipe, **tables), own, store)
         require_writable_folder(build.path, "the build folder")
         with build.lock():
             build.write_recipe()
@@ -60,36 +59,34 @@ class BuildFolder:
         image = image_options(table.schema, f"--manifest {manifest}")
         select = {"gestures": tuple(dict.fromkeys(table["gesture"].to_pylist()))}
         build = cls.start(Recipe(out.name), out, select=select, image=image, **tables)
+        path = build.path / "manifest.parquet"
         with build.lock():
-            own = read_table(out / "manifest.parquet")
+            build.store.bring(path)
+            own = read_table(path)
             if own is None or not own.equals(table, check_metadata=True):
-                write_table(table, out / "manifest.parquet")
+                write_table(table, path)
+                build.store.put(path)
         return build
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Open an existing build. Raises `UserError` for a folder without a recipe."""
-        path = Path(path)
-        if not (path / "recipe.toml").is_file():
-            raise UserError(f"{path} is not a build folder: start one with `handdata build RECIPE --out {path}`")
-        return cls(path, load(path / "recipe.toml"))
+        store = open_store(path)
+        recipe = store.folder / "recipe.toml"
+        store.bring(recipe, store.folder / "run.json")
+        if not recipe.is_file():
+            raise UserError(
+                f"{store.place} is not a build folder: start one with `handdata build RECIPE --out {store.place}`"
+            )
+        return cls(store.folder, load(recipe), store=store)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the folder inside the block; processes with different parts share it.
+        """Lock the build inside the block; processes with different parts share it.
 
-        Raises `UserError` while another process works on the folder, or on the same part.
+        Raises `UserError` while another process works on the build, or on the same part.
         """
-        busy = f"process {{process}} is working on {self.path}: wait for it or end it"
-        if self.part is None:
-            with locked(self.path / ".lock", busy):
-                yield
-            return
-        own = self.path / f".part-{self.part.number}-of-{self.part.of}.lock"
-        with (
-            locked(self.path / ".lock", busy, shared=True),
-            locked(own, f"process {{process}} is working on part {self.part} of {self.path}: wait for it or end it"),
-        ):
+        with self.store.lock(None if self.part is None else str(self.part)):
             yield
 
     @staticmethod
@@ -105,10 +102,13 @@ class BuildFolder:
         path = self.path / "recipe.toml"
         if self.part is None:
             write_text(path, dump(self.recipe))
+            self.store.put(path)
             return
-        with exclusive(self.path / ".record.lock"):
+        with self.store.exclusive("record"):
+            self.store.bring(path)
             if not path.exists():
                 write_text(path, dump(self.recipe))
+                self.store.put(path)
         self.require_recipe(load(path))
 
     def require_recipe(self, other: Recipe) -> None:
@@ -123,9 +123,16 @@ class BuildFolder:
         """Return the content of `run.json`, empty before the first stage."""
         return read_sealed_json(self.path / "run.json") or {}
 
+    def own_rows(self, name: str) -> bool:
+        """Return whether a shared file, named relative to the folder, is neither an image nor a shard of another part."""
+        folder, _, file = name.partition("/")
+        number = file.removesuffix(".parquet")
+        return folder != "images" and not (self.part and number.isdecimal() and not self.part.holds(int(number)))
+
     def update_record(self, stages: dict[str, Any], **more: Any) -> None:
         """Update `run.json`: versions, seed, hashes of the inputs, and the outcome of stages by name."""
-        with exclusive(self.path / ".record.lock"):
+        with self.store.exclusive("record"):
+            self.store.bring(self.path / "run.json")
             record = self.record()
             self._write_record({**record, **more, "stages": {**record.get("stages", {}), **stages}})
 
@@ -134,7 +141,8 @@ class BuildFolder:
 
         Without an entry for `requested` the given answer becomes the entry.
         """
-        with exclusive(self.path / ".record.lock"):
+        with self.store.exclusive("record"):
+            self.store.bring(self.path / "run.json")
             record = self.record()
             entry: dict[str, Any] = record.get(kind, {}).get(name, {})
             if entry.get("asked") != requested:
@@ -150,3 +158,4 @@ class BuildFolder:
         software = {"python": platform.python_version(), **versions("pillow", "pyarrow", "numpy")}
         record |= {"name": self.recipe.name, "seed": self.recipe.select.seed, "versions": software, "inputs": inputs}
         write_sealed_json(self.path / "run.json", record)
+        self.store.put(self.path / "run.json")

@@ -13,12 +13,16 @@ from handdata.rows.shards import SHARD_ROWS, read_shard, shard_count
 from handdata.rows.shortfalls import of_dataset, of_selection
 from handdata.sources.journal import read_receipts
 from handdata.stages import STAGES, StageSpec, assemble
+from handdata.store.store import open_store
 
 
 def status(build: BuildFolder) -> dict[str, Any]:
     """Return the state of a build as plain data."""
     path = build.path
-    state: dict[str, Any] = {"name": build.recipe.name, "build": str(path), "rows": 0, "spares": 0, "stages": {}}
+    build.store.bring_all(build.own_rows)
+    state: dict[str, Any] = {"name": build.recipe.name, "build": build.store.place}
+    state |= {} if build.store.place == str(path) else {"copy": str(path)}
+    state |= {"rows": 0, "spares": 0, "stages": {}}
     state["selection"] = build.record().get("selection", {})
     state["converted"] = build.record().get("converted", {})
     if not (path / "manifest.parquet").exists():
@@ -40,6 +44,7 @@ def status(build: BuildFolder) -> dict[str, Any]:
 def text(state: dict[str, Any]) -> str:
     """Return the state of a build as lines for people."""
     lines = [f"{state['name']} in {state['build']}"]
+    lines += [f"copy of this machine, with the dataset: {state['copy']}"] if "copy" in state else []
     if not state["rows"]:
         return "\n".join([*lines, "no images are selected yet"])
     lines.append(f"{state['rows']:,} images selected, {state['spares']:,} of them spare")
@@ -63,13 +68,14 @@ def dry_run(out: Path, recipe: Recipe, stages: tuple[StageSpec, ...]) -> str:
     """Return the plan of a run as lines for people. Only the build folder is read."""
     from handdata.builds import plan
 
-    lines = []
-    if (out / "recipe.toml").is_file():
+    lines, store = [], open_store(out)
+    store.bring(store.folder / "recipe.toml", store.folder / "manifest.parquet")
+    if (store.folder / "recipe.toml").is_file():
         lines += [text(status(BuildFolder.open(out))), ""]
-    if not (out / "manifest.parquet").exists():
+    if not (store.folder / "manifest.parquet").exists():
         lines += [plan.report(plan.plan(recipe, offline=True)), ""]
     names = ", ".join(stage.name for stage in stages)
-    return "\n".join([*lines, f"would run in {out}: {names} (finished and unchanged rows are kept)"])
+    return "\n".join([*lines, f"would run in {store.place}: {names} (finished and unchanged rows are kept)"])
 
 
 def _dataset(dataset: dict[str, Any] | None) -> list[str]:

@@ -51,7 +51,7 @@ class Build:
 
     recipe: Positional[str]  # a recipe file, or the name of a shipped one
     tables: Annotated[Recipe, arg(name="")]
-    out: Path  # the build folder
+    out: Path  # the build folder, or a URL such as s3://bucket/build that all machines reach
     until: str | None = None  # the last stage to run
     engine: Literal["local", "ray"] = "local"  # engine that runs the stages; the rows do not depend on it
     workers: int = 1  # processes per stage
@@ -157,14 +157,15 @@ class Review:
     apply: Path | None = None  # file of decisions that the page exported
 
     def __call__(self) -> int:
-        from handdata.builds import review
+        from handdata.builds import build
 
+        opened = build.Build.open(self.build)
         if self.apply:
-            applied = review.apply_decisions(self.build, self.apply)
-            print(f"{applied.new:,} decisions added to {self.build / 'decisions.jsonl'}, {applied.known:,} were known")
+            applied = opened.apply_review(self.apply)
+            print(f"{applied.new:,} decisions added to {opened.path / 'decisions.jsonl'}, {applied.known:,} were known")
         else:
-            page = review.write_page(self.build)
-            print(f"open {page} in a browser; then run `handdata review {self.build} --apply FILE`")
+            page = opened.review()
+            print(f"open {page} in a browser; then run `handdata review {opened.store.place} --apply FILE`")
         return 0
 
 
@@ -225,9 +226,10 @@ class Drop:
     def __call__(self) -> int:
         from handdata.builds.drop import drop
 
-        dropped = drop(BuildFolder.open(self.build), self.image_id, self.subject, self.note)
+        opened = BuildFolder.open(self.build)
+        dropped = drop(opened, self.image_id, self.subject, self.note)
         rows = "" if dropped.rows is None else f"; the dataset has {dropped.rows:,} rows now"
-        print(f"{dropped.images} images are removed from {self.build}{rows}")
+        print(f"{dropped.images} images are removed from {opened.store.place}{rows}")
         for place in dropped.elsewhere:
             print(f"{place} may still hold these images or their annotations: delete them there where needed")
         print(
@@ -314,5 +316,5 @@ def _run_stage(stage: StageSpec, folder: Path, **tables: Any) -> int:
     print(status.text(started.status()))
     summary = getattr(stage.load(), "summary", None)
     if summary:
-        print(summary(folder, getattr(started.recipe, str(stage.table))))
+        print(summary(started.path, getattr(started.recipe, str(stage.table))))
     return 0

@@ -20,6 +20,7 @@ FILE = "decisions.jsonl"
 What = Literal["accepted", "rejected", "edited", "dropped"]
 
 _RECORD, _LOCK = ".decisions.json", ".decisions.lock"
+FILES = (FILE, _RECORD)
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,7 @@ class Fetcher:
                 self.journal.add(receipt)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None
+        self.journal.store.put(path)
         self._count(job, failed=0)
 
     def _fail(self, job: Job, error: BadMember | UnreadableImage) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,11 @@ from handdata.readers import read_jsonl
 from handdata.rows.parts import Part
 from handdata.rows.schema import shard_schema
 from handdata.rows.shards import KEY, SHARD_ROWS, shard_path, stored_key, write_table
+from handdata.store.folder import Folder
+from handdata.store.store import Store
 
 SCHEMA = shard_schema("fetch")
+_PUT = 10.0  # seconds; so many receipts may be lost to other machines where the store is not a folder
 _CHECK = "check"  # last key of a line: first digits of the sha256 of the others
 
 
@@ -46,20 +50,21 @@ class Receipt:
 class Journal:
     """The receipts of a build, kept in `fetch/journal.jsonl`; a part has a journal of its own. Shared by threads."""
 
-    def __init__(self, build: Path, part: Part | None = None) -> None:
-        self.path = journal_path(build, part)
+    def __init__(self, build: Path, part: Part | None = None, store: Store | None = None) -> None:
+        self.path, self.store = journal_path(build, part), store or Folder(build)
         make_folder(self.path.parent)
         if self.path.is_dir():
             raise UserError(f"{self.path} is a folder, but a file is needed there: move it away")
         self._lock = threading.Lock()
         if part is None:
-            join_journals(build)
+            join_journals(build, self.store)
         self.receipts, _ = read_receipts(build)
         own, damaged = _read(self.path)
         if damaged:
             _rewrite(self.path, own)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT)
         self._end = self.path.read_bytes().rfind(b"\n") + 1  # an incomplete last line is overwritten
+        self._put = time.monotonic()
 
     def add(self, receipt: Receipt) -> None:
         """Write a receipt. The kernel has it when this returns, so that SIGKILL cannot lose it."""
@@ -70,9 +75,13 @@ class Journal:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             self._end += written
             self.receipts[receipt.image_id] = receipt
+            if time.monotonic() - self._put > _PUT:
+                self.store.put(self.path)
+                self._put = time.monotonic()
 
     def sync(self) -> None:
         os.fsync(self._file)
+        self.store.put(self.path)
 
     def close(self) -> None:
         os.ftruncate(self._file, self._end)
@@ -93,18 +102,18 @@ def read_receipts(build: Path) -> tuple[dict[str, Receipt], int]:
     return receipts, damaged
 
 
-def join_journals(build: Path) -> None:
+def join_journals(build: Path, store: Store) -> None:
     """Move the receipts of all parts into the journal of the build. No part may be running."""
     parts = _part_journals(build)
     if parts:
         _rewrite(journal_path(build), read_receipts(build)[0])
-    for path in parts:
-        path.unlink()
+        store.put(journal_path(build))
+        store.remove(*parts)
 
 
 def forget(build: Path, image_ids: set[str]) -> None:
     """Reduce the receipts of dropped images to that fact; hashes and sizes identify the photograph."""
-    join_journals(build)
+    join_journals(build, Folder(build))
     receipts, _ = read_receipts(build)
     for image_id in image_ids & set(receipts):
         receipts[image_id] = dropped(image_id)
@@ -127,13 +136,17 @@ def finished(receipt: Receipt | None, key: str, path: Path, final_reasons: froze
 
 
 def write_shards(
-    build: Path, image_ids: list[str], receipts: dict[str, Receipt], part: Part | None = None
+    build: Path,
+    image_ids: list[str],
+    receipts: dict[str, Receipt],
+    part: Part | None = None,
+    store: Store | None = None,
 ) -> Counter[str]:
     """Write those shards of the stage `fetch` that changed; return the number of rows by reason of failure.
 
     `image_ids` are those of the whole build; of its shards, a part writes its own.
     """
-    failed: Counter[str] = Counter()
+    failed, store = Counter[str](), store or Folder(build)
     for shard, start in enumerate(range(0, len(image_ids), SHARD_ROWS)):
         if part is not None and not part.holds(shard):
             continue
@@ -145,9 +158,10 @@ def write_shards(
         path = shard_path(build, "fetch", shard)
         if stored_key(path) != key:
             write_table(table.replace_schema_metadata({KEY: key}), path)
+        store.put(path)
     for path in (build / "fetch").glob("*.parquet"):
         if path.stem.isdigit() and int(path.stem) * SHARD_ROWS >= len(image_ids):
-            path.unlink()  # of an earlier, longer manifest
+            store.remove(path)  # of an earlier, longer manifest
     return failed
 
 

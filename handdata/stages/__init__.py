@@ -20,6 +20,7 @@ from handdata.errors import UserError, require_known
 from handdata.recipe import Recipe
 from handdata.rows.parts import Part
 from handdata.rows.shards import shard_path
+from handdata.store.store import Store
 
 Columns = dict[str, list[Any]]  # values by column name; all lists have one value per row
 
@@ -65,6 +66,7 @@ class Execution:
     progress: bool = True  # progress bars and remarks on stderr
     address: str = ""  # of a running Ray cluster; empty: that of RAY_ADDRESS, or a new one
     part: Part | None = None  # only these shards of every stage; None: all
+    store: Store | None = None  # that the build's processes share; None: the build folder
 
 
 @dataclass

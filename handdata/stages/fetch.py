@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from handdata.errors import Unfinished, UserError
-from handdata.files import remove, remove_partial, require_room
+from handdata.files import remove_partial, require_room
 from handdata.machine import cores
 from handdata.progress import bar
 from handdata.recipe import FetchOptions, ImageOptions, Recipe
@@ -32,6 +32,7 @@ from handdata.sources.journal import Journal, Receipt, dropped, finished, write_
 from handdata.sources.mirrors import ArchiveReplaced, Mirrors
 from handdata.sources.places import addresses, safe_member
 from handdata.stages import Execution, StageReport, select
+from handdata.store.folder import Folder
 from handdata.web.urls import public_url
 
 VERSION = 2  # increased when a change of the code changes the stored bytes
@@ -77,7 +78,8 @@ def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
         table = table.take(pa.array(rows, pa.int64()))
     jobs = manifest_jobs(table, recipe.image)
     facts = source_facts(table.schema)
-    with closing(Journal(build, part)) as journal:
+    store = execution.store or Folder(build)
+    with closing(Journal(build, part, store)) as journal:
         for folder in (build / "images").glob("*") if part is None else ():  # other parts may be writing
             remove_partial(folder)
         removed = _settle_dropped(build, table, jobs, journal)
@@ -103,7 +105,8 @@ def _fetch(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
             for future in as_completed([reading.submit(fetcher.read, runs) for _ in range(connections)]):
                 future.result()
         journal.sync()
-        failed = write_shards(build, ids, journal.receipts, part)
+        store.put_missing([image_path(build, job.gesture, job.image_id) for job in wanted])
+        failed = write_shards(build, ids, journal.receipts, part, store)
         notes = {"converted": converted(journal.receipts, [job.image_id for job in jobs])}
         return StageReport(len(jobs), failed=failed, notes=notes, made_rows=len(todo))
 
@@ -162,6 +165,11 @@ def _refuse(jobs: list[Job], options: FetchOptions, journal: Journal) -> set[str
 def _finished(build: Path, job: Job, journal: Journal) -> bool:
     path = image_path(build, job.gesture, job.image_id)
     receipt = journal.receipts.get(job.image_id)
+    if finished(receipt, job.key, path, FINAL_REASONS):
+        return True
+    if receipt is None or receipt.key != job.key or receipt.sha256 is None:
+        return False
+    journal.store.bring(path)  # fetched on another machine
     return finished(receipt, job.key, path, FINAL_REASONS)
 
 
@@ -175,7 +183,7 @@ def _settle_dropped(build: Path, table: pa.Table, jobs: list[Job], journal: Jour
         receipt = journal.receipts.get(job.image_id)
         if decisions.about(job.image_id, subject) == "dropped" or not job.entry.name:
             removed.add(job.image_id)
-            remove(image_path(build, job.gesture, job.image_id))
+            journal.store.remove(image_path(build, job.gesture, job.image_id))
             if receipt != dropped(job.image_id):
                 journal.add(dropped(job.image_id))
         elif receipt is not None and receipt.reason == "dropped":

@@ -4,6 +4,8 @@ import hashlib
 import json
 import socket
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import REASONS, STAGE_COLUMNS, shard_schema
 from handdata.rows.shards import FINGERPRINT, KEY, SOFTWARE, image_path, read_shard, shard_path, write_table
 from handdata.stages import STAGES, Columns, Stage, StageSpec, needs
+from handdata.store.folder import Folder
+from handdata.store.store import Store
 from handdata.workers.resources import Demand
 from handdata.workers.software import require_software, software_of
 
@@ -27,8 +31,16 @@ _DEFAULT = StageResources()
 class ShardWorker:
     """Bring one shard of a stage up to date: the callable that every engine calls with the number of each shard."""
 
-    def __init__(self, stage: StageSpec, options: Any, build: Path, resources: StageResources = _DEFAULT) -> None:
+    def __init__(
+        self,
+        stage: StageSpec,
+        options: Any,
+        build: Path,
+        resources: StageResources = _DEFAULT,
+        store: Store | None = None,
+    ) -> None:
         self.stage, self.options, self.build, self.resources = stage, options, build, resources
+        self.store = store or Folder(build)
         self._own = own_gestures()  # of the recipe; they reach other processes with this worker
         self.software = software_of(stage, options)  # of the driver: every worker must have the same
         self._model: Stage | None = None  # loaded for the first shard that needs it
@@ -46,7 +58,7 @@ class ShardWorker:
 
     def _make(self, shard: int) -> Outcome:
         work: type[Stage] = self.stage.load()
-        columns, failed_earlier = read_inputs(self.build, work.inputs, shard, self.stage)
+        columns, failed_earlier = read_inputs(self.build, work.inputs, shard, self.stage, self.store)
         key = input_key(self.stage, self.options, columns, failed_earlier)
         finished = read_shard(self.build, self.stage.columns, shard, columns["image_id"])
         made = not _is_finished(finished, key, work.final_reasons)
@@ -62,7 +74,21 @@ class ShardWorker:
             metadata = {KEY: key, FINGERPRINT: fingerprint, SOFTWARE: json.dumps(self.software)}
             finished = table.replace_schema_metadata(metadata)
             write_table(finished, path)
+            self.store.put(path)
         return _outcome(finished, made)
+
+    @contextmanager
+    def elsewhere(self, shard: int) -> Iterator[None]:
+        """Let a call inside the block make this shard on a machine that may have nothing of the build."""
+        here = self.build, self.store
+        with self.store.elsewhere() as store:
+            self.build, self.store = store.folder, store
+            columns = (stage.columns for stage in STAGES if stage.columns)
+            try:
+                store.bring(self.build / "manifest.parquet", *(shard_path(self.build, name, shard) for name in columns))
+                yield
+            finally:
+                self.build, self.store = here
 
     def inspect(self, shard: int) -> tuple[Outcome | None, str]:
         """Return the outcome of a shard that is made from the present inputs, else None and the reason.
@@ -70,7 +96,7 @@ class ShardWorker:
         Rows that failed for a reason that may pass count as finished here.
         """
         work: type[Stage] = self.stage.load()
-        columns, failed_earlier = read_inputs(self.build, work.inputs, shard, self.stage)
+        columns, failed_earlier = read_inputs(self.build, work.inputs, shard, self.stage, self.store)
         table = read_shard(self.build, self.stage.columns, shard, columns["image_id"])
         if table is None:
             return None, "missing"
@@ -126,7 +152,9 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: StageSpec) -> tuple[Columns, list[bool]]:
+def read_inputs(
+    build: Path, inputs: tuple[str, ...], shard: int, stage: StageSpec, store: Store | None = None
+) -> tuple[Columns, list[bool]]:
     """Return the columns of a shard's rows, and whether each row failed in an earlier stage.
 
     Columns come from the manifest and the stages that fill them. `image_id` is always among them; `image` is the bytes
@@ -150,8 +178,8 @@ def read_inputs(build: Path, inputs: tuple[str, ...], shard: int, stage: StageSp
     for name in inputs:
         if name == "image":
             pairs = zip(manifest["gesture"].to_pylist(), columns["image_id"], strict=True)
-            columns["image"] = [_read_bytes(image_path(build, *pair)) for pair in pairs]
-            _require_fetched(build, manifest, columns["image"], fetched)
+            paths = [image_path(build, *pair) for pair in pairs]
+            columns["image"] = _read_images(paths, fetched or [None] * len(paths), store or Folder(build))
         elif name not in columns:
             columns[name] = manifest[name].to_pylist()
     return columns, failed
@@ -192,12 +220,23 @@ def _is_finished(table: pa.Table | None, key: str, final: frozenset[str]) -> boo
     return not set(filter(None, table["reason"].to_pylist())) - final - {"failed-earlier"}
 
 
-def _require_fetched(build: Path, manifest: pa.Table, images: list[bytes | None], fetched: list[str] | None) -> None:
-    """Compare images with the hashes of the stage `fetch`, which has none in a build whose images came otherwise."""
-    for index, sha256 in enumerate(fetched or ()):
-        if sha256 and hashlib.sha256(images[index] or b"").hexdigest() != sha256:
-            path = image_path(build, manifest["gesture"][index].as_py(), manifest["image_id"][index].as_py())
-            raise Unfinished(f"{path} is not the image that was fetched: run `handdata fetch {build}`")
+def _read_images(paths: list[Path], fetched: list[str | None], store: Store) -> list[bytes | None]:
+    """Return the images after comparing them with the hashes of the stage `fetch`; others are brought from the store.
+
+    A build whose images came otherwise has no hashes.
+    """
+    images = [_read_bytes(path) for path in paths]
+    changed = [index for index, sha256 in enumerate(fetched) if sha256 and _sha256(images[index]) != sha256]
+    store.bring(*(paths[index] for index in changed))
+    for index in changed:
+        images[index] = _read_bytes(paths[index])
+        if _sha256(images[index]) != fetched[index]:
+            raise Unfinished(f"{paths[index]} is not the image that was fetched: run `handdata fetch {store.folder}`")
+    return images
+
+
+def _sha256(data: bytes | None) -> str:
+    return hashlib.sha256(data or b"").hexdigest()
 
 
 def _read_bytes(path: Path) -> bytes | None:

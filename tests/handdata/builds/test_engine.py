@@ -199,9 +199,9 @@ def test_a_ray_worker_that_does_not_share_the_folder_is_refused_with_the_remedy(
     monkeypatch.setattr(engine, "watch_parent", lambda: None)
     build = make_build(tmp_path, 2)
     worker = ShardWorker(FACTS, None, build)
-    with engine._probe(build) as (path, content):
-        shares = engine._RayWorker(worker, 1, (path, content))
-        other = [engine._RayWorker(worker, 1, probe) for probe in ((path, "old"), (build / "nowhere", content))]
+    with engine._probe(worker.store) as (name, content):
+        shares = engine._RayWorker(worker, 1, (name, content))
+        other = [engine._RayWorker(worker, 1, probe) for probe in ((name, "old"), ("nowhere", content))]
     assert not list(build.glob(".probe*"))
     for adapter in other:
         row = {"outcome": adapter({"shard": [0]})["outcome"][0]}
