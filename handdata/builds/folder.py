@@ -124,7 +124,7 @@ class BuildFolder:
         return read_sealed_json(self.path / "run.json") or {}
 
     def own_rows(self, name: str) -> bool:
-        """Return whether a shared file, named relative to the folder, is neither an image nor a shard of another part."""
+        """Return whether a shared file, by its name in the folder, is neither an image nor a shard of another part."""
         folder, _, file = name.partition("/")
         number = file.removesuffix(".parquet")
         return folder != "images" and not (self.part and number.isdecimal() and not self.part.holds(int(number)))

@@ -26,7 +26,8 @@ def publish(
     Raises `UserError` for a mistake, `Unfinished` if a server or a disk fails; then nothing is half-published, and
     the same call resumes.
     """
-    build.store.bring_all(build.own_rows)
+    if isinstance(source, BuildFolder):
+        source.store.bring_all(source.own_rows)
     if isinstance(to, str) and to.startswith("hf:"):
         name = upload.repository_name(to)
         return upload.publish(payload(source, name), name, private, revision, purge_history)
