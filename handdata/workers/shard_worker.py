@@ -54,28 +54,25 @@ class ShardWorker:
     def __call__(self, shard: int) -> Outcome:
         """Make the shard unless it is finished; return its outcome."""
         with also(self._own):
-            return self._make(shard)
-
-    def _make(self, shard: int) -> Outcome:
-        work: type[Stage] = self.stage.load()
-        columns, failed_earlier = read_inputs(self.build, work.inputs, shard, self.stage, self.store)
-        key = input_key(self.stage, self.options, columns, failed_earlier)
-        finished = read_shard(self.build, self.stage.columns, shard, columns["image_id"])
-        made = not _is_finished(finished, key, work.final_reasons)
-        if made:
-            self._model = self._model or self._load()
-            todo = [index for index, failed in enumerate(failed_earlier) if not failed]
-            results: Columns = {}
-            if todo:
-                results = self._model({name: [values[index] for index in todo] for name, values in columns.items()})
-            table = _shard_table(self.stage, columns["image_id"], todo, results)
-            fingerprint = json.dumps(work.fingerprint(self.options), ensure_ascii=False)
-            path = shard_path(self.build, self.stage.columns, shard)
-            metadata = {KEY: key, FINGERPRINT: fingerprint, SOFTWARE: json.dumps(self.software)}
-            finished = table.replace_schema_metadata(metadata)
-            write_table(finished, path)
-            self.store.put(path)
-        return _outcome(finished, made)
+            work: type[Stage] = self.stage.load()
+            columns, failed_earlier = read_inputs(self.build, work.inputs, shard, self.stage, self.store)
+            key = input_key(self.stage, self.options, columns, failed_earlier)
+            finished = read_shard(self.build, self.stage.columns, shard, columns["image_id"])
+            made = not _is_finished(finished, key, work.final_reasons)
+            if made:
+                self._model = self._model or self._load()
+                todo = [index for index, failed in enumerate(failed_earlier) if not failed]
+                results: Columns = {}
+                if todo:
+                    results = self._model({name: [values[index] for index in todo] for name, values in columns.items()})
+                table = _shard_table(self.stage, columns["image_id"], todo, results)
+                fingerprint = json.dumps(work.fingerprint(self.options), ensure_ascii=False)
+                path = shard_path(self.build, self.stage.columns, shard)
+                metadata = {KEY: key, FINGERPRINT: fingerprint, SOFTWARE: json.dumps(self.software)}
+                finished = table.replace_schema_metadata(metadata)
+                write_table(finished, path)
+                self.store.put(path)
+            return _outcome(finished, made)
 
     @contextmanager
     def elsewhere(self, shard: int) -> Iterator[None]:
