@@ -33,9 +33,8 @@ class Photos:
     folder: Positional[str]  # a folder of .jpg, .png, .webp or .heic files, a tar, or hf:USER/NAME
     out: Path  # the build folder
     gesture: tuple[str, ...]  # name of the gesture; several if FOLDER has a folder for each
-    phrase: tuple[
-        str, ...
-    ] = ()  # words for each gesture that HaGRID does not have: "making vulcan salute hand gesture"
+    # words for each gesture that HaGRID does not have: "making vulcan salute hand gesture"
+    phrase: tuple[str, ...] = ()
     options: Annotated[PhotoOptions, arg(name="")] = field(default_factory=PhotoOptions)
     name: str = ""  # name of the dataset; empty: that of the build folder
     seed: int = 0  # random seed of the splits

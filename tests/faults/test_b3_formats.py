@@ -61,11 +61,11 @@ def test_b3_other_formats_are_unreadable_at_every_door_and_start_nothing(kind, t
 
 
 def test_b3_a_dataset_of_foreign_bytes_is_one_sentence(no_programs):
-    from handdata.dataset.evaluate import _pixels
+    from handdata.dataset.evaluate import pixels
     from handdata.errors import UserError
 
     with pytest.raises(UserError, match="cannot be decoded"):
-        _pixels({"bytes": EPS, "path": "a.jpg"})
+        pixels({"bytes": EPS, "path": "a.jpg"})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from handdata.limits.numbers import RANGES, fault_of, require_ranges
 from handdata.recipe import RewriteOptions
 from handdata.stages.rewrite import prompt_text, template_text
 from handdata.texts.chat import read_prompt
+from handdata.world.gesture_file import DrawnGesture
 from handtrain.cli import COMMANDS as TRAINER_COMMANDS
 from handtrain.generation.generate import _prompts
 from handtrain.options import EvaluateOptions, GenerateOptions, changed
@@ -149,7 +150,7 @@ ALL = [
     for program, table in (("handdata", COMMANDS), ("handtrain", TRAINER_COMMANDS))
     for name in table
     for pair in numbers_of(command_class(program, name), set())
-]
+] + list(numbers_of(DrawnGesture, set()))
 
 
 def test_d3_every_numeric_flag_has_a_range_which_its_default_keeps():

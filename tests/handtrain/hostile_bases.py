@@ -149,7 +149,7 @@ def use(folder: Path) -> str:
 
     try:
         base = open_base(folder)
-        for load in (base.unet, base.vae, base.text_encoder, base.tokenizer, base.safety_checker):
+        for load in (base.denoiser, base.vae, base.text_encoders, base.tokenizers, base.safety_checker):
             load()
     except UserError as error:
         sentence = str(error)
