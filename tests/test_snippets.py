@@ -82,7 +82,7 @@ PLACES = [
     (r"^handtrain generate", "handtrain generate --steps 2 --limit 1 --device cpu"),
     (r"^handtrain evaluate", "handtrain evaluate --clip none --device cpu"),
     (r"^(handtrain evaluate)(?!.*--variants)", r"\1 --variants standard"),
-    (r"^handtrain bench", "handtrain bench --model tiny --steps 20 --warmup 0 --presets fast --device cpu"),
+    (r"^handtrain bench", "handtrain bench --model tiny --steps 20 --warmup 1 --presets fast --device cpu"),
     (
         r"^handtrain reproduce",
         "handtrain reproduce --gestures call --preset smoke --limit 1 --generate.steps 2 --evaluate.clip none "
