@@ -1,11 +1,12 @@
 """Files that are whole or absent: writes that appear by rename, hashes, seals, locks, and free disk space."""
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 from handdata.errors import Unfinished, UserError
 from handdata.readers import read_json
 
+_FAR = 2**30  # position of the byte that is locked on Windows
 _SEAL = "sha256"  # last key of a sealed JSON file: hash of its name and all other keys
 
 
@@ -121,7 +123,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write a folder's list of names to the disk."""
+    """Write a folder's list of names to the disk; Windows has no call for it."""
+    if sys.platform == "win32":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -150,7 +154,7 @@ def locked(path: Path, busy: str, shared: bool = False) -> Iterator[None]:
     """
     with _lock_file(path) as file:
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            _lock(file, shared, wait=False)
         except BlockingIOError:
             file.seek(0)
             raise UserError(busy.replace("{process}", file.read().strip())) from None
@@ -164,7 +168,7 @@ def locked(path: Path, busy: str, shared: bool = False) -> Iterator[None]:
 def exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file while the block runs; wait for another process that holds it."""
     with _lock_file(path) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file, shared=False, wait=True)
         yield
 
 
@@ -210,6 +214,33 @@ def _lock_file(path: Path) -> TextIO:
     if path.is_dir():
         raise UserError(f"{path} is a folder, but a file is needed there: move it away")
     return path.open("a+", encoding="utf-8", errors="replace")
+
+
+def _lock(file: TextIO, shared: bool, wait: bool) -> None:
+    """Lock an open file until it is closed. Raises `BlockingIOError` for another process's lock, unless to `wait`."""
+    try:
+        import fcntl
+    except ImportError:
+        _lock_on_windows(file, wait)
+        return
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+
+
+def _lock_on_windows(file: TextIO, wait: bool) -> None:
+    """Lock a byte behind the file's end, so that others can read the file. A shared lock is exclusive there."""
+    import msvcrt
+
+    system: Any = msvcrt
+    while True:
+        file.seek(_FAR)
+        try:
+            system.locking(file.fileno(), system.LK_NBLCK, 1)
+        except OSError as error:
+            if not wait:
+                raise BlockingIOError(*error.args) from None
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _hash_of(value: dict[str, Any], name: str) -> str:

@@ -92,7 +92,7 @@ def limited_cores(cores: int) -> Iterator[None]:
 
 
 def choose_device(name: str) -> "torch.device":
-    """Return torch's device of this name; `auto` is a GPU if the machine has one, else the CPU.
+    """Return torch's device of this name; `auto` is CUDA's GPU, else Apple's (`mps`), else the CPU.
 
     Raises `UserError` for a device that torch cannot use, and for `auto` on a machine whose GPU torch cannot use.
     """
@@ -106,7 +106,7 @@ def choose_device(name: str) -> "torch.device":
                 "--device auto: this machine has a GPU that torch cannot use: fix the driver, or use --device cpu"
             )
         else:
-            name = "cpu"
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -249,6 +249,9 @@ def _blocked_signals() -> Iterator[None]:
 
     A terminal sends Ctrl-C to all processes, and a scheduler SIGTERM: only the first one can end in good order.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     came: list[int] = []  # a thread of a library may take the signal, and its handler runs in the main thread even so
     handlers = _replaced_handlers(lambda signum, _: came.append(signum))

@@ -120,7 +120,7 @@ class CaptionOptions:
     prompt: str = "Describe this photograph in one short sentence."  # request, for models that follow one
     batch: int = 16  # images per batch; halved if the GPU runs out of memory
     max_new_tokens: int = 50  # maximum number of tokens per caption
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # device of the model; auto: a GPU if torch can use one
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # device of the model; auto: a GPU if torch can use one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: bfloat16 on a GPU, float32 on a CPU
     key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the server's key, if it needs one
     parallel: int = 16  # concurrent requests to the server

@@ -3,7 +3,7 @@
 import contextlib
 import ctypes
 import os
-import resource
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,10 +64,15 @@ def diffusion(
 
 
 def peak_mib(device: torch.device) -> float:
-    """Return the peak memory in MiB: of tensors on a GPU, else of the process."""
+    """Return the peak memory in MiB: of tensors on a CUDA GPU, else of the process; 0 on Windows."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
 def restart_peak(device: torch.device) -> None:
