@@ -8,7 +8,7 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export RAY_USAGE_STATS_ENABLED = 0
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: test test-slow damage lint format docs quickstart mini-models mini-benchmark setup constraints clean
+.PHONY: test test-slow damage lint format docs site quickstart mini-models mini-benchmark setup constraints clean
 
 test: setup
 	$(BIN)/python -m pytest -n 2
@@ -26,6 +26,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(SITE) --quiet
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -33,6 +35,11 @@ format: setup
 
 docs: setup
 	$(BIN)/python docs/make_cli.py
+
+# the documentation as a site, in site/; a link that leads nowhere is an error
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+site: setup
+	$(SITE)
 
 quickstart: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" QUICK=$(QUICK) ./quickstart.sh
@@ -67,4 +74,4 @@ constraints: setup
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache
