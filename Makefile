@@ -8,7 +8,7 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export RAY_USAGE_STATS_ENABLED = 0
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: test test-slow damage lint format docs site quickstart mini-models mini-benchmark setup constraints clean
+.PHONY: test test-slow damage lint format docs site demo quickstart mini-models mini-benchmark setup constraints clean
 
 test: setup
 	$(BIN)/python -m pytest -n 2
@@ -40,6 +40,17 @@ docs: setup
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 site: setup
 	$(SITE)
+
+# a small model with and without a LoRA, in an environment without llama.cpp and Ray
+DEMO := .venv-demo
+demo: $(DEMO)/.installed
+	$(DEMO)/bin/python docs/examples/demo.py --out demo $(if $(BROWSER),--open)
+
+$(DEMO)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[generate,judge]'
+	$(DEMO)/bin/handdata assets hand-landmarker
+	@touch $@
 
 quickstart: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" QUICK=$(QUICK) ./quickstart.sh
@@ -74,4 +85,4 @@ constraints: setup
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
 clean:
-	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) dist site demo .pytest_cache .mypy_cache .ruff_cache

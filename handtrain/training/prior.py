@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from handdata.progress import bar
 from handtrain.data.crops import window
 from handtrain.data.rows import Row
 from handtrain.generation.sampling import Sampler
@@ -43,20 +44,7 @@ def prior_split(
     count = options.prior_images
     chosen = [texts[place % len(texts)] for place in (shuffled(options.seed, "prior", len(texts), 0) * count)[:count]]
     text = encode_texts(chosen, base, device, cache, progress)
-    key = key_of(
-        what="prior", model=base.fingerprint(), device=device.type, texts=chosen, seed=options.seed, steps=STEPS,
-        resolution=base.resolution,
-    )  # fmt: skip
-    entry = cache.get(key)
-    if entry is None:
-        sampler = Sampler(base, base.denoiser().to(device), base.vae().to(device), unconditional, STEPS)
-        drawn = [
-            sampler.latents(text[part], [seed_of("prior", options.seed, n) for n in range(part.start, part.stop)])
-            for part in parts(count, _AT_ONCE)
-        ]
-        entry = {"mean": (torch.cat(drawn) / base.scaling()).contiguous()}
-        cache.put(key, entry)
-    mean = entry["mean"]
+    mean = _drawn(base, chosen, text, unconditional, options.seed, device, cache, progress)
     weights = torch.ones_like(mean[:, :1]) if options.hand_weight != 1 else None
     poses = torch.full((count, POSE_NUMBERS), torch.nan) if routes(options) else None
     names = [f"prior-{number:05d}" for number in range(count)]
@@ -64,6 +52,32 @@ def prior_split(
     more = base.backbone.image_inputs([(side, side)] * count, [window(side, side, side)] * count) | text.more
     latents = Latents(mean, torch.zeros_like(mean), weights, poses, more)
     return EncodedSplit(names, chosen, latents, text.embedding, text.embedding)
+
+
+def _drawn(
+    base: Base, chosen: Sequence[str], text: Texts, unconditional: Texts, seed: int, device: torch.device,
+    cache: TensorCache, progress: bool,
+) -> torch.Tensor:  # fmt: skip
+    """Return the latents (n, c, h, w) of a picture for every text; parts of them that the cache has are not drawn."""
+    means: list[torch.Tensor] = []
+    sampler: Sampler | None = None
+    with bar(total=len(chosen), desc="the base's pictures", unit="image", show=progress) as shown:
+        for part in parts(len(chosen), _AT_ONCE):
+            key = key_of(
+                what="prior", model=base.fingerprint(), device=device.type, texts=chosen[part], seed=seed,
+                first=part.start, steps=STEPS, resolution=base.resolution,
+            )  # fmt: skip
+            entry = cache.get(key)
+            if entry is None:
+                sampler = sampler or Sampler(
+                    base, base.denoiser().to(device), base.vae().to(device), unconditional, STEPS
+                )
+                latents = sampler.latents(text[part], [seed_of("prior", seed, n) for n in range(part.start, part.stop)])
+                entry = {"mean": (latents / base.scaling()).contiguous()}
+                cache.put(key, entry)
+            means.append(entry["mean"])
+            shown.update(len(means[-1]))
+    return torch.cat(means)
 
 
 def with_prior(

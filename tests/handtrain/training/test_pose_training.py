@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from handdata.errors import UserError
 from handtrain.generation.generate import generate
+from handtrain.generation.sampling import Sampler
 from handtrain.method.batches import Order, batch_of
 from handtrain.model.pipeline import Hand1000Pipeline
-from handtrain.training import validation
+from handtrain.training import prior, validation
 from handtrain.training.early_stopping import BEST_FILE
 from tests.handtrain.tiny import write_dataset
 
@@ -140,6 +141,28 @@ def test_the_order_of_one_gesture_is_that_of_earlier_versions(batch: int) -> Non
     assert [order(step) for step in range(order.steps)] == [
         batch_of(step, 5, batch, 3, 7, "unet") for step in range(-(-15 // batch))
     ]
+
+
+def test_pictures_of_the_prior_that_were_drawn_before_a_kill_are_kept(
+    train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tmp_path / "whole", **PLUS, cache=tmp_path / "one").model
+    monkeypatch.setattr(prior, "_AT_ONCE", 1)
+    draw, drawn = Sampler.latents, []
+
+    def killed_at_the_second(self: Sampler, texts: Any, seeds: list[int]) -> torch.Tensor:
+        drawn.append(seeds)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return draw(self, texts, seeds)
+
+    monkeypatch.setattr(Sampler, "latents", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", **PLUS, cache=tmp_path / "two")
+    resumed = train(tmp_path / "run", **PLUS, cache=tmp_path / "two").model
+    assert len(drawn) == 4 and drawn[1] == drawn[2], "three pictures, of which the first was kept"
+    first, second = _weights(whole), _weights(resumed)
+    assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
 
 
 def test_batches_have_as_many_of_each_gesture_and_the_share_of_the_prior() -> None:
