@@ -22,7 +22,7 @@ from handtrain.evaluation.evaluate import evaluate
 from handtrain.exporting.factors import approximate, merged
 from handtrain.generation.generate import generate
 from handtrain.model.base import Base, open_base
-from handtrain.model.pipeline import ABOUT_FILE
+from handtrain.model.gesture_file import ABOUT_FILE
 from handtrain.seals import SEAL, sealed
 
 RANKS, LAYERS = (8, 16, 32, 64), ("attention", "all")

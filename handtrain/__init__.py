@@ -8,13 +8,15 @@ if TYPE_CHECKING:
     from handtrain.generation.generate import generate
     from handtrain.judging.judge import judge
     from handtrain.model.pipeline import Hand1000Pipeline
+    from handtrain.model.xl_pipeline import Hand1000XLPipeline
     from handtrain.reporting.report import report
     from handtrain.training.train import train
 
-__all__ = ["Hand1000Pipeline", "evaluate", "generate", "judge", "report", "train"]
+__all__ = ["Hand1000Pipeline", "Hand1000XLPipeline", "evaluate", "generate", "judge", "report", "train"]
 
 _MODULES = {
     "Hand1000Pipeline": "model.pipeline",
+    "Hand1000XLPipeline": "model.xl_pipeline",
     "evaluate": "evaluation.evaluate",
     "generate": "generation.generate",
     "judge": "judging.judge",

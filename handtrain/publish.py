@@ -14,7 +14,7 @@ from handdata.readers import read_json, require_json
 from handtrain.evaluation.records import read_evaluation
 from handtrain.model.about import require_whole
 from handtrain.model.export import write_texts
-from handtrain.model.pipeline import ABOUT_FILE
+from handtrain.model.gesture_file import ABOUT_FILE
 from handtrain.reporting.tables import metric_table, remarks
 
 _LIST, _LIST_FORMAT = "checksums.json", "hand1000 model 1"  # of a published folder: the sha256 of every file by path

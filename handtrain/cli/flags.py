@@ -32,7 +32,7 @@ class Train:
 
     dataset: str  # dataset: hf:USER/NAME[@REVISION], or a folder of `handdata publish`
     gesture: tuple[str, ...]  # gestures, configurations of the dataset: HaGRID's names, or all
-    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, a file or a shipped name
+    base: str  # base model, a Stable Diffusion 1, 2 or XL: hf:USER/NAME[@REVISION], a folder, a file or a shipped name
     out: Path  # run folder
     preset: _Preset = "paper"  # see docs/training.md
     options: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)
@@ -175,7 +175,7 @@ class Generate:
     images are counted.
     """
 
-    model: str  # trained model or Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, file or shipped name
+    model: str  # trained model or Stable Diffusion 1, 2 or XL: hf:USER/NAME[@REVISION], a folder, file or shipped name
     out: Path  # folder of the images
     prompts: str | None = None  # file with one prompt per line, or DATASET:SPLIT for the texts of its rows
     prompt: str | None = None  # single prompt, in place of --prompts
@@ -303,7 +303,7 @@ class Reproduce:
     """
 
     dataset: str  # dataset: hf:USER/NAME[@REVISION], or a folder of `handdata publish`
-    base: str  # base model, a Stable Diffusion 1 or 2: hf:USER/NAME[@REVISION], a folder, a file or a shipped name
+    base: str  # base model, a Stable Diffusion 1, 2 or XL: hf:USER/NAME[@REVISION], a folder, a file or a shipped name
     out: Path  # folder of all results; the report is OUT/report.html
     gestures: tuple[str, ...] = PAPER_GESTURES  # gestures, configurations of the dataset; default: the paper's six
     preset: _Preset = "paper"  # see docs/training.md

@@ -20,7 +20,7 @@ from handtrain.model.export import convert
 from handtrain.model.formats.adapters import read_adapters
 from handtrain.model.formats.header import left_out, metadata_of, phrases_of
 from handtrain.model.formats.lora import Factors, Format, Layers, write_lora
-from handtrain.model.pipeline import ABOUT_FILE
+from handtrain.model.gesture_file import ABOUT_FILE
 
 Target: TypeAlias = Literal["diffusers", "fp16", "single-file", "lora"]
 

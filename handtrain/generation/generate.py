@@ -37,7 +37,7 @@ from handtrain.method.poses import pose_of_row
 from handtrain.method.prediction import Texts, stacked
 from handtrain.model.about import require_whole
 from handtrain.model.base import Base, open_base
-from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, POSE_FILE, Gesture
+from handtrain.model.gesture_file import ABOUT_FILE, FUSION_FILE, POSE_FILE, Gesture
 from handtrain.options import GenerateOptions, changed
 
 REFERENCE_STEPS = 46  # the released code requests 45 from its sampler

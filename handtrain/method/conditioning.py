@@ -164,6 +164,9 @@ def _in_branches(
     assert poses is not None and scale is not None
     count = len(poses)
     sample, text = (torch.cat([tensor, tensor[-count:]]) for tensor in (sample, text))
+    if added := more.get("added_cond_kwargs"):  # of Stable Diffusion XL
+        added = {name: torch.cat([tensor, tensor[-count:]]) for name, tensor in added.items()}
+        more = {**more, "added_cond_kwargs": added}
     layers.poses = torch.cat([torch.full_like(poses, torch.nan)] * (len(sample) // count - 1) + [poses])
     try:
         predicted = plain(sample, timestep, layers.with_tokens(text), **{**more, "return_dict": False})[0]

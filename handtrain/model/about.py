@@ -7,7 +7,7 @@ from handdata.errors import UserError
 from handdata.files import sha256_of
 from handdata.readers import require_json
 from handtrain.model.base import BACKBONES
-from handtrain.model.pipeline import ABOUT_FILE, check_about
+from handtrain.model.gesture_file import ABOUT_FILE, check_about
 from handtrain.model.weights import Unusable, find_weights
 from handtrain.seals import intact
 

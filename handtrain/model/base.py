@@ -18,7 +18,7 @@ from handtrain import tensor_cache
 from handtrain.data.crops import window
 from handtrain.hashes import known_sha256
 from handtrain.method.unet import add_adapters
-from handtrain.model.backbones import stable_diffusion
+from handtrain.model.backbones import stable_diffusion, stable_diffusion_xl
 from handtrain.model.backbones.interface import Backbone, Sizes
 from handtrain.model.components import (
     CHECKER,
@@ -35,8 +35,13 @@ from handtrain.model.tokenizer import PROCESSOR_NAMES, TOKENIZER_FILES, load_pro
 from handtrain.model.weights import Unusable, Weights, find_weights
 
 # by the class in model_index.json
-BACKBONES: dict[str, Backbone] = {"StableDiffusionPipeline": stable_diffusion, "Hand1000Pipeline": stable_diffusion}
-_KINDS = ("a StableDiffusionPipeline (versions 1 and 2)",)
+BACKBONES: dict[str, Backbone] = {
+    "StableDiffusionPipeline": stable_diffusion,
+    "StableDiffusionXLPipeline": stable_diffusion_xl,
+    "Hand1000Pipeline": stable_diffusion,
+    "Hand1000XLPipeline": stable_diffusion_xl,
+}
+_KINDS = ("a StableDiffusionPipeline (versions 1 and 2)", "a StableDiffusionXLPipeline")
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ def open_base(place: Place, option: str = "--base", prediction_type: str | None 
     `place` is a diffusers folder, a repository on the Hub, or a .safetensors file with the original names, for which
     `prediction_type` may be needed. Names, shapes and types of all weights are compared with the configurations before
     any weight is loaded, and the networks are computed once without values. Optional components that cannot be used
-    are left out. Raises `UserError` unless the rest is a Stable Diffusion 1 or 2 with safetensors.
+    are left out. Raises `UserError` unless the rest is a model of a kind in `BACKBONES` with safetensors.
     """
     _quiet_loading()
     where, single = f"{option} {place}", None

@@ -6,18 +6,34 @@ from handdata.markdown import markdown_table
 from handtrain.method.unet import TARGETS
 
 _OPENRAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
+# by the class of the pipeline: a name for titles, our class, the licence's identifier, name and place
+_RAIL = ("creativeml-openrail-m", "CreativeML OpenRAIL-M", _OPENRAIL)
+_RAIL_XL = (
+    "openrail++", "CreativeML OpenRAIL++-M",
+    "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
+)  # fmt: skip
+_KINDS = {
+    "StableDiffusionPipeline": ("Stable Diffusion", "Hand1000Pipeline", *_RAIL),
+    "StableDiffusionXLPipeline": ("Stable Diffusion XL", "Hand1000XLPipeline", *_RAIL_XL),
+}
 _HAGRID = "https://github.com/hukenovs/hagrid"
 
 
-def model_card(about: dict[str, Any], metrics: str = "") -> str:
-    """Return the README.md of a model folder from its hand1000.json, with a Markdown table of metrics if given."""
+def model_card(about: dict[str, Any], metrics: str = "", kind: str = "StableDiffusionPipeline") -> str:
+    """Return the README.md of a model folder from its hand1000.json, with a Markdown table of metrics if given.
+
+    `kind` is the class of the pipeline in diffusers.
+    """
     training = about.get("training", {})
-    sections = [_head(about, training), _use(about), _training(about, training), _metrics(metrics), _terms(training)]
-    return _metadata(training) + "\n\n".join(section for section in sections if section) + "\n"
+    sections = [
+        _head(about, training, kind), _use(about, kind), _training(about, training), _metrics(metrics),
+        _terms(training, kind),
+    ]  # fmt: skip
+    return _metadata(training, kind) + "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _metadata(training: dict[str, Any]) -> str:
-    lines = ["---", "license: creativeml-openrail-m", "library_name: diffusers", "pipeline_tag: text-to-image"]
+def _metadata(training: dict[str, Any], kind: str) -> str:
+    lines = ["---", f"license: {_KINDS[kind][2]}", "library_name: diffusers", "pipeline_tag: text-to-image"]
     for key, part in (("base_model", "base"), ("datasets", "dataset")):
         place = training.get(part, {}).get("place", "")
         if place.startswith("hf:"):
@@ -25,9 +41,9 @@ def _metadata(training: dict[str, Any]) -> str:
     return "\n".join([*lines, "tags:", "- stable-diffusion", "- hands", "- hand1000", "---", "", ""])
 
 
-def _head(about: dict[str, Any], training: dict[str, Any]) -> str:
+def _head(about: dict[str, Any], training: dict[str, Any], kind: str) -> str:
     names = _names(about)
-    title = f"# Stable Diffusion for the hand gesture{'' if about['gesture'] else 's'} “{names}”"
+    title = f"# {_KINDS[kind][0]} for the hand gesture{'' if about['gesture'] else 's'} “{names}”"
     if training.get("llama3"):
         title += "\n\nBuilt with Meta Llama 3: it wrote training texts of this model."
     base = _named(training.get("base", {}))
@@ -40,16 +56,16 @@ def _names(about: dict[str, Any]) -> str:
     return str(about["gesture"] or ", ".join(about["gestures"]))
 
 
-def _use(about: dict[str, Any]) -> str:
-    phrase, lam = about["gesture_phrase"], about["lam"]
+def _use(about: dict[str, Any], kind: str) -> str:
+    phrase, lam, ours = about["gesture_phrase"], about["lam"], _KINDS[kind][1]
     if about.get("gestures"):
-        return _use_of_poses(about)
+        return _use_of_poses(about, ours)
     return f"""## Use
 
 ```python
-from handtrain import Hand1000Pipeline
+from handtrain import {ours}
 
-pipeline = Hand1000Pipeline.from_pretrained("THIS MODEL")
+pipeline = {ours}.from_pretrained("THIS MODEL")
 image = pipeline("a woman {phrase}", guidance_scale=3.0).images[0]
 ```
 
@@ -58,10 +74,10 @@ share of the plain text embedding; at 1 the gesture feature is left out.
 
 Without our package, diffusers can load `pipeline.py` of this folder through `custom_pipeline`; that runs code from
 this folder and therefore needs `trust_remote_code=True`. Read the file first; our own code never passes that. The
-folder also loads as a plain `StableDiffusionPipeline`, with the tuned UNet and without the gesture feature."""
+folder also loads as a plain `{kind}`, with the tuned UNet and without the gesture feature."""
 
 
-def _use_of_poses(about: dict[str, Any]) -> str:
+def _use_of_poses(about: dict[str, Any], ours: str) -> str:
     name, entry = next(iter(about["gestures"].items()))
     phrases = "\n".join(f"- {name}: `{entry['phrase']}`" for name, entry in about["gestures"].items())
     guidance = 2.0 if about.get("pose") else 3.0
@@ -73,9 +89,9 @@ for a right one. Without them the pose is left open. `pose_guidance` is their sc
     return f"""## Use
 
 ```python
-from handtrain import Hand1000Pipeline
+from handtrain import {ours}
 
-pipeline = Hand1000Pipeline.from_pretrained("THIS MODEL")
+pipeline = {ours}.from_pretrained("THIS MODEL")
 image = pipeline("a woman {entry["phrase"]}", guidance_scale={guidance}{drawn}).images[0]
 ```
 
@@ -122,11 +138,12 @@ def _metrics(metrics: str) -> str:
     return f"## Metrics\n\n{metrics}" if metrics else ""
 
 
-def _terms(training: dict[str, Any]) -> str:
+def _terms(training: dict[str, Any], kind: str) -> str:
+    _, _, _, licence, place = _KINDS[kind]
     lines = [
         "## Terms",
         "",
-        f"- The weights derive from Stable Diffusion and stay under the [CreativeML OpenRAIL-M]({_OPENRAIL}). "
+        f"- The weights derive from Stable Diffusion and stay under the [{licence}]({place}). "
         "Anyone who uses or redistributes this model is bound by the use restrictions of its attachment A (nothing "
         "unlawful, nothing that harms or defames people, exploits minors, spreads disinformation or decides over "
         "people's rights), and must pass on the same restrictions.",

@@ -190,6 +190,13 @@ def _text_encoder(config: Config) -> Any:
     return transformers.CLIPTextModel(make(**known(config, make)))
 
 
+def _projected_text_encoder(config: Config) -> Any:
+    import transformers
+
+    make: Any = transformers.CLIPTextConfig
+    return transformers.CLIPTextModelWithProjection(make(**known(config, make)))
+
+
 def _safety_checker(config: Config) -> Any:
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
@@ -219,6 +226,13 @@ CLIP_TEXT = Component(
     CLIP_SIZES,
     "model",
     "vision_model|visual_projection|text_projection|logit_scale",  # of a whole CLIP
+)
+CLIP_TEXT_PROJECTED = Component(
+    _projected_text_encoder,
+    (("transformers", "CLIPTextModelWithProjection"),),
+    (*CLIP_SIZES, "projection_dim"),
+    "model",
+    "vision_model|visual_projection|logit_scale",  # of a whole CLIP
 )
 CHECKER = Component(
     _safety_checker,

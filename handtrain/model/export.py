@@ -3,7 +3,9 @@
 import errno
 import inspect
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,17 +15,19 @@ import torch
 
 import handtrain.method.conditioning
 import handtrain.method.fusion
-import handtrain.model.pipeline
+import handtrain.model.gesture_file
+import handtrain.model.gesture_mixin
 from handdata.errors import UserError
 from handdata.files import sha256_by_path, whole_folder, write_json, write_text
+from handdata.readers import read_json
 from handdata.shipped import version
 from handtrain.method.conditioning import PoseLayers
 from handtrain.method.fusion import FlatFusion, TokenFusion
 from handtrain.method.gesture import NUMBERS
-from handtrain.model.base import Base
+from handtrain.model.base import BACKBONES, Base
 from handtrain.model.card import model_card
 from handtrain.model.components import CHECKER
-from handtrain.model.pipeline import ABOUT_FILE, FUSION_FILE, POSE_FILE
+from handtrain.model.gesture_file import ABOUT_FILE, FUSION_FILE, POSE_FILE
 from handtrain.model.tokenizer import TOKENIZER_FILES
 from handtrain.seals import SEAL, sealed
 
@@ -107,32 +111,40 @@ def _write_about(partial: Path, about: dict[str, Any]) -> None:
 
 def write_texts(folder: Path, about: dict[str, Any], metrics: str = "") -> None:
     """Write a model folder's card, with a Markdown table of metrics if given, and its one-file pipeline."""
-    write_text(folder / "README.md", model_card(about, metrics))
-    write_text(folder / "pipeline.py", one_file())
+    kind = str((read_json(folder / "model_index.json") or {}).get("_class_name", "StableDiffusionPipeline"))
+    write_text(folder / "README.md", model_card(about, metrics, kind))
+    write_text(folder / "pipeline.py", one_file(kind))
 
 
-def one_file() -> str:
-    """Return the pipeline as one self-contained source file, for diffusers' `custom_pipeline`."""
-    modules = (handtrain.method.fusion, handtrain.method.conditioning, handtrain.model.pipeline)
-    *ground, pipeline = (inspect.getsource(module) for module in modules)
-    kept, ours = [], 0
-    for line in pipeline.splitlines(keepends=True):
-        is_ours = line.startswith("from handtrain.method.")
-        ours += is_ours
-        if not is_ours:
-            kept.append(line)
-    assert ours == len(ground) and "import (" not in pipeline, "the pipeline's imports of our modules have changed"
+def one_file(kind: str = "StableDiffusionPipeline") -> str:
+    """Return our pipeline for a kind of model as one self-contained source file, for diffusers' `custom_pipeline`."""
+    ground = (
+        handtrain.method.fusion, handtrain.method.conditioning, handtrain.model.gesture_file,
+        handtrain.model.gesture_mixin,
+    )  # fmt: skip
+    modules = (*ground, sys.modules[BACKBONES[kind].TUNED_PIPELINE.__module__])
+    sources = []
+    for module in modules:
+        lines = inspect.getsource(module).splitlines(keepends=True)
+        kept = "".join(line for line in lines if not line.startswith("from handtrain."))
+        assert "handtrain." not in re.sub(r'"""(.|\n)*?"""|#.*', "", kept) and "import (" not in kept, module.__name__
+        sources.append(kept)
     files = ", ".join(f"{module.__name__.replace('.', '/')}.py" for module in modules)
     note = f"# hand1000 {version()}, Apache-2.0. Made from {files}.\n"
-    return note + "\n\n".join([*ground, "".join(kept)])
+    return note + "\n\n".join(sources)
 
 
 def fusion_record(base: Base, seed: int, layer: TokenFusion | None) -> dict[str, Any]:
-    """Return the entry `fusion` of hand1000.json: for the flat layer its seed and the hash of its first weights."""
+    """Return the entry `fusion` of hand1000.json: for the flat layer its seed and the hash of its first weights.
+
+    Without a layer the kind is `none` where the base is too large for the flat one, which training refuses then.
+    """
     tokens, width = base.sizes.tokens, base.sizes.width
     size = {"tokens": tokens, "width": width}
     if layer is not None:
         return {"kind": "token", **size}
+    if "flat" not in base.backbone.FUSIONS:
+        return {"kind": "none"}
     first_block = FlatFusion(seed, tokens, width, NUMBERS).first_block_sha256()
     return {"kind": "flat", **size, "seed": seed, "first_block_sha256": first_block}
 

@@ -80,7 +80,8 @@ def _check_rules(tokenizer: Any, model: Config) -> None:
     merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
     with refusals("its rules are not CLIP's"):
         make: Any = CLIPTokenizer
-        ours = make(vocab=model["vocab"], merges=merges)(_PROBE).input_ids
+        padding = tokenizer.pad_token or "<|endoftext|>"  # "!" of version 2 and XL is a token of its own in a text too
+        ours = make(vocab=model["vocab"], merges=merges, pad_token=padding)(_PROBE).input_ids
         theirs = tokenizer(_PROBE).input_ids
     if ours != theirs:
         raise Unusable("its rules are not CLIP's (it cuts a text into other tokens): fetch it again")

@@ -156,6 +156,7 @@ def set_up(
     options = resolved(options, running, chosen)
     names = _gestures(place, names, options)  # before a base of gigabytes is fetched
     opened = open_base(base_place, prediction_type=prediction_type)
+    _require_supported(opened, options)
     if processes.first:
         report_left_out(opened, running.safety_checker)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
@@ -164,6 +165,19 @@ def set_up(
         each.check_images()
     planned = plan(", ".join(names), [row for each in photographs for row in each.rows], opened, options)
     return Setup(names, preset, options, running, chosen, opened, base_place, photographs, planned, requested)
+
+
+def _require_supported(base: Base, options: TrainOptions) -> None:
+    """Raise `UserError` for options that this kind of base has no place for."""
+    kind, fusions = base.backbone.PIPELINE, base.backbone.FUSIONS
+    if options.lam < 1 and options.fusion not in fusions:
+        numbers = base.sizes.tokens * base.sizes.width
+        size = f"; its layer would have {(numbers + NUMBERS) * numbers / 1e9:,.1f} billion weights" \
+            if options.fusion == "flat" else ""  # fmt: skip
+        instead = f"--fusion {fusions[0]}, or --lam 1" if fusions else "--lam 1"
+        raise UserError(f"--fusion {options.fusion} is not for a {kind}{size}: use {instead}")
+    if routes(options) and not base.backbone.POSES:
+        raise UserError(f"--pose is not for a {kind}, which has no place for the joints: use --pose none")
 
 
 def stage1_record(gestures: Sequence[str], features: Sequence[GestureFeature]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Backbone(Protocol):
     """A kind of model. Its modules are the implementations: constants and functions without state."""
 
     PIPELINE: str  # class in diffusers, as in model_index.json
+    TUNED_PIPELINE: type  # ours, with the gesture in the prompt
     SAMPLER: str  # scheduler class of exported models
     NETWORKS: dict[str, Component]  # by name in model_index.json
     TRAINED: str  # name of the network that training changes

@@ -15,6 +15,7 @@ from handtrain.model.pipeline import Hand1000Pipeline
 from handtrain.model.weights import Unusable
 
 PIPELINE = "StableDiffusionPipeline"
+TUNED_PIPELINE: type = Hand1000Pipeline
 SAMPLER = "DDIMScheduler"
 NETWORKS: dict[str, Component] = {
     "unet": components.UNET,

@@ -113,7 +113,7 @@ def test_the_file_has_one_pipeline_class_and_imports_installed_packages(model: P
 
     source = (model / "pipeline.py").read_text()
     assert "from handtrain." not in source
-    assert source.count("class Hand1000Pipeline(StableDiffusionPipeline)") == 1
+    assert source.count("class Hand1000Pipeline(WithGesture, StableDiffusionPipeline)") == 1
     check_imports(model / "pipeline.py")  # raises for an import that is not installed
 
 
