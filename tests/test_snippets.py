@@ -77,7 +77,7 @@ PLACES = [
     (r"\bBUILD\b", "<<build>>"),
     (r"\bDATASET\b|\btrainset\b", "<<dataset>>"),
     (r"\b(BASE|MODEL)\b", "hf:CompVis/stable-diffusion-v1-4"),
-    (r"hf:stabilityai/stable-diffusion-xl-base-1\.0", "./sdxl"),
+    (r"hf:stabilityai/stable-diffusion-xl-base-1\.0", "./xl-base"),
     (r"\bRUN\b", "runs/call"),
     (r"^handtrain train(?=.* --preset few)", f"handtrain train {_FEW}"),
     (r"^handtrain train(?! --unet)", f"handtrain train {_TRAIN}"),
@@ -231,7 +231,7 @@ torch.save({"state_dict": _original_layout(unet)}, "last.ckpt")
 def prepare(folder: Path, stands: Stands) -> None:
     """Put files into a page's folder that its snippets take as given."""
     if folder.name == "models.md":
-        write_xl_base(folder / "sdxl")
+        write_xl_base(folder / "xl-base")
     if folder.name == "own_gesture.md":
         _draw_photographs(folder)
     images = sorted((stands.build / "images/call").iterdir())[:2]
