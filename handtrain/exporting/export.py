@@ -116,7 +116,8 @@ def _factored(
 
 
 def _write(opened: Base, about: dict[str, Any], out: Path, form: Format, factors: Factors) -> None:
-    write_lora(out, factors, form, metadata_of(about, opened.configs, out.stem, about["resolution"], adapters=True))
+    metadata = metadata_of(about, opened.configs, out.stem, about["resolution"], adapters=True)
+    write_lora(out, factors, form, opened.configs["unet"], metadata)
 
 
 def _notes(about: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ _TYPES: dict[tuple[str, ...], torch.dtype] = {("F16",): torch.float16, ("BF16",)
 
 
 def write_single_file(out: Path, base: Base, about: dict[str, Any]) -> None:
-    """Write the UNet, the VAE and the text encoder in the number format of the model's own files.
+    """Write the UNet, the VAE and the text encoders in the number format of the model's own files.
 
     Raises `UserError` for a network that the original layout cannot hold.
     """
@@ -25,27 +25,29 @@ def write_single_file(out: Path, base: Base, about: dict[str, Any]) -> None:
     dtype = _TYPES.get(tuple(stored - {"I64", "I32"}), torch.float32)  # without the numbers of positions
     tensors: dict[str, torch.Tensor] = {}
     for part in base.backbone.NETWORKS:
-        tensors |= original_tensors(part, base.network(part), base.configs[part], str(base.path), dtype)
+        config, where = base.configs[part], str(base.path)
+        tensors |= original_tensors(part, base.network(part), config, where, dtype, "text_encoder_2" in base.configs)
     resolution = about.get("resolution", base.resolution)
     write_tensors(out, tensors, metadata_of(about, base.configs, out.stem, resolution, adapters=False))
 
 
 def original_tensors(
-    part: str, network: Any, config: dict[str, Any], where: str, dtype: torch.dtype
+    part: str, network: Any, config: dict[str, Any], where: str, dtype: torch.dtype, xl: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Return a network's weights by their original names."""
+    """Return a network's weights by their original names; `xl` for those of Stable Diffusion XL."""
     tensors: dict[str, torch.Tensor] = {}
     joined: dict[str, dict[int, torch.Tensor]] = {}
     for name, tensor in network.state_dict().items():
         if name.endswith("position_ids"):  # 0, 1, 2, ...
             continue
         try:
-            piece = original(part, canonical(name), config)
+            piece = original(part, canonical(name), config, xl)
         except Unusable as error:
             raise UserError(f"MODEL {where}, {part}: {error}: export it with --to diffusers") from None
         stored = tensor.to(dtype)
         if piece.third is not None:
             joined.setdefault(piece.name, {})[piece.third] = stored
         else:
+            stored = stored.T.contiguous() if piece.transposed else stored
             tensors[piece.name] = stored[:, :, None, None] if piece.convolution else stored
     return tensors | {name: torch.cat([thirds[n] for n in range(3)]) for name, thirds in joined.items()}

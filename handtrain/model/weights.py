@@ -44,16 +44,21 @@ class Piece:
     name: str  # of the file's tensor
     third: int | None = None  # 0, 1 or 2 of a tensor that joins query, key and value along its first dimension
     convolution: bool = False  # the file's tensor has the shape of a convolution of one pixel
+    transposed: bool = False  # the file's tensor is the transposed matrix
 
     def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """Return the weight's shape from that of the file's tensor."""
         if self.third is not None and stored and stored[0] % 3 == 0:
             return (stored[0] // 3, *stored[1:])
+        if self.transposed:
+            return stored[::-1]
         return stored[:2] if self.convolution and stored[2:] == (1, 1) else stored
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the weight from the file's tensor."""
         shape = self.shape(tuple(tensor.shape))
+        if self.transposed:
+            return tensor.T.contiguous()
         return (tensor if self.third is None else tensor.chunk(3)[self.third]).reshape(shape)
 
 

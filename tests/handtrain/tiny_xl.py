@@ -35,7 +35,7 @@ def write_xl_base(folder: Path, seed: int = 0) -> Path:
     )
     StableDiffusionXLPipeline(
         vae, CLIPTextModel(_text(tokenizer, WIDTH_1, 2)),
-        CLIPTextModelWithProjection(_text(tokenizer, WIDTH_2, 3, projection_dim=POOLED)),
+        CLIPTextModelWithProjection(_text(tokenizer, WIDTH_2, 3, projection_dim=POOLED, hidden_act="gelu")),
         tokenizer, second, unet, scheduler, add_watermarker=False,
     ).save_pretrained(folder)  # fmt: skip
     return folder

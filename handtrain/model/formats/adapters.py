@@ -15,7 +15,8 @@ ADAPTERS_FILE = "lora.safetensors"  # of a run folder
 def write_adapters(file: Path, unet: Any, about: dict[str, Any], base: Base) -> dict[str, str]:
     """Write the adapters of a UNet in diffusers' format; return the entry of hand1000.json that names them."""
     adapters = adapters_of(unet)
-    write_lora(file, adapters, "diffusers", metadata_of(about, base.configs, file.parent.name, base.resolution, True))
+    metadata = metadata_of(about, base.configs, file.parent.name, base.resolution, True)
+    write_lora(file, adapters, "diffusers", base.configs["unet"], metadata)
     return {"adapters_sha256": _digest(adapters)}
 
 
@@ -32,4 +33,4 @@ def read_adapters(model: Path, about: dict[str, Any]) -> Factors:
 
 
 def _digest(adapters: Factors) -> str:
-    return tensor_cache.digest(named(adapters, "diffusers"))
+    return tensor_cache.digest(named(adapters, "diffusers", {}))

@@ -15,7 +15,7 @@ import torch
 from handdata.files import whole_file
 from handdata.shipped import version
 
-LICENCE = "CreativeML OpenRAIL-M"
+_LICENCE, _LICENCE_XL = "CreativeML OpenRAIL-M", "CreativeML OpenRAIL++-M"
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -50,10 +50,13 @@ def metadata_of(
     second = configs["text_encoder"].get("hidden_act") == "gelu"
     predicts_v = configs["scheduler"].get("prediction_type") == "v_prediction"
     size = ("-768-v" if predicts_v else "-512") if second else ""
+    xl = "text_encoder_2" in configs
+    kind = "stable-diffusion-xl-v1-base" if xl else f"stable-diffusion-v{2 if second else 1}{size}"
+    licence = _LICENCE_XL if xl else _LICENCE
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"stable-diffusion-v{2 if second else 1}{size}{'/lora' if adapters else ''}",
+        "modelspec.architecture": f"{kind}{'/lora' if adapters else ''}",
         # that of the names: diffusers' blocks in a LoRA, the original ones in a whole model
         "modelspec.implementation": "diffusers" if adapters else "https://github.com/Stability-AI/generative-models",
         "modelspec.title": title,
@@ -67,12 +70,12 @@ def metadata_of(
         else None  # fmt: skip
     own = {
         "version": version(), "base": base, "gestures": _gestures(about), "phrases": phrases_of(about),
-        "method": "Hand1000 (arXiv 2408.15461)", "preset": training.get("preset"), "licence": LICENCE,
+        "method": "Hand1000 (arXiv 2408.15461)", "preset": training.get("preset"), "licence": licence,
     }  # fmt: skip
     return {
         **metadata,
         "modelspec.trigger_phrase": ", ".join(phrases_of(about)),
-        "modelspec.license": LICENCE,
+        "modelspec.license": licence,
         "modelspec.usage_hint": " ".join(left_out(about)),
         "hand1000": json.dumps(own, sort_keys=True),
     }

@@ -1,8 +1,9 @@
 """LoRA files: low-rank changes of a UNet's layers, as diffusers and as sd-scripts (kohya) name them.
 
 A layer's change is up x down, with a scale of 1: alpha equals the rank. sd-scripts builds its UNet with the modules of
-diffusers, so that its names are diffusers' with underscores; it trains the layers inside the blocks, and so do we.
-Source: networks/lora.py and library/original_unet.py of kohya-ss/sd-scripts.
+diffusers, so that its names are diffusers' with underscores; that of Stable Diffusion XL has the original modules. It
+trains the layers inside the blocks, and so do we.
+Source: networks/lora.py, library/original_unet.py and library/sdxl_original_unet.py of kohya-ss/sd-scripts.
 """
 
 import re
@@ -14,6 +15,7 @@ import torch
 
 from handtrain.method.unet import TARGETS
 from handtrain.model.formats.header import write_tensors
+from handtrain.model.formats.original_names import UNET, original
 
 Factors: TypeAlias = dict[str, tuple[torch.Tensor, torch.Tensor]]  # by layer: down (r, in[, k, k]), up (out, r[, 1, 1])
 Format: TypeAlias = Literal["diffusers", "kohya"]
@@ -37,29 +39,35 @@ def adapters_of(unet: Any) -> Factors:
     return {name: (_only(weights, f"{name}.lora_A."), _only(weights, f"{name}.lora_B.")) for name in names}
 
 
-def named(factors: Factors, form: Format) -> dict[str, torch.Tensor]:
-    """Return the tensors of a LoRA file by name; sd-scripts also stores a scalar alpha for each layer."""
+def named(factors: Factors, form: Format, unet: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a LoRA file by name; sd-scripts also stores a scalar alpha for each layer.
+
+    `unet` is the configuration of the UNet.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for layer, (down, up) in factors.items():
         if form == "diffusers":
             tensors |= {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}
         else:
-            name = "lora_unet_" + layer.replace(".", "_")
+            name = "lora_unet_" + _module(layer, unet).replace(".", "_")
             tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
             tensors[f"{name}.alpha"] = torch.tensor(float(len(down)), dtype=down.dtype)
     return tensors
 
 
-def write_lora(path: Path, factors: Factors, form: Format, metadata: Mapping[str, str]) -> None:
-    """Write a LoRA file with the metadata of its model."""
+def write_lora(
+    path: Path, factors: Factors, form: Format, unet: Mapping[str, Any], metadata: Mapping[str, str]
+) -> None:
+    """Write a LoRA file with the metadata of its model; `unet` is the configuration of the UNet."""
     rank = len(next(iter(factors.values()))[0])
     second = metadata["modelspec.architecture"].startswith("stable-diffusion-v2")
     version = f"sd_v{2 if second else 1}{'_v' if metadata['modelspec.prediction_type'] == 'v' else ''}"
+    version = "sdxl_base_v1-0" if _is_xl(unet) else version
     network = {
         "ss_base_model_version": version, "ss_v2": str(second), "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank), "ss_network_alpha": str(float(rank)),
     }  # fmt: skip
-    write_tensors(path, named(factors, form), {**metadata, **network})
+    write_tensors(path, named(factors, form, unet), {**metadata, **network})
 
 
 def read_lora(path: Path) -> Factors:
@@ -81,6 +89,17 @@ def read_lora(path: Path) -> Factors:
 def change(down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """Return a layer's change in the shape of its weight: (out, in) or (out, in, k, k)."""
     return (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
+
+
+def _is_xl(unet: Mapping[str, Any]) -> bool:
+    return unet.get("addition_embed_type") == "text_time"
+
+
+def _module(layer: str, unet: Mapping[str, Any]) -> str:
+    """Return the name of a layer in the UNet of sd-scripts."""
+    if not _is_xl(unet):
+        return layer
+    return original("unet", f"{layer}.weight", dict(unet)).name.removeprefix(UNET).removesuffix(".weight")
 
 
 def _only(weights: Mapping[str, torch.Tensor], prefix: str) -> torch.Tensor:

@@ -1,12 +1,13 @@
-"""The names of weights in the original layout of Stable Diffusion 1 and 2, derived from those of diffusers.
+"""The names of weights in the original layout of Stable Diffusion 1, 2 and XL, derived from those of diffusers.
 
 The original code numbers the UNet's blocks in one row (`input_blocks.4`), keeps the VAE's attention as convolutions,
-and version 2 has OpenCLIP's text encoder, which joins query, key and value in one weight. The UNet's names are also
-those of Stable Diffusion XL. Source: the modules of CompVis/stable-diffusion and Stability-AI/stablediffusion.
+and version 2 has OpenCLIP's text encoder, which joins query, key and value in one weight. XL has both text encoders.
+Source: the modules of CompVis/stable-diffusion, Stability-AI/stablediffusion and Stability-AI/generative-models.
 """
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from handtrain.model.weights import Piece, Unusable
@@ -15,6 +16,10 @@ Config = dict[str, Any]
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
+
+# XL: OpenAI's CLIP is the first embedder, OpenCLIP the second
+_XL = {"text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
+       "text_encoder_2": ("cond_stage_model.", "conditioner.embedders.1.")}  # fmt: skip
 
 _UNET_TOP = {
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
@@ -38,13 +43,14 @@ _OPEN_CLIP_LAYER = {
 _JOINED = ("q_proj", "k_proj", "v_proj")
 
 
-def original(part: str, name: str, config: Config) -> Piece:
-    """Return the place of a component's weight in a single file.
+def original(part: str, name: str, config: Config, xl: bool = False) -> Piece:
+    """Return the place of a component's weight in a single file; `xl` for the layout of Stable Diffusion XL.
 
-    `part` is unet, vae or text_encoder, `name` the weight's canonical name in diffusers or transformers. Raises
-    `Unusable` for a weight that the original layout does not have.
+    `part` is unet, vae, text_encoder or text_encoder_2, `name` the weight's canonical name in diffusers or
+    transformers. Raises `Unusable` for a weight that the original layout does not have.
     """
-    return _BY_PART[part](name, config)
+    piece = _BY_PART[part](name, config)
+    return replace(piece, name=piece.name.replace(*_XL[part])) if xl and part in _XL else piece
 
 
 def _unet(name: str, config: Config) -> Piece:
@@ -103,6 +109,8 @@ def _vae(name: str, config: Config) -> Piece:
 def _text_encoder(name: str, config: Config) -> Piece:
     if config.get("hidden_act") != "gelu":  # OpenAI's CLIP of version 1 has quick_gelu
         return Piece(CLIP + name)
+    if name == "text_projection.weight":
+        return Piece(f"{OPEN_CLIP}text_projection", transposed=True)
     if name in _OPEN_CLIP:
         return Piece(OPEN_CLIP + _OPEN_CLIP[name])
     module, kind = _split(name)
@@ -115,7 +123,9 @@ def _text_encoder(name: str, config: Config) -> Piece:
     return Piece(f"{block}.{_OPEN_CLIP_LAYER.get(inner) or _unknown(name)}.{kind}")
 
 
-_BY_PART: dict[str, Callable[[str, Config], Piece]] = {"unet": _unet, "vae": _vae, "text_encoder": _text_encoder}
+_BY_PART: dict[str, Callable[[str, Config], Piece]] = {
+    "unet": _unet, "vae": _vae, "text_encoder": _text_encoder, "text_encoder_2": _text_encoder,
+}  # fmt: skip
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -128,4 +138,4 @@ def _shortcut(name: str) -> str:
 
 
 def _unknown(name: str) -> NoReturn:
-    raise Unusable(f"its weight {name} has no name in the original layout of Stable Diffusion 1 and 2")
+    raise Unusable(f"its weight {name} has no name in the original layout of Stable Diffusion")

@@ -1,4 +1,4 @@
-"""A Stable Diffusion 1 or 2 in one .safetensors file with the original names, read with configurations that we ship."""
+"""A Stable Diffusion 1, 2 or XL in one .safetensors file with the original names, read with shipped configurations."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -16,16 +16,19 @@ Config = dict[str, Any]
 
 PREDICTIONS = ("epsilon", "v_prediction")
 _FIRST = f"{UNET}input_blocks.0.0.weight"  # (channels, 4, 3, 3)
+_XL = "conditioner.embedders."
 _CROSS = ".attn2.to_k.weight"  # (channels, width of the text embedding)
 # Configurations by the UNet's first channels and the width of the text embedding.
 _CONFIGURATIONS = {
     (320, 768): "manifests/bases/stable-diffusion-1",
     (320, 1024): "manifests/bases/stable-diffusion-2",
+    (320, 2048): "manifests/bases/stable-diffusion-xl",
     (80, 96): "models/mini-stable-diffusion",
 }
 _PADDINGS = {
     "stable-diffusion-1": {"tokenizer": "<|endoftext|>"},
     "stable-diffusion-2": {"tokenizer": "!"},
+    "stable-diffusion-xl": {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"},
 }
 _V_SIDE = 96  # side of the latents of a Stable Diffusion 2 that predicts v, which was trained on 768 pixels
 
@@ -38,6 +41,7 @@ class SingleFile:
     folder: Path  # configurations in diffusers' layout
     tensors: dict[str, Stored]
     prediction: str | None  # prediction type of the UNet; None: that of the configuration
+    xl: bool = False  # the layout of Stable Diffusion XL
 
     def weights(self, part: str, config: Config, names: list[str]) -> Weights:
         """Return the place of a network's weights, whose canonical names are given. Raises `Unusable` if one is new.
@@ -45,7 +49,7 @@ class SingleFile:
         Weights that the file lacks are left out. Of the UNet those that are left over stay under their own names;
         elsewhere files hold other things too, such as the last layer of OpenCLIP, which version 2 does not use.
         """
-        pieces = {name: self._present(original(part, name, config)) for name in names}
+        pieces = {name: self._present(original(part, name, config, self.xl)) for name in names}
         found = {name: piece for name, piece in pieces.items() if piece.name in self.tensors}
         tensors = {}
         for name, piece in found.items():
@@ -68,7 +72,7 @@ class SingleFile:
         """Return the folders of the tokenizers by component. Raises `UserError` without CLIP's vocabulary file."""
         paddings = _PADDINGS.get(self.folder.name)
         if paddings is None:
-            return {"tokenizer": self.folder / "tokenizer"}
+            return {folder.name: folder for folder in self.folder.glob("tokenizer*")}
         return {part: clip_tokenizer(padding, tokens) for part, padding in paddings.items()}
 
     def fingerprint(self) -> str:
@@ -100,7 +104,7 @@ def open_single_file(path: Path, option: str, prediction: str | None) -> SingleF
     if name is None:
         raise UserError(
             f"{where}: its UNet begins with {channels} channels and reads texts of width "
-            f"{' and '.join(map(str, sorted(widths))) or 'none'}: it is not a Stable Diffusion 1 or 2"
+            f"{' and '.join(map(str, sorted(widths))) or 'none'}: it is not a Stable Diffusion 1, 2 or XL"
         )
     folder = resource(name)
     stated = _stated(tensors, metadata)
@@ -111,18 +115,16 @@ def open_single_file(path: Path, option: str, prediction: str | None) -> SingleF
             f"{where} does not state the prediction type of its UNet: give --prediction-type v_prediction for a Stable "
             "Diffusion 2 of 768 pixels, or epsilon for one of 512 (`2-base`)"
         )
-    return SingleFile(path, folder, tensors, prediction or stated)
+    return SingleFile(path, folder, tensors, prediction or stated, any(name.startswith(_XL) for name in tensors))
 
 
 def _require_text_to_image(tensors: dict[str, Stored], where: str) -> None:
-    """Raise `UserError` that names the kind of a file which is not a whole text-to-image model of version 1 or 2."""
-    if any(name.startswith(("conditioner.embedders.", f"{UNET}label_emb.")) for name in tensors):
-        raise UserError(f"{where} is a Stable Diffusion XL: handtrain trains versions 1 and 2")
+    """Raise `UserError` that names the kind of a file which is not a whole text-to-image model."""
     if any("lora_" in name for name in tensors):
         raise UserError(f"{where} is a LoRA, which changes a base model: name the base model")
     first = tensors.get(_FIRST)
     if first is None or len(first.shape) != 4:
-        raise UserError(f"{where} has no {_FIRST}: it is not a whole Stable Diffusion 1 or 2 with the original names")
+        raise UserError(f"{where} has no {_FIRST}: it is not a whole Stable Diffusion with the original names")
     if first.shape[1] != 4:
         raise UserError(
             f"{where}: its UNet takes {first.shape[1]} channels, as for inpainting: handtrain trains text-to-image "

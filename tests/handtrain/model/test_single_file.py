@@ -71,24 +71,6 @@ def test_diffusers_converters_invert_our_names_at_full_size(name: str, parameter
     assert {n: t.shape for n, t in _converted(part, network, config, tensors).items()} == expected
 
 
-def test_the_names_of_the_unet_are_also_those_of_stable_diffusion_xl() -> None:
-    from diffusers import UNet2DConditionModel
-
-    config: dict[str, Any] = {
-        "sample_size": 128, "block_out_channels": (320, 640, 1280), "layers_per_block": 2, "cross_attention_dim": 2048,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "attention_head_dim": (5, 10, 20),
-        "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True, "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
-    }  # fmt: skip
-    with torch.device("meta"):
-        network = UNet2DConditionModel(**config)
-    assert sum(weight.numel() for weight in network.parameters()) == 2_567_463_684
-    tensors = original_tensors("unet", network, config, "xl", torch.float16)
-    shapes = {name: tensor.shape for name, tensor in _converted("unet", network, config, tensors).items()}
-    assert shapes == {name: tensor.shape for name, tensor in network.state_dict().items()}
-
-
 def test_a_file_of_ours_loads_in_diffusers_and_here_with_equal_tensors(mini_file: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
@@ -223,12 +205,13 @@ def _zeros(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        (
-            {"conditioner.embedders.0.transformer.x": _zeros(1)},
-            "is a Stable Diffusion XL: handtrain trains",
+        ({"conditioner.embedders.0.transformer.x": _zeros(1)}, "it is not a whole Stable Diffusion"),
+        (  # the refiner of XL
+            {FIRST: _zeros(384, 4, 3, 3), "model.diffusion_model.input_blocks.4.1.attn2.to_k.weight": _zeros(1, 1280)},
+            "begins with 384 channels and reads texts of width 1280: it is not a Stable Diffusion 1, 2 or XL",
         ),
         ({"lora_unet_mid_block.lora_up.weight": _zeros(1)}, "is a LoRA, which changes a base model"),
-        ({"down_blocks.0.resnets.0.conv1.weight": _zeros(1)}, "not a whole Stable Diffusion 1 or 2"),
+        ({"down_blocks.0.resnets.0.conv1.weight": _zeros(1)}, "not a whole Stable Diffusion with the original names"),
         ({FIRST: _zeros(320, 9, 3, 3)}, "takes 9 channels, as for inpainting"),
         ({FIRST: _zeros(321, 4, 3, 3)}, "begins with 321 channels"),
     ],
