@@ -110,7 +110,8 @@ class Network(nn.Module):
                 y = F.linear(x, *weights)
             else:
                 groups = x.shape[1] if step.code == _DEPTHWISE else 1
-                y = F.conv2d(x, *weights, step.stride, step.pad, 1, groups)
+                kernel, bias = weights
+                y = F.conv2d(x, kernel, bias, step.stride, step.pad, 1, groups)
             known[step.output] = _ACTIVATIONS[step.activation](y)
             for number in read:  # eight views have 202 MB of maps, whose fresh memory took a third of the time
                 del known[number]
