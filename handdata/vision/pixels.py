@@ -64,6 +64,8 @@ def open_image(source: bytes | Path) -> Iterator[Image.Image]:
         text = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             text = "not an image of a known format"
+            if _is_heic(data) and not _heif_installed():
+                text = "HEIC, which needs: pip install 'hand1000[heif]'"
         raise UnreadableImage("image-truncated" if "truncated" in text.lower() else "image-corrupt", text) from None
 
 
@@ -112,7 +114,7 @@ def _opened(data: bytes) -> Image.Image:
     formats = _formats()
     if data[:3] == b"\xff\xd8\xff":  # not by Image.open, which reads the directory of further pictures (MPO) first
         return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC and _heif_installed():
+    if _is_heic(data) and _heif_installed():
         return Image.open(io.BytesIO(data), formats=("HEIF",))
     if data[:8] != png.SIGNATURE:
         image = Image.open(io.BytesIO(data), formats=formats)
@@ -124,6 +126,10 @@ def _opened(data: bytes) -> Image.Image:
     if profile:
         image.info["icc_profile"] = profile
     return image
+
+
+def _is_heic(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIC
 
 
 @cache

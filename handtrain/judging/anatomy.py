@@ -25,8 +25,8 @@ from handtrain.landmark_network.views import Floats, views
 
 STATUS = "experimental"
 CAVEAT = (
-    "on drawn hands of people on whom it was not fitted its AUC is 0.87 at 256 px and 0.75 at "
-    "64 px (HAND-CONF: 0.58 and 0.53), and it is above 0.5 for 27 % of the right drawn hands at 256 px and 18 of 39 "
+    "on drawn hands of people on whom it was not fitted its AUC is 0.88 at 256 px and 0.76 at "
+    "64 px (HAND-CONF: 0.56 and 0.56), and it is above 0.5 for 21 % of the right drawn hands at 256 px and 18 of 39 "
     "real photographs, so compare folders of one kind of picture by it and do not trust it on a single hand."
 )
 FLAWS = (

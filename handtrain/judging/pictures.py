@@ -13,7 +13,7 @@ from handdata.errors import UserError
 from handdata.readers import read_text
 from handtrain.data.image_folder import RECORDS_FILE, SUFFIXES, read_prompts
 
-ENDINGS = SUFFIXES | {".bmp", ".tif", ".tiff", ".gif", ".avif"}
+ENDINGS = SUFFIXES | {".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"}
 FILES = ("file_name", "filename", "file", "image", "path", "name")  # columns of a CSV file, in any case
 TEXTS = ("prompt", "text", "caption")
 

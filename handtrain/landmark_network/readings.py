@@ -22,7 +22,7 @@ FEATURES = 1152  # numbers of the network's last layer but one
 STABILITY = ("spread", "tips", "largest", "depth", "bones", "presence", "lowest presence", "handedness", "bends")
 
 # Tensors of the network by their numbers in the file, whose hash is in manifests/assets.toml.
-_POINTS, _PRESENCE, _HAND, _WORLD, _POOLED = 165, 164, 162, 166, 160
+_READ = 165, 164, 162, 166, 160  # points, presence, hand, world, features
 _MEMBER = "hand_landmarks_detector.tflite"
 _CHAINS = ((0, 1, 2, 3, 4), (0, 5, 6, 7, 8), (0, 9, 10, 11, 12), (0, 13, 14, 15, 16), (0, 17, 18, 19, 20))
 _TIPS = [4, 8, 12, 16, 20]
@@ -45,7 +45,7 @@ def open_network() -> "Network":
     from handtrain.landmark_network.tflite import Network
 
     with zipfile.ZipFile(assets.path(ASSET)) as archive:
-        return Network(archive.read(_MEMBER)).eval()
+        return Network(archive.read(_MEMBER), _READ).eval()
 
 
 def read_views(network: "Network", crops: NDArray[np.uint8]) -> Readings:
@@ -54,9 +54,7 @@ def read_views(network: "Network", crops: NDArray[np.uint8]) -> Readings:
 
     with torch.inference_mode():
         known = network(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255)
-    points, presence, hand, world, features = (
-        known[number].numpy().astype(float) for number in (_POINTS, _PRESENCE, _HAND, _WORLD, _POOLED)
-    )
+    points, presence, hand, world, features = (known[number].numpy().astype(float) for number in _READ)
     return Readings(points.reshape(-1, 21, 3), presence[:, 0], hand[:, 0], world.reshape(-1, 21, 3), features)
 
 

@@ -16,7 +16,7 @@ from handdata.vision.landmarks import HandFinder
 from handdata.world.tasks import Task, draw_task
 from handtrain.judging import anatomy
 from handtrain.landmark_network.readings import FEATURES, Readings, all_visible, open_network, stability
-from handtrain.landmark_network.tflite import _same
+from handtrain.landmark_network.tflite import Operation, _last_readers, _same
 from handtrain.landmark_network.views import SIDE, VIEWS, region, views
 
 
@@ -110,11 +110,17 @@ def test_padding_is_tensorflows_same(kernel, stride, size):
         for i in range(count)
     ]
     square = torch.tensor(row)[None, None, None].repeat(1, 1, size, 1)
-    padded, pad = _same(square, kernel, stride)
     line = torch.zeros(1, 1, kernel, kernel, dtype=torch.float64)
     line[0, 0, kernel // 2] = torch.tensor(weight)
-    result = torch.nn.functional.conv2d(padded, line, stride=stride, padding=pad)
+    line, pad = _same(line, stride, size)
+    result = torch.nn.functional.conv2d(square, line, stride=stride, padding=pad)
     np.testing.assert_allclose(result[0, 0, count // 2].numpy(), expected)
+
+
+def test_a_map_is_kept_until_its_last_reader_and_a_wanted_one_to_the_end():
+    steps = [Operation(0, inputs, output, (), 1, 0, 0) for inputs, output in (((0,), 1), ((1,), 2), ((2, 1), 3))]
+    assert _last_readers(steps, [3]) == [[0], [], [1, 2]]
+    assert _last_readers(steps, [1, 3]) == [[0], [], [2]]
 
 
 def _measures(people: int) -> Measures:

@@ -4,6 +4,7 @@ import os
 import pytest
 
 from handdata.errors import UserError
+from handdata.vision import pixels
 from handtrain.judging.pictures import open_folder
 
 
@@ -58,3 +59,12 @@ def test_a_name_that_is_not_utf8_becomes_text_that_is(tmp_path):
     (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(b"")
     (picture,) = open_folder(tmp_path).pictures
     assert picture.name.encode("utf-8") and picture.path.is_file()
+
+
+def test_heic_is_an_image_and_without_its_package_the_reason_names_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(pixels, "_heif_installed", lambda: False)
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    (picture,) = open_folder(tmp_path).pictures
+    expected = pytest.raises(pixels.UnreadableImage, match=r"HEIC, which needs: pip install 'hand1000\[heif\]'")
+    with expected, pixels.open_image(picture.path):
+        pass
