@@ -44,7 +44,8 @@ site: setup
 # a small model with and without a LoRA, in an environment without llama.cpp and Ray
 DEMO := .venv-demo
 demo: $(DEMO)/.installed
-	$(DEMO)/bin/python docs/examples/demo.py --out demo $(if $(BROWSER),--open)
+	DIFFUSERS_VERBOSITY=error TRANSFORMERS_VERBOSITY=error \
+		$(DEMO)/bin/python docs/examples/demo.py --out demo $(if $(BROWSER),--open)
 
 $(DEMO)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)

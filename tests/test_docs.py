@@ -228,10 +228,31 @@ def test_the_python_of_the_api_page_runs(rewriting, tmp_path):
 @pytest.mark.slow
 def test_the_examples_build_train_and_score(rewriting, tmp_path):
     examples = {path.stem: str(path) for path in EXAMPLES}
-    assert set(examples) == {"build_dataset", "train_and_compare", "score_folder"}
+    assert set(examples) == {"build_dataset", "train_and_compare", "score_folder", "demo"}
     output = run(examples["build_dataset"], *BUILD_FLAGS.split(), "--server", rewriting, folder=tmp_path)
     assert "rows are in dataset" in output
     output = run(examples["train_and_compare"], *TRAIN_FLAGS.split(), folder=tmp_path)
     assert "hand-found rate" in output and (tmp_path / "run/report.html").is_file()
     output = run(examples["score_folder"], *SCORE_FLAGS.split(), folder=tmp_path)
     assert "gesture accuracy" in output and (tmp_path / "scores.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_demo_draws_both_models_and_shows_how_they_were_judged(tmp_path):
+    output = run(str(ROOT / "docs/examples/demo.py"), "--out", "demo", "--count", "3", "--steps", "4", folder=tmp_path)
+    page = (tmp_path / "demo/index.html").read_text(encoding="utf-8")
+    assert len(re.findall(r"<td>\d of 3</td>", page)) == 2
+    pictures = re.findall(r'src="(.+?)"', page)
+    assert len(pictures) == 6 and all((tmp_path / "demo" / name).is_file() for name in pictures)
+    assert (tmp_path / "demo/judge.html").is_file() and "p_wrong per image" in output
+    first, second = ((tmp_path / "demo" / side / "00.png").read_bytes() for side in ("base", "tuned"))
+    assert first != second, "the LoRA changes the pictures"
+
+
+def test_the_lora_of_the_demo_is_small_and_names_its_base():
+    from safetensors import safe_open
+
+    file = ROOT / "models/mini-palm-lora.safetensors"
+    assert file.stat().st_size < 4e6
+    with safe_open(file, "pt") as opened:
+        assert '"place": "mini-stable-diffusion"' in opened.metadata()["hand1000"]

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from PIL import Image
 
 import handtrain
 from handdata.shipped import resource
@@ -29,8 +28,8 @@ SIDE = 128  # px of a picture on the page
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>hand1000: demo</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>:root {{color-scheme: light dark}} body {{font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto;
-padding: 0 1rem}} table {{border-collapse: collapse}} td, th {{padding: .2rem 1rem .2rem 0; text-align: left}}
+<style>:root {{color-scheme: light dark}} body {{font: 16px/1.5 system-ui, sans-serif; max-width: 68rem;
+margin: 2rem auto; padding: 0 1rem}} table {{border-collapse: collapse}} td, th {{padding: .2rem 1rem .2rem 0; text-align: left}}
 figure {{display: inline-block; margin: 0 .4rem .8rem 0}} figure img {{display: block; width: {side}px; max-width: 42vw;
 image-rendering: auto}} figcaption {{font-size: 12px}}</style>
 <h1>Open palms, before and after</h1>
@@ -40,7 +39,7 @@ the same with its LoRA. Example: <q>{prompt}</q>.</p>
 <p>95 % intervals. <a href="judge.html">The judge's page</a> shows how every hand was judged.</p>
 {pictures}</html>
 """
-MEASURES = {"hand-found rate": "hand found", "p_wrong per image": "wrong (experimental, lower is better)"}
+MEASURES = {"hand-found rate": "hand found", "p_wrong per image": "p_wrong (experimental, lower is better)"}
 
 
 def prompts(count: int) -> list[str]:
@@ -63,17 +62,18 @@ def draw(pipeline: StableDiffusionPipeline, folder: Path, count: int, steps: int
 
 
 def page(folder: Path, judged: Any, count: int) -> Path:
-    """Write a page with both sets of pictures and the judge's two main measures."""
+    """Write a page with both sets of pictures, the recognised palms and the judge's two main measures."""
     rows = ""
     for summary in sorted(judged.summaries, key=lambda summary: summary["folder"]):
         cells = [summary["measures"][name] for name in MEASURES]
         text = "".join(f"<td>{cell['value']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})</td>" for cell in cells)
-        rows += f"<tr><th>{Path(summary['folder']).name}</th>{text}</tr>"
+        palms = f"<td>{summary['gestures'].get('palm', 0)} of {count}</td>"
+        rows += f"<tr><th>{Path(summary['folder']).name}</th>{palms}{text}</tr>"
     pictures = "".join(
         f'<figure><img src="base/{n:02}.png" alt="base"><img src="tuned/{n:02}.png" alt="tuned"></figure>'
         for n in range(count)
     )
-    heads = "".join(f"<th>{name}</th>" for name in MEASURES.values())
+    heads = "".join(f"<th>{name}</th>" for name in ("open palms", *MEASURES.values()))
     example = html.escape(prompts(1)[0])
     text = PAGE.format(side=SIDE, count=count, prompt=example, heads=heads, rows=rows, pictures=pictures)
     (folder / "index.html").write_text(text, encoding="utf-8")

@@ -155,6 +155,7 @@ class Export:
     rank: int | None = None  # lora: rank of the factors of a model that was trained in full; default: 32
     layers: Literal["attention", "all"] | None = None  # lora: layers of the UNet that are factored; default: all
     lora_format: Literal["diffusers", "kohya"] | None = None  # lora: names of the weights; default: diffusers
+    lora_precision: Literal["fp32", "fp16"] | None = None  # lora: number format of the file; default: fp32
     images: int = 4  # lora: number of pictures that are compared with the full model's; 0: none
     device: str = "auto"  # lora: device of these pictures: auto, cpu, cuda, cuda:1
     prediction_type: _PredictionType = None  # prediction type of a single file that does not state it

@@ -22,7 +22,10 @@ from handtrain.model.formats.header import left_out, metadata_of, phrases_of
 from handtrain.model.formats.lora import Factors, Format, Layers, write_lora
 from handtrain.model.gesture_file import ABOUT_FILE
 
+Precision: TypeAlias = Literal["fp32", "fp16"]
 Target: TypeAlias = Literal["diffusers", "fp16", "single-file", "lora"]
+
+Form: TypeAlias = tuple[Format, Precision]
 
 _RANK = 32  # python -m benchmarks.lora_ranks measures what ranks keep
 _FILES = ("single-file", "lora")
@@ -41,19 +44,21 @@ class Exported:
 
 def export(
     model: str | Path, *, to: Target, out: str | Path, base: str | Path | None = None, rank: int | None = None,
-    layers: Layers | None = None, lora_format: Format | None = None, images: int = 4, device: str = "auto",
-    prediction_type: str | None = None,
+    layers: Layers | None = None, lora_format: Format | None = None, lora_precision: Precision | None = None,
+    images: int = 4, device: str = "auto", prediction_type: str | None = None,
 ) -> Exported:  # fmt: skip
     """Write a trained model or a base in another format to `out`, a new folder, or a new file for the last two formats.
 
     `diffusers` and `fp16` are folders in float32 and float16, `single-file` has the original names, `lora` the change
     of the UNet alone: the adapters of a LoRA run, else the difference to `base` (default: the one on the Hub that
     hand1000.json names), factored to a `rank` (32) for `layers` (all) and compared with the full model in `images`
-    pictures. `prediction_type` is for a file of weights that does not state it. Raises `UserError` for a mistake.
+    pictures; its numbers are stored in `lora_precision` (fp32). `prediction_type` is for a file of weights that does
+    not state it. Raises `UserError` for a mistake.
     """
     out = Path(out)
     _require_new(out, to)
-    of_lora = {"--rank": rank, "--layers": layers, "--lora-format": lora_format, "--base": base}
+    of_lora = {"--rank": rank, "--layers": layers, "--lora-format": lora_format,
+               "--lora-precision": lora_precision, "--base": base}  # fmt: skip
     if to != "lora" and (given := next((name for name, value in of_lora.items() if value is not None), None)):
         raise UserError(f"{given} is for --to lora: leave it out")
     if is_pickled(Path(model)):
@@ -64,7 +69,7 @@ def export(
     if to == "lora":
         if not about:
             raise UserError(f"MODEL {model} was not trained by handtrain: a LoRA is the change of a trained model")
-        form, chosen = lora_format or "diffusers", choose_device(device)
+        form, chosen = (lora_format or "diffusers", lora_precision or "fp32"), choose_device(device)
         if "adapters_sha256" in about and rank is None and layers is None:
             return _trained_adapters(opened, about, out, form)
         before = _base_of(about, base, prediction_type)
@@ -86,7 +91,7 @@ def _unpickled(model: Path, to: Target, out: Path) -> Exported:
     return Exported(out)
 
 
-def _trained_adapters(opened: Base, about: dict[str, Any], out: Path, form: Format) -> Exported:
+def _trained_adapters(opened: Base, about: dict[str, Any], out: Path, form: Form) -> Exported:
     adapters = read_adapters(opened.folder, about)
     _write(opened, about, out, form, adapters)
     rank = len(next(iter(adapters.values()))[0])
@@ -94,7 +99,7 @@ def _trained_adapters(opened: Base, about: dict[str, Any], out: Path, form: Form
 
 
 def _factored(
-    opened: Base, about: dict[str, Any], out: Path, form: Format, base: Base, rank: int, layers: Layers, images: int,
+    opened: Base, about: dict[str, Any], out: Path, form: Form, base: Base, rank: int, layers: Layers, images: int,
     device: torch.device,
 ) -> Exported:  # fmt: skip
     """Write the factors of a model's difference to its base, and compare both in pictures."""
@@ -115,9 +120,11 @@ def _factored(
     return Exported(out, (*remarks, *_notes(about)))
 
 
-def _write(opened: Base, about: dict[str, Any], out: Path, form: Format, factors: Factors) -> None:
+def _write(opened: Base, about: dict[str, Any], out: Path, form: Form, factors: Factors) -> None:
     metadata = metadata_of(about, opened.configs, out.stem, about["resolution"], adapters=True)
-    write_lora(out, factors, form, opened.configs["unet"], metadata)
+    if form[1] == "fp16":
+        factors = {name: (down.half(), up.half()) for name, (down, up) in factors.items()}
+    write_lora(out, factors, form[0], opened.configs["unet"], metadata)
 
 
 def _notes(about: dict[str, Any]) -> list[str]:

@@ -251,3 +251,14 @@ def test_pickles_are_converted_without_running_code(base: Path, tmp_path: Path) 
     for part in NETWORKS:
         ours, reference = (open_base(each).network(part).state_dict() for each in (tmp_path / "whole", base))
         assert all(torch.equal(ours[name], reference[name]) for name in reference)
+
+
+def test_a_lora_file_in_half_precision_has_half_the_size_and_the_same_values(lora_run: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "whole.safetensors", tmp_path / "half.safetensors"]
+    for file, precision in zip(files, (None, "fp16"), strict=True):
+        export(lora_run, to="lora", out=file, lora_precision=precision)  # type: ignore[arg-type]
+    whole, half = map(load_file, files)
+    assert {tensor.dtype for tensor in half.values()} == {torch.float16}
+    assert all(torch.equal(whole[name].half(), half[name]) for name in whole)
+    with pytest.raises(UserError, match="--lora-precision is for --to lora"):
+        export(lora_run, to="fp16", out=tmp_path / "no", lora_precision="fp16")
