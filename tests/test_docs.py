@@ -169,16 +169,30 @@ def test_every_path_and_module_that_a_page_names_exists(page):
         assert importlib.util.find_spec(module), f"{page.name}: python -m {module}"
 
 
-def test_readme_shows_where_everything_is():
-    """Every folder of both packages has a row in the README, with a file that exists to start reading at."""
-    table = dict(
-        re.findall(r"^\| `(hand\w+/[\w/]*)` \|.*\| `([\w.]+)` \|$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
-    )
+def test_the_map_of_the_code_shows_where_everything_is():
+    """Every folder of both packages has a row in the map, with a file that exists to start reading at."""
+    page = (ROOT / "docs/code.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `(hand\w+/[\w/]*)` \|.*\| `([\w.]+)` \|$", page, re.MULTILINE))
     folders = {
         str(path.parent.relative_to(ROOT)) + "/" for name in PROGRAMS for path in (ROOT / name).rglob("__init__.py")
     }
     assert set(table) == folders
     assert [folder + file for folder, file in table.items() if not (ROOT / folder / file).is_file()] == []
+
+
+def test_figures_of_the_readme_are_in_the_benchmarks():
+    readme, known = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/benchmarks.md"))
+    readme = re.sub(r"https?://\S+|Python 3\.\d+|LLaMA 3|Apache-2\.0|Diffusion 1\.4", "", readme)
+    figures = set(re.findall(r"\d+\.\d+", readme))
+    assert len(figures) > 15
+    assert {figure for figure in figures if not re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d])", known)} == set()
+
+
+def test_the_readme_is_short_and_leads_to_the_tutorials():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    first_screen = "\n".join(lines[:20])
+    assert all(f"docs/{name}.md" in first_screen for name in ("reproduce", "cluster", "own_gesture", "judge"))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,10 +12,6 @@ import yaml
 from tests import ROOT
 
 TUTORIALS = ["reproduce.md", "cluster.md", "own_gesture.md", "judge.md"]
-LONGEST = 120  # columns of prose
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").glob("*.md"))
-]  # fmt: skip
 
 
 class Loads(HTMLParser):
@@ -74,11 +69,3 @@ def test_the_first_page_and_the_menu_lead_with_the_tutorials():
     assert links == TUTORIALS
     menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     assert [name for entry in menu[1]["Tutorials"] for name in entry.values()] == TUTORIALS
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "cli.md"], ids=lambda page: page.name)
-def test_prose_has_at_most_120_columns(page: Path):
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    lines = [re.sub(r"\]\([^)]*\)", "]", line) for line in text.splitlines()]  # an address cannot be divided
-    prose = [line for line in lines if not line.startswith(("|", "    ", "!["))]
-    assert [line for line in prose if len(line) > LONGEST] == []

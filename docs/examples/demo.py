@@ -29,7 +29,8 @@ SIDE = 128  # px of a picture on the page
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>hand1000: demo</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>:root {{color-scheme: light dark}} body {{font: 16px/1.5 system-ui, sans-serif; max-width: 68rem;
-margin: 2rem auto; padding: 0 1rem}} table {{border-collapse: collapse}} td, th {{padding: .2rem 1rem .2rem 0; text-align: left}}
+margin: 2rem auto; padding: 0 1rem}} table {{border-collapse: collapse}}
+td, th {{padding: .2rem 1rem .2rem 0; text-align: left}}
 figure {{display: inline-block; margin: 0 .4rem .8rem 0}} figure img {{display: block; width: {side}px; max-width: 42vw;
 image-rendering: auto}} figcaption {{font-size: 12px}}</style>
 <h1>Open palms, before and after</h1>
