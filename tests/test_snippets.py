@@ -35,12 +35,13 @@ from tests.hub_store import User
 from tests.snippets import PROGRAMS, Snippet, parse, snippets
 
 PAGES = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "cli.md")]
-MOST_NOT_RUN = 7
+MOST_NOT_RUN = 8
 
 # A snippet that cannot run here, and why.
 NOT_RUN = {
     "make quickstart": "sets up an environment and runs for six minutes; tests/handtrain/mini/test_scripts.py runs it",
     "make demo": "makes an environment of its own; tests/test_docs.py runs the program",
+    "handtrain app --model runs/call/model --dataset DATASET --open": "a server; tests/handtrain/app runs it",
     "make test": "runs this test",
     "make damage": "3,000 tries; tests/test_damage.py runs 300",
     "python -m benchmarks.fetch --runs 3": "a measurement of minutes",

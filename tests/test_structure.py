@@ -25,8 +25,8 @@ ORDER = {
     ],
     "handtrain": [
         "options seals hashes", "tensor_cache", "presets data", "method", "model", "run networks landmark_network",
-        "generation evaluation", "training raters", "reporting", "judging publish bench mini exporting", "reproduce",
-        "cli",
+        "generation evaluation", "training raters", "reporting", "judging publish bench mini exporting",
+        "app reproduce", "cli",
     ],
 }  # fmt: skip
 SHARED = {
@@ -36,6 +36,7 @@ SHARED = {
 # The mini models are trained on the drawn world and judged by the captioner; both programs share one main function; a
 # language model that judges hands is reached through the client that rewrites captions.
 ALSO_SHARED = {
+    "handtrain.app": {"dataset.evaluate"},  # its rows are those that `handdata.open_dataset` opens
     "handtrain.mini": {"world", "texts.captioners", "recipe"},
     "handtrain.cli": {"cli.program"},
     "handtrain.raters": {"texts.chat", "texts.answers", "texts.openai_server"},

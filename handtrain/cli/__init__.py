@@ -14,6 +14,7 @@ COMMANDS: program.Table = {
     "generate": "generate images from a trained model or a plain base",
     "evaluate": "compare generated images with real ones",
     "judge": "judge the hands in any folders of images, without real ones",
+    "app": "try models, judge pictures and browse a dataset in the browser",
     "report": "write one page from one or many runs",
     "bench": "time the presets against a plain loop that does what the released code does",
     "reproduce": "make the paper's table: train, generate, evaluate and report",

@@ -11,6 +11,7 @@ from handdata.errors import UserError
 from handdata.files import write_json
 from handdata.gestures import PAPER_GESTURES
 from handdata.huggingface import parse_dataset, parse_model
+from handtrain.cli.in_browser import App as App
 from handtrain.data.dataset import require_trainable
 from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_of

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from handdata.errors import UserError
 from handdata.files import require_writable_folder, write_json, write_text
@@ -100,7 +101,7 @@ def _judge_all(folders: Sequence[Folder], method: AnatomyMethod | None, workers:
             os.environ.setdefault("OMP_NUM_THREADS", "1")
             judged = map_unordered(_in_worker, tasks, workers, "judge", _start, (method,))
         else:
-            judged = map(stack.enter_context(_Judges(method)), tasks)  # type: ignore[assignment]
+            judged = map(stack.enter_context(Judge(method)), tasks)  # type: ignore[assignment]
         images = []
         for image in judged:
             images.append(image)
@@ -114,7 +115,7 @@ def _judge_all(folders: Sequence[Folder], method: AnatomyMethod | None, workers:
     return images
 
 
-class _Judges(ExitStack):
+class Judge(ExitStack):
     """The models of one process; a call judges one image."""
 
     def __init__(self, method: AnatomyMethod | None) -> None:
@@ -132,11 +133,16 @@ class _Judges(ExitStack):
         except (UnreadableImage, OSError) as error:
             large = isinstance(error, UnreadableImage) and error.reason == "too-many-pixels"
             return make(fault=f"it has more than {MAX_PIXELS:,} pixels" if large else str(error))
-        pixels, black = np.asarray(image), is_black(image)
+        black = is_black(image)
         one_colour = not black and is_one_colour(image)
-        hands = [] if black or one_colour else find_hands(self._finder, pixels)
-        judged = [self._hand(pixels, *pair) for pair in zip(hands, gestures_named(hands), strict=True)]
+        judged = [] if black or one_colour else self.hands(image)
         return make(None, image.width, image.height, black, one_colour, judged)
+
+    def hands(self, image: Image.Image) -> list[JudgedHand]:
+        """Return the judged hands of an upright RGB image."""
+        pixels = np.asarray(image)
+        hands = find_hands(self._finder, pixels)
+        return [self._hand(pixels, *pair) for pair in zip(hands, gestures_named(hands), strict=True)]
 
     def _hand(self, pixels: np.ndarray, hand: Hand, gesture: str) -> JudgedHand:
         if self._anatomy is None:
@@ -145,14 +151,14 @@ class _Judges(ExitStack):
         return JudgedHand(hand, gesture, round(float(found.p_wrong), 4), found.fingers, found.flaw or None)
 
 
-_of_process: _Judges  # in a worker process
+_of_process: Judge  # in a worker process
 
 
 def _start(method: AnatomyMethod | None) -> None:
     from multiprocessing.util import Finalize
 
     global _of_process
-    _of_process = _Judges(method)
+    _of_process = Judge(method)
     Finalize(None, _of_process.close, exitpriority=1)  # before the threads end, which MediaPipe closes its graph with
 
 

@@ -1,0 +1,83 @@
+"""A trained model and its base, which draw the same prompt from the same noise."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from handdata.errors import UserError
+from handdata.huggingface import parse_model
+from handdata.machine import choose_device
+from handtrain.generation.generate import load_pipeline
+from handtrain.generation.sampling import guidance_of
+from handtrain.model.about import require_whole
+from handtrain.model.base import open_base
+from handtrain.model.gesture_file import ABOUT_FILE
+from handtrain.options import GenerateOptions
+
+NO_POSE, FREE = "left open", "none"  # of the choices of a pose; of the gestures in a prompt
+
+
+@dataclass
+class Drawing:
+    """A request: the prompt, and how it is drawn."""
+
+    prompt: str
+    seed: int = 0
+    steps: int = 20
+    guidance: float = 3.0
+    mu: float = 1.0  # share of the plain text embedding in the trained model
+    pose: str = NO_POSE  # one of `Models.poses`
+    pose_guidance: float = 2.0
+
+
+class Models:
+    """Both models on a device, loaded once."""
+
+    def __init__(self, model: str, base: str | None, device: str = "auto") -> None:
+        """Load a trained model, and the base that it names or `base`.
+
+        Raises `UserError` for a model that handtrain did not train, or a base that is not known.
+        """
+        opened = open_base(parse_model(model, "--model"), "--model")
+        if opened.single_file or not (opened.folder / ABOUT_FILE).exists():
+            raise UserError(f"--model {model} was not trained by handtrain: name the folder RUN/model")
+        self.about = require_whole(opened.folder, "--model")
+        place = base or str(self.about.get("training", {}).get("base", {}).get("place", ""))
+        if not place:
+            raise UserError(f"--model {model} does not name its base: give --base")
+        chosen, options = choose_device(device), GenerateOptions()
+        before = open_base(parse_model(place, "--base"), "--base")
+        self.name, self.base_name = model, place
+        self._tuned = load_pipeline(opened, self.about, options, chosen)
+        self._base = load_pipeline(before, {}, options, chosen)
+        self.guidance = guidance_of("pose" in self.about)
+        self.mu = float(self.about["lam"])
+
+    @property
+    def phrases(self) -> dict[str, str]:
+        """The phrase of every gesture of the model, by name."""
+        table = self.about.get("gestures") or {self.about["gesture"]: {"phrase": self.about["gesture_phrase"]}}
+        return {name: entry["phrase"] for name, entry in table.items()}
+
+    @property
+    def poses(self) -> list[str]:
+        """The choices of a pose: left open, then the model's own, such as `palm 2`; empty without pose layers."""
+        if "pose" not in self.about:
+            return []
+        table = self.about["gestures"].items()
+        return [NO_POSE, *(f"{name} {n + 1}" for name, entry in table for n in range(len(entry["poses"])))]
+
+    def draw(self, asked: Drawing) -> tuple[Any, Any]:
+        """Return the pictures of the base and of the trained model. Raises `ValueError` for an impossible request."""
+        common = {"num_inference_steps": asked.steps, "guidance_scale": asked.guidance}
+        more: dict[str, Any] = {"mu": asked.mu}
+        if self.poses and asked.pose != NO_POSE:
+            gesture, _, number = asked.pose.rpartition(" ")
+            pose = self._tuned.gesture.own_poses(gesture)[int(number) - 1]
+            more |= {"poses": pose, "pose_guidance": asked.pose_guidance}
+        pictures = [
+            pipeline(asked.prompt, generator=torch.Generator().manual_seed(asked.seed), **common, **extra).images[0]
+            for pipeline, extra in ((self._base, {}), (self._tuned, more))
+        ]
+        return pictures[0], pictures[1]
