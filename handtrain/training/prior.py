@@ -15,13 +15,12 @@ from handtrain.method.micro_batch import parts
 from handtrain.method.noise import seed_of, shuffled
 from handtrain.method.prediction import Texts
 from handtrain.model.base import Base
-from handtrain.presets import TrainOptions, routes
+from handtrain.presets import PRIOR_AT_ONCE, TrainOptions, routes
 from handtrain.tensor_cache import TensorCache, key_of
 from handtrain.training.encode import encode_texts
 from handtrain.training.training_set import EncodedSplit, merged
 
 STEPS = 20  # DDIM steps of a picture
-_AT_ONCE = 16  # pictures: a fixed number, so that a resumed run draws the same
 
 
 def gesture_free(rows: Sequence[Row]) -> list[str]:
@@ -52,7 +51,7 @@ def prior_split(
         sampler = Sampler(base, base.denoiser().to(device), base.vae().to(device), unconditional, STEPS)
         drawn = [
             sampler.latents(text[part], [seed_of("prior", options.seed, n) for n in range(part.start, part.stop)])
-            for part in parts(count, _AT_ONCE)
+            for part in parts(count, PRIOR_AT_ONCE)
         ]
         entry = {"mean": (torch.cat(drawn) / base.scaling()).contiguous()}
         cache.put(key, entry)

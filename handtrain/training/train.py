@@ -22,9 +22,12 @@ from handtrain.model.base import Base
 from handtrain.model.export import export
 from handtrain.model.formats.adapters import ADAPTERS_FILE, write_adapters
 from handtrain.presets import RunOptions, TrainOptions
-from handtrain.run.cost import estimate, ideal_seconds, require_room, stage3_order
+from handtrain.run.cost import Cost, ideal_seconds, require_room, stage3_order, training_flop
 from handtrain.run.device import diffusion
+from handtrain.run.fit import table
 from handtrain.run.folder import Run
+from handtrain.run.footprint import footprint
+from handtrain.run.memory import Memory
 from handtrain.run.phases import Phases
 from handtrain.run.processes import joined, launched
 from handtrain.run.session import open_session
@@ -175,10 +178,15 @@ def plan_run(
     prediction_type: str | None = None,
     **changes: Any,
 ) -> str:
-    """Check the arguments of `train` and return a text with the steps, memory, disk space and time of the run."""
+    """Check the arguments of `train` and return a text with the steps, memory, disk space and time of the run.
+
+    A table says with which changes every preset fits on cards of three sizes.
+    """
     setup = set_up(dataset, gesture, base, preset, options, running, device, changes, prediction_type=prediction_type)
-    count = launched().count
-    return f"{setup.plan}\n{estimate(setup.plan, setup.base, setup.options, setup.running, setup.device, count)}"
+    count, memory = launched().count, Memory(setup.base)
+    size = footprint(memory, setup.options, setup.running, count)
+    cost = Cost(training_flop(setup.plan, setup.base), setup.device, count)
+    return f"{setup.plan}\n{size}\n{cost}\n\n{table(memory)}"
 
 
 def _loaded_denoiser(base: Base, options: TrainOptions, phases: Phases) -> Any:
