@@ -38,6 +38,10 @@ class Train:
     options: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)
     running: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     device: str = "auto"  # auto, cpu, cuda, cuda:1
+    # memory of a card that the run has to fit into, for which --micro-batch, --gradient-checkpointing, --optimizer
+    # and --lora-rank are chosen in this order, unless they are given: auto (that of the GPU), or a size such as 24GiB
+    fit: str | None = None
+    given: Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress] = ()  # options of the command line
     cache: Path | None = None  # cache of encoded images and texts; by default ~/.cache/hand1000/encoded
     verify: bool = False  # read every file of a finished run again, and make again those that are damaged
     dry_run: bool = False  # check everything, and print the steps, memory, disk space and time of the run
@@ -53,7 +57,9 @@ class Train:
             elif flag.startswith("--preset="):
                 preset = flag.partition("=")[2]
         missing = tyro.MISSING
-        return cls(missing, missing, missing, missing, preset, options_of(preset))  # type: ignore[arg-type]
+        words = [word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")]
+        given = tuple(word.removeprefix("no_") for word in words)
+        return cls(missing, missing, missing, missing, preset, options_of(preset), given=given)  # type: ignore[arg-type]
 
     def __call__(self) -> int:
         check(self.options)

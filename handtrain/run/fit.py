@@ -4,15 +4,19 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from handdata.errors import UserError
 from handdata.markdown import markdown_table
+from handdata.readers import read_json
+from handtrain.options import changed
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, options_of
 from handtrain.run.footprint import CONTEXT, Footprint, footprint, gib
 from handtrain.run.memory import Memory
+from handtrain.seals import intact
 
 CARDS = (12, 24, 80)  # GiB
 _LORA = {"lora_rank": 16, "unet_lr": 1e-4}  # docs/scaling.md
@@ -35,6 +39,10 @@ class Fit:
     running: RunOptions
     changes: dict[str, Any]  # by field; empty: everything fits as it is
     footprint: Footprint
+
+    def record(self, fit: str) -> dict[str, Any]:
+        """Return the entry of run.json."""
+        return {"requested": fit, "changes": self.changes, "peak_gib": round(self.footprint.peak / 2**30, 2)}
 
     def __str__(self) -> str:
         if not self.changes:
@@ -72,11 +80,11 @@ def fitted(
     for step in _STEPS:
         if any(name in given for name in step if name != "unet_lr") or _refused(step, options, in_8_bits):
             continue
-        changed = replace(options, **{name: value for name, value in step.items() if name not in given})
-        for way in _ways(changed, running, given):
-            result = footprint(memory, changed, _counted(way), processes)
+        taken = replace(options, **{name: value for name, value in step.items() if name not in given})
+        for way in _ways(taken, running, given):
+            result = footprint(memory, taken, _counted(way), processes)
             if result.peak + CONTEXT <= room:
-                return Fit(changed, way, _changes(options, changed) | _changes(running, way), result)
+                return Fit(taken, way, _changes(options, taken) | _changes(running, way), result)
             if result.fixed + CONTEXT > room:
                 break  # before more is counted
     return None
@@ -86,7 +94,7 @@ def chosen(
     memory: Memory, options: TrainOptions, running: RunOptions, fit: str, device: torch.device,
     given: Collection[str], processes: int,
 ) -> Fit:  # fmt: skip
-    """Return the options for `--fit`. Raises `UserError` that says what would fit, if those given do not."""
+    """Return the options for `--fit`. Raises `UserError` with a remedy where nothing fits."""
     room, in_8_bits = room_of(fit, device), device.type == "cuda" and find_spec("bitsandbytes") is not None
     result = fitted(memory, options, running, room, given, processes, in_8_bits)
     if result:
@@ -96,6 +104,28 @@ def chosen(
     free = fitted(memory, options, whole, room, (), processes, in_8_bits)
     remedy = f"it would fit with {free}" if free else "nothing fits: use a larger card, or a smaller --resolution"
     raise UserError(f"--fit {fit}: with the options that you gave the run needs a card of {gib(needed)}; {remedy}")
+
+
+def resumed(
+    memory: Memory, options: TrainOptions, running: RunOptions, fit: str, device: torch.device,
+    given: Collection[str], processes: int, out: Path | None,
+) -> Fit:  # fmt: skip
+    """Return the options for `--fit` of a run in a folder, which keeps what it chose before.
+
+    With another size only the options that determine the weights are kept.
+    """
+    record = _recorded(out)
+    kept = {name: value for name, value in record.get("changes", {}).items() if name not in given}
+    try:
+        before, way = changed(kept, options, running)
+    except UserError:  # of another version
+        return chosen(memory, options, running, fit, device, given, processes)
+    if record.get("requested") == fit:
+        return Fit(before, way, kept, footprint(memory, before, _counted(way), processes))
+    weights = _changes(options, before)
+    fixed = {*given, "optimizer", "lora_rank"} if record else given
+    result = chosen(memory, before, running, fit, device, fixed, processes)
+    return replace(result, changes=weights | result.changes)
 
 
 def table(memory: Memory) -> str:
@@ -108,6 +138,16 @@ def table(memory: Memory) -> str:
         fits = [fitted(memory, options, RunOptions(), card * 2**30) for card in CARDS]
         rows.append([name, gib(footprint(memory, options, RunOptions()).peak), *map(_cell, fits)])
     return markdown_table(["preset", "peak", *(f"{card} GiB" for card in CARDS)], rows)
+
+
+def _recorded(out: Path | None) -> dict[str, Any]:
+    """Return the last choice in run.json of a folder, empty without any."""
+    record = read_json(out / "run.json") if out else None
+    if not isinstance(record, dict) or not intact(record) or not isinstance(record.get("sessions"), list):
+        return {}
+    entries = [each.get("fit") for each in record["sessions"] if isinstance(each, dict)]
+    whole = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("changes"), dict)]
+    return whole[-1] if whole else {}
 
 
 def _refused(step: Mapping[str, Any], options: TrainOptions, in_8_bits: bool) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from handtrain.presets import OBSERVED_AT_ONCE, PRIOR_AT_ONCE, RunOptions, TrainOptions, routes
 from handtrain.run.memory import Memory, Use
 
-# What cuDNN and cuBLAS take for intermediate results: peaks measured on an H100 and an H200 exceed the count of tensors
+# Intermediate results of cuDNN and cuBLAS: peaks measured on an H100 and an H200 exceed the count of tensors
 # by 0.1 to 0.65 GiB (tests/handtrain/run/test_memory.py).
 WORKSPACE = 2**29  # bytes
 # CUDA's context and kernels, and gaps between torch's blocks: an allowance that was not measured

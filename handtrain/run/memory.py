@@ -117,7 +117,7 @@ def empty_inputs(base: Base) -> tuple[torch.Tensor, Texts, Inputs]:
 def allocated(compute: Callable[[], object], existing: Sequence[torch.Tensor], times: int = 1) -> "Record":
     """Return the bytes of living tensors on `meta` after every operation of a computation, besides existing tensors.
 
-    What is computed several times is recorded the last time.
+    A computation that runs several times is recorded the last time.
     """
     recorder = _Recorder(existing)
     with recorder, _Kernels():
