@@ -75,6 +75,10 @@ class TrainOptions:
     noise_device: Literal["cpu", "cuda"] = "cpu"
 
 
+# Fixed numbers, so that a resumed run draws the same pictures
+PRIOR_AT_ONCE = 16  # pictures of the base model
+OBSERVED_AT_ONCE = 8  # images of a validation loss, and of an evaluation
+
 ROUTES = ("map", "time", "tokens")  # choices of --pose; `method.conditioning` has the layers
 _NOT_RELEASED = (
     "unet_decay", "unet_samples", "unet_clip", "pose", "text_dropout", "times", "min_snr", "ema", "prior",

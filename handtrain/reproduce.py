@@ -1,7 +1,7 @@
 """Reproduce the paper's table: generate, train and evaluate for every gesture, then write one report."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,14 @@ from handtrain.evaluation.records import fault_of
 from handtrain.generation import generate as generation
 from handtrain.generation.sampling import guidance_of
 from handtrain.options import EvaluateOptions, GenerateOptions, recorded
-from handtrain.presets import options_of
+from handtrain.presets import RunOptions, TrainOptions, options_of
 from handtrain.reporting.report import report
+from handtrain.run.cost import Cost, training_flop, work_of_base, work_of_vae
+from handtrain.run.footprint import footprint, gib
+from handtrain.run.memory import Memory
 from handtrain.run.processes import launched
-from handtrain.training.train import plan_run, train
+from handtrain.training.setup import Setup, set_up
+from handtrain.training.train import train
 
 RESULT = "evaluation.json"
 
@@ -44,8 +48,7 @@ def reproduce(
     """Run the chain for every gesture in OUT/GESTURE, then write OUT/report.html and return its path.
 
     The texts of `split` are the prompts, its images the real ones. `training` are arguments of `train`, such as preset
-    and lam. Finished parts are kept: the same call resumes. Raises `UserError` for a mistake in any gesture before the
-    first image is generated.
+    and lam. The same call resumes. Raises `UserError` for a mistake in any gesture before the first image is generated.
     """
     out, generate, evaluate = Path(out), generate or GenerateOptions(), evaluate or EvaluateOptions()
     training = {"base": base, "device": device, **training}
@@ -53,7 +56,8 @@ def reproduce(
     if generate.guidance is None:  # the same for both sides
         posed = training.get("pose", (training.get("options") or options_of(training.get("preset", "paper"))).pose)
         generate = replace(generate, guidance=guidance_of(posed != "none"))
-    plan = planned(dataset, gestures=gestures, split=split, limit=limit, seeds=seeds, generate=generate, **training)
+    checked = {name: value for name, value in training.items() if name not in ("cache", "verify", "progress")}
+    plan = planned(dataset, gestures=gestures, split=split, limit=limit, seeds=seeds, generate=generate, **checked)
     print(plan, file=sys.stderr)
     for gesture in gestures:
         run, real = out / gesture, f"{dataset}:{split}"
@@ -92,14 +96,30 @@ def planned(
         require_trainable(str(dataset), (gesture,), "--gestures")
         if gesture == "all":
             raise UserError("--gestures all is a mixture of all gestures: name one of them, for instance call")
-    lines = []
+    lines, flop, disk, total = [], 0.0, 0, 0
     for gesture in gestures:
+        setup = _set_up(dataset, gesture, **training)
         prompts = len(load(parse_dataset(str(dataset), "--dataset"), gesture, split, limit).rows)
         images = 2 * prompts * len(seeds)
         passes = images * generation.steps_of(generate) * 2  # with and without the prompt
         lines.append(f"{gesture}: {images:,} images, base and tuned, {passes:,} passes of the UNet")
-        lines.append(plan_run(dataset, gesture=gesture, **training))
-    return "\n".join(lines)
+        lines += [str(setup.plan), str(footprint(Memory(setup.base), setup.options, setup.running))]
+        flop += training_flop(setup.plan, setup.base)
+        flop += passes * work_of_base(setup.base).forward + images * work_of_vae(setup.base)[1]
+        disk += setup.plan.disk_bytes + 3 * images * setup.base.resolution**2  # of images that are not compressed
+        total += images
+    lines.append(f"all gestures: {total:,} images, {gib(disk)} of disk at most; without the metrics' own networks")
+    return "\n".join([*lines, str(Cost(flop, setup.device, 1))])
+
+
+def _set_up(
+    dataset: str | Path, gesture: str, *, base: str | Path, preset: str = "paper", device: str = "auto",
+    options: TrainOptions | None = None, running: RunOptions | None = None, prediction_type: str | None = None,
+    fit: str | None = None, given: Collection[str] = (), **changes: Any,
+) -> Setup:  # fmt: skip
+    return set_up(
+        str(dataset), gesture, str(base), preset, options, running, device, changes, None, prediction_type, fit, given
+    )
 
 
 def _note(gesture: str, part: str) -> None:

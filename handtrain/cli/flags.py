@@ -11,6 +11,7 @@ from handdata.errors import UserError
 from handdata.files import write_json
 from handdata.gestures import PAPER_GESTURES
 from handdata.huggingface import parse_dataset, parse_model
+from handtrain.cli.given import named
 from handtrain.cli.in_browser import App as App
 from handtrain.data.dataset import require_trainable
 from handtrain.options import EvaluateOptions, GenerateOptions
@@ -19,7 +20,6 @@ from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_
 _Preset: TypeAlias = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
 
 _PredictionType: TypeAlias = Literal["epsilon", "v_prediction"] | None
-
 _OF_TRAIN = ("out", "cache", "verify", "dry_run")  # flags of `train` that its plan does not need
 
 
@@ -39,6 +39,10 @@ class Train:
     options: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)
     running: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     device: str = "auto"  # auto, cpu, cuda, cuda:1
+    # memory of a card that the run has to fit into, for which --micro-batch, --gradient-checkpointing, --optimizer
+    # and --lora-rank are chosen in this order, unless they are given: auto (that of the GPU), or a size such as 24GiB
+    fit: str | None = None
+    given: Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress] = ()  # options of the command line
     cache: Path | None = None  # cache of encoded images and texts; by default ~/.cache/hand1000/encoded
     verify: bool = False  # read every file of a finished run again, and make again those that are damaged
     dry_run: bool = False  # check everything, and print the steps, memory, disk space and time of the run
@@ -47,14 +51,9 @@ class Train:
     @classmethod
     def defaults(cls, argv: list[str]) -> "Train":
         """Return the defaults of the preset that the command line names."""
-        preset = "paper"
-        for flag, value in zip(argv, [*argv[1:], ""], strict=True):
-            if flag == "--preset":
-                preset = value
-            elif flag.startswith("--preset="):
-                preset = flag.partition("=")[2]
+        preset, given = named(argv, "")
         missing = tyro.MISSING
-        return cls(missing, missing, missing, missing, preset, options_of(preset))  # type: ignore[arg-type]
+        return cls(missing, missing, missing, missing, preset, options_of(preset), given=given)  # type: ignore[arg-type]
 
     def __call__(self) -> int:
         check(self.options)
@@ -313,22 +312,36 @@ class Reproduce:
     split: str = "test"  # split whose texts are the prompts and whose images are the real ones
     limit: int = 0  # number of prompts to use, from the first; 0: all
     seeds: tuple[int, ...] = (0,)  # random seeds: one image per prompt and seed
+    train: TrainOptions = field(default_factory=TrainOptions)
+    running: RunOptions = field(default_factory=RunOptions)
     generate: GenerateOptions = field(default_factory=GenerateOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    fit: str | None = None  # memory of a card that the training has to fit into, see `handtrain train`
+    given: Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress] = ()  # training options of the command line
+    cache: Path | None = None  # cache of encoded images and texts; by default ~/.cache/hand1000/encoded
+    verify: bool = False  # read every file of finished runs again, and make again those that are damaged
     batch: int | Literal["auto"] = "auto"  # number of images generated at once, see `handtrain generate`
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     dry_run: bool = False  # check everything, and print the images, steps, memory, disk space and time
     prediction_type: _PredictionType = None  # prediction type of a --base in one file that does not state it
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> "Reproduce":
+        """Return the defaults of the preset that the command line names."""
+        preset, given = named(argv, "train.", "running.")
+        missing = tyro.MISSING
+        return cls(missing, missing, missing, preset=preset, train=options_of(preset), given=given)  # type: ignore[arg-type]
 
     def __call__(self) -> int:
         from handtrain.evaluation.records import read_evaluation
         from handtrain.evaluation.scores import Scores
         from handtrain.reproduce import RESULT, planned, reproduce
 
-        unset = ("dry_run", *(["lam"] if self.lam is None else []))
-        flags = {name: value for name, value in vars(self).items() if name not in unset}
+        unset = ("dry_run", "train", *(["lam"] if self.lam is None else []))
+        flags = {name: value for name, value in vars(self).items() if name not in unset} | {"options": self.train}
         if self.dry_run:
-            print(planned(**{name: flags[name] for name in flags if name not in ("out", "evaluate", "batch")}))
+            unplanned = ("out", "evaluate", "batch", "cache", "verify")
+            print(planned(**{name: flags[name] for name in flags if name not in unplanned}))
             return 0
         page = reproduce(**flags)
         for gesture in self.gestures:

@@ -1,4 +1,4 @@
-"""The steps, memory, disk space and time of a run, computed before it starts."""
+"""The steps, disk space and time of a run, computed before it starts."""
 
 import math
 import shutil
@@ -11,13 +11,12 @@ import torch
 
 from handdata.errors import UserError
 from handdata.files import require_writable_folder
-from handtrain.data.crops import window
 from handtrain.data.rows import Row
 from handtrain.method.batches import Order, steps_of
-from handtrain.method.prediction import stacked
 from handtrain.model.base import Base, adapter_parameters, denoiser_parameters, empty_denoiser
-from handtrain.presets import RunOptions, TrainOptions, prior_batch
-from handtrain.run.flops import Work, counted, known_peak, measured_peak
+from handtrain.presets import TrainOptions, prior_batch
+from handtrain.run.flops import Work, counted, flop_of, known_peak, measured_peak
+from handtrain.run.memory import empty_inputs
 
 _FLOAT = 4  # bytes
 # Share of the peak in the estimated time. The best public figure for a UNet of this class is 0.335
@@ -38,7 +37,6 @@ class Plan:
     embedding_steps: int  # forward and backward passes of one image
     unet_steps: int
     unet_images: int  # passes of one image through Stage III
-    training_bytes: int  # weights, gradients and Adam's two moments, without activations
     disk_bytes: int
 
     def __str__(self) -> str:
@@ -53,35 +51,34 @@ class Plan:
             f"Stage II:  {self.embedding_steps:,} embedding steps, counted per image",
             f"Stage III: {self.unet_steps:,} UNet steps",
             f"disk:      {_gib(self.disk_bytes)} at most, checkpoints included",
-            f"memory:    {_gib(self.training_bytes)} for weights, gradients and Adam, plus activations",
         ]
         return "\n".join(lines)
 
 
-def estimate(
-    plan: Plan, base: Base, options: TrainOptions, running: RunOptions, device: torch.device, processes: int
-) -> str:
-    """Return two lines of text: the activations' memory and the time, counted without computing the model."""
+@dataclass(frozen=True)
+class Cost:
+    """The arithmetic of a run, and the device that computes it."""
+
+    flop: float
+    device: torch.device
+    processes: int
+
+    def __str__(self) -> str:
+        known = known_peak(self.device)
+        name = self.device
+        source = f"the data sheet's bf16 peak of {name}" if known else f"the peak of {name} in a float32 matrix product"
+        peak = (known or measured_peak(self.device)) * self.processes
+        together = f"{self.processes} process{'es' if self.processes > 1 else ''}"
+        return (
+            f"time:      {_duration(self.flop / (peak * _SHARE))} for {self.flop / 1e15:,.3g} PFLOP, if {_SHARE:.0%} "
+            f"of {source} is reached ({peak / 1e12:,.3g} TFLOP/s for {together})"
+        )
+
+
+def training_flop(plan: Plan, base: Base) -> int:
+    """Return the FLOP of encoding the images and of Stages II and III; samples and texts are left out."""
     work = work_of_base(base)
-    at_once = max(1, -(-options.unet_batch // processes))
-    if running.micro_batch != "auto" and running.micro_batch:
-        at_once = min(at_once, running.micro_batch)
-    activations = f"{_gib(at_once * work.activations)} of activations for {at_once} images at once in float32"
-    if running.gradient_checkpointing:
-        activations += ", much less with gradient checkpointing"
-    elif options.precision != "fp32":
-        activations += ", about half of it in bf16"
-    peak = known_peak(device)
-    source = f"the data sheet's bf16 peak of {device}" if peak else f"the peak of {device} in a float32 matrix product"
-    peak = (peak or measured_peak(device)) * processes
-    flop = plan.embedding_steps * work.stage2 + plan.unet_images * work.stage3
-    seconds = flop / (peak * _SHARE)
-    return (
-        f"           {activations}\n"
-        f"time:      {_duration(seconds)} for {flop / 1e15:,.3g} PFLOP, if {_SHARE:.0%} of {source} is reached "
-        f"({peak / 1e12:,.3g} TFLOP/s for {processes} process{'es' if processes > 1 else ''}); "
-        "plus samples and encoding"
-    )
+    return plan.images * work_of_vae(base)[0] + plan.embedding_steps * work.stage2 + plan.unet_images * work.stage3
 
 
 def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -> Plan:
@@ -91,9 +88,9 @@ def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -
     weights = parameters * _FLOAT  # bytes, like the sizes below
     trained = _FLOAT * (adapter_parameters(base, options.lora_rank) if options.lora_rank else parameters)
     moments = trained // 2 if options.optimizer == "adam8bit" else 2 * trained
-    half = (weights + trained) // 2 if options.precision == "bf16" else 0  # the copy that computes, and its gradients
+    mean = trained if options.ema else 0
     by_image = options.order == "images"
-    checkpoint = trained if by_image else trained + moments
+    checkpoint = trained if by_image else trained + moments + mean
     others = [
         stored for name, of_part in base.weights.items() if name != base.backbone.TRAINED
         for stored in of_part.tensors.values()
@@ -113,7 +110,6 @@ def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -
         embedding_steps=count * options.embedding_steps,
         unet_steps=steps,
         unet_images=count * options.unet_epochs if by_image else order.seen + order.steps * order.prior_batch,
-        training_bytes=weights + trained + moments + half,
         disk_bytes=3 * checkpoint + model_bytes + embeddings,  # two checkpoints are kept while a third is written
     )
 
@@ -132,15 +128,17 @@ def stage3_order(options: TrainOptions, groups: Sequence[int], prior: int = 0, p
 
 def work_of_base(base: Base) -> Work:
     """Count the cost of one image for a base model at its resolution."""
-    backbone, side, tokens = base.backbone, base.resolution, base.sizes.tokens
+    latent, text, images = empty_inputs(base)
+    return counted(empty_denoiser(base), base.backbone.FORM, latent, text.embedding, {**text.more, **images})
+
+
+def work_of_vae(base: Base) -> tuple[int, int]:
+    """Return the FLOP of encoding an image and of decoding one."""
+    vae, side = base.backbone.NETWORKS["vae"].empty(base.configs["vae"]), base.resolution
     channels = base.configs["vae"]["latent_channels"]
-    with torch.device("meta"):
-        latent = torch.empty(1, channels, base.latent_side, base.latent_side)
-        encoders = [backbone.NETWORKS[part].empty(base.configs[part]) for part in backbone.TOKENIZERS]
-        text = stacked([backbone.encode(encoders, backbone.blank_ids(tokens))])
-    images = backbone.image_inputs([(side, side)], [window(side, side, side)])
-    more = {name: tensor.to("meta") for name, tensor in {**text.more, **images}.items()}
-    return counted(empty_denoiser(base), backbone.FORM, latent, text.embedding, more)
+    with torch.device("meta"), torch.no_grad():
+        pixels, latents = torch.empty(1, 3, side, side), torch.empty(1, channels, base.latent_side, base.latent_side)
+        return flop_of(lambda: vae.encode(pixels)), flop_of(lambda: vae.decode(latents))
 
 
 def ideal_seconds(base: Base, device: torch.device, processes: int) -> dict[int, float]:

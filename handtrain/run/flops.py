@@ -1,6 +1,7 @@
-"""The FLOP and activations of a training step, counted without computing it, and the peak speed of the hardware."""
+"""The FLOP of a training step, counted without computing it, and the peak speed of the hardware."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class Work:
 
     stage2: int  # FLOP of a step that optimizes its embedding
     stage3: int  # FLOP of a step that trains the UNet
-    activations: int  # bytes that a step of Stage III keeps for the backward pass, in float32
+    forward: int = 0  # FLOP of a prediction
 
 
 def work_of(config: dict[str, Any], side: int, tokens: int, width: int) -> Work:
@@ -52,11 +53,27 @@ def counted(network: Any, form: Form, latent: torch.Tensor, text: torch.Tensor, 
     FLOP are those of matrix products and convolutions, with a multiplication and an addition as two. The second
     forward pass of gradient checkpointing is not counted, and the savings of adapters or frozen parts are ignored.
     """
+    times = torch.zeros(1, dtype=torch.int64, device="meta")
+
+    def loss(embedding: torch.Tensor) -> torch.Tensor:
+        arguments, named = form.arguments(latent, times, embedding, more)
+        return form.prediction(network(*arguments, **named)).square().mean()
+
     network.requires_grad_(False)
-    stage2, _ = _count(network, form, latent, text.detach().requires_grad_(True), more)
+    forward = flop_of(lambda: loss(text.detach()))
+    stage2 = flop_of(lambda: loss(text.detach().requires_grad_(True)).backward())  # type: ignore[no-untyped-call]
     network.requires_grad_(True)
-    stage3, activations = _count(network, form, latent, text.detach(), more)
-    return Work(stage2, stage3, activations)
+    stage3 = flop_of(lambda: loss(text.detach()).backward())  # type: ignore[no-untyped-call]
+    return Work(stage2, stage3, forward)
+
+
+def flop_of(compute: Callable[[], object]) -> int:
+    """Return the FLOP of a computation."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        compute()
+    return int(counter.get_total_flops())
 
 
 def known_peak(device: torch.device) -> float | None:
@@ -78,24 +95,3 @@ def measured_peak(device: torch.device, side: int = 2048, tries: int = 5) -> flo
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return float(2 * side**3 / best)
-
-
-def _count(network: Any, form: Form, latent: torch.Tensor, text: torch.Tensor, more: Inputs) -> tuple[int, int]:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    weights = {id(parameter) for parameter in network.parameters()}
-    side, tokens = latent.shape[-1], text.shape[1]
-    kept: dict[int, torch.Tensor] = {}  # by id; the tensors stay alive: otherwise another tensor could get the same id
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        base = tensor if tensor._base is None else tensor._base
-        # Fused attention keeps no matrix of cells x cells or cells x tokens; torch without a device is not fused.
-        matrix = base.ndim > 2 and base.shape[-2] > side and base.shape[-1] in (base.shape[-2], tokens)
-        if id(base) not in weights and not matrix:
-            kept[id(base)] = base
-        return tensor
-
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
-        arguments, named = form.arguments(latent, torch.zeros(1, dtype=torch.int64, device="meta"), text, more)
-        form.prediction(network(*arguments, **named)).square().mean().backward()  # type: ignore[no-untyped-call]
-    return counter.get_total_flops(), sum(base.nbytes for base in kept.values())

@@ -16,13 +16,12 @@ from handtrain.method.micro_batch import parts
 from handtrain.method.noise import seed_of, shuffled
 from handtrain.method.prediction import Texts
 from handtrain.model.base import Base
-from handtrain.presets import TrainOptions, routes
+from handtrain.presets import PRIOR_AT_ONCE, TrainOptions, routes
 from handtrain.tensor_cache import TensorCache, key_of
 from handtrain.training.encode import encode_texts
 from handtrain.training.training_set import EncodedSplit, merged
 
 STEPS = 20  # DDIM steps of a picture
-_AT_ONCE = 16  # pictures: a fixed number, so that a resumed run draws the same
 
 
 def gesture_free(rows: Sequence[Row]) -> list[str]:
@@ -62,7 +61,7 @@ def _drawn(
     means: list[torch.Tensor] = []
     sampler: Sampler | None = None
     with bar(total=len(chosen), desc="the base's pictures", unit="image", show=progress) as shown:
-        for part in parts(len(chosen), _AT_ONCE):
+        for part in parts(len(chosen), PRIOR_AT_ONCE):
             key = key_of(
                 what="prior", model=base.fingerprint(), device=device.type, texts=chosen[part], seed=seed,
                 first=part.start, steps=STEPS, resolution=base.resolution,

@@ -1,7 +1,8 @@
 """The inputs of a run, opened and checked before it starts, and their description in run.json and hand1000.json."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from handtrain.method.poses import bank
 from handtrain.model.base import Base, open_base, report_left_out
 from handtrain.model.export import fusion_record
 from handtrain.options import changed
-from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of, routes
+from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, check_running, options_of, routes
 from handtrain.run.cost import Plan, plan
 from handtrain.run.device import resolved
+from handtrain.run.fit import resumed
+from handtrain.run.memory import Memory
 from handtrain.run.phases import Phases
 from handtrain.run.processes import launched, own_device
 from handtrain.training.early_stopping import check_judging
@@ -42,6 +45,7 @@ class Setup:
     photographs: list[Photographs]  # of the split `train`, by gesture
     plan: Plan
     requested: dict[str, str]  # dataset and base as they were requested: a branch may stand for another commit later
+    fit: dict[str, Any] | None  # the choice of --fit, for the record
 
     @property
     def gesture(self) -> str:
@@ -75,6 +79,7 @@ class Setup:
             "preset": self.preset,
             "requested": self.requested,
             "running": asdict(self.running),
+            **({"fit": self.fit} if self.fit else {}),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "processes": processes,
@@ -132,13 +137,14 @@ class Setup:
 def set_up(
     dataset: Place | str, gesture: str | Sequence[str], base: Place | str, preset: str, options: TrainOptions | None,
     running: RunOptions | None, device: str, changes: Mapping[str, Any], out: Path | None = None,
-    prediction_type: str | None = None,
+    prediction_type: str | None = None, fit: str | None = None, given: Collection[str] = (),
 ) -> Setup:  # fmt: skip
     """Check the arguments of `train`, choose the device, and open the base and the dataset.
 
     Repositories of the Hub have the commits that a run in `out` recorded. `prediction_type` is for a base in one file
-    that does not state it.
+    that does not state it. `fit` is a card's memory, see `run.fit`; options in `given` stay as they are.
     """
+    given = {*given, *changes, *_differing(preset, options, running)}
     options, running = changed(changes, options or options_of(preset), running or RunOptions())
     check(options)
     check_running(running, options)
@@ -160,11 +166,17 @@ def set_up(
     if processes.first:
         report_left_out(opened, running.safety_checker)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
+    choice = None
+    if fit:
+        fitted = resumed(Memory(opened), options, running, fit, chosen, given, processes.count, out)
+        options, running, choice = fitted.options, fitted.running, fitted.record(fit)
+        if processes.first:
+            print(f"handtrain: --fit {fit}: {fitted}", file=sys.stderr)
     photographs = [load(place, name, limit=options.limit) for name in names]
     for each in photographs:
         each.check_images()
     planned = plan(", ".join(names), [row for each in photographs for row in each.rows], opened, options)
-    return Setup(names, preset, options, running, chosen, opened, base_place, photographs, planned, requested)
+    return Setup(names, preset, options, running, chosen, opened, base_place, photographs, planned, requested, choice)
 
 
 def _require_supported(base: Base, options: TrainOptions) -> None:
@@ -184,6 +196,13 @@ def stage1_record(gestures: Sequence[str], features: Sequence[GestureFeature]) -
     """Return the content of stage1.json: the gesture feature, of several gestures by name."""
     records = [asdict(feature) for feature in features]
     return records[0] if len(records) == 1 else {"gestures": dict(zip(gestures, records, strict=True))}
+
+
+def _differing(preset: str, options: TrainOptions | None, running: RunOptions | None) -> set[str]:
+    """Return the names of the options that differ from those of the preset, or from the defaults."""
+    usual = options_of(preset) if options and preset in PRESETS else TrainOptions()
+    pairs = [(options, usual), (running, RunOptions())]
+    return {name for own, other in pairs if own for name, value in vars(own).items() if value != getattr(other, name)}
 
 
 def _named(gesture: str | Sequence[str], dataset: str) -> tuple[str, ...]:

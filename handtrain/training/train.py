@@ -4,7 +4,7 @@ A run may be killed at any moment: the same call resumes it and ends with the sa
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +22,12 @@ from handtrain.model.base import Base
 from handtrain.model.export import export
 from handtrain.model.formats.adapters import ADAPTERS_FILE, write_adapters
 from handtrain.presets import RunOptions, TrainOptions
-from handtrain.run.cost import estimate, ideal_seconds, require_room, stage3_order
+from handtrain.run.cost import Cost, ideal_seconds, require_room, stage3_order, training_flop
 from handtrain.run.device import diffusion
+from handtrain.run.fit import table
 from handtrain.run.folder import Run
+from handtrain.run.footprint import footprint
+from handtrain.run.memory import Memory
 from handtrain.run.phases import Phases
 from handtrain.run.processes import joined, launched
 from handtrain.run.session import open_session
@@ -56,21 +59,22 @@ def train(
     verify: bool = False,
     prediction_type: str | None = None,
     phases: Phases | None = None,
+    fit: str | None = None,
+    given: Collection[str] = (),
     **changes: Any,
 ) -> Run:
     """Fine-tune a Stable Diffusion on gestures of a dataset in the paper's three stages, and return the run.
 
     `gesture` is a name, several names, or `all`, `dataset` a folder of `handdata publish` or hf:USER/NAME[@REVISION],
-    `base` a diffusers folder, a .safetensors file (with its `prediction_type` if it does not state that), a name on the
-    Hub or of a shipped model, `out` the run folder, `cache` the folder of encoded images and texts. `options` (default:
-    those of the preset) and `running` are changed by keywords that name their fields, such as `lam=0.5`.
-    The same call resumes an interrupted run and leaves a finished one unchanged; a damaged model is exported again.
-    `verify` reads all other files of a finished run too, `phases` is a timer under way. Raises `UserError` for mistakes
-    and `Unfinished` if the run has to stop: memory, disk, a signal, or a loss that is not finite.
+    `base` a folder, a .safetensors file (with its `prediction_type` if it does not state that), a name on the Hub or of
+    a shipped model, `cache` the folder of encoded images and texts. `options` (default: the preset's) and `running` are
+    changed by keywords such as `lam=0.5`; `fit` (auto, or a size such as 24GiB) chooses those with which it fits into
+    a card, but none that is changed or in `given`. A finished run is left alone, a damaged model made again; `verify`
+    reads its other files. Raises `UserError` for mistakes, `Unfinished` for memory, disk, signals, losses not finite.
     """
     # Setup: the checked arguments, the other processes, and the run folder with the checkpoint to resume from
     out, phases = Path(out), phases or Phases()
-    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, out, prediction_type)
+    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, out, prediction_type, fit, given)
     options, running, photographs = setup.options, setup.running, setup.photographs
     with _memory_errors(), joined(setup.device) as processes:
         progress = progress and processes.first
@@ -85,7 +89,6 @@ def train(
                 if progress:
                     print("handtrain: this run is finished", file=sys.stderr)
                 return Run(out)
-
             observed = validation_split(photographs, setup.gestures, options, running) if processes.first else []
 
             # Stage I: the gesture feature g, one per gesture
@@ -173,12 +176,19 @@ def plan_run(
     running: RunOptions | None = None,
     device: str = "auto",
     prediction_type: str | None = None,
+    fit: str | None = None,
+    given: Collection[str] = (),
     **changes: Any,
 ) -> str:
-    """Check the arguments of `train` and return a text with the steps, memory, disk space and time of the run."""
-    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, prediction_type=prediction_type)
-    count = launched().count
-    return f"{setup.plan}\n{estimate(setup.plan, setup.base, setup.options, setup.running, setup.device, count)}"
+    """Check the arguments of `train` and return a text with the steps, memory, disk space and time of the run.
+
+    A table lists the changes with which every preset fits on cards of three sizes.
+    """
+    setup = set_up(dataset, gesture, base, preset, options, running, device, changes, None, prediction_type, fit, given)
+    count, memory = launched().count, Memory(setup.base)
+    size = footprint(memory, setup.options, setup.running, count)
+    cost = Cost(training_flop(setup.plan, setup.base), setup.device, count)
+    return f"{setup.plan}\n{size}\n{cost}\n\n{table(memory)}"
 
 
 def _loaded_denoiser(base: Base, options: TrainOptions, phases: Phases) -> Any:

@@ -18,14 +18,11 @@ from handtrain.method.micro_batch import parts
 from handtrain.method.noise import Draw, image_draws, seed_of
 from handtrain.method.prediction import Texts
 from handtrain.model.base import Base
-from handtrain.presets import RunOptions, TrainOptions
+from handtrain.presets import OBSERVED_AT_ONCE, RunOptions, TrainOptions
 from handtrain.run.session import Session
 from handtrain.training.early_stopping import Judge, hand_metrics, is_due
 from handtrain.training.pose_stage import trained_module
 from handtrain.training.training_set import EncodedSplit
-
-_VALIDATION_BATCH = 8
-_SAMPLED_AT_ONCE = 8  # images of an evaluation
 
 
 @dataclass
@@ -66,7 +63,7 @@ class Observer:
             with torch.no_grad(), self.session.phases.inside("validation"):
                 losses = [
                     model.losses(self.split.latents[part], draw[part], self.split.mixed[part].to(model.device))
-                    for part in parts(len(self.split), _VALIDATION_BATCH)
+                    for part in parts(len(self.split), OBSERVED_AT_ONCE)
                 ]
                 loss = float(torch.cat(losses).double().mean())
         if validating:
@@ -91,12 +88,14 @@ class Observer:
 
     def _sampler(self, model: Diffusion) -> Sampler:
         vae, steps = self.base.vae().to(model.device), self.running.sample_steps
+        if vae.device.type == "cuda":
+            vae.enable_slicing()  # decodes one image at a time, which takes the least memory
         return Sampler(self.base, model.unet, vae, self.unconditional, steps, model.pose)
 
     def _evaluation_images(self, sampler: Sampler, split: EncodedSplit) -> list[np.ndarray]:
         """Return the images (h, w, 3) of an evaluation; they depend on the weights alone."""
         images = []
-        for part in parts(self.options.evaluation_images, _SAMPLED_AT_ONCE):
+        for part in parts(self.options.evaluation_images, OBSERVED_AT_ONCE):
             numbers = range(part.start, part.stop)
             seeds = [seed_of("judge", self.options.seed, number) for number in numbers]
             rows = [number % len(split) for number in numbers]

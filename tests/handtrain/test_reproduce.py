@@ -8,6 +8,7 @@ from handdata.errors import UserError
 from handtrain.cli.flags import Reproduce
 from handtrain.evaluation import evaluate
 from handtrain.options import EvaluateOptions, GenerateOptions
+from handtrain.presets import options_of
 from handtrain.reproduce import reproduce
 from tests.handtrain.evaluation.test_hands import landmarker
 
@@ -53,7 +54,13 @@ def test_a_dry_run_prints_the_cost_and_writes_nothing(arguments, capsys):
     assert Reproduce(**arguments, dry_run=True)() == 0
     printed = capsys.readouterr().out
     assert "call: 4 images, base and tuned, 16 passes of the UNet" in printed
+    assert "all gestures: 4 images" in printed and "PFLOP" in printed
     assert not arguments["out"].exists()
+
+
+def test_every_option_of_training_has_a_flag():
+    command = Reproduce.defaults(["--preset", "fast", "--train.unet-lr", "1e-5", "--running.micro-batch=2"])
+    assert command.train == options_of("fast") and command.given == ("unet_lr", "micro_batch")
 
 
 def test_a_missing_gesture_is_an_error_before_the_first_image(arguments):

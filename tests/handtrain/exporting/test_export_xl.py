@@ -21,6 +21,7 @@ from handtrain.model.components import canonical
 from handtrain.model.formats import single_file
 from tests.handtrain.tiny_xl import write_xl_base
 
+pytestmark = pytest.mark.slow  # a minute together
 SHIPPED = "manifests/bases/stable-diffusion-xl"
 # of Stable Diffusion XL base 1.0
 PARAMETERS = {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840}

@@ -147,7 +147,7 @@ def test_pictures_of_the_prior_that_were_drawn_before_a_kill_are_kept(
     train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tmp_path / "whole", **PLUS, cache=tmp_path / "one").model
-    monkeypatch.setattr(prior, "_AT_ONCE", 1)
+    monkeypatch.setattr(prior, "PRIOR_AT_ONCE", 1)
     draw, drawn = Sampler.latents, []
 
     def killed_at_the_second(self: Sampler, texts: Any, seeds: list[int]) -> torch.Tensor:

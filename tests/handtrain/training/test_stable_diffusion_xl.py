@@ -24,6 +24,7 @@ from tests.handtrain import tiny
 from tests.handtrain.tiny_xl import POOLED, write_xl_base
 from tests.handtrain.training.test_recomputed import BATCH, COUNT, LR2, LR3, STEPS, _draws, _order
 
+pytestmark = pytest.mark.slow  # a minute together
 Jobs = Callable[..., Any]
 
 

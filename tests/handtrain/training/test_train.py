@@ -175,6 +175,7 @@ def test_a_signal_saves_a_checkpoint_and_the_run_continues(
     assert [line["step"] for line in _log(tmp_path) if line["stage"] == 3] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_steps(base: Path, dataset: Path) -> None:
     text = plan_run(dataset, gesture="call", base=base, device="cpu")
     assert "5 images of call, 5 with landmarks, at 16 px" in text
