@@ -6,12 +6,38 @@ from typing import Any
 
 import numpy as np
 
+from handtrain.evaluation.scores import Estimate
 from handtrain.evaluation.table import LOWER_IS_BETTER
 from handtrain.presets import LOWER_IS_BETTER as LOWER
-from handtrain.reporting.runs import Points
-from handtrain.reporting.tables import arrow
+from handtrain.reporting.runs import Evaluation, Points
+from handtrain.reporting.tables import arrow, mark_of
 
 _SMOOTHED = 60  # largest number of steps averaged for a point of the thick line
+
+
+def difference_chart(evaluation: Evaluation) -> str:
+    """Return tuned minus base with its interval, a panel per metric, as SVG; empty without a difference.
+
+    Green: the interval excludes 0 and the metric improved; red: it got worse; grey: no interval or one that includes 0.
+    """
+    chosen = [
+        (name, variant, estimate, mark_of(entry, LOWER_IS_BETTER[name]))
+        for name, variants in evaluation["metrics"].items()
+        for variant, entry in variants.items()
+        if (estimate := Estimate.of(entry.get("difference")))
+    ]
+    if not chosen:
+        return ""
+    figure, axes = _figure(len(chosen), height=1.2)
+    for axis, (name, variant, estimate, mark) in zip(axes, chosen, strict=True):
+        colour = {"better": "#1a7f37", "worse": "#b42318"}.get(mark, "#5b6472")
+        axis.axvline(0, color="#1c2026", linewidth=0.8)
+        axis.plot([estimate.value], [0], "o", color=colour, markersize=5)
+        if estimate.interval:
+            axis.hlines(0, *estimate.interval, color=colour, linewidth=2)
+        axis.set_yticks([])
+        axis.set_title(f"{name} {arrow(LOWER_IS_BETTER[name])}, {variant}", fontsize=9)
+    return _svg(figure)
 
 
 def loss_curves(log: Sequence[dict[str, Any]]) -> str:
@@ -83,12 +109,12 @@ def sweep_curves(name: str, points: Points) -> str:
     return _svg(figure)
 
 
-def _figure(count: int) -> tuple[Any, list[Any]]:
+def _figure(count: int, height: float = 2.9) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
     columns = min(3, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(10 if columns > 1 else 6, 2.9 * rows), layout="constrained")
+    figure = Figure(figsize=(10 if columns > 1 else 6, height * rows), layout="constrained")
     axes = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

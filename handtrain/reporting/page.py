@@ -30,19 +30,10 @@ def page(runs: Sequence[RunRecord], title: str, pictures: int) -> str:
 
 def _run(run: RunRecord, pictures: int) -> Iterator[str]:
     yield f"<h2>{html.escape(tables.heading(run))}</h2>"
-    yield _table(tables.summary_table(run))
-    if phases := tables.phase_table(run):
-        yield f"<h3>Phases</h3>{_table(phases)}"
     for evaluation in run.evaluations:
         yield from _evaluation(evaluation, pictures)
     if not run.evaluations:
         yield _note("Not evaluated yet: <code>handtrain evaluate --json RUN/evaluation.json</code>")
-    for name, curves in (
-        ("Loss", charts.loss_curves(run.log)),
-        ("Evaluations during training", charts.evaluation_curves(run.log)),
-    ):
-        if curves:
-            yield f"<h3>{name}</h3><div class=chart>{curves}</div>"
     files = sorted((run.folder / "samples").glob("*.png"))
     if files:
         figures = "".join(
@@ -50,12 +41,22 @@ def _run(run: RunRecord, pictures: int) -> Iterator[str]:
             for file in dict.fromkeys((files[0], files[-1]))
         )
         yield f"<h3>Samples during training, first and last</h3><div class=pair>{figures}</div>"
+    for name, curves in (
+        ("Loss", charts.loss_curves(run.log)),
+        ("Evaluations during training", charts.evaluation_curves(run.log)),
+    ):
+        if curves:
+            yield f"<h3>{name}</h3><div class=chart>{curves}</div>"
+    yield "<h3>Options and cost</h3>"
+    yield _table(tables.summary_table(run))
+    if phases := tables.phase_table(run):
+        yield f"<h3>Phases</h3>{_table(phases)}"
 
 
 def _evaluation(evaluation: Evaluation, pictures: int) -> Iterator[str]:
     yield f"<h3>{html.escape(tables.evaluation_heading(evaluation))}</h3>"
-    yield _table(tables.metric_table(evaluation))
-    yield from (_note(html.escape(sentence)) for sentence in tables.remarks(evaluation))
+    if chart := charts.difference_chart(evaluation):
+        yield f"<h4>Tuned minus base, with intervals</h4><div class=chart>{chart}</div>"
     names = {"base": "base", "fake": "tuned"}
     folders = {names[side]: Path(evaluation[side]["source"]) for side in names if evaluation.get(side)}
     grid = _grid(folders, pictures)
@@ -64,6 +65,17 @@ def _evaluation(evaluation: Evaluation, pictures: int) -> Iterator[str]:
     else:
         places = ", ".join(map(str, folders.values()))
         yield _note(f"No pictures: {html.escape(places)} has no images with prompts.")
+    table = tables.metric_table(evaluation)
+    missing = [number for number in range(len(table.rows)) if table.marks.get(number) == "missing"]
+    yield _table(_rows(table, [number for number in range(len(table.rows)) if number not in missing]))
+    if missing:
+        yield f"<details><summary>Not computed: {len(missing)}</summary>{_table(_rows(table, missing))}</details>"
+    yield from (_note(html.escape(sentence)) for sentence in tables.remarks(evaluation))
+
+
+def _rows(table: tables.Table, numbers: Sequence[int]) -> tables.Table:
+    marks = {place: table.marks[number] for place, number in enumerate(numbers) if number in table.marks}
+    return tables.Table(table.head, [table.rows[number] for number in numbers], marks)
 
 
 def _note(text: str) -> str:
@@ -82,7 +94,7 @@ def _grid(folders: dict[str, Path], pictures: int) -> str:
         cells = "".join(f"<td>{_image(folder / name, 256)}</td>" for folder in folders.values())
         words = f"{html.escape(shared[name])}<br><small>{html.escape(name)}</small>"
         rows.append(f"<tr><td class=prompt>{words}</td>{cells}</tr>")
-    return f"<table class=grid><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<div class=table><table class=grid><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
 def spread(prompts: dict[str, str]) -> list[str]:
@@ -118,4 +130,4 @@ def _table(table: tables.Table) -> str:
             cells[2:6] = [(row[2], 4)]  # the reason takes the place of four values
         columns = "".join(f"<td colspan={width}>{html.escape(cell)}</td>" for cell, width in cells)
         rows.append(f"<tr class='{mark}'>{columns}</tr>")
-    return f"<table>{f'<tr>{head}</tr>' if any(table.head) else ''}{''.join(rows)}</table>"
+    return f"<div class=table><table>{f'<tr>{head}</tr>' if any(table.head) else ''}{''.join(rows)}</table></div>"

@@ -56,7 +56,7 @@ def metric_table(evaluation: Evaluation) -> Table:
     of_paper = evaluation.get("gesture") == PAPER_GESTURE
     for name, variant, entry in computed_first(evaluation["metrics"]):
         paper = f"{PAPER[name]:+g}" if of_paper and variant == "reference" and name in PAPER else ""
-        mark = _mark(entry, LOWER_IS_BETTER[name])
+        mark = mark_of(entry, LOWER_IS_BETTER[name])
         if mark:
             marks[len(rows)] = mark
         rows.append((f"{name} {arrow(LOWER_IS_BETTER[name])}", variant, *_cells(entry, paper)))
@@ -122,6 +122,16 @@ def arrow(lower_is_better: bool) -> str:
     return "↓" if lower_is_better else "↑"
 
 
+def mark_of(entry: dict[str, Any], lower_is_better: bool) -> str:
+    """Return better or worse if the interval of the difference excludes 0, missing for a metric without a value."""
+    if "not_computed" in entry:
+        return "missing"
+    difference = Estimate.of(entry.get("difference"))
+    if difference is None or difference.interval is None or difference.interval[0] <= 0 <= difference.interval[1]:
+        return ""
+    return "better" if (difference.value < 0) == lower_is_better else "worse"
+
+
 def _cells(entry: dict[str, Any], paper: str) -> tuple[str, ...]:
     if "not_computed" in entry:
         return f"not computed: {entry['not_computed']}", "", "", "", paper, "", ""
@@ -135,16 +145,6 @@ def _cells(entry: dict[str, Any], paper: str) -> tuple[str, ...]:
 def _estimate(entry: dict[str, Any] | None, spec: str = ".4g") -> str:
     estimate = Estimate.of(entry)
     return format(estimate, spec) if estimate else ""
-
-
-def _mark(entry: dict[str, Any], lower_is_better: bool) -> str:
-    """Return better or worse if the interval of the difference excludes 0, missing for a metric without a value."""
-    if "not_computed" in entry:
-        return "missing"
-    difference = Estimate.of(entry.get("difference"))
-    if difference is None or difference.interval is None or difference.interval[0] <= 0 <= difference.interval[1]:
-        return ""
-    return "better" if (difference.value < 0) == lower_is_better else "worse"
 
 
 def _place(part: Any) -> str:

@@ -207,3 +207,18 @@ def test_the_phases_of_the_last_process_are_a_table(tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps({**record, "sessions": [{"phases": {"export": 3}}]}))
     report([run], tmp_path / "report.html")
     assert "Phases" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_page_shows_differences_then_pictures_then_tables_and_folds_rows_that_were_not_computed(tmp_path):
+    text = page([read_run(write_run(tmp_path / "run"))], "Report", 4)
+    chart, pictures = text.index("Tuned minus base"), text.index("Same prompts, same seeds")
+    table, folded, reason = text.index("<th>metric"), text.index("<details>"), text.index("not computed: --clip none")
+    assert chart < pictures < table < folded < reason < text.index("</details>")
+    assert text.count("not computed: --clip none") == 1
+    run = write_run(tmp_path / "one-side")
+    record = evaluation(run)
+    for variants in record["metrics"].values():
+        for values in variants.values():
+            values.pop("difference", None)
+    (run / "evaluation.json").write_text(json.dumps(record))
+    assert "Tuned minus base" not in page([read_run(run)], "Report", 4)
