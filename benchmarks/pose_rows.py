@@ -208,7 +208,9 @@ def presets() -> Iterator[Row]:
     rates = {"paper": 2.5e-5, "reference": 2.5e-5, "fast": 4e-4, "plus-2025": 4e-4, "mini": 4e-4, "plus": 8e-4}
     rest = Part("words", ("peace", "fist", "call"), 30), Part("free", EVERY, 6)
     for name, rate in rates.items():
-        options = {**PRESETS[name].changes, "unet_lr": rate, "limit": 200, "crop": "center", "precision": "bf16"}
+        options = {**PRESETS[name].changes, "unet_lr": rate, "limit": 200, "crop": "center"}
+        if name != "reference":  # the released code's order is that of float32
+            options["precision"] = "bf16"
         posed = "pose" in options
         if not posed:
             options |= {"unet_samples": 0, "unet_epochs": 20}

@@ -106,6 +106,9 @@ class RunOptions:
     validate_every: int = 1000  # Stage III steps between validation losses, the first before training; 0: none
     validation_images: int = 32  # number of images in the validation loss
     tensorboard: bool = True  # write TensorBoard files to RUN/tensorboard
+    # send the log's numbers to a tracker too, which must be installed: trackio stores them on this machine, wandb sends
+    # them to its server
+    track: Literal["none", "trackio", "wandb"] = "none"
     safety_checker: bool = True  # include the base model's safety checker in RUN/model
 
 
@@ -152,6 +155,11 @@ PRESETS: dict[str, Preset] = {
         {"limit": 2, "embedding_steps": 2, "unet_batch": 2, "unet_epochs": 2, "fusion_epochs": 1}, "none: it only runs"
     ),
 }
+
+
+def trackers_of(running: RunOptions) -> list[str]:
+    """Return the names of the trackers of a run."""
+    return [*(["tensorboard"] if running.tensorboard else []), *([running.track] if running.track != "none" else [])]
 
 
 def options_of(preset: str) -> TrainOptions:

@@ -24,8 +24,9 @@ ORDER = {
         "vision", "rows", "sources texts world", "dataset photos", "stages", "workers", "builds", "doctor", "cli",
     ],
     "handtrain": [
-        "options seals hashes", "tensor_cache", "presets data", "method", "model", "run networks landmark_network",
-        "generation evaluation", "training raters", "reporting", "judging publish bench mini exporting",
+        "options seals hashes trackers", "tensor_cache", "presets data", "method", "model",
+        "run networks landmark_network", "generation evaluation", "training raters", "reporting",
+        "judging publish bench mini exporting",
         "app reproduce", "cli",
     ],
 }  # fmt: skip

@@ -140,8 +140,11 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
     """
     numbers = _TYPES[number_format(options, device)]
     networks = {part: base.network(part) for part in base.backbone.NETWORKS}
-    for network in networks.values():
-        torch.nn.Module.to(network, dtype=numbers)  # diffusers' own `to` warns of no modules at all
+    for part, network in networks.items():
+        if part == "vae" and base.backbone.decodes_in_float32(base.configs[part]):
+            _decode_in_float32(network)
+        else:
+            torch.nn.Module.to(network, dtype=numbers)  # diffusers' own `to` warns of no modules at all
     tokenizers = {part: base.tokenizer(part) for part in base.backbone.TOKENIZERS.values()}
     pipeline = base.pipeline({**networks, **tokenizers}, tuned=bool(about))
     if about:
@@ -157,6 +160,12 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
     if options.sampler == "reference":
         pipeline.scheduler = ReferenceSchedule.from_config(pipeline.scheduler.config)  # type: ignore[no-untyped-call]
     return pipeline.to(device)
+
+
+def _decode_in_float32(vae: Any) -> None:
+    """Let a VAE in float32 take latents of other types."""
+    decode = vae.decode
+    vae.decode = lambda latents, **more: decode(latents.float(), **more)
 
 
 def embed_plainly(base: Base, pipeline: Any, prompts: Sequence[str]) -> Texts:

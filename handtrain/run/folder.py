@@ -2,10 +2,9 @@
 
 import json
 import os
-import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from handdata.files import locked, remove_partial, sha256_of, write_json, write_
 from handdata.readers import read_json, read_jsonl
 from handtrain.model.about import model_fault, trained_with
 from handtrain.seals import digest, intact, sealed
+from handtrain.trackers import TRACKERS
 
 LOST = {"lost": True}  # in the log, in place of a line that was damaged
 _NUMBERS = ("loss", "lr", "images_per_s", "peak_mib", "mfu", "validation_loss", "board_step")
@@ -72,7 +72,7 @@ class RunFolder:
     silent: bool = False  # write nothing: the first process does
     lines: int = 0  # number of lines in log.jsonl
     _file: TextIO | None = None
-    _board: Any = None  # TensorBoard's SummaryWriter
+    _trackers: list[Any] = field(default_factory=list)
     _clock: float = field(default_factory=time.monotonic)
 
     @property
@@ -90,12 +90,10 @@ class RunFolder:
         key = about.get("run") if isinstance(about, dict) else None
         return bool(key == self.key or (key is None and self.known))
 
-    def start_log(self, lines: int, tensorboard: bool) -> None:
-        """Keep the first `lines` lines of the log, those of finished work, and open it for more.
+    def start_log(self, lines: int, trackers: Sequence[str]) -> None:
+        """Keep the first `lines` lines of the log, those of finished work, and open it and the trackers for more.
 
         A damaged line is replaced, so that the numbers of lines that checkpoints record stay right.
-
-        TensorBoard's files are rebuilt from the log: in its own, repeated steps would appear twice.
         """
         if self.silent:
             return
@@ -109,20 +107,19 @@ class RunFolder:
         write_jsonl(path, kept)
         self.lines = len(kept)
         self._file = path.open("a", encoding="utf-8")
-        if tensorboard:
-            self._board = _board(self.path / "tensorboard")
-            for line in kept:
-                self._show(line)
+        self._trackers = [TRACKERS[name](self.path, self.record["config"], self.key) for name in trackers]
+        for line in kept:
+            self._show(line, [tracker for tracker in self._trackers if tracker.replays])
 
     def log(self, **record: Any) -> None:
-        """Add a line to the log, and its numbers to TensorBoard."""
+        """Add a line to the log, and its numbers to the trackers."""
         if self.silent:
             return
         assert self._file is not None, "start_log comes first"
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self.lines += 1
-        self._show(record)
+        self._show(record, self._trackers)
 
     def log_step(
         self, stage: int, step: int, image_ids: list[str], loss: float, lr: float, speed: float | None = None,
@@ -171,17 +168,17 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the log."""
-        for writer in (self._file, self._board):
+        for writer in (self._file, *self._trackers):
             if writer is not None:
                 writer.close()
-        self._file = self._board = None
+        self._file, self._trackers = None, []
 
-    def _show(self, record: dict[str, Any]) -> None:
-        if self._board is None or "step" not in record:
-            return
-        for name, value in record.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"stage{record['stage']}/{name}", value, record["step"])
+    def _show(self, record: dict[str, Any], trackers: Sequence[Any]) -> None:
+        """Pass the numbers of a line to trackers."""
+        numbers = {name: value for name, value in record.items() if isinstance(value, float)}
+        if "step" in record:
+            for tracker in trackers:
+                tracker.log(record["stage"], record["step"], numbers)
 
 
 @contextmanager
@@ -277,10 +274,3 @@ def _first_difference(old: dict[str, Any], new: dict[str, Any], where: str = "")
         elif before != now:
             return f"{where}{key} was {before}, is {now}"
     return None
-
-
-def _board(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    shutil.rmtree(folder, ignore_errors=True)
-    return SummaryWriter(str(folder))

@@ -16,7 +16,7 @@ from handdata.errors import Stopped, Unfinished, UserError
 from handdata.files import remove
 from handdata.machine import STOP_SIGNALS, raise_stop
 from handtrain import tensor_cache
-from handtrain.presets import RunOptions, TrainOptions
+from handtrain.presets import RunOptions, TrainOptions, trackers_of
 from handtrain.run import checkpoint
 from handtrain.run.checkpoint import Checkpoint
 from handtrain.run.device import peak_mib
@@ -85,7 +85,7 @@ class Session:
         """Resume without the checkpoint, from Stage II's shards; in the first process, which decides for all."""
         print(f"handtrain: {reason}; Stage III starts again", file=sys.stderr)
         self.resume = None
-        self.run.start_log(_finished_lines(self.run, None), self.running.tensorboard)
+        self.run.start_log(_finished_lines(self.run, None), trackers_of(self.running))
 
     def save_when_due(
         self, name: str, tensors: Iterable[tuple[str, torch.Tensor]], state: dict[str, Any], last: bool
@@ -190,7 +190,7 @@ def open_session(
         stack.callback(writer.close)  # before the folder's lock is released
         run = runs[0] if runs else RunFolder(path, record, silent=True)
         if processes.first and not run.finished:
-            run.start_log(_finished_lines(run, resume), running.tensorboard)
+            run.start_log(_finished_lines(run, resume), trackers_of(running))
         yield Session(run, processes, device, resume, running, ideal, stops, progress, phases, writer)
 
 

@@ -70,6 +70,9 @@ class Backbone(Protocol):
     def shift(self, vae: Config) -> float:
         """Return the number that is subtracted from the VAE's latents before they are scaled."""
 
+    def decodes_in_float32(self, vae: Config) -> bool:
+        """Return whether the VAE stays in float32 while the other networks compute in 16 bits."""
+
     def pipeline(self, parts: Mapping[str, Any], tuned: bool, settings: Config) -> Any:
         """Return a diffusers pipeline, or for `tuned` ours, of the parts; a part that is not given is None."""
 

@@ -105,6 +105,11 @@ def shift(vae: Config) -> float:
     return 0.0
 
 
+def decodes_in_float32(vae: Config) -> bool:
+    """See `Backbone`."""
+    return False
+
+
 def pipeline(parts: Mapping[str, Any], tuned: bool, settings: Config) -> Any:
     """See `Backbone`; without a safety checker, which would turn images black."""
     kind: Any = Hand1000Pipeline if tuned else StableDiffusionPipeline

@@ -100,6 +100,11 @@ def image_inputs(sizes: Sequence[tuple[int, int]], windows: Sequence[Window]) ->
     return {"time_ids": torch.tensor(rows, dtype=torch.float32)}
 
 
+def decodes_in_float32(vae: Config) -> bool:
+    """See `Backbone`: yes, unless its configuration states that it was made for half precision."""
+    return bool(vae.get("force_upcast", True))
+
+
 def pipeline(parts: Mapping[str, Any], tuned: bool, settings: Config) -> Any:
     """See `Backbone`."""
     kind: Any = Hand1000XLPipeline if tuned else StableDiffusionXLPipeline

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from handdata.errors import UserError
 from handtrain import Hand1000Pipeline, Hand1000XLPipeline
-from handtrain.generation.generate import generate
+from handtrain.generation.generate import generate, load_pipeline
 from handtrain.model.backbones import stable_diffusion_xl
 from handtrain.model.base import open_base
+from handtrain.options import GenerateOptions
 from handtrain.training import loop
 from tests.handtrain import tiny
 from tests.handtrain.tiny_xl import POOLED, write_xl_base
@@ -153,6 +155,22 @@ def test_plain_diffusers_draws_the_pixels_of_generate(plain: Path, tmp_path: Pat
     with Image.open(file) as ours:
         assert np.abs(_pixels(ours) - _pixels(drawn)).mean() <= 1
     assert _pixels(drawn).std() > 5
+
+
+def test_the_vae_decodes_in_float32_where_the_other_networks_compute_in_16_bits(plain: Path, tmp_path: Path) -> None:
+    pictures = []
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / precision
+        generate(plain, prompt="a", out=out, steps=4, device="cpu", precision=precision, progress=False)
+        with Image.open(next(out.glob("*.png"))) as image:
+            pictures.append(_pixels(image))
+    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 8
+    base = open_base(plain)
+    pipeline = load_pipeline(base, {}, GenerateOptions(precision="bf16"), torch.device("cpu"))
+    assert (pipeline.vae.dtype, pipeline.unet.dtype) == (torch.float32, torch.bfloat16)
+    fixed = replace(base, configs={**base.configs, "vae": {**base.configs["vae"], "force_upcast": False}})
+    pipeline = load_pipeline(fixed, {}, GenerateOptions(precision="bf16"), torch.device("cpu"))
+    assert pipeline.vae.dtype == torch.bfloat16
 
 
 def test_a_model_with_poses_draws_them_and_loads_again(posed: Path, tmp_path: Path) -> None:
