@@ -1,6 +1,7 @@
 """The fit of the judge of anatomy, and every metric's score of every hand by a fit that never saw its person."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ Floats = NDArray[np.floating]
 
 FOLDS = 5
 _RIDGE = 100.0  # of standardised features
+# of the layer that counts fingers: 83.6 % right by folds of the fit's persons, 1 to 10 alike, 77.5 % with 100
+_RIDGE_OF_FINGERS = 3.0
 _LOGISTIC = 3.0  # ridge of the logistic regressions, of standardised inputs
 
 
@@ -60,13 +63,22 @@ def logistic(inputs: Floats, wrong: NDArray[np.bool_]) -> Floats:
 
 
 def _linear(data: Measures) -> Weights:
-    """Return the ridge regression of the truth (1 or -1) on the features, in its dual form: hands are fewer."""
+    """Return the ridge regression of the truth (1 or -1) on the features, in its dual form: hands are fewer.
+
+    Fingers are counted only where all are extended, so that their columns are fitted on such hands.
+    """
     mean, scale = data.features.mean(axis=0), data.features.std(axis=0) + 1e-3
     a = (data.features - mean) / scale
     truth = np.column_stack([data.wrong, data.flaws, data.fingers[:, None] == np.array(FINGERS)])  # (n, 12)
-    linear = a.T @ np.linalg.solve(a @ a.T + _RIDGE * np.eye(len(a)), truth * 2.0 - 1)
+    linear = _ridge(a, truth, _RIDGE)
+    fingers = slice(1 + len(FLAWS), None)
+    linear[:, fingers] = _ridge(a[data.visible], truth[data.visible][:, fingers], _RIDGE_OF_FINGERS)
     mean, scale, linear = (value.astype(np.float32) for value in (mean, scale, linear))
     return Weights(mean, scale, linear, np.zeros(3, np.float32))
+
+
+def _ridge(a: Floats, truth: NDArray[Any], strength: float) -> Floats:
+    return a.T @ np.linalg.solve(a @ a.T + strength * np.eye(len(a)), truth * 2.0 - 1)
 
 
 def _inputs(outputs: Floats, signals: Floats) -> Floats:

@@ -40,7 +40,7 @@ FLAWS = (
 )
 FINGERS = (3, 4, 5, 6)
 WEIGHTS = "models/anatomy/anatomy.safetensors"
-SHA256 = "0bad47c58664972dae1d590903ebd40e2200d1dcf4a0bc9f593e4dd3c81441de"
+SHA256 = "dd36a8a2293f5bb1eff05a28aa01b3a7ffb686d5b84905b9c1142fad47c24340"
 
 
 class Anatomy(NamedTuple):
