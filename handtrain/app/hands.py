@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from handdata.errors import UserError
-from handdata.vision.pixels import UnreadableImage, open_image, upright
+from handdata.vision.pixels import UnreadableImage, open_image, to_rgb, upright
 from handtrain.judging.anatomy import CAVEAT
 from handtrain.judging.judge import Judge, default_anatomy
 from handtrain.judging.rows import JudgedHand
@@ -61,4 +61,4 @@ def enlarged(image: Image.Image) -> Image.Image:
     """Return a copy of an image, whose longer side has at least 512 px."""
     factor = max(1.0, _LEAST / max(image.size))
     size = round(image.width * factor), round(image.height * factor)
-    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    return to_rgb(image).resize(size, Image.Resampling.BICUBIC)

@@ -56,6 +56,7 @@ def palm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next((folder / "images").rglob("*.jpg"))
 
 
+@pytest.mark.slow
 def test_both_models_draw_the_same_noise_and_the_pose_changes_only_the_trained_one(models: Models) -> None:
     first, again, posed = (
         models.draw(Drawing("a person", seed=1, steps=2, pose=pose)) for pose in (NO_POSE, NO_POSE, models.poses[1])
@@ -85,6 +86,7 @@ def test_a_file_that_is_no_image_is_a_sentence(tmp_path: Path) -> None:
         hands.judged(tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_rows_have_their_image_with_boxes_and_their_columns(published: Path) -> None:
     rows = Rows(str(published))
     picture, columns = rows[0]

@@ -202,7 +202,10 @@ def test_the_command_prints_the_model_folder(
     from handtrain.cli.flags import Train
 
     smoke, running = options_of("smoke"), RunOptions()
-    assert Train(str(dataset), ("call",), str(base), model.parent, "smoke", smoke, running, "cpu", encoded)() == 0
+    train = Train(
+        str(dataset), ("call",), str(base), model.parent, "smoke", smoke, running, device="cpu", cache=encoded
+    )
+    assert train() == 0
     assert capsys.readouterr().out.strip() == str(model)
 
 
@@ -250,8 +253,8 @@ def test_a_base_of_another_kind_is_one_sentence(train: Jobs, base: Path, tmp_pat
     copy = shutil.copytree(base, tmp_path / "base")
     wrong = {"out": tmp_path / "run", "base": copy}
     index = json.loads((copy / "model_index.json").read_text())
-    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionXLPipeline"}))
-    with pytest.raises(UserError, match="is a StableDiffusionXLPipeline"):
+    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxPipeline"}))
+    with pytest.raises(UserError, match="is a FluxPipeline: handtrain trains a StableDiffusionPipeline"):
         train(**wrong)
     (copy / "model_index.json").write_text(json.dumps(index))
     next((copy / "unet").glob("*.safetensors")).rename(copy / "unet" / "diffusion_pytorch_model.bin")
