@@ -21,9 +21,11 @@ ENV PATH=/opt/hand1000/bin:$PATH \
     RAY_USAGE_STATS_ENABLED=0
 
 COPY . /src
-ARG LLAMA=-DLLAVA_BUILD=OFF
+ARG LLAMA=
+# the environment's python by its path: a shell that has run /usr/bin/python3 keeps to it, whatever PATH says by then
 RUN python3 -m venv /opt/hand1000 \
-    && CMAKE_ARGS="${LLAMA}" python3 -m pip install --no-cache-dir --constraint /src/constraints.txt '/src[all]'
+    && CMAKE_ARGS="-DLLAVA_BUILD=OFF ${LLAMA}" /opt/hand1000/bin/python -m pip install \
+        --no-cache-dir --constraint /src/constraints.txt '/src[all]'
 
 USER hand
 WORKDIR /work

@@ -25,6 +25,14 @@ def test_it_installs_an_extra_of_the_project_with_the_tested_versions():
     assert "--constraint /src/constraints.txt" in RUNS[1] and (ROOT / "constraints.txt").is_file()
 
 
+def test_packages_are_installed_into_the_environment_on_the_path():
+    """Debian's own python3 has no pip, and a shell keeps to the python3 that it found first."""
+    (environment,) = re.findall(r"python3 -m venv (\S+)", RUNS[1])
+    assert f"{environment}/bin/python -m pip install" in RUNS[1]
+    paths = [words for step, words in STEPS if step == "ENV"]
+    assert len(paths) == 1 and paths[0].startswith(f"PATH={environment}/bin:$PATH")
+
+
 def test_the_files_of_the_package_are_not_left_out():
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
