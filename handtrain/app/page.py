@@ -58,9 +58,7 @@ def _generate(gradio: Any, models: Models) -> None:
     phrases = models.phrases
     first = next(iter(phrases))
     with gradio.Row():
-        text = gradio.Textbox(
-            "a hand with light skin and a blue sleeve in front of a grey wall", label="Scene", scale=3
-        )
+        text = gradio.Textbox(_SCENE, label="Scene", scale=3)
         gesture = gradio.Dropdown([FREE, *phrases], value=first, label="Gesture that is added to the prompt")
         seed = gradio.Number(0, label="Seed", precision=0, minimum=0)
     with gradio.Row():

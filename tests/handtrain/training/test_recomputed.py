@@ -62,6 +62,13 @@ def _recomputed(base: Path, rows: list[dict[str, Any]]) -> tuple[list[float], li
         noisy = schedule.add_noise(latents, noise, times)
         return (unet(noisy, times, texts).sample - noise).square().flatten(1).mean(1)
 
+    return two_stages(unet, embeddings, loss)
+
+
+def two_stages(
+    unet: Any, embeddings: torch.Tensor, loss: Callable[[str, list[tuple[int, int]], torch.Tensor], torch.Tensor]
+) -> tuple[list[float], list[float]]:
+    """Train embeddings, then a UNet, with Adam; `loss` is that of (place, step) pairs in a part of the run."""
     texts = embeddings.clone().requires_grad_(True)
     optimiser, second = torch.optim.Adam([texts], lr=LR2), []
     for step in range(STEPS):
@@ -69,7 +76,7 @@ def _recomputed(base: Path, rows: list[dict[str, Any]]) -> tuple[list[float], li
         optimiser.zero_grad()
         losses.sum().backward()
         optimiser.step()
-        second.append(float(losses.mean()))
+        second.append(float(losses.detach().mean()))
     unet.requires_grad_(True)
     optimiser, third = torch.optim.Adam(unet.parameters(), lr=LR3), []
     sequence = list(_order())
@@ -79,7 +86,7 @@ def _recomputed(base: Path, rows: list[dict[str, Any]]) -> tuple[list[float], li
         optimiser.zero_grad()
         losses.mean().backward()
         optimiser.step()
-        third.append(float(losses.mean()))
+        third.append(float(losses.detach().mean()))
     return second, third
 
 

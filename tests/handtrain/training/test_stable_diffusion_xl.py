@@ -24,7 +24,7 @@ from handtrain.options import GenerateOptions
 from handtrain.training import loop
 from tests.handtrain import tiny
 from tests.handtrain.tiny_xl import POOLED, write_xl_base
-from tests.handtrain.training.test_recomputed import BATCH, COUNT, LR2, LR3, STEPS, _draws, _order
+from tests.handtrain.training.test_recomputed import BATCH, COUNT, LR2, LR3, STEPS, _draws, two_stages
 
 pytestmark = pytest.mark.slow  # a minute together
 Jobs = Callable[..., Any]
@@ -54,7 +54,7 @@ def _inputs(base: Path, rows: list[dict[str, Any]]) -> tuple[torch.Tensor, ...]:
     return latents.mean, latents.std, torch.cat(states, dim=2), answer.text_embeds
 
 
-def _recomputed(base: Path, rows: list[dict[str, Any]]) -> list[list[float]]:
+def _recomputed(base: Path, rows: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
     """Return the mean losses of ten steps of Stage II on all images, then of Stage III on batches of two."""
     mean, deviation, texts, pooled = _inputs(base, rows)
     unet = UNet2DConditionModel.from_pretrained(base / "unet").train().requires_grad_(False)
@@ -68,24 +68,7 @@ def _recomputed(base: Path, rows: list[dict[str, Any]]) -> list[list[float]]:
         added = {"text_embeds": pooled[places], "time_ids": sizes.repeat(len(places), 1)}
         return (unet(noisy, times, embeddings, added_cond_kwargs=added).sample - noise).square().flatten(1).mean(1)
 
-    texts = texts.clone().requires_grad_(True)
-    optimiser, second = torch.optim.Adam([texts], lr=LR2), []
-    for step in range(STEPS):
-        losses = loss("stage2", [(place, step) for place in range(COUNT)], texts)
-        optimiser.zero_grad()
-        losses.sum().backward()
-        optimiser.step()
-        second.append(float(losses.mean()))
-    unet.requires_grad_(True)
-    optimiser, third, sequence = torch.optim.Adam(unet.parameters(), lr=LR3), [], list(_order())
-    for step in range(STEPS):
-        keys = sequence[BATCH * step : BATCH * (step + 1)]
-        losses = loss("unet", keys, texts.detach()[[place for place, _ in keys]])
-        optimiser.zero_grad()
-        losses.mean().backward()
-        optimiser.step()
-        third.append(float(losses.mean()))
-    return [second, third]
+    return two_stages(unet, texts, loss)
 
 
 def test_ten_losses_of_both_stages_equal_those_of_plain_torch(xl: Path, train: Jobs, tmp_path: Path) -> None:
