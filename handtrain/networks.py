@@ -18,7 +18,7 @@ from handdata.errors import UserError, first_line
 from handdata.files import sha256_of
 from handdata.huggingface import model_folder
 from handdata.vision.clip import Clip
-from handtrain.model.base import fingerprint
+from handtrain.tensor_cache import fingerprint
 
 BATCH = 16  # images per forward pass; changes the features by rounding only
 INCEPTION = 2048

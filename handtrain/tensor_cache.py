@@ -51,6 +51,11 @@ def digest(tensors: Tensors) -> str:
     return state.hexdigest()
 
 
+def fingerprint(module: torch.nn.Module) -> str:
+    """Return a hash of a model's weights and their names."""
+    return digest(module.state_dict())
+
+
 @dataclass(frozen=True)
 class TensorCache:
     """A folder of small safetensors files with checksums; damaged or incomplete files count as absent."""

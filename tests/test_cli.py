@@ -15,6 +15,7 @@ from tests import ROOT
 
 PROGRAMS = {"handdata": handdata.cli, "handtrain": handtrain.cli}
 EVERY_COMMAND = [(program, name) for program, module in PROGRAMS.items() for name in module.COMMANDS]
+HEAVY = ("torch", "mediapipe", "cv2", "transformers", "datasets", "diffusers", "llama_cpp", "httpx2", "ray", "pandas")
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -89,7 +90,21 @@ def test_a_command_is_the_class_of_its_name():
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_importing_the_flags_imports_nothing_heavy(program):
-    heavy = "torch mediapipe cv2 transformers datasets diffusers llama_cpp httpx2 ray pandas".split()
-    code = f"import sys, {program}.cli.flags; print(*[name for name in {heavy!r} if name in sys.modules])"
+    assert imported(f"import {program}.cli.flags", HEAVY) == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_list_of_commands_needs_neither_models_nor_arrays(program):
+    code = f"import runpy; sys.argv = ['{program}', '--help']\ntry: runpy.run_module('{program}', run_name='__main__')"
+    assert imported(f"{code}\nexcept SystemExit as end: assert end.code == 0", (*HEAVY, "numpy", "pyarrow")) == []
+
+
+def test_a_report_is_written_without_the_libraries_of_the_models():
+    assert imported("import handtrain.reporting.report", ("diffusers", "transformers", "mediapipe", "datasets")) == []
+
+
+def imported(code: str, names: tuple[str, ...]) -> list[str]:
+    """Return those of the packages that a fresh process has imported after it ran the code."""
+    code = f"import sys\n{code}\nprint('imported:', *[name for name in {names!r} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == []
+    return answer.stdout.splitlines()[-1].split()[1:]

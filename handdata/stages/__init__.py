@@ -14,13 +14,14 @@ import importlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from handdata.errors import UserError, require_known
-from handdata.recipe import Recipe
 from handdata.rows.parts import Part
-from handdata.rows.shards import shard_path
-from handdata.store.store import Store
+
+if TYPE_CHECKING:
+    from handdata.recipe import Recipe
+    from handdata.store.store import Store
 
 Columns = dict[str, list[Any]]  # values by column name; all lists have one value per row
 
@@ -66,7 +67,7 @@ class Execution:
     progress: bool = True  # progress bars and remarks on stderr
     address: str = ""  # of a running Ray cluster; empty: that of RAY_ADDRESS, or a new one
     part: Part | None = None  # only these shards of every stage; None: all
-    store: Store | None = None  # that the build's processes share; None: the build folder
+    store: "Store | None" = None  # that the build's processes share; None: the build folder
 
 
 @dataclass
@@ -140,7 +141,7 @@ _PHOTOS: dict[str, tuple[str | None, str]] = {
 }  # fmt: skip
 
 
-def stages_for(recipe: Recipe, stages: tuple[StageSpec, ...] = STAGES) -> tuple[StageSpec, ...]:
+def stages_for(recipe: "Recipe", stages: tuple[StageSpec, ...] = STAGES) -> tuple[StageSpec, ...]:
     """Return the stages as they work on a recipe's source."""
     if recipe.source.kind != "photos":
         return stages
@@ -167,6 +168,8 @@ def stages_until(name: str | None) -> tuple[StageSpec, ...]:
 
 def needs(build: Path, stage: StageSpec, supplier: StageSpec, shard: int) -> UserError:
     """Return the error of a stage that needs a shard of another one, which is missing or damaged."""
+    from handdata.rows.shards import shard_path  # imports pyarrow, which `--help` does not need
+
     whole = f"build {build / 'recipe.toml'} --out {build} --until {supplier.name}"
     return UserError(
         f"'{stage.name}' needs the output of '{supplier.name}', and {shard_path(build, supplier.columns, shard)} is"

@@ -6,7 +6,6 @@ from typing import Any
 from handdata.errors import UserError
 from handdata.files import sha256_of
 from handdata.readers import require_json
-from handtrain.model.base import BACKBONES
 from handtrain.model.gesture_file import ABOUT_FILE, check_about
 from handtrain.model.weights import Unusable, find_weights
 from handtrain.seals import intact
@@ -52,9 +51,11 @@ def model_fault(folder: Path) -> str | None:
     """Return why a folder that training has written is not a whole model, None if it is one."""
     try:
         about = read_about(folder, "--out")
-        backbone = BACKBONES["StableDiffusionPipeline"]  # of older versions, which stored no hashes
-        for part, network in backbone.NETWORKS.items() if "files" not in about else ():
-            find_weights(folder / part, network.stem)
+        if "files" not in about:  # of older versions, which stored no hashes
+            from handtrain.model.base import BACKBONES  # imports diffusers, which other models do not need here
+
+            for part, network in BACKBONES["StableDiffusionPipeline"].NETWORKS.items():
+                find_weights(folder / part, network.stem)
     except UserError:
         return f"{ABOUT_FILE} cannot be used"
     except Unusable as error:

@@ -14,7 +14,6 @@ import torch
 from handdata.errors import UserError
 from handdata.huggingface import HubName, Place, pipeline_folder
 from handdata.readers import require_json
-from handtrain import tensor_cache
 from handtrain.data.crops import window
 from handtrain.hashes import known_sha256
 from handtrain.method.unet import add_adapters
@@ -293,11 +292,6 @@ def adapter_parameters(base: Base, rank: int) -> int:
     with torch.device("meta"):
         add_adapters(network, rank, seed=0)
     return sum(parameter.numel() for name, parameter in network.named_parameters() if "lora_" in name)
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    """Return a hash of a model's weights and their names."""
-    return tensor_cache.digest(module.state_dict())
 
 
 def empty_denoiser(base: Base) -> Any:

@@ -14,8 +14,8 @@ from handdata.vision.pixels import PIXELS, UnreadableImage
 from handtrain.data.crops import Window, square
 from handtrain.data.dataset import Photographs
 from handtrain.method.prediction import Texts, stacked
-from handtrain.model.base import Base, fingerprint
-from handtrain.tensor_cache import TensorCache, key_of
+from handtrain.model.base import Base
+from handtrain.tensor_cache import TensorCache, fingerprint, key_of
 
 
 def encode_images(

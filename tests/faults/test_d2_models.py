@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from handdata.errors import UserError
 from handtrain.data.image_folder import read_records, read_settings
 from handtrain.evaluation.records import fault_of, read_evaluation
 from handtrain.model.about import fault_of as model_fault
+from handtrain.model.about import model_fault as unusable
 from handtrain.model.about import read_about
 from handtrain.model.card import model_card
 from handtrain.seals import sealed
@@ -114,6 +117,16 @@ def test_d2_a_changed_number_and_a_changed_file_of_a_model_are_noticed(tmp_path:
     (tmp_path / "hand1000.json").write_text(json.dumps({**about, "lam": 0.71}))
     with pytest.raises(UserError, match="does not match its own sha256"):
         read_about(tmp_path, "--model")
+
+
+def test_d2_a_model_of_an_older_version_needs_the_weights_of_all_networks(tmp_path: Path) -> None:
+    (tmp_path / "hand1000.json").write_text(json.dumps(ABOUT))  # without hashes of files
+    stems = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+    for part, stem in stems.items():
+        assert unusable(tmp_path) is not None
+        (tmp_path / part).mkdir()
+        save_file({"weight": torch.zeros(1)}, tmp_path / part / f"{stem}.safetensors")
+    assert unusable(tmp_path) is None
 
 
 def test_e_the_card_names_precision_and_adapters() -> None:
