@@ -24,7 +24,7 @@ from handtrain.options import changed
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, check_running, options_of, routes
 from handtrain.run.cost import Plan, plan
 from handtrain.run.device import resolved
-from handtrain.run.fit import resumed
+from handtrain.run.fit import LORA_RATE, resumed
 from handtrain.run.memory import Memory
 from handtrain.run.phases import Phases
 from handtrain.run.processes import launched, own_device
@@ -185,13 +185,14 @@ def _with_adapters(base: Base, options: TrainOptions, given: Collection[str], fi
     rank = base.backbone.RANK
     if not rank or options.lora_rank or "lora_rank" in given:
         return options
+    rate = options.unet_lr if "unet_lr" in given else LORA_RATE
     if first:
         print(
-            f"handtrain: training adapters of rank {rank}, the default for a {base.backbone.PIPELINE}; "
-            "--lora-rank 0 trains all weights",
+            f"handtrain: training adapters of rank {rank} at a rate of {rate:g}, the default for a "
+            f"{base.backbone.PIPELINE}; --lora-rank 0 trains all weights",
             file=sys.stderr,
         )
-    return replace(options, lora_rank=rank)
+    return replace(options, lora_rank=rank, unet_lr=rate)
 
 
 def _require_supported(base: Base, options: TrainOptions) -> None:

@@ -97,7 +97,7 @@ def test_ten_losses_of_both_stages_equal_those_of_plain_torch(
 WHOLE: dict[str, Any] = {
     "preset": "plus", "lam": 1.0, "pose": "none", "unet_batch": 4, "unet_samples": 24, "unet_warmup": 1,
     "unet_lr": 1e-2, "prior": 0.25, "prior_images": 3, "crop": "center", "text_dropout": 0.3,
-    "checkpoint_minutes": 0.0, "min_snr": 0.0,
+    "checkpoint_minutes": 0.0, "min_snr": 0.0, "sample_every": 6, "sample_steps": 2, "validate_every": 3,
 }  # fmt: skip
 
 
@@ -129,6 +129,28 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_samples_and_the_validation_loss_are_made(whole: Path) -> None:
+    with Image.open(whole.parent / "samples" / "00000006.png") as grid:
+        assert np.asarray(grid.convert("RGB")).std() > 20
+    lines = [json.loads(line) for line in (whole.parent / "log.jsonl").read_text().splitlines()]
+    losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert len(losses) == 3 and len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-autocast"])
+def test_both_kinds_of_bf16_train_as_fp32_does(
+    z: Path, texts: Path, train: Jobs, tmp_path: Path, precision: str
+) -> None:
+    runs = []
+    for name in ("fp32", precision):
+        given = {"base": z, "dataset": texts, "lam": 1.0, "precision": name, "gradient_checkpointing": name != "fp32"}
+        run = train(tmp_path / name, "smoke", **given, unet_batch=2, unet_epochs=2, unet_lr=1e-2)
+        lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+        runs.append([line["loss"] for line in lines if "loss" in line])
+    assert len(runs[0]) == len(runs[1]) > 3 and runs[0] != runs[1]
+    np.testing.assert_allclose(runs[0], runs[1], rtol=0.05)
+
+
 def test_adapters_are_trained_unless_it_is_said_otherwise(z: Path, whole: Path) -> None:
     record = json.loads((whole.parent / "run.json").read_text())
     assert record["config"]["options"]["lora_rank"] == 16
@@ -139,6 +161,13 @@ def test_adapters_are_trained_unless_it_is_said_otherwise(z: Path, whole: Path) 
     before, after = (load_file(folder / "transformer/diffusion_pytorch_model.safetensors") for folder in (z, whole))
     changed = {name.removesuffix(".weight") for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name.removeprefix("transformer.") for name in names}
+
+
+def test_the_rate_of_adapters_that_nobody_asked_for_is_theirs(z: Path, train: Jobs, tmp_path: Path) -> None:
+    for name, given, rate in (("of adapters", {}, 1e-4), ("given", {"unet_lr": 3e-5}, 3e-5)):
+        run = train(tmp_path / name, "smoke", base=z, lam=1.0, **given)
+        options = json.loads((run.path / "run.json").read_text())["config"]["options"]
+        assert (options["lora_rank"], options["unet_lr"]) == (16, rate)
 
 
 def _pixels(image: Any) -> np.ndarray:
