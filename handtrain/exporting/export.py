@@ -66,6 +66,9 @@ def export(
     opened = open_base(parse_model(str(model), "MODEL"), "MODEL", None if to == "lora" else prediction_type)
     trained = not opened.single_file and (opened.folder / ABOUT_FILE).exists()
     about = require_whole(opened.folder, "MODEL") if trained else {}
+    if opened.backbone.TRAINED != "unet" and (to == "single-file" or lora_format == "kohya"):
+        given = "--to single-file" if to == "single-file" else "--lora-format kohya"
+        raise UserError(f"{given} has the names of a UNet, and MODEL {model} has none: use diffusers")
     if to == "lora":
         if not about:
             raise UserError(f"MODEL {model} was not trained by handtrain: a LoRA is the change of a trained model")
@@ -92,7 +95,7 @@ def _unpickled(model: Path, to: Target, out: Path) -> Exported:
 
 
 def _trained_adapters(opened: Base, about: dict[str, Any], out: Path, form: Form) -> Exported:
-    adapters = read_adapters(opened.folder, about)
+    adapters = read_adapters(opened.folder, about, opened.backbone.TRAINED)
     _write(opened, about, out, form, adapters)
     rank = len(next(iter(adapters.values()))[0])
     return Exported(out, (f"the adapters of the run, rank {rank} on {len(adapters)} layers", *_notes(about)))
@@ -124,7 +127,8 @@ def _write(opened: Base, about: dict[str, Any], out: Path, form: Form, factors: 
     metadata = metadata_of(about, opened.configs, out.stem, about["resolution"], adapters=True)
     if form[1] == "fp16":
         factors = {name: (down.half(), up.half()) for name, (down, up) in factors.items()}
-    write_lora(out, factors, form[0], opened.configs["unet"], metadata)
+    trained = opened.backbone.TRAINED
+    write_lora(out, factors, form[0], trained, opened.configs[trained], metadata)
 
 
 def _notes(about: dict[str, Any]) -> list[str]:

@@ -147,7 +147,7 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
             torch.nn.Module.to(network, dtype=numbers)  # diffusers' own `to` warns of no modules at all
     tokenizers = {part: base.tokenizer(part) for part in base.backbone.TOKENIZERS.values()}
     pipeline = base.pipeline({**networks, **tokenizers}, tuned=bool(about))
-    if about:
+    if about and base.backbone.TUNED_PIPELINE:
         fusion = base.folder / FUSION_FILE
         try:  # this torch may draw another flat layer than the one that trained the model
             gesture = Gesture.load(str(base.folder / ABOUT_FILE), str(fusion) if fusion.is_file() else None)
@@ -268,6 +268,9 @@ def _work(
         raise UserError(
             "--mu is the share of the text against the gesture, and this model has no gesture: leave it out"
         )
+    if base.backbone.FLOW and (options.sampler == "reference" or options.eta):
+        given = "--sampler reference" if options.sampler == "reference" else "--eta"
+        raise UserError(f"{given} is not for a {base.backbone.PIPELINE}, which is sampled by Euler steps: leave it out")
     require_seeds(seeds, "--seeds")
     gesture = gesture or about.get("gesture")
     check_pose(about, options.pose, options.pose_guidance)
@@ -327,7 +330,7 @@ def _settings(base: Base, about: dict[str, Any], gesture: str | None, options: G
         "mu": lam if options.mu is None else options.mu,
         "crop": about.get("crop", "center"),
         "resolution": base.check_resolution(options.resolution or about.get("resolution", 0)),
-        "sampler": options.sampler,
+        "sampler": "euler" if base.backbone.FLOW else options.sampler,
         "steps": steps_of(options),
         "guidance": options.guidance,
         "eta": options.eta,

@@ -47,7 +47,7 @@ class Latents:
 class Diffusion:
     """A network on its device with its schedule, the scale of its latents, and the settings of its computation."""
 
-    unet: Any  # the trained network, a diffusers UNet2DConditionModel
+    unet: Any  # the trained network, a diffusers UNet2DConditionModel or transformer
     schedule: Any  # of the training, see `prediction.noised`
     scaling: float  # the VAE's scaling_factor, 0.18215 for Stable Diffusion
     device: torch.device

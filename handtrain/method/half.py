@@ -23,9 +23,10 @@ class HalfCopy:
         self._weights: list[torch.Tensor] = []  # of the network, those that are trained
         self._copies: list[torch.Tensor] = []
 
-    def __call__(self, sample: torch.Tensor, timestep: Any, **named: Any) -> Any:
+    def __call__(self, sample: Any, timestep: Any, *others: Any, **named: Any) -> Any:
         """Return the network's answer in bfloat16; all inputs but the time are converted."""
-        return self._call(_half(sample), timestep, **{name: _half(value) for name, value in named.items()})
+        converted = {name: _half(value) for name, value in named.items()}
+        return self._call(_half(sample), timestep, *map(_half, others), **converted)
 
     def computed_by(self, compiled: Any) -> "HalfCopy":
         """Let the compiled network compute in place of the network, and return self."""
@@ -76,5 +77,7 @@ class HalfCopy:
 def _half(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _half(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_half(entry) for entry in value]
     floating = isinstance(value, torch.Tensor) and value.is_floating_point()
     return value.to(torch.bfloat16) if floating else value

@@ -34,9 +34,20 @@ class Texts:
 
 
 def stacked(encoded: Sequence[Inputs]) -> Texts:
-    """Return texts that were encoded one by one, each without a batch and with an `embedding` (tokens, width)."""
-    more = {name: torch.stack([each[name] for each in encoded]) for name in encoded[0]}
-    return Texts(more.pop("embedding"), more)
+    """Return texts that were encoded one by one, each without a batch and with an `embedding` (tokens, width).
+
+    Shorter embeddings are padded with zeros; a kind of model with texts of several lengths has a `length` in `more`.
+    """
+    longest = max(len(each["embedding"]) for each in encoded)
+    embeddings = [lengthened(each["embedding"], longest) for each in encoded]
+    more = {name: torch.stack([each[name] for each in encoded]) for name in encoded[0] if name != "embedding"}
+    return Texts(torch.stack(embeddings), more)
+
+
+def lengthened(embeddings: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Return embeddings (..., n, width) with zeros up to a number of tokens (..., tokens, width)."""
+    missing = tokens - embeddings.shape[-2]
+    return torch.nn.functional.pad(embeddings, (0, 0, 0, missing)) if missing else embeddings
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,24 @@ def noised(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return noisy latents (b, c, h, w), the times (b,) as the network reads them, and the target (b, c, h, w).
 
-    `schedule` is a diffusers DDPMScheduler; with its prediction type `v_prediction` the target is the velocity.
+    `schedule` is a diffusers DDPMScheduler; with its prediction type `v_prediction` the target is the velocity. Or it
+    is a FlowMatchEulerDiscreteScheduler: the target is noise - latents, and the network reads 1 - sigma.
     """
+    if "prediction_type" not in schedule.config:
+        sigmas = flow_sigmas(schedule, timesteps)
+        share = sigmas[:, None, None, None]
+        return (1 - share) * latents + share * noise, 1 - sigmas, noise - latents
     velocity = schedule.config.prediction_type == "v_prediction"
     target = schedule.get_velocity(latents, noise, timesteps) if velocity else noise
     return schedule.add_noise(latents, noise, timesteps), timesteps, target
+
+
+def flow_sigmas(schedule: Any, timesteps: torch.Tensor) -> torch.Tensor:
+    """Return the share of the noise (b,) at times 0, 1, ... of flow matching, moved by the schedule's shift.
+
+    Source: Esser and others, arXiv 2403.03206, section 5.3.2.
+    """
+    config = schedule.config
+    plain = (timesteps + 1).float() / config.num_train_timesteps
+    sigmas: torch.Tensor = config.shift * plain / (1 + (config.shift - 1) * plain)
+    return sigmas

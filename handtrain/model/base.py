@@ -1,4 +1,4 @@
-"""A Stable Diffusion base, a diffusers folder or one file: its sizes, and its components, loaded one at a time."""
+"""A base model, a diffusers folder or one file: its sizes, and its components, loaded one at a time."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from handdata.readers import require_json
 from handtrain.data.crops import window
 from handtrain.hashes import known_sha256
 from handtrain.method.unet import add_adapters
-from handtrain.model.backbones import stable_diffusion, stable_diffusion_xl
+from handtrain.model.backbones import stable_diffusion, stable_diffusion_xl, z_image
 from handtrain.model.backbones.interface import Backbone, Sizes
 from handtrain.model.components import (
     CHECKER,
@@ -37,10 +37,11 @@ from handtrain.model.weights import Unusable, Weights, find_weights
 BACKBONES: dict[str, Backbone] = {
     "StableDiffusionPipeline": stable_diffusion,
     "StableDiffusionXLPipeline": stable_diffusion_xl,
+    "ZImagePipeline": z_image,
     "Hand1000Pipeline": stable_diffusion,
     "Hand1000XLPipeline": stable_diffusion_xl,
 }
-_KINDS = ("a StableDiffusionPipeline (versions 1 and 2)", "a StableDiffusionXLPipeline")
+_KINDS = ("a StableDiffusionPipeline (versions 1 and 2)", "a StableDiffusionXLPipeline", "a ZImagePipeline")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ _RAIL_XL = (
     "openrail++", "CreativeML OpenRAIL++-M",
     "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
 )  # fmt: skip
+_APACHE = ("apache-2.0", "Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 _KINDS = {
     "StableDiffusionPipeline": ("Stable Diffusion", "Hand1000Pipeline", *_RAIL),
     "StableDiffusionXLPipeline": ("Stable Diffusion XL", "Hand1000XLPipeline", *_RAIL_XL),
+    "ZImagePipeline": ("Z-Image", "", *_APACHE),  # diffusers' own pipeline draws all that was trained
 }
 _HAGRID = "https://github.com/hukenovs/hagrid"
 
@@ -26,7 +28,7 @@ def model_card(about: dict[str, Any], metrics: str = "", kind: str = "StableDiff
     """
     training = about.get("training", {})
     sections = [
-        _head(about, training, kind), _use(about, kind), _training(about, training), _metrics(metrics),
+        _head(about, training, kind), _use(about, kind), _training(about, training, kind), _metrics(metrics),
         _terms(training, kind),
     ]  # fmt: skip
     return _metadata(training, kind) + "\n\n".join(section for section in sections if section) + "\n"
@@ -38,7 +40,8 @@ def _metadata(training: dict[str, Any], kind: str) -> str:
         place = training.get(part, {}).get("place", "")
         if place.startswith("hf:"):
             lines += [f"{key}:", f"- {place[3:]}"]
-    return "\n".join([*lines, "tags:", "- stable-diffusion", "- hands", "- hand1000", "---", "", ""])
+    family = "z-image" if kind == "ZImagePipeline" else "stable-diffusion"
+    return "\n".join([*lines, "tags:", f"- {family}", "- hands", "- hand1000", "---", "", ""])
 
 
 def _head(about: dict[str, Any], training: dict[str, Any], kind: str) -> str:
@@ -58,6 +61,8 @@ def _names(about: dict[str, Any]) -> str:
 
 def _use(about: dict[str, Any], kind: str) -> str:
     phrase, lam, ours = about["gesture_phrase"], about["lam"], _KINDS[kind][1]
+    if not ours:
+        return _use_plainly(about, kind)
     if about.get("gestures"):
         return _use_of_poses(about, ours)
     return f"""## Use
@@ -75,6 +80,21 @@ share of the plain text embedding; at 1 the gesture feature is left out.
 Without our package, diffusers can load `pipeline.py` of this folder through `custom_pipeline`; that runs code from
 this folder and therefore needs `trust_remote_code=True`. Read the file first; our own code never passes that. The
 folder also loads as a plain `{kind}`, with the tuned UNet and without the gesture feature."""
+
+
+def _use_plainly(about: dict[str, Any], kind: str) -> str:
+    phrases = [entry["phrase"] for entry in about.get("gestures", {}).values()] or [about["gesture_phrase"]]
+    return f"""## Use
+
+```python
+from diffusers import {kind}
+
+pipeline = {kind}.from_pretrained("THIS MODEL")
+image = pipeline("a woman {phrases[0]}", guidance_scale=2.0).images[0]
+```
+
+Name the gesture in the prompt as in the training texts: {", ".join(f"`{phrase}`" for phrase in phrases)}.
+`guidance_scale` of this pipeline counts from 0: 2 is what `handtrain generate --guidance 3` uses."""
 
 
 def _use_of_poses(about: dict[str, Any], ours: str) -> str:
@@ -100,7 +120,7 @@ Name a gesture in the prompt as in the training texts:
 {phrases}{poses if about.get("pose") else ""}"""
 
 
-def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
+def _training(about: dict[str, Any], training: dict[str, Any], kind: str) -> str:
     if "imported" in training:
         source = f"The UNet comes from the checkpoint `{training['imported']}`; its training is unknown."
         return f"## Training\n\n{source}"
@@ -119,7 +139,7 @@ def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
             f"{options['unet_epochs']} epochs, batch {options['unet_batch']}, Adam, rate {options['unet_lr']:g}",
         ),
         ("precision", str(options.get("precision", "fp32"))),
-        ("trained weights", _trained(options)),
+        ("trained weights", _trained(options, "transformer" if kind == "ZImagePipeline" else "UNet")),
         ("order", "all of Stage II before Stage III" if options["order"] == "stages" else "image after image"),
         ("seed", str(options["seed"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in training["versions"].items())),
@@ -127,11 +147,11 @@ def _training(about: dict[str, Any], training: dict[str, Any]) -> str:
     return "## Training\n\n" + markdown_table(["", ""], rows)
 
 
-def _trained(options: dict[str, Any]) -> str:
+def _trained(options: dict[str, Any], network: str) -> str:
     rank = options.get("lora_rank", 0)
     if not rank:
-        return "all weights of the UNet"
-    return f"LoRA adapters of rank {rank} on {', '.join(TARGETS)} of every attention, merged into the UNet"
+        return f"all weights of the {network}"
+    return f"LoRA adapters of rank {rank} on {', '.join(TARGETS)} of every attention, merged into the {network}"
 
 
 def _metrics(metrics: str) -> str:
@@ -139,14 +159,18 @@ def _metrics(metrics: str) -> str:
 
 
 def _terms(training: dict[str, Any], kind: str) -> str:
-    _, _, _, licence, place = _KINDS[kind]
+    name, _, _, licence, place = _KINDS[kind]
+    restrictions = (
+        " Anyone who uses or redistributes this model is bound by the use restrictions of its attachment A (nothing "
+        "unlawful, nothing that harms or defames people, exploits minors, spreads disinformation or decides over "
+        "people's rights), and must pass on the same restrictions."
+    )
+    derived = name if kind == "ZImagePipeline" else "Stable Diffusion"
     lines = [
         "## Terms",
         "",
-        f"- The weights derive from Stable Diffusion and stay under the [{licence}]({place}). "
-        "Anyone who uses or redistributes this model is bound by the use restrictions of its attachment A (nothing "
-        "unlawful, nothing that harms or defames people, exploits minors, spreads disinformation or decides over "
-        "people's rights), and must pass on the same restrictions.",
+        f"- The weights derive from {derived} and stay under the [{licence}]({place})."
+        f"{'' if kind == 'ZImagePipeline' else restrictions}",
         f"- The photographs are from [HaGRID]({_HAGRID}) by Kapitanov et al., under its own public licence: "
         "attribution and share-alike. The people in them have granted no publicity or privacy rights: do not try to "
         "identify anyone.",

@@ -61,6 +61,8 @@ class Component:
 def canonical(name: str) -> str:
     """Return the present name of a weight: diffusers and transformers have renamed some."""
     name = name.removeprefix("text_model.").replace("vision_model.vision_model.", "vision_model.")
+    if name.startswith(("model.layers.", "model.embed_tokens.", "model.norm.")):  # of a language model
+        name = name.removeprefix("model.")
     if "attentions." in name:  # of the VAE
         for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v.")):
             name = name.replace(old, new)

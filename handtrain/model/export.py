@@ -113,7 +113,8 @@ def write_texts(folder: Path, about: dict[str, Any], metrics: str = "") -> None:
     """Write a model folder's card, with a Markdown table of metrics if given, and its one-file pipeline."""
     kind = str((read_json(folder / "model_index.json") or {}).get("_class_name", "StableDiffusionPipeline"))
     write_text(folder / "README.md", model_card(about, metrics, kind))
-    write_text(folder / "pipeline.py", one_file(kind))
+    if BACKBONES[kind].TUNED_PIPELINE:
+        write_text(folder / "pipeline.py", one_file(kind))
 
 
 def one_file(kind: str = "StableDiffusionPipeline") -> str:
@@ -122,7 +123,9 @@ def one_file(kind: str = "StableDiffusionPipeline") -> str:
         handtrain.method.fusion, handtrain.method.conditioning, handtrain.model.gesture_file,
         handtrain.model.gesture_mixin,
     )  # fmt: skip
-    modules = (*ground, sys.modules[BACKBONES[kind].TUNED_PIPELINE.__module__])
+    ours = BACKBONES[kind].TUNED_PIPELINE
+    assert ours is not None
+    modules = (*ground, sys.modules[ours.__module__])
     sources = []
     for module in modules:
         lines = inspect.getsource(module).splitlines(keepends=True)

@@ -12,7 +12,7 @@ TOKENIZER_NAMES = (("transformers", "CLIPTokenizer"), ("transformers", "CLIPToke
 PROCESSOR_NAMES = (("transformers", "CLIPImageProcessor"), ("transformers", "CLIPFeatureExtractor"))
 TOKENIZER_FILES = (
     "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json",
+    "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
 _ONE_OF = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _PROCESSOR_KEYS = (

@@ -32,7 +32,8 @@ class Plan:
     images: int
     with_hand: int
     resolution: int
-    parameters: int  # of the UNet
+    network: str  # the kind of the network that training changes
+    parameters: int  # of this network
     fusion_steps: int
     embedding_steps: int  # forward and backward passes of one image
     unet_steps: int
@@ -42,14 +43,14 @@ class Plan:
     def __str__(self) -> str:
         lines = [
             f"{self.images} images of {self.gesture}, {self.with_hand} with landmarks, at {self.resolution} px",
-            f"UNet of {self.parameters:,} parameters",
+            f"{self.network} of {self.parameters:,} parameters",
             f"Stage I:   the mean landmarks of {self.with_hand} hands",
         ]
         if self.fusion_steps:
             lines.append(f"Stage II:  {self.fusion_steps:,} steps of the token fusion layer")
         lines += [
             f"Stage II:  {self.embedding_steps:,} embedding steps, counted per image",
-            f"Stage III: {self.unet_steps:,} UNet steps",
+            f"Stage III: {self.unet_steps:,} {self.network} steps",
             f"disk:      {_gib(self.disk_bytes)} at most, checkpoints included",
         ]
         return "\n".join(lines)
@@ -105,6 +106,7 @@ def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -
         images=count,
         with_hand=sum(row.landmarks is not None for row in rows),
         resolution=base.resolution,
+        network="UNet" if base.backbone.TRAINED == "unet" else base.backbone.TRAINED,
         parameters=parameters,
         fusion_steps=steps_of(count, options.fusion_batch, options.fusion_epochs) if token else 0,
         embedding_steps=count * options.embedding_steps,

@@ -19,7 +19,8 @@ from handtrain.run.memory import Memory
 from handtrain.seals import intact
 
 CARDS = (12, 24, 80)  # GiB
-_LORA = {"lora_rank": 16, "unet_lr": 1e-4}  # docs/scaling.md
+LORA_RATE = 1e-4  # docs/scaling.md
+_LORA = {"lora_rank": 16, "unet_lr": LORA_RATE}
 # In this order. Parts of a batch and gradient checkpointing change rounding alone. Adam's moments in 8 bits change
 # every step a little. Adapters of a low rank cannot express every change of the weights.
 _STEPS: tuple[Mapping[str, Any], ...] = ({}, {"optimizer": "adam8bit"}, _LORA)
@@ -132,12 +133,22 @@ def table(memory: Memory) -> str:
     """Return a Markdown table of the changes with which every preset fits on cards; `auto` precision is bf16 there."""
     rows = []
     for name in PRESETS:
-        options = options_of(name)
+        options = _with_places(options_of(name), memory)
         if options.precision == "auto":
             options = replace(options, precision="bf16")
         fits = [fitted(memory, options, RunOptions(), card * 2**30) for card in CARDS]
         rows.append([name, gib(footprint(memory, options, RunOptions()).peak), *map(_cell, fits)])
     return markdown_table(["preset", "peak", *(f"{card} GiB" for card in CARDS)], rows)
+
+
+def _with_places(options: TrainOptions, memory: Memory) -> TrainOptions:
+    """Return a preset's options without those that this kind of base has no place for."""
+    backbone = memory.base.backbone
+    if not backbone.FUSIONS:
+        options = replace(options, fusion="flat", lam=1.0)  # at 1 no layer is used
+    if not backbone.POSES:
+        options = replace(options, pose="none")
+    return replace(options, lora_rank=options.lora_rank or backbone.RANK)
 
 
 def _recorded(out: Path | None) -> dict[str, Any]:

@@ -61,18 +61,17 @@ class Memory:
     """The peaks of a base's uses, each counted once."""
 
     base: Base
-    _records: dict[Use, tuple[Record, Record]] = field(default_factory=dict)
+    _records: dict[tuple[Use, int], Record] = field(default_factory=dict)
     _weights: dict[tuple[int, tuple[str, ...]], Weights] = field(default_factory=dict)
 
     def peak(self, use: Use, images: int) -> int:
         """Return the most bytes that a use allocates at once for a number of images, besides weights and moments."""
-        return int(self._bytes(use, images).max())
+        return int(self._record(use, images).bytes.max())
 
     def activations(self, use: Use, images: int) -> int:
         """Return the most bytes in the forward pass of a use."""
-        whole = self._bytes(use, images)
-        backward = self._records[use][0].backward
-        return int(whole[: backward.argmax() or len(whole)].max())
+        record = self._record(use, images)
+        return int(record.bytes[: record.backward.argmax() or len(record.bytes)].max())
 
     def weights(self, rank: int, routes: tuple[str, ...]) -> Weights:
         """Return the sizes of the trained network's tensors, with adapters of a rank and pose layers."""
@@ -89,19 +88,22 @@ class Memory:
         networks, configs = self.base.backbone.NETWORKS, self.base.configs
         return sum(4 * weight.numel() for part in parts for weight in networks[part].empty(configs[part]).parameters())
 
-    def _bytes(self, use: Use, images: int) -> np.ndarray:
-        """Return the bytes after every operation.
+    def _record(self, use: Use, images: int) -> Record:
+        """Return the record of a use for a number of images.
 
-        The operations are the same for any number of images from two on, and every one adds a number of bytes, and a
-        number for each image. The records of two and three images give both. (One image saves a few copies.)
+        In a network of batches the operations are the same for any number of images from two on, and every one adds a
+        number of bytes, and a number for each image: the records of two and three images give both. (One image saves a
+        few copies.) A network of lists, as Z-Image's, has operations for each image, and is counted for each number.
         """
-        if use not in self._records:
-            two, three = (_recorded(self.base, use, count) for count in (2, 3))
-            assert len(two.bytes) == len(three.bytes), f"{use}: the operations of two and three images differ"
-            self._records[use] = two, three
-        two, three = self._records[use]
-        totals: Any = two.bytes + (three.bytes - two.bytes) * (images - 2)
-        return totals  # type: ignore[no-any-return]
+        two, three = (self._counted(use, count) for count in (2, 3))
+        if len(two.bytes) != len(three.bytes):
+            return self._counted(use, images)
+        return Record(two.bytes + (three.bytes - two.bytes) * (images - 2), two.backward)
+
+    def _counted(self, use: Use, images: int) -> Record:
+        if (use, images) not in self._records:
+            self._records[use, images] = _recorded(self.base, use, images)
+        return self._records[use, images]
 
 
 def empty_inputs(base: Base) -> tuple[torch.Tensor, Texts, Inputs]:

@@ -10,7 +10,7 @@ from handdata.progress import bar
 from handtrain.method.batches import Order, ahead, batch_of, steps_of
 from handtrain.method.diffusion import Diffusion, Latents, snr_weights
 from handtrain.method.noise import Draw, image_draws, moved, shaped_times, unit
-from handtrain.method.prediction import Texts
+from handtrain.method.prediction import Texts, lengthened
 from handtrain.method.unet import Average, adam, decayed, tuning_step, warmed_up
 from handtrain.presets import TrainOptions
 from handtrain.run.checkpoint import training_state
@@ -169,7 +169,7 @@ def _altered(
         latents = replace(latents, weights=weights * scale.to(weights.device))
     if options.text_dropout:
         rows = _dropped(options.seed, "no text", keys, options.text_dropout)
-        inputs[rows] = course.empty.embedding[0]
+        inputs[rows] = lengthened(course.empty.embedding[0], inputs.shape[1])
         for name, value in course.empty.more.items():
             latents.more[name][rows] = value[0]
     if latents.poses is not None and options.pose_dropout:

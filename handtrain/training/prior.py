@@ -19,7 +19,7 @@ from handtrain.model.base import Base
 from handtrain.presets import PRIOR_AT_ONCE, TrainOptions, routes
 from handtrain.tensor_cache import TensorCache, key_of
 from handtrain.training.encode import encode_texts
-from handtrain.training.training_set import EncodedSplit, merged
+from handtrain.training.training_set import EncodedSplit, joined_embeddings, merged
 
 STEPS = 20  # DDIM steps of a picture
 
@@ -86,4 +86,4 @@ def with_prior(
     if prior is None:
         return split, embeddings
     both = merged([split, prior])
-    return replace(both, groups=split.groups), torch.cat([embeddings, prior.mixed])
+    return replace(both, groups=split.groups), joined_embeddings([embeddings, prior.mixed])

@@ -24,7 +24,7 @@ from handtrain.options import changed
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, check_running, options_of, routes
 from handtrain.run.cost import Plan, plan
 from handtrain.run.device import resolved
-from handtrain.run.fit import resumed
+from handtrain.run.fit import LORA_RATE, resumed
 from handtrain.run.memory import Memory
 from handtrain.run.phases import Phases
 from handtrain.run.processes import launched, own_device
@@ -162,6 +162,7 @@ def set_up(
     options = resolved(options, running, chosen)
     names = _gestures(place, names, options)  # before a base of gigabytes is fetched
     opened = open_base(base_place, prediction_type=prediction_type)
+    options = _with_adapters(opened, options, given, processes.first)
     _require_supported(opened, options)
     if processes.first:
         report_left_out(opened, running.safety_checker)
@@ -179,6 +180,21 @@ def set_up(
     return Setup(names, preset, options, running, chosen, opened, base_place, photographs, planned, requested, choice)
 
 
+def _with_adapters(base: Base, options: TrainOptions, given: Collection[str], first: bool) -> TrainOptions:
+    """Return the options with the adapters that are trained by default in a kind of model of billions of weights."""
+    rank = base.backbone.RANK
+    if not rank or options.lora_rank or "lora_rank" in given:
+        return options
+    rate = options.unet_lr if "unet_lr" in given else LORA_RATE
+    if first:
+        print(
+            f"handtrain: training adapters of rank {rank} at a rate of {rate:g}, the default for a "
+            f"{base.backbone.PIPELINE}; --lora-rank 0 trains all weights",
+            file=sys.stderr,
+        )
+    return replace(options, lora_rank=rank, unet_lr=rate)
+
+
 def _require_supported(base: Base, options: TrainOptions) -> None:
     """Raise `UserError` for options that this kind of base has no place for."""
     kind, fusions = base.backbone.PIPELINE, base.backbone.FUSIONS
@@ -190,6 +206,8 @@ def _require_supported(base: Base, options: TrainOptions) -> None:
         raise UserError(f"--fusion {options.fusion} is not for a {kind}{size}: use {instead}")
     if routes(options) and not base.backbone.POSES:
         raise UserError(f"--pose is not for a {kind}, which has no place for the joints: use --pose none")
+    if options.min_snr and base.backbone.FLOW:
+        raise UserError(f"--min-snr is not for a {kind}: flow matching has no signal-to-noise weights; use --min-snr 0")
 
 
 def stage1_record(gestures: Sequence[str], features: Sequence[GestureFeature]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from handtrain.method.diffusion import Latents
 from handtrain.method.fusion import FlatFusion, TokenFusion, mix
 from handtrain.method.gesture import NUMBERS, hand_in_box
 from handtrain.method.poses import pose_of_row
-from handtrain.method.prediction import Texts
+from handtrain.method.prediction import Texts, lengthened
 from handtrain.model.base import Base
 from handtrain.presets import TrainOptions, routes
 from handtrain.run.phases import Phases
@@ -53,10 +53,16 @@ def merged(splits: Sequence[EncodedSplit]) -> EncodedSplit:
     if len(splits) == 1:
         return splits[0]
     names, texts = ([value for split in splits for value in getattr(split, of)] for of in ("image_ids", "texts"))
-    text, mixed = (torch.cat([getattr(split, of) for split in splits]) for of in ("text", "mixed"))
+    text, mixed = (joined_embeddings([getattr(split, of) for split in splits]) for of in ("text", "mixed"))
     return EncodedSplit(
         names, texts, _joined_latents([split.latents for split in splits]), text, mixed, tuple(map(len, splits))
     )
+
+
+def joined_embeddings(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return embeddings (n, tokens, width) one behind the other, padded to as many tokens as the longest has."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([lengthened(part, longest) for part in parts])
 
 
 def encode_splits(

@@ -89,13 +89,16 @@ def write_tokenizer(folder: Path) -> Any:
     return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
-def write_dataset(folder: Path, train: int = 5, validation: int = 2, gesture: str = "call") -> Path:
-    """Write a dataset folder as `handdata publish` does: card with configurations, one Parquet file per split."""
+def write_dataset(folder: Path, train: int = 5, validation: int = 2, gesture: str = "call", longer: int = 0) -> Path:
+    """Write a dataset folder as `handdata publish` does: card with configurations, one Parquet file per split.
+
+    Every row's text is `longer` words longer than that of the row before.
+    """
     from datasets import Dataset
 
     splits = {"train": train, "validation": validation}
     for split, count in splits.items():
-        rows = [row(f"{split}-{number:03d}", number, gesture) for number in range(count)]
+        rows = [row(f"{split}-{number:03d}", number, gesture, longer) for number in range(count)]
         path = folder / "data" / gesture / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         columns = {name: [values[name] for values in rows] for name in features(GESTURES)}
@@ -106,7 +109,7 @@ def write_dataset(folder: Path, train: int = 5, validation: int = 2, gesture: st
     return folder
 
 
-def row(image_id: str, number: int, gesture: str = "call") -> dict[str, Any]:
+def row(image_id: str, number: int, gesture: str = "call", longer: int = 0) -> dict[str, Any]:
     """Return one row: a drawn wide picture with a hand-sized bright box and landmarks inside it."""
     generator = np.random.default_rng(number + 1000 * (image_id > "u"))
     width, height = 28, 20
@@ -118,7 +121,7 @@ def row(image_id: str, number: int, gesture: str = "call") -> dict[str, Any]:
     hand = generator.random((21, 3)) * [box[2], box[3], 0.05] + [box[0], box[1], -0.02]
     return {
         "image": {"bytes": data, "path": None},
-        "text": f"a person {PHRASE} number {number}",
+        "text": f"a person {PHRASE} number {number}" + " more" * (longer * number),
         "caption": "a person",
         "gesture": gesture,
         "gesture_phrase": PHRASE,

@@ -25,7 +25,7 @@ class Backbone(Protocol):
     """A kind of model. Its modules are the implementations: constants and functions without state."""
 
     PIPELINE: str  # class in diffusers, as in model_index.json
-    TUNED_PIPELINE: type  # ours, with the gesture in the prompt
+    TUNED_PIPELINE: type | None  # ours, with the gesture in the prompt; None: a trained model needs the plain one
     SAMPLER: str  # scheduler class of exported models
     NETWORKS: dict[str, Component]  # by name in model_index.json
     TRAINED: str  # name of the network that training changes
@@ -35,6 +35,8 @@ class Backbone(Protocol):
     FORM: Form  # of the trained network
     FUSIONS: tuple[str, ...]  # fusion layers that mix a gesture feature into the embedding
     POSES: bool  # whether the network has places for pose layers
+    FLOW: bool  # whether it is trained by flow matching, which has no signal-to-noise weights and no DDIM
+    RANK: int  # of the adapters that are trained by default; 0: all weights are trained
     OPTIONAL: tuple[str, ...]  # components that an exported model lacks, or has in the case of the safety checker
 
     def sizes(self, configs: Mapping[str, Config]) -> Sizes:
@@ -62,7 +64,10 @@ class Backbone(Protocol):
         """Return the ids of a text, a value of JSON: `encode` is a function of them."""
 
     def encode(self, encoders: Sequence[Any], ids: list[Any]) -> Inputs:
-        """Return a text's `embedding` (tokens, width), and what else the network reads of it, without a batch."""
+        """Return a text's `embedding` (tokens, width), and what else the network reads of it, without a batch.
+
+        Where texts have as many tokens as they need, their number is `length`.
+        """
 
     def image_inputs(self, sizes: Sequence[tuple[int, int]], windows: Sequence[Window]) -> Inputs:
         """Return the network's inputs from images besides latents: of their widths and heights, and their squares."""

@@ -15,7 +15,7 @@ from handtrain.model.pipeline import Hand1000Pipeline
 from handtrain.model.weights import Unusable
 
 PIPELINE = "StableDiffusionPipeline"
-TUNED_PIPELINE: type = Hand1000Pipeline
+TUNED_PIPELINE: type | None = Hand1000Pipeline
 SAMPLER = "DDIMScheduler"
 NETWORKS: dict[str, Component] = {
     "unet": components.UNET,
@@ -29,6 +29,8 @@ SETTINGS: tuple[str, ...] = ()
 FORM: Form = UNET
 FUSIONS: tuple[str, ...] = ("flat", "token")
 POSES: bool = True
+FLOW: bool = False
+RANK: int = 0
 OPTIONAL: tuple[str, ...] = components.OPTIONAL
 
 check_schedule = components.check_schedule

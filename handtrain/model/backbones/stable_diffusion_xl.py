@@ -19,7 +19,7 @@ from handtrain.model.weights import Unusable
 from handtrain.model.xl_pipeline import Hand1000XLPipeline
 
 PIPELINE = "StableDiffusionXLPipeline"
-TUNED_PIPELINE: type = Hand1000XLPipeline
+TUNED_PIPELINE: type | None = Hand1000XLPipeline
 SAMPLER = "DDIMScheduler"
 NETWORKS: dict[str, Component] = {
     "unet": components.UNET,
@@ -34,6 +34,8 @@ SETTINGS: tuple[str, ...] = ("force_zeros_for_empty_prompt", "add_watermarker")
 FORM: Form = UNET
 FUSIONS: tuple[str, ...] = ("token",)
 POSES: bool = True
+FLOW: bool = False
+RANK: int = 0
 OPTIONAL: tuple[str, ...] = ("image_encoder", "feature_extractor")
 
 check_schedule = stable_diffusion.check_schedule

@@ -14,17 +14,17 @@ ADAPTERS_FILE = "lora.safetensors"  # of a run folder
 
 def write_adapters(file: Path, unet: Any, about: dict[str, Any], base: Base) -> dict[str, str]:
     """Write the adapters of a UNet in diffusers' format; return the entry of hand1000.json that names them."""
-    adapters = adapters_of(unet)
+    adapters, trained = adapters_of(unet), base.backbone.TRAINED
     metadata = metadata_of(about, base.configs, file.parent.name, base.resolution, True)
-    write_lora(file, adapters, "diffusers", base.configs["unet"], metadata)
+    write_lora(file, adapters, "diffusers", trained, base.configs[trained], metadata)
     return {"adapters_sha256": _digest(adapters)}
 
 
-def read_adapters(model: Path, about: dict[str, Any]) -> Factors:
+def read_adapters(model: Path, about: dict[str, Any], network: str) -> Factors:
     """Return the adapters next to a model folder. Raises `UserError` if they are missing or another model's."""
     file, remedy = model.parent / ADAPTERS_FILE, "give --rank N to factor the model's difference to its base instead"
     try:
-        adapters = read_lora(file)
+        adapters = read_lora(file, network)
     except (OSError, ValueError):
         raise UserError(f"{file} with the adapters of {model} is missing or damaged: {remedy}") from None
     if _digest(adapters) != about["adapters_sha256"]:
@@ -33,4 +33,4 @@ def read_adapters(model: Path, about: dict[str, Any]) -> Factors:
 
 
 def _digest(adapters: Factors) -> str:
-    return tensor_cache.digest(named(adapters, "diffusers", {}))
+    return tensor_cache.digest(named(adapters, "diffusers", "unet", {}))

@@ -15,7 +15,7 @@ import torch
 from handdata.files import whole_file
 from handdata.shipped import version
 
-_LICENCE, _LICENCE_XL = "CreativeML OpenRAIL-M", "CreativeML OpenRAIL++-M"
+_LICENCE, _LICENCE_XL, _LICENCE_Z = "CreativeML OpenRAIL-M", "CreativeML OpenRAIL++-M", "Apache-2.0"
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -50,9 +50,12 @@ def metadata_of(
     second = configs["text_encoder"].get("hidden_act") == "gelu"
     predicts_v = configs["scheduler"].get("prediction_type") == "v_prediction"
     size = ("-768-v" if predicts_v else "-512") if second else ""
-    xl = "text_encoder_2" in configs
-    kind = "stable-diffusion-xl-v1-base" if xl else f"stable-diffusion-v{2 if second else 1}{size}"
-    licence = _LICENCE_XL if xl else _LICENCE
+    kind, licence = f"stable-diffusion-v{2 if second else 1}{size}", _LICENCE
+    if "text_encoder_2" in configs:
+        kind, licence = "stable-diffusion-xl-v1-base", _LICENCE_XL
+    flow = "transformer" in configs
+    if flow:
+        kind, licence = "z-image", _LICENCE_Z
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
@@ -61,8 +64,9 @@ def metadata_of(
         "modelspec.implementation": "diffusers" if adapters else "https://github.com/Stability-AI/generative-models",
         "modelspec.title": title,
         "modelspec.resolution": f"{resolution}x{resolution}",
-        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
     }
+    if not flow:  # the specification has no name for the targets of flow matching
+        metadata["modelspec.prediction_type"] = "v" if predicts_v else "epsilon"
     if not about:
         return metadata
     training = about.get("training", {})

@@ -1,4 +1,4 @@
-"""LoRA files: low-rank changes of a UNet's layers, as diffusers and as sd-scripts (kohya) name them.
+"""LoRA files: low-rank changes of a network's layers, as diffusers and as sd-scripts (kohya) name them.
 
 A layer's change is up x down, with a scale of 1: alpha equals the rank. sd-scripts builds its UNet with the modules of
 diffusers, so that its names are diffusers' with underscores; that of Stable Diffusion XL has the original modules. It
@@ -21,8 +21,8 @@ Factors: TypeAlias = dict[str, tuple[torch.Tensor, torch.Tensor]]  # by layer: d
 Format: TypeAlias = Literal["diffusers", "kohya"]
 Layers: TypeAlias = Literal["attention", "all"]
 
-_ATTENTION = re.compile(rf".*\.attn\d\.({'|'.join(map(re.escape, TARGETS))})")
-_IN_BLOCKS = re.compile(r"(down_blocks|up_blocks|mid_block)\..+")
+_ATTENTION = re.compile(rf".*\.(attn\d|attention)\.({'|'.join(map(re.escape, TARGETS))})")
+_IN_BLOCKS = re.compile(r"(down_blocks|up_blocks|mid_block|layers|noise_refiner|context_refiner)\..+")
 
 
 def layers_of(unet: Any, layers: Layers) -> dict[str, torch.nn.Module]:
@@ -39,38 +39,42 @@ def adapters_of(unet: Any) -> Factors:
     return {name: (_only(weights, f"{name}.lora_A."), _only(weights, f"{name}.lora_B.")) for name in names}
 
 
-def named(factors: Factors, form: Format, unet: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def named(factors: Factors, form: Format, network: str, config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return the tensors of a LoRA file by name; sd-scripts also stores a scalar alpha for each layer.
 
-    `unet` is the configuration of the UNet.
+    `network` is the component (unet, or transformer), `config` its configuration.
     """
     tensors: dict[str, torch.Tensor] = {}
     for layer, (down, up) in factors.items():
         if form == "diffusers":
-            tensors |= {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}
+            tensors |= {f"{network}.{layer}.lora_A.weight": down, f"{network}.{layer}.lora_B.weight": up}
         else:
-            name = "lora_unet_" + _module(layer, unet).replace(".", "_")
+            name = "lora_unet_" + _module(layer, config).replace(".", "_")
             tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
             tensors[f"{name}.alpha"] = torch.tensor(float(len(down)), dtype=down.dtype)
     return tensors
 
 
 def write_lora(
-    path: Path, factors: Factors, form: Format, unet: Mapping[str, Any], metadata: Mapping[str, str]
+    path: Path, factors: Factors, form: Format, network: str, config: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> None:
-    """Write a LoRA file with the metadata of its model; `unet` is the configuration of the UNet."""
+    """Write a LoRA file with the metadata of its model; `config` is the configuration of the `network`."""
+    tensors = named(factors, form, network, config)
+    if network != "unet":  # whose names sd-scripts knows
+        write_tensors(path, tensors, metadata)
+        return
     rank = len(next(iter(factors.values()))[0])
     second = metadata["modelspec.architecture"].startswith("stable-diffusion-v2")
     version = f"sd_v{2 if second else 1}{'_v' if metadata['modelspec.prediction_type'] == 'v' else ''}"
-    version = "sdxl_base_v1-0" if _is_xl(unet) else version
-    network = {
+    version = "sdxl_base_v1-0" if _is_xl(config) else version
+    of_scripts = {
         "ss_base_model_version": version, "ss_v2": str(second), "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank), "ss_network_alpha": str(float(rank)),
     }  # fmt: skip
-    write_tensors(path, named(factors, form, unet), {**metadata, **network})
+    write_tensors(path, tensors, {**metadata, **of_scripts})
 
 
-def read_lora(path: Path) -> Factors:
+def read_lora(path: Path, network: str = "unet") -> Factors:
     """Return the factors of a file in diffusers' format. Raises `ValueError` or `OSError` if it is not one."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -79,9 +83,9 @@ def read_lora(path: Path) -> Factors:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    layers = sorted({name.removeprefix("unet.").partition(".lora_")[0] for name in tensors})
+    layers = sorted({name.removeprefix(f"{network}.").partition(".lora_")[0] for name in tensors})
     try:
-        return {n: (tensors[f"unet.{n}.lora_A.weight"], tensors[f"unet.{n}.lora_B.weight"]) for n in layers}
+        return {n: (tensors[f"{network}.{n}.lora_A.weight"], tensors[f"{network}.{n}.lora_B.weight"]) for n in layers}
     except KeyError as error:
         raise ValueError(f"it lacks {error}") from None
 
