@@ -38,7 +38,8 @@ class WithGesture:
         index = _file(pretrained_model_name_or_path, "model_index.json", hub)
         kind = index and json.loads(Path(index).read_text(encoding="utf-8")).get("_class_name")
         if kind and kind not in (cls.plain.__name__, cls.__name__):
-            raise ValueError(f"{pretrained_model_name_or_path} is a {kind}, and {cls.__name__} a {cls.plain.__name__}")
+            ours = {"StableDiffusionPipeline": "Hand1000Pipeline", "StableDiffusionXLPipeline": "Hand1000XLPipeline"}
+            raise ValueError(f"{pretrained_model_name_or_path} is a {kind}: load it with {ours.get(kind, kind)}")
         load: Any = super().from_pretrained  # type: ignore[misc] # diffusers has no types
         pipeline: Any = load(pretrained_model_name_or_path, **kwargs)
         if not {"dtype", "torch_dtype"} & kwargs.keys():

@@ -19,6 +19,8 @@ from handtrain.model.backbones.stable_diffusion_xl import NETWORKS
 from handtrain.model.base import open_base
 from handtrain.model.components import canonical
 from handtrain.model.formats import single_file
+from handtrain.model.formats.lora import layers_of
+from handtrain.model.tokenizer import check_tokenizer, load_tokenizer
 from tests.handtrain.tiny_xl import write_xl_base
 
 pytestmark = pytest.mark.slow  # a minute together
@@ -90,6 +92,46 @@ def test_diffusers_reads_the_unet_and_the_vae_of_the_file(xl: Path, file: Path) 
         assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
+def test_diffusers_reads_the_whole_pipeline_of_the_file(xl: Path, file: Path) -> None:
+    whole = StableDiffusionXLPipeline.from_single_file(str(file), config=str(xl), local_files_only=True)
+    folder = open_base(xl)
+    for part in NETWORKS:
+        loaded = {canonical(name): tensor for name, tensor in getattr(whole, part).state_dict().items()}
+        expected = {canonical(name): tensor for name, tensor in folder.network(part).state_dict().items()}
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items()), part
+        assert loaded.keys() - expected.keys() <= {"embeddings.position_ids"}, part
+    whole.scheduler = folder.sampling_schedule()
+    same = StableDiffusionXLPipeline.from_pretrained(xl, scheduler=whole.scheduler)
+    np.testing.assert_array_equal(_draw(whole), _draw(same))
+
+
+def test_the_flag_says_what_the_files_unet_predicts(file: Path) -> None:
+    from handtrain.model.formats.single_file import open_single_file
+
+    assert open_base(file).training_schedule().config.prediction_type == "epsilon"
+    tensors = load_file(file)
+    from safetensors.torch import save_file
+
+    save_file(tensors, file)  # without the header in which our file states it
+    opened = open_base(file, prediction_type="v_prediction")
+    assert opened.training_schedule().config.prediction_type == "v_prediction"
+    save_file({**tensors, "v_pred": torch.zeros(1)}, file)
+    assert open_single_file(file, "--base", None).prediction == "v_prediction"
+
+
+def test_the_second_tokenizer_of_a_file_pads_with_an_exclamation_mark() -> None:
+    """As the tokenizers of stabilityai/stable-diffusion-xl-base-1.0 do: the same tokens, two paddings."""
+    single = single_file.SingleFile(Path("xl.safetensors"), Path("stable-diffusion-xl"), {}, None, xl=True)
+    folders = single.tokenizers(77)
+    ids = {}
+    for part, folder in folders.items():
+        tokenizer = load_tokenizer(folder, 77)
+        check_tokenizer(tokenizer, 49408)
+        ids[part] = tokenizer("a photo of a cat", padding="max_length", max_length=77).input_ids
+    start, end = [49406, 320, 1125, 539, 320, 2368, 49407], 49407
+    assert ids == {"tokenizer": start + [end] * 70, "tokenizer_2": start + [0] * 70}
+
+
 def _draw(pipeline: Any) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.Generator().manual_seed(1)
@@ -129,6 +171,68 @@ def test_kohyas_names_are_those_of_sd_scripts(lora_run: Path, xl: Path, tmp_path
         for target in ("to_q", "to_k", "to_v", "to_out_0")
     }
     assert modules == expected
+
+
+def _original_layers(unet: Any) -> dict[str, tuple[int, ...]]:
+    """Return names in sd-scripts and shapes of the layers in blocks, written down from the original UNet's order.
+
+    Input blocks: the first convolution, then of every level its residual blocks, each with a transformer where the
+    level has them, and a convolution that halves the sides. The output blocks run backwards, with one more each.
+    """
+    resnet = {
+        "norm1": "in_layers_0", "conv1": "in_layers_2", "time_emb_proj": "emb_layers_1", "norm2": "out_layers_0",
+        "conv2": "out_layers_3", "conv_shortcut": "skip_connection",
+    }  # fmt: skip
+    found: dict[str, tuple[int, ...]] = {}
+
+    def add(module: Any, place: str, names: dict[str, str] | None = None) -> None:
+        for name, layer in module.named_modules():
+            if type(layer).__name__ in ("Linear", "Conv2d"):
+                path = (names or {}).get(name, name.replace(".", "_"))
+                found[f"lora_unet_{place}_{path}"] = tuple(layer.weight.shape)
+
+    number = 1
+    for block in unet.down_blocks:
+        for place, each in enumerate(block.resnets):
+            add(each, f"input_blocks_{number}_0", resnet)
+            if hasattr(block, "attentions"):
+                add(block.attentions[place], f"input_blocks_{number}_1")
+            number += 1
+        for each in block.downsamplers or ():
+            add(each, f"input_blocks_{number}_0", {"conv": "op"})
+            number += 1
+    for place, each in enumerate((unet.mid_block.resnets[0], unet.mid_block.attentions[0], unet.mid_block.resnets[1])):
+        add(each, f"middle_block_{place}", None if place == 1 else resnet)
+    number = 0
+    for block in unet.up_blocks:
+        for place, each in enumerate(block.resnets):
+            add(each, f"output_blocks_{number}_0", resnet)
+            last = 1
+            if hasattr(block, "attentions"):
+                add(block.attentions[place], f"output_blocks_{number}_1")
+                last = 2
+            if place + 1 == len(block.resnets):
+                for up in block.upsamplers or ():
+                    add(up, f"output_blocks_{number}_{last}", {"conv": "conv"})
+            number += 1
+    return found
+
+
+def test_kohyas_names_shapes_and_alphas_of_all_layers_are_those_of_sd_scripts(
+    lora_run: Path, xl: Path, tmp_path: Path
+) -> None:
+    out, rank = tmp_path / "all.safetensors", 3
+    export(lora_run, to="lora", out=out, base=xl, rank=rank, layers="all", lora_format="kohya", images=0)
+    tensors, expected = load_file(out), {}
+    unet = open_base(xl).denoiser()
+    layers = _original_layers(unet)
+    assert len(layers) == len(layers_of(unet, "all")) > 40
+    for name, (size, *inner) in layers.items():
+        expected[f"{name}.lora_down.weight"] = (rank, *inner)
+        expected[f"{name}.lora_up.weight"] = (size, rank, *(1 for _ in inner[1:]))
+        expected[f"{name}.alpha"] = ()
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == expected
+    assert {float(tensor) for name, tensor in tensors.items() if name.endswith("alpha")} == {float(rank)}
 
 
 def test_the_header_names_architecture_and_licence(lora_run: Path, xl: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,7 @@ def _inputs(base: Path, rows: list[dict[str, Any]]) -> tuple[torch.Tensor, ...]:
     return latents.mean, latents.std, torch.cat(states, dim=2), answer.text_embeds
 
 
-def _recomputed(base: Path, rows: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+def _recomputed(base: Path, rows: list[dict[str, Any]], velocity: bool) -> tuple[list[float], list[float]]:
     """Return the mean losses of ten steps of Stage II on all images, then of Stage III on batches of two."""
     mean, deviation, texts, pooled = _inputs(base, rows)
     unet = UNet2DConditionModel.from_pretrained(base / "unet").train().requires_grad_(False)
@@ -64,22 +65,37 @@ def _recomputed(base: Path, rows: list[dict[str, Any]]) -> tuple[list[float], li
     def loss(part: str, keys: list[tuple[int, int]], embeddings: torch.Tensor) -> torch.Tensor:
         places = [place for place, _ in keys]
         normal, noise, times = _draws(part, [(rows[place]["image_id"], step) for place, step in keys])
-        noisy = schedule.add_noise((mean[places] + deviation[places] * normal) * 0.13025, noise, times)
+        clean = (mean[places] + deviation[places] * normal) * 0.13025
+        noisy = schedule.add_noise(clean, noise, times)
+        target = schedule.get_velocity(clean, noise, times) if velocity else noise
         added = {"text_embeds": pooled[places], "time_ids": sizes.repeat(len(places), 1)}
-        return (unet(noisy, times, embeddings, added_cond_kwargs=added).sample - noise).square().flatten(1).mean(1)
+        return (unet(noisy, times, embeddings, added_cond_kwargs=added).sample - target).square().flatten(1).mean(1)
 
     return two_stages(unet, texts, loss)
 
 
-def test_ten_losses_of_both_stages_equal_those_of_plain_torch(xl: Path, train: Jobs, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def xl_v(xl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base with another prediction type."""
+    copy = Path(shutil.copytree(xl, tmp_path_factory.mktemp("xl-v") / "base"))
+    file = copy / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "prediction_type": "v_prediction"}))
+    return copy
+
+
+@pytest.mark.parametrize("velocity", [False, True], ids=["epsilon", "v"])
+def test_ten_losses_of_both_stages_equal_those_of_plain_torch(
+    xl: Path, xl_v: Path, train: Jobs, tmp_path: Path, velocity: bool
+) -> None:
+    base = xl_v if velocity else xl
     run = train(
-        tmp_path / "run", "paper", base=xl, lam=1.0, embedding_steps=STEPS, embedding_lr=LR2, unet_batch=BATCH,
+        tmp_path / "run", "paper", base=base, lam=1.0, embedding_steps=STEPS, embedding_lr=LR2, unet_batch=BATCH,
         unet_lr=LR3, unet_epochs=STEPS * BATCH // COUNT,
     )  # fmt: skip
     lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     logged = [[line["loss"] for line in lines if line.get("stage") == stage and "loss" in line] for stage in (2, 3)]
     rows = [tiny.row(f"train-{number:03d}", number) for number in range(COUNT)]
-    np.testing.assert_allclose(logged, _recomputed(xl, rows), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logged, _recomputed(base, rows, velocity), rtol=0, atol=1e-5)
     assert np.shape(logged) == (2, STEPS) and not np.allclose(logged[1], logged[1][0], atol=1e-3)
 
 
@@ -124,6 +140,19 @@ def plain(xl: Path, train: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def _pixels(image: Any) -> np.ndarray:
     return np.asarray(image.convert("RGB"), dtype=np.float64)
+
+
+def test_a_trained_model_predicts_the_velocity_as_its_base(xl_v: Path, train: Jobs, tmp_path: Path) -> None:
+    model = Path(train(tmp_path / "run", "smoke", base=xl_v, lam=1.0, unet_lr=1e-2, unet_batch=2).model)
+    text = "a person making phone call hand gesture"
+    out = generate(model, prompt=text, out=tmp_path / "images", seeds=(3,), steps=4, device="cpu", progress=False)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    noise = torch.Generator().manual_seed(3)
+    drawn = pipeline(text, num_inference_steps=4, guidance_scale=3.0, generator=noise).images[0]
+    with Image.open(next(out.glob("*.png"))) as ours:
+        assert np.abs(_pixels(ours) - _pixels(drawn)).mean() <= 1
 
 
 @pytest.mark.parametrize("kind", [StableDiffusionXLPipeline, Hand1000XLPipeline])
@@ -188,7 +217,7 @@ def test_equal_scales_of_text_and_pose_are_one_condition(posed: Path) -> None:
 
 
 def test_the_class_of_another_kind_of_model_is_named(plain: Path) -> None:
-    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline, and Hand1000Pipeline a StableDiffusionP"):
+    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline: load it with Hand1000XLPipeline"):
         Hand1000Pipeline.from_pretrained(plain)
 
 
@@ -210,8 +239,25 @@ def test_an_empty_text_is_zeros_where_the_model_says_so(xl: Path) -> None:
 
 
 def test_a_refiner_is_refused(xl: Path, tmp_path: Path) -> None:
-    import shutil
+    """Its UNet reads one text encoder, and an aesthetic score in place of the square's height and width."""
+    copy = Path(shutil.copytree(xl, tmp_path / "refiner"))
+    index = json.loads((copy / "model_index.json").read_text())
+    refiner = {**index, "_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True}
+    (copy / "model_index.json").write_text(json.dumps(refiner))
+    with pytest.raises(UserError, match="is a StableDiffusionXLImg2ImgPipeline: handtrain trains"):
+        open_base(copy)
+    (copy / "model_index.json").write_text(json.dumps({**index, "text_encoder": [None, None]}))
+    with pytest.raises(UserError, match="text_encoder: model_index"):
+        open_base(copy)
+    (copy / "model_index.json").write_text(json.dumps(index))
+    unet = copy / "unet" / "config.json"
+    numbers = POOLED + 5 * json.loads(unet.read_text())["addition_time_embed_dim"]
+    unet.write_text(json.dumps({**json.loads(unet.read_text()), "projection_class_embeddings_input_dim": numbers}))
+    with pytest.raises(UserError, match="unet: "):
+        open_base(copy)
 
+
+def test_text_encoders_of_other_sizes_are_refused(xl: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(xl, tmp_path / "base"))
     file = copy / "text_encoder_2" / "config.json"
     config = json.loads(file.read_text())
