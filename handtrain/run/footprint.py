@@ -93,6 +93,11 @@ def footprint(memory: Memory, options: TrainOptions, running: RunOptions, proces
     return Footprint(weights, trained, moments, copy, copy_gradients, mean, frozen, activations, images, peaks)
 
 
+def images_together(side: int) -> int:
+    """Return the number of images of a side in pixels that a GPU encodes at once: 8 of up to 512, 2 of 1,024."""
+    return max(1, 8 * 512**2 // max(side, 512) ** 2)
+
+
 def moment_bytes(tensors: Sequence[int], optimizer: str) -> int:
     """Return the bytes of Adam's two moments for trained tensors of these sizes.
 
@@ -129,7 +134,8 @@ def _before_training(memory: Memory, options: TrainOptions) -> tuple[dict[str, i
     """Return the frozen networks on the device and the peaks of encoding and of drawing the base's own pictures."""
     backbone = memory.base.backbone
     vae, encoders = memory.frozen("vae"), memory.frozen(*backbone.TOKENIZERS)
-    images, texts = vae + memory.peak(Use("encode"), 1), encoders + memory.peak(Use("texts"), 1)
+    together = images_together(memory.base.resolution)
+    images, texts = vae + memory.peak(Use("encode"), together), encoders + memory.peak(Use("texts"), 1)
     frozen, peaks = {"encoding": vae if images > texts else encoders}, {"encoding": max(images, texts)}
     if options.prior:
         frozen["prior"] = vae + memory.frozen(backbone.TRAINED)

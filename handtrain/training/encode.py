@@ -13,34 +13,47 @@ from handdata.progress import bar
 from handdata.vision.pixels import PIXELS, UnreadableImage
 from handtrain.data.crops import Window, square
 from handtrain.data.dataset import Photographs
+from handtrain.method.micro_batch import parts
 from handtrain.method.prediction import Texts, stacked
 from handtrain.model.base import Base
+from handtrain.run.footprint import images_together
 from handtrain.tensor_cache import TensorCache, fingerprint, key_of
 
 
 def encode_images(
-    photographs: Photographs, windows: Sequence[Window], vae: Any, cache: TensorCache, progress: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+    photographs: Photographs, windows: Sequence[Window], vae: Any, cache: TensorCache, progress: bool,
+    together: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Return mean and standard deviation (n, c, h, w) of the VAE's posterior for every photograph, on the CPU.
 
-    Images are encoded one by one, so that a cache filled by two runs equals one filled by a single run.
+    A CPU encodes images one by one, a GPU in fixed groups (`together`: their size). Either is an entry of the cache:
+    the images next to one in a batch change its last bits, and a cache filled by two runs equals one filled by a single
+    run.
     """
     model, device = fingerprint(vae), _device(vae)
-    means, deviations = [], []
-    rows = bar(photographs.rows, desc="images", unit="image", show=progress)
-    for index, row in enumerate(rows):
-        about = {"image": row.sha256, "pixels": PIXELS, "window": asdict(windows[index])}
-        key = key_of(what="latent", model=model, device=device.type, **about)
-        entry = cache.get(key)
-        if entry is None:
-            pixels = _square(photographs, index, windows[index])  # (3, size, size)
-            with torch.no_grad():
-                posterior = vae.encode(torch.from_numpy(pixels)[None].to(device)).latent_dist
-            entry = {"mean": posterior.mean[0].cpu(), "deviation": posterior.std[0].cpu()}  # (c, h, w)
-            cache.put(key, entry)
-        means.append(entry["mean"])
-        deviations.append(entry["deviation"])
-    return torch.stack(means), torch.stack(deviations)
+    size = together or (images_together(windows[0].size) if device.type == "cuda" else 1)
+    found: dict[str, list[torch.Tensor]] = {"mean": [], "deviation": []}
+    with bar(total=len(photographs.rows), desc="images", unit="image", show=progress) as shown:
+        for part in parts(len(photographs.rows), size):
+            numbers = range(part.start, part.stop)
+            about = [
+                {"image": photographs.rows[n].sha256, "pixels": PIXELS, "window": asdict(windows[n])} for n in numbers
+            ]
+            which: dict[str, Any] = about[0] if size == 1 else {"images": about}
+            key = key_of(what="latent", model=model, device=device.type, **which)
+            entry = cache.get(key)
+            if entry is None:
+                squares = [torch.from_numpy(_square(photographs, n, windows[n])) for n in numbers]
+                with torch.no_grad():
+                    posterior = vae.encode(torch.stack(squares).to(device)).latent_dist
+                entry = {"mean": posterior.mean.cpu().contiguous(), "deviation": posterior.std.cpu().contiguous()}
+                if size == 1:  # an entry of a single image has no batch
+                    entry = {name: tensor[0] for name, tensor in entry.items()}
+                cache.put(key, entry)
+            for name, tensors in found.items():
+                tensors.append(entry[name][None] if size == 1 else entry[name])
+            shown.update(len(numbers))
+    return torch.cat(found["mean"]), torch.cat(found["deviation"])
 
 
 def encode_texts(texts: Sequence[str], base: Base, device: torch.device, cache: TensorCache, progress: bool) -> Texts:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +41,34 @@ def test_a_cached_image_is_not_encoded_again(base: Path, dataset: Path, cache: T
     second = encode_images(photographs, windows, vae, cache, progress=False)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
+
+
+def test_groups_of_images_are_encoded_to_the_same_bits_in_two_goes(
+    base: Path, dataset: Path, cache: TensorCache, tmp_path: Path
+) -> None:
+    photographs, opened = load(dataset, "call"), open_base(base)
+    windows = [row_window(row, 16, "center") for row in photographs.rows]
+    one = encode_images(photographs, windows, opened.vae(), cache, progress=False, together=2)
+    assert len(_files(cache)) == 3, "five images in groups of two"
+    vae, other = opened.vae(), TensorCache(tmp_path / "other")
+    encode, groups = vae.encode, []
+
+    def stopped(pixels: torch.Tensor) -> Any:
+        groups.append(len(pixels))
+        if len(groups) == 2:
+            raise KeyboardInterrupt
+        return encode(pixels)
+
+    vae.encode = stopped
+    with pytest.raises(KeyboardInterrupt):
+        encode_images(photographs, windows, vae, other, progress=False, together=2)
+    two = encode_images(photographs, windows, vae, other, progress=False, together=2)
+    assert groups == [2, 2, 2, 1], "the first group is not encoded again"
+    singly = encode_images(photographs, windows, opened.vae(), cache, progress=False)
+    for first, second, alone in zip(one, two, singly, strict=True):
+        assert torch.equal(first, second) and first.shape == (5, 4, 8, 8)
+        torch.testing.assert_close(first, alone, rtol=0, atol=1e-5)
+    assert len(_files(cache)) == 3 + 5, "single images are other entries"
 
 
 def test_another_crop_or_another_vae_is_another_key(base: Path, dataset: Path, cache: TensorCache) -> None:
