@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -40,11 +40,31 @@ def resolved(options: TrainOptions, running: RunOptions, device: torch.device) -
     return options
 
 
+def graphs(options: TrainOptions, running: RunOptions, device: torch.device, processes: int) -> Literal["on", "off"]:
+    """Return `--graphs` for a device: `auto` is on where it works. Raises `UserError` where `on` does not."""
+    obstacles = {
+        f"needs a CUDA GPU, this is {device}": device.type != "cuda",
+        f"needs one process, these are {processes}": processes > 1,
+        f"is without a compiler, and --compile is {running.compile}": running.compile != "no",
+        "is not for --optimizer adam8bit, which counts its steps on the CPU": options.optimizer == "adam8bit",
+        "is not for --order images, where every image has an optimizer of its own": options.order == "images",
+        "was not tried with --gradient-checkpointing, which reads the state of random numbers":
+            running.gradient_checkpointing,
+    }  # fmt: skip
+    obstacle = next((text for text, present in obstacles.items() if present), None)
+    if obstacle and running.graphs == "on":
+        raise UserError(f"--graphs on {obstacle}: use --graphs auto, or off")
+    return "off" if obstacle or running.graphs == "off" else "on"
+
+
 def diffusion(
     unet: Any, schedule: Any, scaling: float, options: TrainOptions, running: RunOptions, device: torch.device,
     form: Form = UNET,
 ) -> Diffusion:  # fmt: skip
-    """Return the frozen network on a device with its schedule and settings. `options` must be `resolved`."""
+    """Return the frozen network on a device with its schedule and settings.
+
+    `options` must be `resolved`, and so must `graphs`.
+    """
     low, compiled = options.precision != "fp32", running.compile != "no"
     unet = unet.to(device).requires_grad_(False).train()
     # Not in eager mode: there every norm copies its input twice, 85.7 against 80.5 images/s (docs/benchmarks.md)
@@ -53,16 +73,19 @@ def diffusion(
         unet = unet.to(memory_format=torch.channels_last)
     if running.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    graphs, half = running.compile == "cuda-graphs", HalfCopy(unet) if options.precision == "bf16" else None
+    reduced, half = running.compile == "cuda-graphs", HalfCopy(unet) if options.precision == "bf16" else None
     call: Any = half
     if compiled:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))  # outlives the run
         computing = half.network if half else unet
-        call = torch.compile(computing, dynamic=False, mode="reduce-overhead" if graphs else None)
+        call = torch.compile(computing, dynamic=False, mode="reduce-overhead" if reduced else None)
         if half:
             call = half.computed_by(call)
     autocast, micro_batch = torch.bfloat16 if low and not half else None, MicroBatch(running.micro_batch)
-    return Diffusion(unet, schedule, scaling, device, autocast, call, graphs, micro_batch, half=half, form=form)
+    return Diffusion(
+        unet, schedule, scaling, device, autocast, call, reduced, running.graphs == "on", micro_batch, half=half,
+        form=form,
+    )  # fmt: skip
 
 
 def peak_mib(device: torch.device) -> float:

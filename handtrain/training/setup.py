@@ -23,7 +23,7 @@ from handtrain.model.export import fusion_record
 from handtrain.options import changed
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, check_running, options_of, routes
 from handtrain.run.cost import Plan, plan
-from handtrain.run.device import resolved
+from handtrain.run.device import graphs, resolved
 from handtrain.run.fit import resumed
 from handtrain.run.memory import Memory
 from handtrain.run.phases import Phases
@@ -38,7 +38,7 @@ class Setup:
     gestures: tuple[str, ...]
     preset: str  # for the record
     options: TrainOptions  # resolved for the device
-    running: RunOptions
+    running: RunOptions  # the same
     device: torch.device
     base: Base  # with the run's resolution
     base_place: Place
@@ -160,6 +160,9 @@ def set_up(
     )
     chosen = choose_device(own_device(device, processes))
     options = resolved(options, running, chosen)
+    if fit and running.graphs == "auto":  # the memory of a captured step stays while samples are drawn
+        running = replace(running, graphs="off")
+    graphs(options, running, chosen, processes.count)
     names = _gestures(place, names, options)  # before a base of gigabytes is fetched
     opened = open_base(base_place, prediction_type=prediction_type)
     _require_supported(opened, options)
@@ -172,6 +175,7 @@ def set_up(
         options, running, choice = fitted.options, fitted.running, fitted.record(fit)
         if processes.first:
             print(f"handtrain: --fit {fit}: {fitted}", file=sys.stderr)
+    running = replace(running, graphs=graphs(options, running, chosen, processes.count))
     photographs = [load(place, name, limit=options.limit) for name in names]
     for each in photographs:
         each.check_images()
