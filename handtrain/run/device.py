@@ -20,7 +20,7 @@ from handtrain.method.prediction import UNET, Form
 from handtrain.presets import RunOptions, TrainOptions
 
 
-def resolved(options: TrainOptions, running: RunOptions, device: torch.device) -> TrainOptions:
+def resolved(options: TrainOptions, running: RunOptions, device: torch.device, processes: int = 1) -> TrainOptions:
     """Return the options with `auto` resolved for a device. Raises `UserError` for options it does not support."""
     gpu = device.type == "cuda"
     bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -37,11 +37,17 @@ def resolved(options: TrainOptions, running: RunOptions, device: torch.device) -
         raise UserError(f"--track {running.track} needs {running.track}: pip install {running.track}")
     if running.compile == "cuda-graphs" and not gpu:
         raise UserError(f"--compile cuda-graphs needs a CUDA GPU, this is {device}: use --compile yes, or no")
+    graphs(options, running, device, processes)
     return options
 
 
-def graphs(options: TrainOptions, running: RunOptions, device: torch.device, processes: int) -> Literal["on", "off"]:
-    """Return `--graphs` for a device: `auto` is on where it works. Raises `UserError` where `on` does not."""
+def graphs(
+    options: TrainOptions, running: RunOptions, device: torch.device, processes: int, fit: str | None = None
+) -> Literal["on", "off"]:
+    """Return `--graphs` for a device: `auto` is on where it works. Raises `UserError` where `on` does not.
+
+    With `fit` `auto` is off: the memory of a captured step stays while samples are drawn.
+    """
     obstacles = {
         f"needs a CUDA GPU, this is {device}": device.type != "cuda",
         f"needs one process, these are {processes}": processes > 1,
@@ -54,7 +60,8 @@ def graphs(options: TrainOptions, running: RunOptions, device: torch.device, pro
     obstacle = next((text for text, present in obstacles.items() if present), None)
     if obstacle and running.graphs == "on":
         raise UserError(f"--graphs on {obstacle}: use --graphs auto, or off")
-    return "off" if obstacle or running.graphs == "off" else "on"
+    unwanted = running.graphs == "off" or (running.graphs == "auto" and fit)
+    return "off" if obstacle or unwanted else "on"
 
 
 def diffusion(

@@ -159,10 +159,7 @@ def set_up(
         _as_recorded(at, part, requested[part], out) for part, at in (("dataset", place), ("base", base_place))
     )
     chosen = choose_device(own_device(device, processes))
-    options = resolved(options, running, chosen)
-    if fit and running.graphs == "auto":  # the memory of a captured step stays while samples are drawn
-        running = replace(running, graphs="off")
-    graphs(options, running, chosen, processes.count)
+    options = resolved(options, running, chosen, processes.count)
     names = _gestures(place, names, options)  # before a base of gigabytes is fetched
     opened = open_base(base_place, prediction_type=prediction_type)
     _require_supported(opened, options)
@@ -175,7 +172,7 @@ def set_up(
         options, running, choice = fitted.options, fitted.running, fitted.record(fit)
         if processes.first:
             print(f"handtrain: --fit {fit}: {fitted}", file=sys.stderr)
-    running = replace(running, graphs=graphs(options, running, chosen, processes.count))
+    running = replace(running, graphs=graphs(options, running, chosen, processes.count, fit))
     photographs = [load(place, name, limit=options.limit) for name in names]
     for each in photographs:
         each.check_images()

@@ -157,6 +157,7 @@ def test_graphs_are_on_where_they_work() -> None:
     cuda, choose = torch.device("cuda"), compute.graphs
     assert choose(TrainOptions(), RunOptions(), cuda, 1) == "on"
     assert choose(TrainOptions(), RunOptions(graphs="off"), cuda, 1) == "off"
+    assert [choose(TrainOptions(), RunOptions(graphs=way), cuda, 1, "24GiB") for way in ("auto", "on")] == ["off", "on"]  # type: ignore[arg-type]
     cases: list[tuple[TrainOptions, RunOptions, torch.device, int, str]] = [
         (TrainOptions(), RunOptions(), CPU, 1, "needs a CUDA GPU, this is cpu"),
         (TrainOptions(), RunOptions(), cuda, 2, "needs one process, these are 2"),
