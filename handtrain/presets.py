@@ -95,6 +95,9 @@ class RunOptions:
     gradient_checkpointing: bool = False  # compute activations twice to save memory; changes nothing else
     # torch.compile for the UNet; cuda-graphs: replay one CUDA graph per step (CUDA only)
     compile: Literal["no", "yes", "cuda-graphs"] = "no"
+    # replay every step of Stage III as one CUDA graph, without a compiler; auto: on a CUDA GPU, where it works (off by
+    # default until it has been measured on one)
+    graphs: Literal["auto", "on", "off"] = "off"
     # channels_last layout of the UNet's weights; auto: on a GPU that computes in bf16 and compiles
     channels_last: Literal["auto", "yes", "no"] = "auto"
     checkpoint_minutes: float = 10.0  # minutes between checkpoints

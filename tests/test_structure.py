@@ -24,7 +24,8 @@ ORDER = {
         "vision", "rows", "sources texts world", "dataset photos", "stages", "workers", "builds", "doctor", "cli",
     ],
     "handtrain": [
-        "options seals hashes trackers", "tensor_cache", "presets data", "method", "model",
+        "options seals hashes trackers", "tensor_cache", "presets data", "method",
+        "model graphs",  # `graphs` replays whole steps of the method, for training and for bench
         "run networks landmark_network", "generation evaluation", "training raters", "reporting",
         "judging publish bench mini exporting",
         "app reproduce", "cli",

@@ -31,6 +31,7 @@ def bench(
     presets: Sequence[str] = ("paper", "fast"),
     batch: Sequence[int] = (),
     compile: Sequence[str] = (),
+    graphs: bool = False,
     steps: int = 200,
     warmup: int = 3,
     images: int = 1000,
@@ -40,17 +41,17 @@ def bench(
     """Time every contender in both stages; return plain data for JSON, the figures by contender under `contenders`.
 
     `model` is a key of `contenders.MODELS`, or `auto`: sd14 on a GPU, small elsewhere. Every preset competes as it is,
-    with each `batch` and with each kind of `compile`. `steps` are the timed steps of a contender in each stage,
-    `warmup` the steps before them, `images` those of the extrapolated gesture. Within `minutes` (0: no limit) each
-    contender has an equal share of the time that is left. Raises `UserError` if `steps` is not a multiple of `CHUNK`,
-    for a number out of range and for a device that cannot be used, `Unfinished` if a contender fails.
+    with each `batch`, with `graphs` and with each kind of `compile`. `steps` are the timed ones of a contender in each
+    stage (whole turns of `CHUNK`), `warmup` those before, `images` are of the extrapolated gesture. Within `minutes`
+    (0: no limit) each contender has an equal share of the time that is left. Raises `UserError` for a wrong number and
+    a device that cannot be used, `Unfinished` if a contender fails.
     """
     _check(steps, {"--warmup": [warmup], "--batch": batch}, presets, compile)
-    chosen = choose_device(device)
+    chosen = _device(device, graphs)
     name = model if model != "auto" else ("sd14" if chosen.type == "cuda" else "small")
     parameters, work = size_of(name)
     threads, end = torch.get_num_threads(), time.monotonic() + 60 * minutes if minutes else None
-    turns, every = {}, contenders(presets, batch, compile)
+    turns, every = {}, contenders(presets, batch, compile, graphs)
     for number, contender in enumerate(bar(every, desc="contenders", unit="contender")):
         left = None if end is None else max(0.0, end - time.monotonic()) / (len(every) - number)
         turns[contender.name] = measured(Job(contender, name, str(chosen), threads, steps // CHUNK, warmup), left)
@@ -83,6 +84,13 @@ def _check(steps: int, counts: dict[str, Sequence[int]], presets: Sequence[str],
     for kind in compile:
         if kind not in KINDS:
             raise UserError(f"--compile {kind}: choose of {', '.join(KINDS)}")
+
+
+def _device(name: str, graphs: bool) -> torch.device:
+    device = choose_device(name)
+    if graphs and device.type != "cuda":
+        raise UserError(f"--graphs needs a CUDA GPU, this is {device}: leave it out")
+    return device
 
 
 def measured(job: Job, seconds: float | None) -> list[Turn]:

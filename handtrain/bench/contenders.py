@@ -3,18 +3,20 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
 from handtrain.bench.released_loop import PlainLoop
+from handtrain.graphs import Replayed
+from handtrain.graphs import Step as GraphStep
 from handtrain.method.batches import ahead
 from handtrain.method.diffusion import Latents
 from handtrain.method.embedding import optimise_embeddings
 from handtrain.method.noise import Draw, image_draws
-from handtrain.method.unet import adam, require_grad, tuning_step, warmed_up
+from handtrain.method.unet import Average, adam, require_grad, set_rate, tuning_step, warmed_up
 from handtrain.presets import RunOptions, TrainOptions, options_of
 from handtrain.run.device import diffusion, resolved
 from handtrain.run.flops import Work, work_of
@@ -60,6 +62,7 @@ class Contender:
     batch: int = 0  # images per step of both stages; 0: the preset's
     compile: str = "no"
     checkpointing: bool = False
+    graphs: bool = False  # steps of Stage III are replayed as CUDA graphs
 
     @property
     def name(self) -> str:
@@ -68,19 +71,22 @@ class Contender:
             return f"plain loop, {'with' if self.checkpointing else 'without'} checkpointing"
         batch = f", batch {self.batch}" if self.batch else ""
         compiled = {"no": "", "yes": ", compiled"}.get(self.compile, f", compile {self.compile}")
-        return f"preset {self.preset}{batch}{compiled}"
+        return f"preset {self.preset}{batch}{compiled}{', graphs' if self.graphs else ''}"
 
     def ready(self, scene: "Scene") -> "Plain | Ours":
         """Return the contender with its model."""
         return Ours(scene, self) if self.preset else Plain(scene, self.checkpointing)
 
 
-def contenders(presets: Sequence[str], batches: Sequence[int], compiled: Sequence[str]) -> list[Contender]:
+def contenders(
+    presets: Sequence[str], batches: Sequence[int], compiled: Sequence[str], graphs: bool = False
+) -> list[Contender]:
     """Return the plain loops and every preset in all variants, those that compile for minutes last."""
     every = [Contender(), Contender(checkpointing=True)]
+    ways = [("no", False), *([("no", True)] if graphs else []), *((kind, False) for kind in compiled)]
     every += [
-        Contender(preset, batch, compile)
-        for compile in dict.fromkeys(("no", *compiled))
+        Contender(preset, batch, compile, graphs=replayed)
+        for compile, replayed in dict.fromkeys(ways)
         for preset in presets
         for batch in dict.fromkeys((0, *batches))
     ]
@@ -148,7 +154,8 @@ class Ours:
 
     def __init__(self, scene: Scene, contender: Contender) -> None:
         self.scene = scene
-        running = replace(RunOptions(), compile=contender.compile)  # type: ignore[arg-type]
+        graphs: Literal["on", "off"] = "on" if contender.graphs else "off"
+        running = replace(RunOptions(), compile=contender.compile, graphs=graphs)  # type: ignore[arg-type]
         options = options_of(contender.preset)
         if contender.batch:
             options = replace(options, unet_batch=contender.batch, embedding_batch=contender.batch)
@@ -179,7 +186,14 @@ class Ours:
         require_grad(s.unet)
         if self.model.half:
             self.model.half.follow(s.unet)
-        optimiser = adam(s.unet.parameters(), o.unet_lr)
+        optimiser = adam(s.unet.parameters(), o.unet_lr, replayed=self.model.replayed)
+
+        def take(latents: Latents, draw: Draw, texts: torch.Tensor, count: int) -> torch.Tensor:
+            return tuning_step(self.model, optimiser, latents, draw, texts, batch=count)
+
+        step_of: GraphStep = take
+        if self.model.replayed:
+            step_of = Replayed(take, o.unet_batch, self.model, optimiser, Average(s.unet, decay=0))
 
         def load(step: int) -> tuple[torch.Tensor, Latents, Draw]:
             rows = [(step * o.unet_batch + row) % len(s.texts) for row in range(o.unet_batch)]
@@ -189,8 +203,8 @@ class Ours:
 
         def run(number: int) -> int:
             step, (texts, latents, draw) = next(batches)
-            optimiser.param_groups[0]["lr"] = warmed_up(o.unet_lr, step, o.unet_warmup)
-            _require_finite(float(tuning_step(self.model, optimiser, latents, draw, texts.to(s.device)).mean()))
+            set_rate(optimiser.param_groups[0], warmed_up(o.unet_lr, step, o.unet_warmup))
+            _require_finite(float(step_of(latents, draw, texts.to(s.device), o.unet_batch).mean()))
             return o.unet_batch
 
         return run

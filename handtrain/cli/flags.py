@@ -18,7 +18,6 @@ from handtrain.options import EvaluateOptions, GenerateOptions
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, options_of
 
 _Preset: TypeAlias = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
-
 _PredictionType: TypeAlias = Literal["epsilon", "v_prediction"] | None
 _OF_TRAIN = ("out", "cache", "verify", "dry_run")  # flags of `train` that its plan does not need
 
@@ -85,6 +84,7 @@ class Bench:
     presets: tuple[str, ...] = ("paper", "fast")  # presets to time; see docs/training.md
     batch: tuple[int, ...] = ()  # images per step of further contenders: every preset with each of these batches
     compile: tuple[Literal["yes", "cuda-graphs"], ...] = ()  # further contenders: every preset with torch.compile
+    graphs: bool = False  # further contenders: every preset with the steps of Stage III replayed as CUDA graphs
     steps: int = 200  # timed steps of every contender in each stage, a multiple of 20
     warmup: int = 3  # number of steps of each stage before the timed ones
     images: int = 1000  # number of images of the extrapolated gesture

@@ -1,6 +1,8 @@
 """Micro-batches: a batch goes through the model in parts, so that its activations fit into memory."""
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -26,6 +28,15 @@ class MicroBatch:
         if not (self.auto and size > 1 and is_out_of_memory(error)):
             raise error
         self.size = (size + 1) // 2
+
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        """Keep the size inside the block, which `halve` leaves with the error."""
+        auto, self.auto = self.auto, False
+        try:
+            yield
+        finally:
+            self.auto = auto
 
 
 def parts(count: int, size: int) -> list[slice]:

@@ -62,17 +62,35 @@ def tuning_step(
     return torch.cat(losses)
 
 
-def adam(parameters: Iterable[torch.nn.Parameter], lr: float, kind: str = "adam") -> torch.optim.Optimizer:
-    """Return the paper's optimizer, Adam without weight decay. `adam8bit` keeps its moments in 8 bits (CUDA only)."""
+def adam(
+    parameters: Iterable[torch.nn.Parameter], lr: float, kind: str = "adam", replayed: bool = False
+) -> torch.optim.Optimizer:
+    """Return the paper's optimizer, Adam without weight decay. `adam8bit` keeps its moments in 8 bits (CUDA only).
+
+    With `replayed` steps a learning rate is a tensor that they read, see `graphs`.
+    """
     trained = list(parameters)
-    settings = {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8}
+    settings: dict[str, Any] = {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8}
+    if replayed:
+        # The kernel of a GPU reads float32, which rounds the rate
+        number = torch.float32 if trained[0].is_cuda else torch.float64
+        settings["lr"] = torch.tensor(lr, dtype=number, device=trained[0].device)
+        return torch.optim.Adam(trained, fused=True, capturable=True, **settings)
     if kind == "adam8bit":
         import bitsandbytes
 
         optimiser: torch.optim.Optimizer = bitsandbytes.optim.Adam8bit(trained, **settings)
         return optimiser
     # One kernel for all weights on a GPU; on a CPU the plain loop, whose bits earlier runs have.
-    return torch.optim.Adam(trained, fused=trained[0].is_cuda or None, **settings)  # type: ignore[arg-type]
+    return torch.optim.Adam(trained, fused=trained[0].is_cuda or None, **settings)
+
+
+def set_rate(group: dict[str, Any], lr: float) -> None:
+    """Set the learning rate of a group of parameters of an optimizer, in its tensor if it has one."""
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
 
 
 def warmed_up(lr: float, step: int, warmup: int) -> float:
@@ -86,20 +104,40 @@ def decayed(step: int, total: int, decay: str) -> float:
 
 
 class Average:
-    """The running mean of trained weights; in the first steps it follows them faster. A decay of 0 keeps no mean."""
+    """The running mean of trained weights; in the first steps it follows them faster. A decay of 0 keeps no mean.
 
-    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+    With `replayed` steps the share of the next weights is a tensor that they read, see `graphs`.
+    """
+
+    def __init__(self, module: torch.nn.Module, decay: float, replayed: bool = False) -> None:
         self.decay = decay
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad} if decay else {}
         self.weights = {name: p.detach().clone() for name, p in trained.items()}
+        self.share: float | torch.Tensor = 0.0
+        if replayed and trained:
+            self.share = torch.zeros((), device=next(iter(trained.values())).device)
 
-    def update(self, module: torch.nn.Module, step: int) -> None:
-        """Add the weights after a step, counted from 0."""
+    def begin(self, step: int) -> None:
+        """Set the share of the weights after a step, counted from 0."""
+        self.set_share(1 - min(self.decay, (step + 1) / (step + 10)))
+
+    def set_share(self, share: float) -> None:
+        """Set the share of the next weights."""
+        if isinstance(self.share, torch.Tensor):
+            self.share.fill_(share)
+        else:
+            self.share = share
+
+    def update(self, module: torch.nn.Module) -> None:
+        """Add the weights after the step that began."""
         if not self.weights:
             return
         parameters = dict(module.named_parameters())
         means, new = list(self.weights.values()), [parameters[name].detach() for name in self.weights]
-        torch._foreach_lerp_(means, new, 1 - min(self.decay, (step + 1) / (step + 10)))
+        if isinstance(self.share, torch.Tensor):
+            torch._foreach_lerp_(means, new, [self.share] * len(means))
+        else:
+            torch._foreach_lerp_(means, new, self.share)
 
     @contextmanager
     def swapped(self, module: torch.nn.Module) -> Iterator[None]:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,7 +20,7 @@ from handtrain.method.prediction import UNET, Form
 from handtrain.presets import RunOptions, TrainOptions
 
 
-def resolved(options: TrainOptions, running: RunOptions, device: torch.device) -> TrainOptions:
+def resolved(options: TrainOptions, running: RunOptions, device: torch.device, processes: int = 1) -> TrainOptions:
     """Return the options with `auto` resolved for a device. Raises `UserError` for options it does not support."""
     gpu = device.type == "cuda"
     bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -37,14 +37,43 @@ def resolved(options: TrainOptions, running: RunOptions, device: torch.device) -
         raise UserError(f"--track {running.track} needs {running.track}: pip install {running.track}")
     if running.compile == "cuda-graphs" and not gpu:
         raise UserError(f"--compile cuda-graphs needs a CUDA GPU, this is {device}: use --compile yes, or no")
+    graphs(options, running, device, processes)
     return options
+
+
+def graphs(
+    options: TrainOptions, running: RunOptions, device: torch.device, processes: int, fit: str | None = None,
+    own_lengths: bool = False,
+) -> Literal["on", "off"]:  # fmt: skip
+    """Return `--graphs` for a device: `auto` is on where it works. Raises `UserError` where `on` does not.
+
+    With `fit` `auto` is off: the memory of a captured step stays while samples are drawn.
+    """
+    obstacles = {
+        f"needs a CUDA GPU, this is {device}": device.type != "cuda",
+        f"needs one process, these are {processes}": processes > 1,
+        f"is without a compiler, and --compile is {running.compile}": running.compile != "no",
+        "is not for a base whose texts have lengths of their own": own_lengths,
+        "is not for --optimizer adam8bit, which counts its steps on the CPU": options.optimizer == "adam8bit",
+        "is not for --order images, where every image has an optimizer of its own": options.order == "images",
+        "was not tried with --gradient-checkpointing, which reads the state of random numbers":
+            running.gradient_checkpointing,
+    }  # fmt: skip
+    obstacle = next((text for text, present in obstacles.items() if present), None)
+    if obstacle and running.graphs == "on":
+        raise UserError(f"--graphs on {obstacle}: use --graphs auto, or off")
+    unwanted = running.graphs == "off" or (running.graphs == "auto" and fit)
+    return "off" if obstacle or unwanted else "on"
 
 
 def diffusion(
     unet: Any, schedule: Any, scaling: float, options: TrainOptions, running: RunOptions, device: torch.device,
     form: Form = UNET,
 ) -> Diffusion:  # fmt: skip
-    """Return the frozen network on a device with its schedule and settings. `options` must be `resolved`."""
+    """Return the frozen network on a device with its schedule and settings.
+
+    `options` must be `resolved`, and so must `graphs`.
+    """
     low, compiled = options.precision != "fp32", running.compile != "no"
     unet = unet.to(device).requires_grad_(False).train()
     # Not in eager mode: there every norm copies its input twice, 85.7 against 80.5 images/s (docs/benchmarks.md)
@@ -53,16 +82,19 @@ def diffusion(
         unet = unet.to(memory_format=torch.channels_last)
     if running.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    graphs, half = running.compile == "cuda-graphs", HalfCopy(unet) if options.precision == "bf16" else None
+    reduced, half = running.compile == "cuda-graphs", HalfCopy(unet) if options.precision == "bf16" else None
     call: Any = half
     if compiled:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))  # outlives the run
         computing = half.network if half else unet
-        call = torch.compile(computing, dynamic=False, mode="reduce-overhead" if graphs else None)
+        call = torch.compile(computing, dynamic=False, mode="reduce-overhead" if reduced else None)
         if half:
             call = half.computed_by(call)
     autocast, micro_batch = torch.bfloat16 if low and not half else None, MicroBatch(running.micro_batch)
-    return Diffusion(unet, schedule, scaling, device, autocast, call, graphs, micro_batch, half=half, form=form)
+    return Diffusion(
+        unet, schedule, scaling, device, autocast, call, reduced, running.graphs == "on", micro_batch, half=half,
+        form=form,
+    )  # fmt: skip
 
 
 def peak_mib(device: torch.device) -> float:

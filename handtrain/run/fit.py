@@ -96,7 +96,8 @@ def chosen(
     given: Collection[str], processes: int,
 ) -> Fit:  # fmt: skip
     """Return the options for `--fit`. Raises `UserError` with a remedy where nothing fits."""
-    room, in_8_bits = room_of(fit, device), device.type == "cuda" and find_spec("bitsandbytes") is not None
+    room, replayed = room_of(fit, device), running.graphs == "on"
+    in_8_bits = device.type == "cuda" and find_spec("bitsandbytes") is not None and not replayed
     result = fitted(memory, options, running, room, given, processes, in_8_bits)
     if result:
         return result
@@ -171,7 +172,7 @@ def _refused(step: Mapping[str, Any], options: TrainOptions, in_8_bits: bool) ->
 def _ways(options: TrainOptions, running: RunOptions, given: Collection[str]) -> Iterator[RunOptions]:
     """Yield the ways to compute the same step, from the fastest to the smallest."""
     checkpointing = [running.gradient_checkpointing]
-    if "gradient_checkpointing" not in given and not running.gradient_checkpointing:
+    if "gradient_checkpointing" not in given and not running.gradient_checkpointing and running.graphs != "on":
         checkpointing.append(True)
     for recomputed in checkpointing:
         way = replace(running, gradient_checkpointing=recomputed)

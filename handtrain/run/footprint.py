@@ -64,7 +64,7 @@ class Footprint:
 def footprint(memory: Memory, options: TrainOptions, running: RunOptions, processes: int = 1) -> Footprint:
     """Count the memory of a run in each process. `--micro-batch auto` is counted with the whole batch.
 
-    `options.precision` must be resolved for the device.
+    `options.precision` and `running.graphs` must be resolved for the device.
     """
     sizes = memory.weights(options.lora_rank, routes(options))
     tensors = (*sizes.trained, *sizes.layers)
@@ -88,7 +88,10 @@ def footprint(memory: Memory, options: TrainOptions, running: RunOptions, proces
     if drawn := _drawn_at_once(options, running):
         frozen["samples"] = memory.frozen("vae")
         drawing = max(memory.peak(Use("predict"), 2 * drawn), memory.peak(Use("decode"), 1))
-        peaks["samples"] = weights + trained + copy + moments + mean + frozen["samples"] + drawing
+        standing = weights + trained + copy + moments + mean
+        if running.graphs == "on":  # a captured step keeps its memory
+            standing = peaks["Stage III"]
+        peaks["samples"] = standing + frozen["samples"] + drawing
     peaks = {phase: size + WORKSPACE for phase, size in peaks.items()}
     return Footprint(weights, trained, moments, copy, copy_gradients, mean, frozen, activations, images, peaks)
 

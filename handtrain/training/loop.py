@@ -1,5 +1,6 @@
 """The training loop of Stage III, and of the token fusion layer before Stage II."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,11 +8,12 @@ from functools import partial
 import torch
 
 from handdata.progress import bar
+from handtrain.graphs import Replayed, Step
 from handtrain.method.batches import Order, ahead, batch_of, steps_of
 from handtrain.method.diffusion import Diffusion, Latents, snr_weights
 from handtrain.method.noise import Draw, image_draws, moved, shaped_times, unit
 from handtrain.method.prediction import Texts, lengthened
-from handtrain.method.unet import Average, adam, decayed, tuning_step, warmed_up
+from handtrain.method.unet import Average, adam, decayed, set_rate, tuning_step, warmed_up
 from handtrain.presets import TrainOptions
 from handtrain.run.checkpoint import training_state
 from handtrain.run.processes import Processes
@@ -64,6 +66,7 @@ def tune(
     total = course.order.steps if course else steps_of(len(split), phase.batch, phase.epochs)
     options = course.options if course else TrainOptions()
     optimiser, average, first = _begun(session, model, module, phase, options)
+    take = _step(model, module, optimiser, average, phase, options, processes, fuse)
     session.stops.deferred = True  # until the last checkpoint
     if observer and first == 0:
         observer.observe(model, 0, total)
@@ -75,10 +78,8 @@ def tune(
     )  # fmt: skip
     for step, (image_ids, latents, draw, inputs) in steps:
         rate = _set_rate(optimiser, phase, options, step, total)
-        add, clip, count = processes.add_gradients, options.unet_clip, len(image_ids)
-        losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, count, add, clip)
-        losses = processes.gather_losses(losses, count)
-        average.update(module, step)
+        average.begin(step)
+        losses = processes.gather_losses(take(latents, draw, inputs, len(image_ids)), len(image_ids))
         session.log_step(phase.stage, step, image_ids, losses, rate, part=phase.part)
         steps.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
         ended = observer is not None and _observed(observer, model, module, average, step + 1, total)
@@ -88,6 +89,21 @@ def tune(
         if ended:
             break
     average.replace(module)
+
+
+def _step(
+    model: Diffusion, module: torch.nn.Module, optimiser: torch.optim.Optimizer, average: Average, phase: Phase,
+    options: TrainOptions, processes: Processes, fuse: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> Step:  # fmt: skip
+    """Return the function that takes a step: gradients, optimizer and running mean."""
+    add, clip = processes.add_gradients, options.unet_clip
+
+    def take(latents: Latents, draw: Draw, inputs: torch.Tensor, count: int) -> torch.Tensor:
+        losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, count, add, clip)
+        average.update(module)
+        return losses
+
+    return Replayed(take, phase.batch, model, optimiser, average) if model.replayed else take
 
 
 def _observed(
@@ -112,7 +128,7 @@ def _begun(
     session: Session, model: Diffusion, module: torch.nn.Module, phase: Phase, options: TrainOptions
 ) -> tuple[torch.optim.Optimizer, Average, int]:
     """Return the optimizer, the average of the weights and the number of finished steps, from the checkpoint if any."""
-    optimiser, average = _optimiser(module, model, phase, options), Average(module, options.ema)
+    optimiser, average = _optimiser(module, model, phase, options), Average(module, options.ema, model.replayed)
     first = session.restore(phase.part, module, optimiser, average.weights)
     if model.half:
         model.half.follow(model.unet)
@@ -123,7 +139,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, phase: Phase, options: TrainOpti
     """Set the learning rate of a step and return that of the UNet."""
     rate = warmed_up(phase.lr, step, phase.warmup) * decayed(step, total, options.unet_decay)
     for group in optimiser.param_groups:
-        group["lr"] = rate * group.get("factor", 1)
+        set_rate(group, rate * group.get("factor", 1))
     return rate
 
 
@@ -132,9 +148,10 @@ def _optimiser(module: torch.nn.Module, model: Diffusion, phase: Phase, options:
     layers = list(model.pose.parameters()) if model.pose is not None and phase.course else []
     of_layers = set(map(id, layers))
     others = [p for p in module.parameters() if p.requires_grad and id(p) not in of_layers]
-    optimiser = adam(others, phase.lr, phase.optimizer)
+    optimiser = adam(others, phase.lr, phase.optimizer, model.replayed)
     if layers:
-        optimiser.add_param_group({"params": layers, "factor": options.pose_rate})
+        lr = copy.deepcopy(optimiser.defaults["lr"])  # a tensor has one value
+        optimiser.add_param_group({"params": layers, "factor": options.pose_rate, "lr": lr})
     return optimiser
 
 

@@ -23,7 +23,7 @@ from handtrain.model.export import fusion_record
 from handtrain.options import changed
 from handtrain.presets import PRESETS, RunOptions, TrainOptions, check, check_running, options_of, routes
 from handtrain.run.cost import Plan, plan
-from handtrain.run.device import resolved
+from handtrain.run.device import graphs, resolved
 from handtrain.run.fit import LORA_RATE, resumed
 from handtrain.run.memory import Memory
 from handtrain.run.phases import Phases
@@ -38,7 +38,7 @@ class Setup:
     gestures: tuple[str, ...]
     preset: str  # for the record
     options: TrainOptions  # resolved for the device
-    running: RunOptions
+    running: RunOptions  # the same
     device: torch.device
     base: Base  # with the run's resolution
     base_place: Place
@@ -159,7 +159,7 @@ def set_up(
         _as_recorded(at, part, requested[part], out) for part, at in (("dataset", place), ("base", base_place))
     )
     chosen = choose_device(own_device(device, processes))
-    options = resolved(options, running, chosen)
+    options = resolved(options, running, chosen, processes.count)
     names = _gestures(place, names, options)  # before a base of gigabytes is fetched
     opened = open_base(base_place, prediction_type=prediction_type)
     options = _with_adapters(opened, options, given, processes.first)
@@ -173,6 +173,8 @@ def set_up(
         options, running, choice = fitted.options, fitted.running, fitted.record(fit)
         if processes.first:
             print(f"handtrain: --fit {fit}: {fitted}", file=sys.stderr)
+    replayed = graphs(options, running, chosen, processes.count, fit, opened.backbone.FLOW)
+    running = replace(running, graphs=replayed)
     photographs = [load(place, name, limit=options.limit) for name in names]
     for each in photographs:
         each.check_images()

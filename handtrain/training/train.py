@@ -79,7 +79,7 @@ def train(
     with _memory_errors(), joined(setup.device) as processes:
         progress = progress and processes.first
         if progress:
-            print(f"handtrain: training on {_place(setup.device, processes.count)}", file=sys.stderr)
+            print(f"handtrain: training on {_place(setup.device, processes.count, running)}", file=sys.stderr)
         processes.on_first(lambda: require_room(setup.plan, out))
         with open_session(
             out, setup.config(phases), setup.session(processes.count), processes, setup.device, running,
@@ -200,9 +200,10 @@ def _loaded_denoiser(base: Base, options: TrainOptions, phases: Phases) -> Any:
     return unet
 
 
-def _place(device: torch.device, processes: int) -> str:
+def _place(device: torch.device, processes: int, running: RunOptions) -> str:
     together = f" in {processes} processes" if processes > 1 else ""
-    return f"{device} with {torch.get_num_threads()} CPU threads{together}"
+    replayed = ", steps replayed as CUDA graphs" if running.graphs == "on" else ""
+    return f"{device} with {torch.get_num_threads()} CPU threads{together}{replayed}"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from handtrain.cli.flags import Train
 from handtrain.model.base import open_base
 from handtrain.presets import RunOptions, TrainOptions
 from handtrain.run.fit import chosen, fitted, resumed, room_of
-from handtrain.run.footprint import CONTEXT, footprint
+from handtrain.run.footprint import CONTEXT, WORKSPACE, footprint
 from handtrain.run.memory import Memory
 from handtrain.seals import sealed
 
@@ -59,6 +59,17 @@ def test_what_was_given_stays_and_the_error_says_what_would_fit(tiny: Memory) ->
         chosen(tiny, LARGE, RunOptions(), room, CPU, given, 1)
     with pytest.raises(UserError, match="nothing fits: use a larger card"):
         chosen(tiny, LARGE, RunOptions(), "0.01GiB", CPU, (), 1)
+
+
+def test_a_captured_step_keeps_its_memory_and_is_not_recomputed(tiny: Memory) -> None:
+    without, captured = (footprint(tiny, LARGE, RunOptions(graphs=graphs)) for graphs in ("off", "on"))
+    step = without.peaks["Stage III"] - without.weights - without.gradients - without.moments - WORKSPACE
+    assert step > 0
+    assert captured.peaks == {**without.peaks, "samples": without.peaks["samples"] + step}
+    room = captured.peak + CONTEXT
+    assert fitted(tiny, LARGE, RunOptions(graphs="on"), room)
+    smaller = fitted(tiny, LARGE, RunOptions(graphs="on"), room - 1, given=("micro_batch",))
+    assert not (smaller and smaller.running.gradient_checkpointing)
 
 
 def test_the_command_line_names_what_was_given() -> None:
