@@ -159,7 +159,7 @@ class Ours:
         options = options_of(contender.preset)
         if contender.batch:
             options = replace(options, unet_batch=contender.batch, embedding_batch=contender.batch)
-        self.options: TrainOptions = resolved(options, running, scene.device)
+        self.options: TrainOptions = resolved(options, replace(running, graphs="off"), scene.device)
         self.model = diffusion(scene.unet, scene.schedule, SCALING, self.options, running, scene.device)
 
     def start(self, stage: int) -> Step:
