@@ -55,8 +55,7 @@ def bench(
     for number, contender in enumerate(bar(every, desc="contenders", unit="contender")):
         left = None if end is None else max(0.0, end - time.monotonic()) / (len(every) - number)
         turns[contender.name] = measured(Job(contender, name, str(chosen), threads, steps // CHUNK, warmup), left)
-    known = known_peak(chosen)
-    peak = known or measured_peak(chosen)
+    peak, source = _peak(chosen)
     return {
         "model": name,
         "parameters": parameters,
@@ -66,7 +65,7 @@ def bench(
         "steps": steps,
         "minutes": minutes,
         "peak_flops": peak,
-        "peak_source": "data sheet, bf16" if known else "measured, a float32 matrix product",
+        "peak_source": source,
         "images": images,
         "work": asdict(work),
         "contenders": summary(turns, work, peak, images),
@@ -91,6 +90,12 @@ def _device(name: str, graphs: bool) -> torch.device:
     if graphs and device.type != "cuda":
         raise UserError(f"--graphs needs a CUDA GPU, this is {device}: leave it out")
     return device
+
+
+def _peak(device: torch.device) -> tuple[float, str]:
+    """Return the FLOP/s of a device, and where they come from."""
+    known = known_peak(device)
+    return (known, "data sheet, bf16") if known else (measured_peak(device), "measured, a float32 matrix product")
 
 
 def measured(job: Job, seconds: float | None) -> list[Turn]:
