@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -59,28 +60,47 @@ def _recomputed(base: Path, rows: list[dict[str, Any]]) -> tuple[list[float], li
     mean, deviation, texts, pooled = _inputs(base, rows)
     unet = UNet2DConditionModel.from_pretrained(base / "unet").train().requires_grad_(False)
     schedule = DDPMScheduler.from_pretrained(base / "scheduler")
+    velocity = json.loads((base / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] != "epsilon"
     sizes = torch.tensor([20.0, 28, 0, 3, 16, 16])  # of the picture, the crop's corner, the square
 
     def loss(part: str, keys: list[tuple[int, int]], embeddings: torch.Tensor) -> torch.Tensor:
         places = [place for place, _ in keys]
         normal, noise, times = _draws(part, [(rows[place]["image_id"], step) for place, step in keys])
-        noisy = schedule.add_noise((mean[places] + deviation[places] * normal) * 0.13025, noise, times)
+        latents = (mean[places] + deviation[places] * normal) * 0.13025
+        noisy = schedule.add_noise(latents, noise, times)
+        kept = schedule.alphas_cumprod[times].reshape(-1, 1, 1, 1)
+        target = kept.sqrt() * noise - (1 - kept).sqrt() * latents if velocity else noise
         added = {"text_embeds": pooled[places], "time_ids": sizes.repeat(len(places), 1)}
-        return (unet(noisy, times, embeddings, added_cond_kwargs=added).sample - noise).square().flatten(1).mean(1)
+        return (unet(noisy, times, embeddings, added_cond_kwargs=added).sample - target).square().flatten(1).mean(1)
 
     return two_stages(unet, texts, loss)
 
 
-def test_ten_losses_of_both_stages_equal_those_of_plain_torch(xl: Path, train: Jobs, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def velocity(xl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same base with a schedule of v-prediction."""
+    copy = Path(shutil.copytree(xl, tmp_path_factory.mktemp("velocity") / "base"))
+    file = copy / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "prediction_type": "v_prediction"}))
+    return copy
+
+
+@pytest.mark.parametrize("kind", ["xl", "velocity"])
+def test_ten_losses_of_both_stages_equal_those_of_plain_torch(
+    request: pytest.FixtureRequest, kind: str, train: Jobs, tmp_path: Path
+) -> None:
+    base = request.getfixturevalue(kind)
     run = train(
-        tmp_path / "run", "paper", base=xl, lam=1.0, embedding_steps=STEPS, embedding_lr=LR2, unet_batch=BATCH,
+        tmp_path / "run", "paper", base=base, lam=1.0, embedding_steps=STEPS, embedding_lr=LR2, unet_batch=BATCH,
         unet_lr=LR3, unet_epochs=STEPS * BATCH // COUNT,
     )  # fmt: skip
     lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     logged = [[line["loss"] for line in lines if line.get("stage") == stage and "loss" in line] for stage in (2, 3)]
     rows = [tiny.row(f"train-{number:03d}", number) for number in range(COUNT)]
-    np.testing.assert_allclose(logged, _recomputed(xl, rows), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logged, _recomputed(base, rows), rtol=0, atol=1e-5)
     assert np.shape(logged) == (2, STEPS) and not np.allclose(logged[1], logged[1][0], atol=1e-3)
+    stored = DDPMScheduler.from_pretrained(run.model / "scheduler").config.prediction_type
+    assert stored == ("v_prediction" if kind == "velocity" else "epsilon")
 
 
 PLUS: dict[str, Any] = {
@@ -188,7 +208,7 @@ def test_equal_scales_of_text_and_pose_are_one_condition(posed: Path) -> None:
 
 
 def test_the_class_of_another_kind_of_model_is_named(plain: Path) -> None:
-    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline, and Hand1000Pipeline a StableDiffusionP"):
+    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline: load it with Hand1000XLPipeline"):
         Hand1000Pipeline.from_pretrained(plain)
 
 
@@ -209,14 +229,31 @@ def test_an_empty_text_is_zeros_where_the_model_says_so(xl: Path) -> None:
         assert all(bool((tensor == 0).all()) == zeros for tensor in encoded.values())
 
 
-def test_a_refiner_is_refused(xl: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_text_encoders_that_do_not_fit_the_unet_are_refused(xl: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(xl, tmp_path / "base"))
     file = copy / "text_encoder_2" / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "projection_dim": POOLED + 1}))
     with pytest.raises(UserError, match="text_encoder_2"):
+        open_base(copy)
+
+
+@pytest.mark.parametrize("pipeline", ["StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLPipeline"])
+def test_the_refiner_is_refused_by_its_name(xl: Path, tmp_path: Path, pipeline: str) -> None:
+    """The shape of the published one: only the second text encoder, and an aesthetic score instead of a size."""
+    copy = Path(shutil.copytree(xl, tmp_path / "refiner"))
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(copy / part)
+    file = copy / "model_index.json"
+    none = {"_class_name": pipeline, "text_encoder": [None, None], "tokenizer": [None, None]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **none, "requires_aesthetics_score": True}))
+    file = copy / "unet" / "config.json"
+    unet = {
+        "cross_attention_dim": 1280, "projection_class_embeddings_input_dim": 2560, "addition_time_embed_dim": 256,
+        "block_out_channels": [384, 768, 1536, 1536],
+    }  # fmt: skip
+    file.write_text(json.dumps({**json.loads(file.read_text()), **unet}))
+    with pytest.raises(UserError, match=r"is the refiner of Stable Diffusion XL.*: name the base model"):
         open_base(copy)
 
 
