@@ -212,7 +212,8 @@ def _layers_of_sd_scripts(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     It enters `Transformer2DModel`, `ResnetBlock2D`, `Downsample2D` and `Upsample2D` of its UNet, whose modules are the
     original ones in three rows.
     """
-    channels, layers, found = config["block_out_channels"], config["layers_per_block"], {}
+    found: dict[str, tuple[int, ...]] = {}
+    channels, layers = config["block_out_channels"], config["layers_per_block"]
     depths, width = config["transformer_layers_per_block"], config["cross_attention_dim"]
 
     def resnet(place: str, inner: int, outer: int) -> None:
