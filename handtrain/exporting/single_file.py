@@ -10,6 +10,7 @@ from handtrain.model.base import Base
 from handtrain.model.components import canonical
 from handtrain.model.formats.header import metadata_of, write_tensors
 from handtrain.model.formats.original_names import original
+from handtrain.model.formats.single_file import VELOCITY, ZERO_SNR
 from handtrain.model.weights import Unusable
 
 # of the weights in a model; else float32
@@ -27,8 +28,17 @@ def write_single_file(out: Path, base: Base, about: dict[str, Any]) -> None:
     for part in base.backbone.NETWORKS:
         config, where = base.configs[part], str(base.path)
         tensors |= original_tensors(part, base.network(part), config, where, dtype, "text_encoder_2" in base.configs)
+    if "text_encoder_2" in base.configs:
+        tensors |= {name: torch.empty(0, dtype=dtype) for name in _marks(base.configs["scheduler"])}
     resolution = about.get("resolution", base.resolution)
     write_tensors(out, tensors, metadata_of(about, base.configs, out.stem, resolution, adapters=False))
+
+
+def _marks(scheduler: dict[str, Any]) -> list[str]:
+    """Return the names of the empty tensors that describe the schedule of an XL, as ComfyUI reads them."""
+    stated = {VELOCITY: scheduler.get("prediction_type") == "v_prediction",
+              ZERO_SNR: bool(scheduler.get("rescale_betas_zero_snr"))}  # fmt: skip
+    return [name for name, present in stated.items() if present]
 
 
 def original_tensors(

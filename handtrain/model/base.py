@@ -181,10 +181,7 @@ def open_base(place: Place, option: str = "--base", prediction_type: str | None 
             f"{where} is not a diffusers model (no model_index.json): name a diffusers folder or a .safetensors file"
         )
     index = require_json(folder / "model_index.json", option)
-    name = str(index.get("_class_name"))
-    if name not in BACKBONES:
-        raise UserError(f"{where} is a {name[:80]}: handtrain trains {', '.join(_KINDS)}")
-    backbone = BACKBONES[name]
+    backbone = _backbone(index, where)
     settings = {key: index[key] for key in backbone.SETTINGS if key in index}
     configs, weights, networks = _networks(where, backbone, folder, single, index)
     left_out = _optional(folder, index, configs, weights) if "safety_checker" in backbone.OPTIONAL else {}
@@ -203,6 +200,18 @@ def open_base(place: Place, option: str = "--base", prediction_type: str | None 
             require_named(index, part, backbone.TOKENIZER_CLASSES)
             backbone.check_tokenizer(backbone.load_tokenizer(tokenizers[part], sizes.tokens), configs[encoder])
     return base
+
+
+def _backbone(index: dict[str, Any], where: str) -> Backbone:
+    """Return the kind of a model. Raises `UserError` for one that is not trained."""
+    name = str(index.get("_class_name"))
+    if index.get("requires_aesthetics_score"):
+        raise UserError(
+            f"{where} is the refiner of Stable Diffusion XL, which changes finished images: name the base model"
+        )
+    if name not in BACKBONES:
+        raise UserError(f"{where} is a {name[:80]}: handtrain trains {', '.join(_KINDS)}")
+    return BACKBONES[name]
 
 
 def _networks(

@@ -14,6 +14,9 @@ from handtrain.method.conditioning import PoseLayers, attach, guided, make_pose_
 from handtrain.method.fusion import TokenFusion, mix
 from handtrain.model.gesture_file import ABOUT_FILE, FUSION_FILE, POSE_FILE, Gesture, layer_weights
 
+# ours by the class in model_index.json
+_CLASSES = {"StableDiffusionPipeline": "Hand1000Pipeline", "StableDiffusionXLPipeline": "Hand1000XLPipeline"}
+
 
 class WithGesture:
     """Mixes the gesture into the prompt of a diffusers pipeline: E = mu * T + (1 - mu) * F (paper, section 3).
@@ -31,15 +34,15 @@ class WithGesture:
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a model folder or a repository on the Hub.
 
-        Raises `ValueError` if it was not trained by handtrain, or is a model of another kind.
+        Raises `ValueError` if it was not trained by handtrain; of a model of another kind the message names the class.
         """
         names = ("revision", "cache_dir", "token", "local_files_only", "force_download")
         hub = {name: kwargs[name] for name in names if name in kwargs}
         index = _file(pretrained_model_name_or_path, "model_index.json", hub)
         kind = index and json.loads(Path(index).read_text(encoding="utf-8")).get("_class_name")
         if kind and kind not in (cls.plain.__name__, cls.__name__):
-            ours = {"StableDiffusionPipeline": "Hand1000Pipeline", "StableDiffusionXLPipeline": "Hand1000XLPipeline"}
-            raise ValueError(f"{pretrained_model_name_or_path} is a {kind}: load it with {ours.get(kind, kind)}")
+            ours = _CLASSES.get(kind, kind)
+            raise ValueError(f"{pretrained_model_name_or_path} is a {kind}: load it with {ours}")
         load: Any = super().from_pretrained  # type: ignore[misc] # diffusers has no types
         pipeline: Any = load(pretrained_model_name_or_path, **kwargs)
         if not {"dtype", "torch_dtype"} & kwargs.keys():

@@ -15,6 +15,9 @@ from handtrain.model.weights import Piece, Stored, Unusable, Weights, read_heade
 Config = dict[str, Any]
 
 PREDICTIONS = ("epsilon", "v_prediction")
+# tensors without content by which other programs know the v-prediction of XL, and betas up to pure noise
+VELOCITY, ZERO_SNR = "v_pred", "ztsnr"
+_ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 _FIRST = f"{UNET}input_blocks.0.0.weight"  # (channels, 4, 3, 3)
 _XL = "conditioner.embedders."
 _CROSS = ".attn2.to_k.weight"  # (channels, width of the text embedding)
@@ -61,9 +64,10 @@ class SingleFile:
         return Weights((self.path,), tensors, found)
 
     def adapted(self, part: str, config: Config) -> Config:
-        """Return a component's shipped configuration, changed to this prediction type."""
-        if part == "scheduler" and self.prediction:
-            return {**config, "prediction_type": self.prediction}
+        """Return a component's shipped configuration, changed to this prediction type and noise schedule."""
+        if part == "scheduler":
+            config = {**config, **_ZERO_SNR} if ZERO_SNR in self.tensors else config
+            return {**config, "prediction_type": self.prediction} if self.prediction else config
         if part == "unet" and self.prediction == "v_prediction" and self.folder.name == "stable-diffusion-2":
             return {**config, "sample_size": _V_SIDE}
         return config
@@ -138,7 +142,7 @@ def _stated(tensors: dict[str, Stored], metadata: dict[str, Any]) -> str | None:
     """Return the prediction type that a file states: in its metadata (Stability's model spec), or by a tensor."""
     words = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
     stated = words.get(str(metadata.get("modelspec.prediction_type")))
-    return stated or ("v_prediction" if "v_pred" in tensors else None)
+    return stated or ("v_prediction" if VELOCITY in tensors else None)
 
 
 @cache

@@ -253,6 +253,20 @@ def test_pickles_are_converted_without_running_code(base: Path, tmp_path: Path) 
         assert all(torch.equal(ours[name], reference[name]) for name in reference)
 
 
+def test_parts_in_different_number_formats_are_read_as_float32(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    mixed, types = Path(shutil.copytree(base, tmp_path / "mixed")), (torch.float16, torch.bfloat16)
+    for part, dtype in zip(("unet", "text_encoder"), types, strict=True):
+        (file,) = (mixed / part).glob("*.safetensors")
+        save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    export(mixed, to="single-file", out=tmp_path / "one.safetensors")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "one.safetensors").values()} == {torch.float32}
+    for part, dtype in (("vae", torch.float32), ("unet", types[0]), ("text_encoder", types[1])):
+        ours, whole = (open_base(each).network(part).state_dict() for each in (mixed, base))
+        assert all(torch.equal(ours[name], tensor.to(dtype).to(tensor.dtype)) for name, tensor in whole.items())
+
+
 def test_a_lora_file_in_half_precision_has_half_the_size_and_the_same_values(lora_run: Path, tmp_path: Path) -> None:
     files = [tmp_path / "whole.safetensors", tmp_path / "half.safetensors"]
     for file, precision in zip(files, (None, "fp16"), strict=True):

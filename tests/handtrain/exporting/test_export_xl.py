@@ -1,6 +1,8 @@
 """Stable Diffusion XL in other formats: one file with the original names, and LoRA files of both kinds."""
 
+import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +12,22 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.loaders import single_file_utils as theirs
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from handdata import assets
+from handdata.errors import UserError
 from handdata.shipped import resource
 from handtrain.exporting.export import export
 from handtrain.exporting.single_file import original_tensors
+from handtrain.model.backbones import stable_diffusion_xl
 from handtrain.model.backbones.stable_diffusion_xl import NETWORKS
 from handtrain.model.base import open_base
 from handtrain.model.components import canonical
 from handtrain.model.formats import single_file
-from handtrain.model.formats.lora import layers_of
-from handtrain.model.tokenizer import check_tokenizer, load_tokenizer
+from handtrain.model.formats.lora import layers_of, named
 from tests.handtrain.tiny_xl import write_xl_base
 
 pytestmark = pytest.mark.slow  # a minute together
@@ -92,44 +99,70 @@ def test_diffusers_reads_the_unet_and_the_vae_of_the_file(xl: Path, file: Path) 
         assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
-def test_diffusers_reads_the_whole_pipeline_of_the_file(xl: Path, file: Path) -> None:
-    whole = StableDiffusionXLPipeline.from_single_file(str(file), config=str(xl), local_files_only=True)
-    folder = open_base(xl)
+def test_diffusers_reads_the_whole_file_and_draws(xl: Path, file: Path) -> None:
+    kind: Any = StableDiffusionXLPipeline
+    ours = kind.from_single_file(str(file), config=str(xl), local_files_only=True)
+    folder = kind.from_pretrained(xl)
     for part in NETWORKS:
-        loaded = {canonical(name): tensor for name, tensor in getattr(whole, part).state_dict().items()}
-        expected = {canonical(name): tensor for name, tensor in folder.network(part).state_dict().items()}
-        assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items()), part
-        assert loaded.keys() - expected.keys() <= {"embeddings.position_ids"}, part
-    whole.scheduler = folder.sampling_schedule()
-    same = StableDiffusionXLPipeline.from_pretrained(xl, scheduler=whole.scheduler)
-    np.testing.assert_array_equal(_draw(whole), _draw(same))
+        loaded, expected = (getattr(pipeline, part).state_dict() for pipeline in (ours, folder))
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[name].float(), expected[name].float()) for name in expected), part
+    np.testing.assert_array_equal(_draw(ours), _draw(folder))
 
 
-def test_the_flag_says_what_the_files_unet_predicts(file: Path) -> None:
-    from handtrain.model.formats.single_file import open_single_file
+@pytest.mark.parametrize("stated", [True, False])
+def test_v_prediction_is_kept_by_every_format(xl: Path, file: Path, tmp_path: Path, stated: bool) -> None:
+    """In its own header, in the tensor `v_pred` that other programs look for, and in the folder."""
+    scheduler = xl / "scheduler" / "scheduler_config.json"
+    copy = Path(shutil.copytree(xl, tmp_path / "velocity"))
+    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    velocity = {**json.loads(scheduler.read_text()), **zero, "prediction_type": "v_prediction"}
+    (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(velocity))
+    export(copy, to="diffusers", out=tmp_path / "folder")
+    assert open_base(tmp_path / "folder").training_schedule().config.prediction_type == "v_prediction"
+    one = tmp_path / "velocity.safetensors"
+    export(copy, to="single-file", out=one)
+    with safe_open(one, "pt") as opened:
+        assert opened.metadata()["modelspec.prediction_type"] == "v"
+    tensors = load_file(one)
+    assert tensors["v_pred"].numel() == tensors["ztsnr"].numel() == 0
+    assert not {"v_pred", "ztsnr"} & load_file(file).keys()
+    ours, folder = (open_base(each) for each in (one, copy))
+    assert torch.equal(ours.training_schedule().alphas_cumprod, folder.training_schedule().alphas_cumprod)
+    assert ours.sampling_schedule().config == folder.sampling_schedule().config
+    assert float(ours.training_schedule().alphas_cumprod[-1]) == 0
+    if not stated:
+        del tensors["v_pred"]
+    save_file(tensors, one)  # without our header
+    types = [open_base(one, prediction_type=given).training_schedule().config.prediction_type
+             for given in (None, "v_prediction")]  # fmt: skip
+    assert types == ["v_prediction" if stated else "epsilon", "v_prediction"]
+    if stated:
+        with pytest.raises(UserError, match=r"--prediction-type epsilon: the file .* states v_prediction"):
+            open_base(one, prediction_type="epsilon")
 
-    assert open_base(file).training_schedule().config.prediction_type == "epsilon"
-    tensors = load_file(file)
-    from safetensors.torch import save_file
 
-    save_file(tensors, file)  # without the header in which our file states it
-    opened = open_base(file, prediction_type="v_prediction")
-    assert opened.training_schedule().config.prediction_type == "v_prediction"
-    save_file({**tensors, "v_pred": torch.zeros(1)}, file)
-    assert open_single_file(file, "--base", None).prediction == "v_prediction"
-
-
-def test_the_second_tokenizer_of_a_file_pads_with_an_exclamation_mark() -> None:
-    """As the tokenizers of stabilityai/stable-diffusion-xl-base-1.0 do: the same tokens, two paddings."""
-    single = single_file.SingleFile(Path("xl.safetensors"), Path("stable-diffusion-xl"), {}, None, xl=True)
-    folders = single.tokenizers(77)
-    ids = {}
-    for part, folder in folders.items():
-        tokenizer = load_tokenizer(folder, 77)
-        check_tokenizer(tokenizer, 49408)
-        ids[part] = tokenizer("a photo of a cat", padding="max_length", max_length=77).input_ids
-    start, end = [49406, 320, 1125, 539, 320, 2368, 49407], 49407
-    assert ids == {"tokenizer": start + [end] * 70, "tokenizer_2": start + [0] * 70}
+def test_the_second_tokenizer_of_a_file_pads_with_the_mark() -> None:
+    """Compared with transformers' class on a vocabulary that is numbered here from CLIP's list of merges."""
+    lines = gzip.decompress(assets.path("clip-vocabulary").read_bytes()).decode().split("\n")
+    merges = [tuple(line.split()) for line in lines[1:48895]]
+    letters = list(bytes_to_unicode().values())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]
+    vocabulary = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    shipped = single_file.SingleFile(Path("xl.safetensors"), resource(SHIPPED), {}, None, xl=True)
+    folders = shipped.tokenizers(77)
+    assert (len(vocabulary), list(folders)) == (49408, ["tokenizer", "tokenizer_2"])
+    make: Any = CLIPTokenizer
+    for part, padding in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
+        ours = stable_diffusion_xl.load_tokenizer(folders[part], 77)
+        reference = make(vocab=vocabulary, merges=merges, pad_token=padding)
+        assert ours.pad_token_id == {"tokenizer": 49407, "tokenizer_2": 0}[part]
+        for text in ("a photo of a cat", "A  Hand, 2 fingers: it's PALM-up\u00e9!", "", "word " * 100):
+            ids = [each(text, padding="max_length", max_length=77, truncation=True).input_ids
+                   for each in (ours, reference)]  # fmt: skip
+            assert ids[0] == ids[1] and len(ids[0]) == 77
+        blank = ours("", padding="max_length", max_length=77).input_ids
+        assert blank == [49406, 49407, *[ours.pad_token_id] * 75]
 
 
 def _draw(pipeline: Any) -> np.ndarray:
@@ -173,71 +206,88 @@ def test_kohyas_names_are_those_of_sd_scripts(lora_run: Path, xl: Path, tmp_path
     assert modules == expected
 
 
-def _original_layers(unet: Any) -> dict[str, tuple[int, ...]]:
-    """Return names in sd-scripts and shapes of the layers in blocks, written down from the original UNet's order.
+def _layers_of_sd_scripts(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every layer that sd-scripts trains with convolutions, written from the modules of XL.
 
-    Input blocks: the first convolution, then of every level its residual blocks, each with a transformer where the
-    level has them, and a convolution that halves the sides. The output blocks run backwards, with one more each.
+    It enters `Transformer2DModel`, `ResnetBlock2D`, `Downsample2D` and `Upsample2D` of its UNet, whose modules are the
+    original ones in three rows.
     """
-    resnet = {
-        "norm1": "in_layers_0", "conv1": "in_layers_2", "time_emb_proj": "emb_layers_1", "norm2": "out_layers_0",
-        "conv2": "out_layers_3", "conv_shortcut": "skip_connection",
-    }  # fmt: skip
     found: dict[str, tuple[int, ...]] = {}
+    channels, layers = config["block_out_channels"], config["layers_per_block"]
+    depths, width = config["transformer_layers_per_block"], config["cross_attention_dim"]
 
-    def add(module: Any, place: str, names: dict[str, str] | None = None) -> None:
-        for name, layer in module.named_modules():
-            if type(layer).__name__ in ("Linear", "Conv2d"):
-                path = (names or {}).get(name, name.replace(".", "_"))
-                found[f"lora_unet_{place}_{path}"] = tuple(layer.weight.shape)
+    def resnet(place: str, inner: int, outer: int) -> None:
+        shapes = {"in_layers_2": (outer, inner, 3, 3), "emb_layers_1": (outer, 4 * channels[0]),
+                  "out_layers_3": (outer, outer, 3, 3)}  # fmt: skip
+        shapes |= {"skip_connection": (outer, inner, 1, 1)} if inner != outer else {}
+        found.update({f"lora_unet_{place}_{name}": shape for name, shape in shapes.items()})
 
-    number = 1
-    for block in unet.down_blocks:
-        for place, each in enumerate(block.resnets):
-            add(each, f"input_blocks_{number}_0", resnet)
-            if hasattr(block, "attentions"):
-                add(block.attentions[place], f"input_blocks_{number}_1")
-            number += 1
-        for each in block.downsamplers or ():
-            add(each, f"input_blocks_{number}_0", {"conv": "op"})
-            number += 1
-    for place, each in enumerate((unet.mid_block.resnets[0], unet.mid_block.attentions[0], unet.mid_block.resnets[1])):
-        add(each, f"middle_block_{place}", None if place == 1 else resnet)
-    number = 0
-    for block in unet.up_blocks:
-        for place, each in enumerate(block.resnets):
-            add(each, f"output_blocks_{number}_0", resnet)
-            last = 1
-            if hasattr(block, "attentions"):
-                add(block.attentions[place], f"output_blocks_{number}_1")
-                last = 2
-            if place + 1 == len(block.resnets):
-                for up in block.upsamplers or ():
-                    add(up, f"output_blocks_{number}_{last}", {"conv": "conv"})
-            number += 1
+    def transformer(place: str, size: int, depth: int) -> None:
+        shapes: dict[str, tuple[int, ...]] = {"proj_in": (size, size), "proj_out": (size, size)}
+        for block in range(depth):
+            for which, read in ((1, size), (2, width)):
+                inside = {"to_q": size, "to_k": read, "to_v": read, "to_out_0": size}
+                shapes |= {f"transformer_blocks_{block}_attn{which}_{to}": (size, n) for to, n in inside.items()}
+            shapes[f"transformer_blocks_{block}_ff_net_0_proj"] = (8 * size, size)
+            shapes[f"transformer_blocks_{block}_ff_net_2"] = (size, 4 * size)
+        found.update({f"lora_unet_{place}_{name}": shape for name, shape in shapes.items()})
+
+    before, skips, row = channels[0], [channels[0]], 1
+    for level, size in enumerate(channels):
+        for _ in range(layers):
+            resnet(f"input_blocks_{row}_0", before, size)
+            if "CrossAttn" in config["down_block_types"][level]:
+                transformer(f"input_blocks_{row}_1", size, depths[level])
+            before, row = size, row + 1
+            skips.append(size)
+        if level < len(channels) - 1:
+            found[f"lora_unet_input_blocks_{row}_0_op"] = (size, size, 3, 3)
+            row += 1
+            skips.append(size)
+    for place in (0, 2):
+        resnet(f"middle_block_{place}", before, before)
+    transformer("middle_block_1", before, depths[-1])
+    row = 0
+    for level in reversed(range(len(channels))):
+        size = channels[level]
+        attends = config["down_block_types"][level].startswith("CrossAttn")
+        for number in range(layers + 1):
+            resnet(f"output_blocks_{row}_0", before + skips.pop(), size)
+            if attends:
+                transformer(f"output_blocks_{row}_1", size, depths[level])
+            if level and number == layers:
+                found[f"lora_unet_output_blocks_{row}_{1 + attends}_conv"] = (size, size, 3, 3)
+            before, row = size, row + 1
     return found
 
 
-def test_kohyas_names_shapes_and_alphas_of_all_layers_are_those_of_sd_scripts(
-    lora_run: Path, xl: Path, tmp_path: Path
-) -> None:
-    out, rank = tmp_path / "all.safetensors", 3
-    export(lora_run, to="lora", out=out, base=xl, rank=rank, layers="all", lora_format="kohya", images=0)
+def test_kohyas_names_of_all_layers_are_those_of_sd_scripts(lora_run: Path, xl: Path, tmp_path: Path) -> None:
+    """Names, shapes and alphas of a file; nothing of the text encoders."""
+    out, rank = tmp_path / "call.safetensors", 3
+    export(lora_run, to="lora", out=out, base=xl, lora_format="kohya", layers="all", rank=rank, images=0)
     tensors, expected = load_file(out), {}
-    unet = open_base(xl).denoiser()
-    layers = _original_layers(unet)
-    assert len(layers) == len(layers_of(unet, "all")) > 40
-    for name, (size, *inner) in layers.items():
+    for name, (size, *inner) in _layers_of_sd_scripts(dict(open_base(xl).configs["unet"])).items():
         expected[f"{name}.lora_down.weight"] = (rank, *inner)
         expected[f"{name}.lora_up.weight"] = (size, rank, *(1 for _ in inner[1:]))
         expected[f"{name}.alpha"] = ()
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == expected
     assert {float(tensor) for name, tensor in tensors.items() if name.endswith("alpha")} == {float(rank)}
+    assert not any(name.startswith("lora_te") for name in tensors)
+
+
+def test_kohyas_names_at_full_size_are_those_of_sd_scripts() -> None:
+    config = json.loads((resource(SHIPPED) / "unet" / "config.json").read_text())
+    factors = {
+        name: (torch.empty(1, *layer.weight.shape[1:], device="meta"), torch.empty(layer.weight.shape[0], 1))
+        for name, layer in layers_of(NETWORKS["unet"].empty(config), "all").items()
+    }
+    ours = {name.partition(".")[0] for name in named(factors, "kohya", "unet", config)}
+    theirs_names = set(_layers_of_sd_scripts(config))
+    assert ours == theirs_names
+    assert len([name for name in ours if "transformer_blocks" in name or "_proj_" in name]) == 722, "published count"
 
 
 def test_the_header_names_architecture_and_licence(lora_run: Path, xl: Path, tmp_path: Path) -> None:
-    from safetensors import safe_open
-
     out = tmp_path / "call.safetensors"
     export(lora_run, to="lora", out=out, base=xl)
     with safe_open(out, "pt") as opened:
