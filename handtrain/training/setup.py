@@ -173,8 +173,7 @@ def set_up(
         options, running, choice = fitted.options, fitted.running, fitted.record(fit)
         if processes.first:
             print(f"handtrain: --fit {fit}: {fitted}", file=sys.stderr)
-    replayed = graphs(options, running, chosen, processes.count, fit, opened.backbone.FLOW)
-    running = replace(running, graphs=replayed)
+    running = replace(running, graphs=graphs(options, running, chosen, processes.count, fit, opened.backbone.FLOW))
     photographs = [load(place, name, limit=options.limit) for name in names]
     for each in photographs:
         each.check_images()
