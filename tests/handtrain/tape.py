@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from handtrain.graphs import WARM_UPS, Context
+from handtrain.graphs import Context
 
 _ATEN: Any = torch.ops.aten
 # A graph can neither wait for a number of the device nor copy one from Python
@@ -22,10 +22,9 @@ _FORBIDDEN = {
 def captured(
     compute: Callable[[], torch.Tensor], without_effect: Context, fixed: Context, device: torch.device
 ) -> Callable[[], torch.Tensor]:
-    """Do what `handtrain.graphs.captured` does, on a CPU."""
+    """Do what `handtrain.graphs.captured` does, on a CPU, where one step before the capture is enough."""
     with without_effect():
-        for _ in range(WARM_UPS):
-            compute()
+        compute()
     tape = Tape()
     with fixed(), tape:
         result = compute()

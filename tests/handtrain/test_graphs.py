@@ -188,8 +188,8 @@ def test_replayed_steps_are_eager_steps_in_bf16(base: Path, taped: None, precisi
     eager = Training(*_posed(base, replayed=False, precision=precision), replayed=False)
     model, module = _posed(base, replayed=True, precision=precision)
     ours = Training(model, module, replayed=True)
-    replayed = ours.steps(Replayed(ours.take, 4, model, ours.optimiser, ours.average), [4] * 5)
-    assert all(map(torch.equal, replayed, eager.steps(eager.take, [4] * 5)))
+    replayed = ours.steps(Replayed(ours.take, 4, model, ours.optimiser, ours.average), [4] * 3)
+    assert all(map(torch.equal, replayed, eager.steps(eager.take, [4] * 3)))
     assert _same(ours.state(), eager.state())
 
 
@@ -199,9 +199,10 @@ def test_bench_times_replayed_steps(taped: None, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         "handtrain.bench.contenders.tuning_step", lambda *a, **k: calls.append(1) or tuning_step(*a, **k)
     )
+    monkeypatch.setattr(compute, "graphs", lambda *_: "on")
     step = Ours(make_scene("tiny", CPU), Contender("fast", batch=2, graphs=True)).start(3)
     assert [step(number) for number in range(3)] == [2, 2, 2]
-    assert len(calls) == graphs.WARM_UPS + 1
+    assert len(calls) == 2  # before the capture, and in it
 
 
 def _checkpoint(run: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
