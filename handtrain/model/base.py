@@ -281,11 +281,6 @@ def report_left_out(base: Base, safety_checker: bool) -> None:
             print(f"handtrain: the model is made without the {part} of its base: {reason}", file=sys.stderr)
 
 
-def denoiser_parameters(base: Base) -> int:
-    """Return the number of the denoiser's weights without loading them."""
-    return sum(parameter.numel() for parameter in empty_denoiser(base).parameters())
-
-
 def empty_denoiser(base: Base) -> Any:
     """Return the denoiser on `meta`, which has shapes without values."""
     return base.backbone.NETWORKS[base.backbone.TRAINED].empty(base.configs[base.backbone.TRAINED])

@@ -13,7 +13,7 @@ from handdata.errors import UserError
 from handdata.files import require_writable_folder
 from handtrain.data.rows import Row
 from handtrain.method.batches import Order, steps_of
-from handtrain.model.base import Base, denoiser_parameters, empty_denoiser
+from handtrain.model.base import Base, empty_denoiser
 from handtrain.presets import TrainOptions, prior_batch, routes
 from handtrain.run.flops import Work, counted, flop_of, known_peak, measured_peak
 from handtrain.run.footprint import SMALLEST_8_BIT, moment_bytes
@@ -86,9 +86,9 @@ def training_flop(plan: Plan, base: Base) -> int:
 def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -> Plan:
     """Count the steps and bytes of a run on rows of one or several gestures."""
     count = len(rows)
-    parameters = denoiser_parameters(base)
-    weights = parameters * _FLOAT  # bytes, like the sizes below
     sizes = Memory(base).weights(options.lora_rank, routes(options))
+    parameters = sizes.frozen + (0 if options.lora_rank else sum(sizes.trained))
+    weights = parameters * _FLOAT  # bytes, like the sizes below
     tensors = (*sizes.trained, *sizes.layers)
     trained, moments = _FLOAT * sum(tensors), _stored_moments(tensors, options.optimizer)
     mean = trained if options.ema else 0

@@ -21,6 +21,7 @@ def test_adapters_need_less_disk_than_all_weights_and_a_mean_needs_more(base: Pa
     photographs, opened = load(dataset, "call"), open_base(base)
     whole, adapters = (plan("call", photographs.rows, opened, TrainOptions(lora_rank=rank)) for rank in (0, 2))
     assert adapters.disk_bytes < whole.disk_bytes
+    assert adapters.parameters == whole.parameters  # of the base's network
     mean = plan("call", photographs.rows, opened, TrainOptions(ema=0.9))
     assert mean.disk_bytes == whole.disk_bytes + 3 * 4 * whole.parameters  # in every checkpoint
 
