@@ -87,5 +87,7 @@ class _Broken(FlatFusion):
 class _Named(FlatFusion):
     """Stands in for a GPU: the result is the length of the device's name."""
 
-    def __call__(self, text: torch.Tensor, *_: object, device: torch.device | str = "cpu", **__: object) -> torch.Tensor:
+    def __call__(
+        self, text: torch.Tensor, *_: object, device: torch.device | str = "cpu", **__: object
+    ) -> torch.Tensor:
         return torch.full_like(text, len(str(device)))
