@@ -38,29 +38,32 @@ class FlatFusion:
         feature: torch.Tensor,
         block_rows: int = 0,
         advance: Callable[[int], object] = lambda rows: None,
+        device: torch.device | str = "cpu",
     ) -> torch.Tensor:
         """Return F (n, tokens, width) of embeddings T (n, tokens, width) and one gesture feature g (numbers,).
 
-        Everything is float32 on the CPU. One pass draws the weights once for any n, `block_rows` rows of the
-        matrix at a time (0: as many as fit into 96 MiB); the block size changes nothing but rounding. Besides input and
-        output it needs one block and, unless n is a multiple of 32, a padded copy of the last prompts. `advance` is
-        called with the number of rows of each finished block, for a progress bar over tokens * width.
+        Everything is float32. One pass draws the weights on the CPU once for any n, `block_rows` rows of the matrix at
+        a time (0: as many as fit into 96 MiB), and multiplies them on `device`, where it needs the input, the output,
+        one block and, unless n is a multiple of 32, a padded copy of the last prompts. The block size and the device
+        change nothing but rounding. `advance` is called with the number of rows of each finished block, for a progress
+        bar over tokens * width.
         """
-        flat = text.detach().to("cpu", torch.float32).reshape(len(text), -1)  # (n, tokens * width)
-        g = feature.detach().to("cpu", torch.float32)  # (numbers,)
+        flat = text.detach().to(device, torch.float32).reshape(len(text), -1)  # (n, tokens * width)
+        g = feature.detach().to(device, torch.float32)  # (numbers,)
         out = torch.empty_like(flat)
         groups = [(start, _padded(flat[start : start + GROUP])) for start in range(0, len(flat), GROUP)]
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
-            for rows, weight in self._blocks(generator, block_rows or BLOCK_BYTES // (4 * self._inputs) or 1):
+            for rows, drawn in self._blocks(generator, block_rows or BLOCK_BYTES // (4 * self._inputs) or 1):
+                weight = drawn.to(device)  # (rows, inputs)
                 constant = weight[:, self._outputs :] @ g  # (rows,)
                 for start, group in groups:
                     product = group @ weight[:, : self._outputs].T + constant  # (GROUP, rows)
                     out[start : start + GROUP, rows] = product[: len(out) - start]
                 advance(rows.stop - rows.start)
             bias_bound = 1 / math.sqrt(self._inputs)
-            out += torch.empty(self._outputs).uniform_(-bias_bound, bias_bound, generator=generator)
-        return out.reshape(text.shape)
+            out += torch.empty(self._outputs).uniform_(-bias_bound, bias_bound, generator=generator).to(device)
+        return out.reshape(text.shape).cpu()
 
     def first_block_sha256(self) -> str:
         """Return the sha256 of the first 2**20 weights (or of all, if fewer) as little-endian float32."""

@@ -16,7 +16,6 @@ from handdata.huggingface import HubName, Place, pipeline_folder
 from handdata.readers import require_json
 from handtrain.data.crops import window
 from handtrain.hashes import known_sha256
-from handtrain.method.unet import add_adapters
 from handtrain.model.backbones import stable_diffusion, stable_diffusion_xl, z_image
 from handtrain.model.backbones.interface import Backbone, Sizes
 from handtrain.model.components import (
@@ -289,19 +288,6 @@ def report_left_out(base: Base, safety_checker: bool) -> None:
     for part, reason in base.left_out.items():
         if safety_checker or part != "safety_checker":
             print(f"handtrain: the model is made without the {part} of its base: {reason}", file=sys.stderr)
-
-
-def denoiser_parameters(base: Base) -> int:
-    """Return the number of the denoiser's weights without loading them."""
-    return sum(parameter.numel() for parameter in empty_denoiser(base).parameters())
-
-
-def adapter_parameters(base: Base, rank: int) -> int:
-    """Return the number of weights in the denoiser's adapters of a rank without allocating them."""
-    network = empty_denoiser(base)
-    with torch.device("meta"):
-        add_adapters(network, rank, seed=0)
-    return sum(parameter.numel() for name, parameter in network.named_parameters() if "lora_" in name)
 
 
 def empty_denoiser(base: Base) -> Any:

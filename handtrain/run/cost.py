@@ -13,10 +13,11 @@ from handdata.errors import UserError
 from handdata.files import require_writable_folder
 from handtrain.data.rows import Row
 from handtrain.method.batches import Order, steps_of
-from handtrain.model.base import Base, adapter_parameters, denoiser_parameters, empty_denoiser
-from handtrain.presets import TrainOptions, prior_batch
+from handtrain.model.base import Base, empty_denoiser
+from handtrain.presets import TrainOptions, prior_batch, routes
 from handtrain.run.flops import Work, counted, flop_of, known_peak, measured_peak
-from handtrain.run.memory import empty_inputs
+from handtrain.run.footprint import SMALLEST_8_BIT, moment_bytes
+from handtrain.run.memory import Memory, empty_inputs
 
 _FLOAT = 4  # bytes
 # Share of the peak in the estimated time. The best public figure for a UNet of this class is 0.335
@@ -85,10 +86,11 @@ def training_flop(plan: Plan, base: Base) -> int:
 def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -> Plan:
     """Count the steps and bytes of a run on rows of one or several gestures."""
     count = len(rows)
-    parameters = denoiser_parameters(base)
+    sizes = Memory(base).weights(options.lora_rank, routes(options))
+    parameters = sizes.frozen + (0 if options.lora_rank else sum(sizes.trained))
     weights = parameters * _FLOAT  # bytes, like the sizes below
-    trained = _FLOAT * (adapter_parameters(base, options.lora_rank) if options.lora_rank else parameters)
-    moments = trained // 2 if options.optimizer == "adam8bit" else 2 * trained
+    tensors = (*sizes.trained, *sizes.layers)
+    trained, moments = _FLOAT * sum(tensors), _stored_moments(tensors, options.optimizer)
     mean = trained if options.ema else 0
     by_image = options.order == "images"
     checkpoint = trained if by_image else trained + moments + mean
@@ -162,6 +164,15 @@ def require_room(plan: Plan, out: Path) -> None:
             f"--out {out}: the run writes up to {_gib(plan.disk_bytes)}, {_gib(free)} are free: "
             "free disk space, or choose another folder"
         )
+
+
+def _stored_moments(tensors: Sequence[int], optimizer: str) -> int:
+    """Return the bytes of Adam's moments in a checkpoint, for trained tensors of these sizes.
+
+    bitsandbytes has two tables of 256 numbers for all tensors in 8 bits; a checkpoint has them with every tensor.
+    """
+    tables = sum(2 * 256 * _FLOAT for size in tensors if size >= SMALLEST_8_BIT) if optimizer == "adam8bit" else 0
+    return moment_bytes(tensors, optimizer) + tables
 
 
 def _duration(seconds: float) -> str:

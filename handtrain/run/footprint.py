@@ -11,6 +11,7 @@ from handtrain.run.memory import Memory, Use
 WORKSPACE = 2**29  # bytes
 # CUDA's context and kernels, and gaps between torch's blocks: an allowance that was not measured
 CONTEXT = 3 * 2**28  # bytes
+SMALLEST_8_BIT = 4096  # elements: moments of smaller tensors stay in float32
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def moment_bytes(tensors: Sequence[int], optimizer: str) -> int:
     """
     if optimizer == "adam":
         return 8 * sum(tensors)
-    return sum(2 * (size + 4 * -(-size // 256)) if size >= 4096 else 8 * size for size in tensors)
+    return sum(2 * (size + 4 * -(-size // 256)) if size >= SMALLEST_8_BIT else 8 * size for size in tensors)
 
 
 def gib(size: float) -> str:

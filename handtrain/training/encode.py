@@ -72,17 +72,23 @@ def encode_texts(texts: Sequence[str], base: Base, device: torch.device, cache: 
 
 
 def fuse_flat(
-    layer: Any, text: torch.Tensor, feature: torch.Tensor, cache: TensorCache, progress: bool
-) -> torch.Tensor:
-    """Return F (n, tokens, width) of the flat layer, which is drawn once for all prompts that are not in the cache."""
+    layer: Any, text: torch.Tensor, feature: torch.Tensor, cache: TensorCache, progress: bool,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:  # fmt: skip
+    """Return F (n, tokens, width) of the flat layer on the CPU; it is drawn once for all prompts not in the cache.
+
+    `device` computes the products. The entries of a GPU differ from those of a CPU by rounding and have other keys.
+    """
     digests = [hashlib.sha256(embedding.numpy().tobytes()).hexdigest() for embedding in text]
     common = {"what": "flat", **asdict(layer), "first_block": layer.first_block_sha256(), "feature": feature.tolist()}
+    kind = torch.device(device).type
+    common |= {} if kind == "cpu" else {"device": kind}
     keys = [key_of(**common, text=digest) for digest in digests]
     entries = [cache.get(key) for key in keys]
     missing = [index for index, entry in enumerate(entries) if entry is None]
     if missing:
         with bar(total=layer.tokens * layer.width, desc="fusion", unit="row", show=progress) as shown:
-            results = layer(text[missing], feature, advance=shown.update)
+            results = layer(text[missing], feature, advance=shown.update, device=device)
         for index, fused in zip(missing, results, strict=True):
             entries[index] = {"fused": fused}
             cache.put(keys[index], {"fused": fused.clone()})

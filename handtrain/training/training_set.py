@@ -92,7 +92,7 @@ def encode_splits(
     if options.fusion == "flat" and options.lam < 1:
         layer = FlatFusion(options.seed, base.sizes.tokens, base.sizes.width, NUMBERS)
         with phases.inside("fusion"):
-            mixed = mix(prompts, fuse_flat(layer, prompts, feature, cache, progress), options.lam)
+            mixed = mix(prompts, fuse_flat(layer, prompts, feature, cache, progress, device), options.lam)
     names, sizes = [[row.image_id for row in split.rows] for split in splits], [len(of_split) for of_split in texts]
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
     latents = [

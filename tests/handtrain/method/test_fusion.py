@@ -1,10 +1,11 @@
+import hashlib
 from pathlib import Path
 
 import pytest
 import torch
 
 from handtrain.method.fusion import GROUP, FlatFusion, TokenFusion, mix
-from handtrain.tensor_cache import TensorCache
+from handtrain.tensor_cache import TensorCache, key_of
 from handtrain.training.encode import fuse_flat
 
 LAYER = FlatFusion(seed=7, tokens=5, width=6, numbers=63)
@@ -52,6 +53,22 @@ def test_the_cache_gives_the_same_bits_as_the_layer(tmp_path: Path) -> None:
     assert torch.equal(fuse_flat(_Broken(7, 5, 6, 63), text, feature, cache, progress=False), fresh)
 
 
+def test_a_gpu_has_its_own_entries_and_those_of_a_cpu_stay(tmp_path: Path) -> None:
+    text, feature = _inputs(2)
+    cache, layer = TensorCache(tmp_path), _Named(7, 5, 6, 63)
+    of_cpu = fuse_flat(LAYER, text, feature, cache, progress=False)
+    common = {"seed": 7, "tokens": 5, "width": 6, "numbers": 63, "first_block": LAYER.first_block_sha256()}
+    keys = [
+        key_of(what="flat", **common, feature=feature.tolist(), text=hashlib.sha256(one.numpy().tobytes()).hexdigest())
+        for one in text
+    ]
+    assert {file.stem for file in tmp_path.rglob("*.safetensors")} == set(keys)
+    of_gpu = fuse_flat(layer, text, feature, cache, progress=False, device="cuda")
+    assert torch.equal(of_gpu, torch.full_like(text, 4))
+    assert torch.equal(fuse_flat(layer, text, feature, cache, progress=False, device="cuda"), of_gpu)
+    assert torch.equal(fuse_flat(_Broken(7, 5, 6, 63), text, feature, cache, progress=False), of_cpu)
+
+
 def test_the_token_layer_starts_as_the_text_itself() -> None:
     text, feature = _inputs(2)
     assert torch.equal(TokenFusion(6, 63)(text, feature), text)
@@ -65,3 +82,12 @@ def test_mix_weights_the_text_by_the_share() -> None:
 class _Broken(FlatFusion):
     def __call__(self, *_: object, **__: object) -> torch.Tensor:
         raise AssertionError("the cache was not used")
+
+
+class _Named(FlatFusion):
+    """Stands in for a GPU: the result is the length of the device's name."""
+
+    def __call__(
+        self, text: torch.Tensor, *_: object, device: torch.device | str = "cpu", **__: object
+    ) -> torch.Tensor:
+        return torch.full_like(text, len(str(device)))

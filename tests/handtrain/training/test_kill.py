@@ -17,7 +17,8 @@ from tests import ROOT
 from tests.handtrain.tiny import write_dataset
 
 # Import everything once, then fork a run for each line: `t 0.4 ...` is killed after 0.4 s, `w 17 ...` when it is
-# about to change the 17th file or folder (-1: never). Print the exit code and the number of changes.
+# about to change the 17th file or folder (-1: never), `c 17 ...` before the 17th change by the thread that writes
+# checkpoints. Print the exit code and the number of changes.
 RUN = """
 import os, signal, sys, threading
 import torch
@@ -36,8 +37,10 @@ def child(kind, moment, argv):
             return
         if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
             return
+        if kind == "c" and not threading.current_thread().name.startswith("checkpoint"):
+            return
         changes += 1
-        if kind == "w" and changes == moment:
+        if kind in "wc" and changes == moment:
             os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(watch)
     if kind == "t":
@@ -141,6 +144,33 @@ def test_killed_and_resumed_runs_end_like_an_uninterrupted_one(
         assert _log(run) == _log(tmp_path / "uninterrupted"), run
         assert not list(run.rglob("*.partial"))
         assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_kills_in_the_thread_that_writes_a_checkpoint_change_nothing(
+    base: Path, tmp_path: Path, runner: Runner
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    common = ["train", "--dataset", str(dataset), "--gesture", "call", "--base", str(base), "--device", "cpu"]
+    common += ["--unet-epochs", "3", "--embedding-batch", "5", "--embedding-steps", "1", "--cache", str(tmp_path / "c")]
+    common += ["--validate-every", "0", "--sample-every", "0", "--no-tensorboard", "--checkpoint-minutes", "0"]
+
+    def run(name: str, moment: int = -1) -> tuple[int, int]:
+        return runner([*common, "--out", str(tmp_path / name)], "c", moment)
+
+    code, changes = run("uninterrupted")
+    assert code == 0
+    of_two = 2 * changes // 14  # changes of the disk by two of the checkpoints, which all but the last step have
+    moments = [1 + of_two * kill // 20 for kill in range(20)]
+    random.Random(0).shuffle(moments)
+    for kill, moment in enumerate(moments):  # four on each run
+        assert run(f"killed-{kill // 4}", moment)[0] == -signal.SIGKILL
+    for number in range(5):
+        killed = tmp_path / f"killed-{number}"
+        assert run(killed.name)[0] == 0
+        assert _result(killed) == _result(tmp_path / "uninterrupted")
+        assert _log(killed) == _log(tmp_path / "uninterrupted")
+        assert not (killed / "checkpoints").exists()
 
 
 def _remove(folder: Path, name: str) -> None:
