@@ -1,7 +1,8 @@
 """A trained model and its base, which draw the same prompt from the same noise."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -9,6 +10,7 @@ from handdata.errors import UserError
 from handdata.huggingface import parse_model
 from handdata.machine import choose_device
 from handtrain.generation.generate import load_pipeline
+from handtrain.generation.poses import pose_of_photograph
 from handtrain.generation.sampling import guidance_of
 from handtrain.model.about import require_whole
 from handtrain.model.base import open_base
@@ -28,6 +30,7 @@ class Drawing:
     guidance: float = 3.0
     mu: float = 1.0  # share of the plain text embedding in the trained model
     pose: str = NO_POSE  # one of `Models.poses`
+    photograph: str | None = None  # path of a photograph whose hand gives the pose, instead of `pose`
     pose_guidance: float = 2.0
 
 
@@ -69,15 +72,26 @@ class Models:
         return [NO_POSE, *(f"{name} {n + 1}" for name, entry in table for n in range(len(entry["poses"])))]
 
     def draw(self, asked: Drawing) -> tuple[Any, Any]:
-        """Return the pictures of the base and of the trained model. Raises `ValueError` for an impossible request."""
+        """Return the pictures of the base and of the trained model.
+
+        Raises `ValueError` for an impossible request, `UserError` for a photograph without a hand.
+        """
         common = {"num_inference_steps": asked.steps, "guidance_scale": asked.guidance}
         more: dict[str, Any] = {"mu": asked.mu}
-        if self.poses and asked.pose != NO_POSE:
-            gesture, _, number = asked.pose.rpartition(" ")
-            pose = self._tuned.gesture.own_poses(gesture)[int(number) - 1]
+        pose = self._pose(asked) if self.poses else None
+        if pose is not None:
             more |= {"poses": pose, "pose_guidance": asked.pose_guidance}
         pictures = [
             pipeline(asked.prompt, generator=torch.Generator().manual_seed(asked.seed), **common, **extra).images[0]
             for pipeline, extra in ((self._base, {}), (self._tuned, more))
         ]
         return pictures[0], pictures[1]
+
+    def _pose(self, asked: Drawing) -> torch.Tensor | None:
+        """Return the requested pose (64,), None if it is left open."""
+        if asked.photograph is not None:
+            return torch.from_numpy(pose_of_photograph(Path(asked.photograph))[0])
+        if asked.pose == NO_POSE:
+            return None
+        gesture, _, number = asked.pose.rpartition(" ")
+        return cast(torch.Tensor, self._tuned.gesture.own_poses(gesture)[int(number) - 1])
