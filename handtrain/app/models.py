@@ -1,6 +1,5 @@
 """A trained model and its base, which draw the same prompt from the same noise."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +8,7 @@ import torch
 from handdata.errors import UserError
 from handdata.huggingface import parse_model
 from handdata.machine import choose_device
+from handtrain.app.drawing import NO_POSE, Drawing
 from handtrain.generation.generate import load_pipeline
 from handtrain.generation.poses import pose_of_photograph
 from handtrain.generation.sampling import guidance_of
@@ -16,22 +16,6 @@ from handtrain.model.about import require_whole
 from handtrain.model.base import open_base
 from handtrain.model.gesture_file import ABOUT_FILE
 from handtrain.options import GenerateOptions
-
-NO_POSE, FREE = "left open", "none"  # of the choices of a pose; of the gestures in a prompt
-
-
-@dataclass
-class Drawing:
-    """A request: the prompt, and how it is drawn."""
-
-    prompt: str
-    seed: int = 0
-    steps: int = 20
-    guidance: float = 3.0
-    mu: float = 1.0  # share of the plain text embedding in the trained model
-    pose: str = NO_POSE  # one of `Models.poses`
-    photograph: str | None = None  # path of a photograph whose hand gives the pose, instead of `pose`
-    pose_guidance: float = 2.0
 
 
 class Models:

@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handdata.errors import UserError
 from handtrain.app import hands
-from handtrain.app.models import FREE, NO_POSE, Drawing, Models
+from handtrain.app.drawing import FREE, NO_POSE, Drawing
 from handtrain.app.rows import Rows
+
+if TYPE_CHECKING:  # needs diffusers; judging does not
+    from handtrain.app.models import Models
 
 # of the answer to every request: the browser itself refuses to load from another host
 _POLICY = (
@@ -19,7 +22,7 @@ _SCENE = "a hand with light skin and a blue sleeve in front of a grey wall"  # i
 _FONT = ["system-ui", "sans-serif"]
 
 
-def serve(models: Models | None, rows: Rows | None, host: str, port: int, show: bool) -> None:
+def serve(models: "Models | None", rows: Rows | None, host: str, port: int, show: bool) -> None:
     """Serve the page until the process is stopped. Raises `UserError` without Gradio, or if the port is taken."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -38,7 +41,7 @@ def serve(models: Models | None, rows: Rows | None, host: str, port: int, show: 
         raise UserError(f"--port {port} cannot be used ({error}): choose another one") from None
 
 
-def build(models: Models | None, rows: Rows | None) -> Any:
+def build(models: "Models | None", rows: Rows | None) -> Any:
     """Return the page as Gradio's blocks, with a tab for each thing that there is."""
     import gradio
 
@@ -55,7 +58,7 @@ def build(models: Models | None, rows: Rows | None) -> Any:
     return page
 
 
-def _generate(gradio: Any, models: Models) -> None:
+def _generate(gradio: Any, models: "Models") -> None:
     phrases = models.phrases
     first = next(iter(phrases))
     with gradio.Row():

@@ -25,7 +25,8 @@ from handdata.recipe import RenderOptions
 from handdata.stages import assemble
 from handdata.world.render import draw
 from handtrain.app import hands, page
-from handtrain.app.models import NO_POSE, Drawing, Models
+from handtrain.app.drawing import NO_POSE, Drawing
+from handtrain.app.models import Models
 from handtrain.app.rows import Rows
 from handtrain.generation.poses import read_pose
 from tests import ROOT
