@@ -62,19 +62,19 @@ def _generate(gradio: Any, models: "Models") -> None:
     phrases = models.phrases
     first = next(iter(phrases))
     with gradio.Row():
-        text = gradio.Textbox(_SCENE, label="Scene", scale=3)
-        gesture = gradio.Dropdown([FREE, *phrases], value=first, label="Gesture that is added to the prompt")
+        text = gradio.Textbox(_SCENE, label="Scene", lines=2, scale=3)
+        gesture = gradio.Dropdown([FREE, *phrases], value=first, label="Gesture")
         seed = gradio.Number(0, label="Seed", precision=0, minimum=0, maximum=2**53 - 1)
     with gradio.Row():
         steps = gradio.Slider(2, 100, 20, step=1, label="Steps")
         guidance = gradio.Slider(1, 12, models.guidance, step=0.5, label="Guidance")
-        mu = gradio.Slider(0, 1, models.mu, step=0.05, label="mu: share of the plain text")
+        mu = gradio.Slider(0, 1, models.mu, step=0.05, label="mu (plain text)")
     with gradio.Row(visible=bool(models.poses)):
-        with gradio.Column(scale=2):
+        with gradio.Column():
             pose = gradio.Dropdown(models.poses or [NO_POSE], value=NO_POSE, label="Pose of the hand")
             strength = gradio.Slider(0, 12, 2, step=0.5, label="Guidance towards the pose")
-        photograph = _file(gradio, "Pose from a photograph, instead of the choice", "pose")
-        found = gradio.Image(label="Its hand, in the square that is drawn", height=220, **_SHOWN)
+        photograph = _file(gradio, "Or that of a photograph", "pose")
+        found = gradio.Image(label="Hand of the photograph", height=220, **_SHOWN)
     photograph.change(_sentences(gradio, lambda path: path and hands.posed(path)), [photograph], [found])
     button = gradio.Button("Generate", variant="primary")
     prompt = gradio.Markdown()

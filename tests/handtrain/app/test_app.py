@@ -114,7 +114,7 @@ def test_the_page_shows_the_fields_of_a_pose_for_models_with_pose_layers_only() 
         models = SimpleNamespace(phrases={"call": "c"}, poses=poses, guidance=3.0, mu=1.0, name="m", base_name="b")
         config = page.build(models, None).config  # type: ignore[arg-type]
         parts = {part["id"]: part for part in config["components"]}
-        shown = [label for label in _labels(config["layout"], parts) if re.search("[Pp]ose|Its hand,", label)]
+        shown = [label for label in _labels(config["layout"], parts) if re.search("[Pp]ose|photograph", label)]
         assert len(shown) == fields, shown
 
 
