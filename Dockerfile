@@ -14,7 +14,7 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         python3 python3-dev python3-venv build-essential cmake git libegl1 libgles2 libgl1 libglib2.0-0 \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home hand
+    && useradd --non-unique --uid 1000 --create-home hand
 
 ENV PATH=/opt/hand1000/bin:$PATH \
     HF_HUB_DISABLE_TELEMETRY=1 \
@@ -27,6 +27,8 @@ RUN python3 -m venv /opt/hand1000 \
     && CMAKE_ARGS="-DLLAVA_BUILD=OFF ${LLAMA}" /opt/hand1000/bin/python -m pip install \
         --no-cache-dir --constraint /src/constraints.txt '/src[all]'
 
-USER hand
+# by its number, that of the first user of most machines, who owns the mounted folder; Ubuntu's image has one, too
+ENV HOME=/home/hand
+USER 1000
 WORKDIR /work
 CMD ["handdata", "doctor"]

@@ -30,7 +30,8 @@ LIBRARIES = ("libEGL.so.1", "libGLESv2.so.2", "libGL.so.1", "libglib-2.0.so.0") 
 NVIDIA = Path("/dev/nvidia0")
 _DEBIAN = "apt-get install libegl1 libgles2 libgl1 libglib2.0-0"
 _EXTRAS = {"": "every command", "data": "handdata build", "train": "handtrain train", "judge": "handtrain judge",
-           "ray": "--engine ray", "heif": "photographs in HEIC"}  # fmt: skip
+           "generate": "handtrain generate", "app": "handtrain app", "ray": "--engine ray",
+           "heif": "photographs in HEIC"}  # fmt: skip
 _MAIN = ("", "data", "train")  # without these the main job cannot run
 _LITTLE, _SMALL = 2e9, 60e9  # bytes of free disk: nothing fits, and less than a build of hand1000 with its models
 _TESTS_ONLY = ("llama3-tokenizer",)

@@ -30,7 +30,7 @@ def test_packages_are_installed_into_the_environment_on_the_path():
     (environment,) = re.findall(r"python3 -m venv (\S+)", RUNS[1])
     assert f"{environment}/bin/python -m pip install" in RUNS[1]
     paths = [words for step, words in STEPS if step == "ENV"]
-    assert len(paths) == 1 and paths[0].startswith(f"PATH={environment}/bin:$PATH")
+    assert paths[0].startswith(f"PATH={environment}/bin:$PATH")
 
 
 def test_the_files_of_the_package_are_not_left_out():
@@ -42,7 +42,8 @@ def test_the_files_of_the_package_are_not_left_out():
 
 
 def test_it_ends_as_a_person_without_rights_and_with_a_command_that_exists():
-    assert [words for step, words in STEPS if step == "USER"] == ["hand"] and "useradd --create-home hand" in RUNS[0]
+    assert [words for step, words in STEPS if step == "USER"] == ["1000"]
+    assert "useradd --non-unique --uid 1000 --create-home hand" in RUNS[0] and ("ENV", "HOME=/home/hand") in STEPS
     program, command = shlex.split(STEPS[-1][1].strip("[]").replace(",", " "))
     assert STEPS[-1][0] == "CMD" and program in PROJECT["project"]["scripts"] and command in handdata.cli.COMMANDS
 

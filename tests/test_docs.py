@@ -180,12 +180,21 @@ def test_the_map_of_the_code_shows_where_everything_is():
     assert [folder + file for folder, file in table.items() if not (ROOT / folder / file).is_file()] == []
 
 
+# a whole number is a measured figure if one of these follows
+UNITS = r"%|times|px|kB|MB|GB|s|seconds|minutes|hours|images|pictures|photographs|trainings"
+
+
 def test_figures_of_the_readme_are_in_the_benchmarks():
     readme, known = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/benchmarks.md"))
     readme = re.sub(r"https?://\S+|Python 3\.\d+|LLaMA 3|Apache-2\.0|Diffusion 1\.4", "", readme)
-    figures = set(re.findall(r"\d+\.\d+", readme))
-    assert len(figures) > 15
-    assert {figure for figure in figures if not re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d])", known)} == set()
+    decimals = set(re.findall(r"\d+\.\d+", readme))
+    assert len(decimals) > 15
+    assert {figure for figure in decimals if not re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d])", known)} == set()
+    measured = rf"(?<![\d.,])\d[\d,]*\s+(?:{UNITS})(?!\w)"
+    readme, known = (" ".join(text.split()) for text in (readme, known))
+    whole = set(re.findall(measured, readme))
+    assert len(whole) > 5
+    assert whole - set(re.findall(measured, known)) == set()
 
 
 def test_the_readme_is_short_and_leads_to_the_tutorials():

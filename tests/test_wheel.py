@@ -161,3 +161,27 @@ def test_the_demo_needs_the_extras_that_make_installs_and_the_judge_its_own(tmp_
     words = ("judge", "demo/base", "--out", "page.html", "--workers", "1")
     run_in(site_of(tmp_path / "one", "judge"), "-c", judge, *words, folder=tmp_path)
     assert (tmp_path / "page.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extra", "words", "sentence"),
+    [
+        (
+            "judge", ["generate", "--model", "m", "--prompt", "p", "--out", "o"],
+            "generate needs the package diffusers: pip install 'hand1000[generate]'",
+        ),
+        ("judge", ["app"], "the app needs Gradio: pip install 'hand1000[app]'"),
+        ("app", ["app"], "app needs the package torch: pip install 'hand1000[train,app]'"),
+        ("generate", ["judge", "o", "--out", "x.html"], "judge needs the package cv2: pip install 'hand1000[judge]'"),
+    ],
+)  # fmt: skip
+def test_a_command_names_the_extra_that_is_not_installed(extra, words, sentence, tmp_path):
+    code = "import sys; from handtrain.cli import main; sys.argv = ['handtrain', *sys.argv[1:]]; main()"
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/a.png").write_bytes((ROOT / "docs/report.png").read_bytes())
+    site = site_of(tmp_path / "site", extra)
+    environment = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-S", "-c", code, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, sentence in done.stderr) == (2, True), done.stderr

@@ -45,7 +45,7 @@ from handdata.stages import (
 from handdata.store.store import everything
 from handdata.workers import rates
 from handdata.workers.shard_worker import ShardWorker, inspect_fetched
-from handdata.workers.software import require_software, software_of
+from handdata.workers.software import require_installed, require_software, software_of
 
 _LOCAL = Execution()
 _CHOICE = STAGES[0].name
@@ -222,12 +222,15 @@ class Build(BuildFolder):
             self.update_record({}, parts=self.part.of)
 
     def _require_models(self, stages: tuple[StageSpec, ...]) -> None:
-        """Look up the models of all stages, their gates and files; raise `UserError` before the first stage runs."""
+        """Look up packages, models, gates and files of all stages; raise `UserError` before the first stage runs."""
         for stage in stages:
             implementation = stage.load()
             if isinstance(implementation, type):
                 options = self._pinned(stage, implementation)
-                if hasattr(implementation, "require") and not self._has_shards(stage):
+                if self._has_shards(stage):
+                    continue
+                require_installed(stage, options)
+                if hasattr(implementation, "require"):
                     implementation.require(options)
 
     def _has_shards(self, stage: StageSpec) -> bool:

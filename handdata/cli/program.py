@@ -7,7 +7,7 @@ that `--help` prints at once.
 """
 
 import errno
-import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -41,6 +41,8 @@ _SYSTEM = {
     errno.EMFILE: _FILES, errno.ENFILE: _FILES,
 }  # fmt: skip
 
+_EXTRAS = {"judge": "judge", "generate": "generate", "app": "train,app"}  # of commands; of all others data or train
+
 
 def main(program: str, about: str, table: Table, argv: list[str]) -> int:
     """Run one command line of a program and return its exit code.
@@ -64,7 +66,9 @@ def main(program: str, about: str, table: Table, argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (nothing else may escape)
-        sentence, code = _sentence(error) or last_resort.report(program, error, debug)
+        sentence, code = (
+            _sentence(error) or _missing_package(error, program, argv) or last_resort.report(program, error, debug)
+        )
         whole = (
             without_secrets(sentence).encode("utf-8", "backslashreplace").decode("utf-8")
         )  # names may hold half a character
@@ -117,3 +121,12 @@ def _sentence(error: BaseException) -> tuple[str, int] | None:
         sentence, code = _SYSTEM[error.errno]
         return sentence.format(file=error.filename or "the output", reason=error.strerror), code
     return None
+
+
+def _missing_package(error: BaseException, program: str, argv: list[str]) -> tuple[str, int] | None:
+    """Return the sentence and the exit code for a package that is not installed, None for another error."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not name or name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+        return None
+    extra = _EXTRAS.get(argv[0], "data" if program == "handdata" else "train")
+    return f"{argv[0]} needs the package {name}: pip install 'hand1000[{extra}]'", 2

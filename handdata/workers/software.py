@@ -15,6 +15,14 @@ def software_of(stage: StageSpec, options: Any) -> Software:
     return versions(*packages(options))
 
 
+def require_installed(stage: StageSpec, options: Any) -> None:
+    """Raise `UserError` if a package of a stage is not installed in this process."""
+    packages = getattr(stage.load(), "packages", lambda options: ())(options)
+    missing = [name for name, installed in versions(*packages).items() if name in packages and installed is None]
+    if missing:
+        raise UserError(f"stage {stage.name} needs {', '.join(missing)}: pip install 'hand1000[data]'")
+
+
 def require_software(named: Software, here: str, there: str) -> None:
     """Raise `UserError` if this process has another version of a package than the build; `here` and `there` name both.
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from handdata.errors import UserError
 from handdata.vision.pixels import UnreadableImage, open_image, to_rgb, upright
+from handtrain.generation.poses import pose_of_photograph
 from handtrain.judging.anatomy import CAVEAT
 from handtrain.judging.judge import Judge, default_anatomy
 from handtrain.judging.rows import JudgedHand
@@ -47,14 +48,30 @@ def drawn(image: Image.Image, hands: Sequence[JudgedHand]) -> Image.Image:
     for number, hand in enumerate(hands, 1):
         points = [(float(x) * factor, float(y) * factor) for x, y, *_ in hand.hand.points()]
         colour = "#d33" if (hand.p_wrong or 0) > 0.5 else "#2a8"
-        for chain in _CHAINS:
-            pen.line([points[joint] for joint in chain], colour, width)
-        for x, y in points:
-            pen.ellipse((x - width, y - width, x + width, y + width), "white", colour)
+        _skeleton(pen, points, colour, width)
         left, top, right, bottom = (value * factor for value in hand.box())
         pen.rectangle((left, top, right, bottom), outline=colour, width=width)
         pen.text((left + 2 * width, top + width), str(number), colour, font_size=max(14, 8 * width))
     return picture
+
+
+def posed(path: str | Path) -> Image.Image:
+    """Return the central square of a photograph with the joints of the hand whose pose is taken from it.
+
+    Raises `UserError` for a file that cannot be read as an image, and without a hand.
+    """
+    pose, square = pose_of_photograph(Path(path))
+    picture = enlarged(square)
+    points = [(float(x) * picture.width, float(y) * picture.height) for x, y, _ in pose[:63].reshape(21, 3)]
+    _skeleton(ImageDraw.Draw(picture), points, "#2a8", max(2, round(picture.width / 300)))
+    return picture
+
+
+def _skeleton(pen: Any, points: Sequence[tuple[float, float]], colour: str, width: int) -> None:
+    for chain in _CHAINS:
+        pen.line([points[joint] for joint in chain], colour, width)
+    for x, y in points:
+        pen.ellipse((x - width, y - width, x + width, y + width), "white", colour)
 
 
 def enlarged(image: Image.Image) -> Image.Image:

@@ -1,34 +1,21 @@
 """A trained model and its base, which draw the same prompt from the same noise."""
 
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 from handdata.errors import UserError
 from handdata.huggingface import parse_model
 from handdata.machine import choose_device
+from handtrain.app.drawing import NO_POSE, Drawing
 from handtrain.generation.generate import load_pipeline
+from handtrain.generation.poses import pose_of_photograph
 from handtrain.generation.sampling import guidance_of
 from handtrain.model.about import require_whole
 from handtrain.model.base import open_base
 from handtrain.model.gesture_file import ABOUT_FILE
 from handtrain.options import GenerateOptions
-
-NO_POSE, FREE = "left open", "none"  # of the choices of a pose; of the gestures in a prompt
-
-
-@dataclass
-class Drawing:
-    """A request: the prompt, and how it is drawn."""
-
-    prompt: str
-    seed: int = 0
-    steps: int = 20
-    guidance: float = 3.0
-    mu: float = 1.0  # share of the plain text embedding in the trained model
-    pose: str = NO_POSE  # one of `Models.poses`
-    pose_guidance: float = 2.0
 
 
 class Models:
@@ -69,15 +56,26 @@ class Models:
         return [NO_POSE, *(f"{name} {n + 1}" for name, entry in table for n in range(len(entry["poses"])))]
 
     def draw(self, asked: Drawing) -> tuple[Any, Any]:
-        """Return the pictures of the base and of the trained model. Raises `ValueError` for an impossible request."""
+        """Return the pictures of the base and of the trained model.
+
+        Raises `ValueError` for an impossible request, `UserError` for a photograph without a hand.
+        """
         common = {"num_inference_steps": asked.steps, "guidance_scale": asked.guidance}
         more: dict[str, Any] = {"mu": asked.mu}
-        if self.poses and asked.pose != NO_POSE:
-            gesture, _, number = asked.pose.rpartition(" ")
-            pose = self._tuned.gesture.own_poses(gesture)[int(number) - 1]
+        pose = self._pose(asked) if self.poses else None
+        if pose is not None:
             more |= {"poses": pose, "pose_guidance": asked.pose_guidance}
         pictures = [
             pipeline(asked.prompt, generator=torch.Generator().manual_seed(asked.seed), **common, **extra).images[0]
             for pipeline, extra in ((self._base, {}), (self._tuned, more))
         ]
         return pictures[0], pictures[1]
+
+    def _pose(self, asked: Drawing) -> torch.Tensor | None:
+        """Return the requested pose (64,), None if it is left open."""
+        if asked.photograph is not None:
+            return torch.from_numpy(pose_of_photograph(Path(asked.photograph))[0])
+        if asked.pose == NO_POSE:
+            return None
+        gesture, _, number = asked.pose.rpartition(" ")
+        return cast(torch.Tensor, self._tuned.gesture.own_poses(gesture)[int(number) - 1])

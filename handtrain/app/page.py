@@ -1,12 +1,16 @@
 """The page of the app, built with Gradio. It loads nothing from other hosts, and sends nothing anywhere."""
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from handdata.errors import UserError
 from handtrain.app import hands
-from handtrain.app.models import FREE, NO_POSE, Drawing, Models
+from handtrain.app.drawing import FREE, NO_POSE, Drawing
 from handtrain.app.rows import Rows
+
+if TYPE_CHECKING:  # needs diffusers; judging does not
+    from handtrain.app.models import Models
 
 # of the answer to every request: the browser itself refuses to load from another host
 _POLICY = (
@@ -18,7 +22,7 @@ _SCENE = "a hand with light skin and a blue sleeve in front of a grey wall"  # i
 _FONT = ["system-ui", "sans-serif"]
 
 
-def serve(models: Models | None, rows: Rows | None, host: str, port: int, show: bool) -> None:
+def serve(models: "Models | None", rows: Rows | None, host: str, port: int, show: bool) -> None:
     """Serve the page until the process is stopped. Raises `UserError` without Gradio, or if the port is taken."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -37,7 +41,7 @@ def serve(models: Models | None, rows: Rows | None, host: str, port: int, show: 
         raise UserError(f"--port {port} cannot be used ({error}): choose another one") from None
 
 
-def build(models: Models | None, rows: Rows | None) -> Any:
+def build(models: "Models | None", rows: Rows | None) -> Any:
     """Return the page as Gradio's blocks, with a tab for each thing that there is."""
     import gradio
 
@@ -54,52 +58,49 @@ def build(models: Models | None, rows: Rows | None) -> Any:
     return page
 
 
-def _generate(gradio: Any, models: Models) -> None:
+def _generate(gradio: Any, models: "Models") -> None:
     phrases = models.phrases
     first = next(iter(phrases))
     with gradio.Row():
-        text = gradio.Textbox(_SCENE, label="Scene", scale=3)
-        gesture = gradio.Dropdown([FREE, *phrases], value=first, label="Gesture that is added to the prompt")
-        seed = gradio.Number(0, label="Seed", precision=0, minimum=0)
+        text = gradio.Textbox(_SCENE, label="Scene", lines=2, scale=3)
+        gesture = gradio.Dropdown([FREE, *phrases], value=first, label="Gesture")
+        seed = gradio.Number(0, label="Seed", precision=0, minimum=0, maximum=2**53 - 1)
     with gradio.Row():
         steps = gradio.Slider(2, 100, 20, step=1, label="Steps")
         guidance = gradio.Slider(1, 12, models.guidance, step=0.5, label="Guidance")
-        mu = gradio.Slider(0, 1, models.mu, step=0.05, label="mu: share of the plain text")
+        mu = gradio.Slider(0, 1, models.mu, step=0.05, label="mu (plain text)")
     with gradio.Row(visible=bool(models.poses)):
-        pose = gradio.Dropdown(models.poses or [NO_POSE], value=NO_POSE, label="Pose of the hand")
-        strength = gradio.Slider(0, 12, 2, step=0.5, label="Guidance towards the pose")
+        with gradio.Column():
+            pose = gradio.Dropdown(models.poses or [NO_POSE], value=NO_POSE, label="Pose of the hand")
+            strength = gradio.Slider(0, 12, 2, step=0.5, label="Guidance towards the pose")
+        photograph = _file(gradio, "Or that of a photograph", "pose")
+        found = gradio.Image(label="Hand of the photograph", height=220, **_SHOWN)
+    photograph.change(_sentences(gradio, lambda path: path and hands.posed(path)), [photograph], [found])
     button = gradio.Button("Generate", variant="primary")
     prompt = gradio.Markdown()
     with gradio.Row():
         before = gradio.Image(label=f"base: {models.base_name}", **_SHOWN)
         after = gradio.Image(label=f"trained: {models.name}", **_SHOWN)
 
-    def draw(text: str, gesture: str, seed: int, steps: int, guidance: float, mu: float, pose: str, strength: float):  # type: ignore[no-untyped-def]
-        asked = Drawing(with_phrase(text, phrases.get(gesture)), int(seed), int(steps), guidance, mu, pose, strength)
-        try:
-            return f"Prompt: *{_plain(asked.prompt)}*", *(hands.enlarged(image) for image in models.draw(asked))
-        except (ValueError, UserError) as error:
-            raise gradio.Error(str(error)) from None
+    def draw(text: str, gesture: str, seed: int | None, *values: Any) -> Any:
+        if seed is None:
+            raise UserError("the seed is empty: give a whole number")
+        prompt = with_phrase(text, phrases.get(gesture))
+        pictures = models.draw(Drawing(prompt, seed, *values))
+        return f"Prompt: *{_plain(prompt)}*", *map(hands.enlarged, pictures)
 
-    button.click(draw, [text, gesture, seed, steps, guidance, mu, pose, strength], [prompt, before, after])
+    values = [seed, steps, guidance, mu, pose, photograph, strength]  # in the order of `Drawing`
+    button.click(_sentences(gradio, draw), [text, gesture, *values], [prompt, before, after])
 
 
 def _judge(gradio: Any) -> None:
     gradio.Markdown(hands.NOTE)
     with gradio.Row():
-        file = gradio.File(label="A picture", type="filepath", scale=1)  # `hands.judged` opens it, within its limits
+        file = _file(gradio, "A picture", "judged")
         shown = gradio.Image(label="Its hands", scale=3, **_SHOWN)
     table = gradio.Dataframe(headers=hands.HEAD, interactive=False, label="Hands")
 
-    def judge(path: str | None):  # type: ignore[no-untyped-def]
-        if path is None:
-            return None, []
-        try:
-            return hands.judged(path)
-        except UserError as error:
-            raise gradio.Error(str(error)) from None
-
-    file.change(judge, [file], [shown, table])
+    file.change(_sentences(gradio, lambda path: hands.judged(path) if path else (None, [])), [file], [shown, table])
 
 
 def _browse(gradio: Any, rows: Rows) -> None:
@@ -111,6 +112,23 @@ def _browse(gradio: Any, rows: Rows) -> None:
                                  column_widths=["25%", "75%"])  # fmt: skip
     number.change(lambda n: rows[int(n) - 1], [number], [picture, about])
     gradio.on(fn=lambda: rows[0], outputs=[picture, about])
+
+
+def _file(gradio: Any, label: str, name: str) -> Any:
+    """Return a field for a picture. It passes the path on: our own reader opens the file, within its limits."""
+    return gradio.File(label=label, type="filepath", scale=1, height=220, elem_id=name)
+
+
+def _sentences(gradio: Any, answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a handler whose mistakes of the user appear on the page as sentences."""
+
+    def handler(*values: Any) -> Any:
+        try:
+            return answer(*values)
+        except (ValueError, UserError) as error:
+            raise gradio.Error(str(error)) from None
+
+    return handler
 
 
 def with_phrase(text: str, phrase: str | None) -> str:

@@ -21,12 +21,15 @@ class App:
     open: bool = False  # show the page in a browser
 
     def __call__(self) -> int:
-        from handtrain.app.models import Models
         from handtrain.app.page import serve
         from handtrain.app.rows import Rows
 
         if self.host not in ("127.0.0.1", "localhost", "::1"):
             print(f"handtrain: anyone who reaches {self.host} can use this page", file=sys.stderr)
-        models = Models(self.model, self.base, self.device) if self.model else None
+        models = None
+        if self.model:
+            from handtrain.app.models import Models
+
+            models = Models(self.model, self.base, self.device)
         serve(models, Rows(self.dataset, self.split) if self.dataset else None, self.host, self.port, self.open)
         return 0

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from handdata.errors import UserError
 from handdata.readers import require_json
@@ -66,7 +67,7 @@ def read_pose(path: Path) -> np.ndarray:
     `UserError` for other files, and for a photograph in which no hand is found.
     """
     if path.suffix.lower() in SUFFIXES:
-        return _of_photograph(path)
+        return pose_of_photograph(path, f"--pose {path}")[0]
     record = require_json(path, "--pose")
     try:
         points = np.array(record["landmarks"], dtype=np.float64)
@@ -78,21 +79,25 @@ def read_pose(path: Path) -> np.ndarray:
     return pose_in_square(points, left, 1, 1, window(1, 1, 1))
 
 
-def _of_photograph(path: Path) -> np.ndarray:
-    from handdata.vision.landmarks import HandFinder, decode
+def pose_of_photograph(path: Path, name: str = "the photograph") -> tuple[np.ndarray, Image.Image]:
+    """Return the pose (64,) of the hand in a photograph's central square, and the square, turned as its EXIF states.
 
-    image = decode(path.read_bytes())
-    if image is None:
-        raise UserError(f"--pose {path} cannot be read as an image: give a JPEG, PNG or WebP file")
+    Raises `UserError` for a file that cannot be read as an image, and without a hand; `name` begins the sentence.
+    """
+    from handdata.vision.landmarks import HandFinder
+    from handdata.vision.pixels import UnreadableImage, open_image, upright
+
+    try:
+        with open_image(path) as opened:
+            image = upright(opened)
+    except (UnreadableImage, OSError) as error:
+        raise UserError(f"{name} cannot be read as an image ({error}): give a JPEG, PNG or WebP file") from None
     with HandFinder(hands=1) as finder:
-        hands = finder.find(image)
+        hands = finder.find(np.asarray(image))
     if not len(hands.landmarks):
-        raise UserError(
-            f"--pose {path}: no hand is found in it; give a photograph in which one hand is clearly visible"
-        )
-    height, width = image.shape[:2]
-    cut = window(width, height, min(width, height))
-    return pose_in_square(hands.landmarks[0], hands.handedness[0] == "Left", width, height, cut)
+        raise UserError(f"{name}: no hand is found in it; give a photograph in which one hand is clearly visible")
+    cut = window(*image.size, min(image.size))
+    return pose_in_square(hands.landmarks[0], hands.handedness[0] == "Left", *image.size, cut), cut.crop(image)
 
 
 def _tuples(poses: np.ndarray) -> list[Pose]:

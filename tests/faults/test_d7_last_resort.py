@@ -37,7 +37,8 @@ def ended(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str, na
         KeyError("pose"), AssertionError(), RecursionError("maximum recursion"),
         UnicodeDecodeError("ascii", b"x", 0, 1, "no"),
         Odd("two\nlines\tof text " * 100), OSError("without a number"), ExceptionGroup("several", [ValueError("a")]),
-        StopIteration("end"), ZeroDivisionError("\ud800"), OSError(errno.EPROTO, "strange", "file"),
+        StopIteration("end"), ModuleNotFoundError("of an installed package", name="json.absent"),
+        ZeroDivisionError("\ud800"), OSError(errno.EPROTO, "strange", "file"),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
@@ -110,6 +111,11 @@ def test_d7_ordinary_text_is_not_changed() -> None:
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/b/x/y"), 2, "/b/x/y cannot be used, since a part"),
         (OSError(errno.EIO, "Input/output error", "/disk/file"), 1, "/disk/file cannot be read or written"),
         (OSError(errno.EMFILE, "Too many open files", "x"), 1, "ulimit -n"),
+        (
+            ModuleNotFoundError("No module", name="absent_x.y"),
+            2,
+            "status needs the package absent_x: pip install 'hand1",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "/locked/x"), 2, "/locked/x cannot be read or written"),
     ],
     ids=str,

@@ -6,15 +6,18 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
 from handdata import doctor
 from handdata.assets import assets, cache_folder
 from handdata.doctor import Finding
+from tests import ROOT
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -92,6 +95,30 @@ def test_packages_are_compared_with_the_requirements_of_each_extra(monkeypatch, 
         assert finding.remedy == f"pip install 'hand1000[{line.split()[1]}]'"
 
 
+EXTRAS = sorted(set(doctor._EXTRAS) - {""})
+
+
+@pytest.mark.parametrize("broken", EXTRAS)
+def test_a_missing_package_of_an_extra_changes_its_line_alone(monkeypatch, broken):
+    def version(name: str) -> str:
+        if name == f"part-of-{broken}":
+            raise metadata.PackageNotFoundError(name)
+        return "2"
+
+    about = SimpleNamespace(get_all=lambda field: EXTRAS)
+    monkeypatch.setattr(metadata, "metadata", lambda name: about)
+    monkeypatch.setattr(metadata, "requires", lambda name: [f"part-of-{name}>=1; extra == '{name}'" for name in EXTRAS])
+    monkeypatch.setattr(metadata, "version", version)
+    found = by_name(doctor._packages)
+    assert {line for line, finding in found.items() if finding.state != "ok"} == {f"extra {broken}"}
+    assert found[f"extra {broken}"].state == ("fault" if broken in ("data", "train") else "note")
+
+
+def test_every_extra_that_a_user_installs_has_a_line():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"all", "dev", "cuda"}
+
+
 def test_a_checkout_that_is_not_installed_is_named(monkeypatch):
     def requires(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
@@ -125,6 +152,8 @@ def test_a_gpu_that_torch_cannot_use_is_a_fault_and_one_that_llama_cannot_use_a_
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(doctor, "NVIDIA", tmp_path / "nvidia0")
     assert by_name(doctor._gpu)["GPU"].state == "note"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert by_name(doctor._gpu)["GPU"].found.startswith("MPS of this Mac")
     (tmp_path / "nvidia0").touch()
     assert by_name(doctor._gpu)["GPU"].state == "fault"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -146,6 +175,10 @@ def test_a_cache_that_cannot_be_a_folder_is_a_fault(monkeypatch, tmp_path):
     monkeypatch.setenv("HAND1000_CACHE", str(tmp_path / "file" / "cache"))
     finding = by_name(doctor._disk)["cache"]
     assert (finding.state, "HAND1000_CACHE" in finding.remedy) == ("fault", True)
+    assert by_name(doctor._disk)["Hub's cache"].state == "ok"
+    monkeypatch.setattr(doctor, "_hub_cache", lambda: tmp_path / "file" / "hub")
+    finding = by_name(doctor._disk)["Hub's cache"]
+    assert (finding.state, "HF_HOME" in finding.remedy) == ("fault", True)
 
 
 def test_model_files_are_missing_damaged_or_right(monkeypatch, tmp_path):
@@ -154,9 +187,10 @@ def test_model_files_are_missing_damaged_or_right(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "_hub_cache", lambda: tmp_path / "hub")
     found = by_name(doctor._models)
     assert (found["hand-landmarker"].state, found["clip-vocabulary"].state) == ("fault", "note")
-    assert found["base model"].state == "note"
-    (tmp_path / "hub" / "models--CompVis--stable-diffusion-v1-4" / "snapshots" / "abc").mkdir(parents=True)
-    assert by_name(doctor._models)["base model"].state == "ok"
+    for kind, repo in doctor._of_the_paper():
+        assert by_name(doctor._models)[kind].state == "note"
+        (tmp_path / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / "abc").mkdir(parents=True)
+        assert by_name(doctor._models)[kind].state == "ok"
     (tmp_path / real.name).write_bytes(b"damaged")
     assert by_name(doctor._models)["hand-landmarker"].found == "damaged (wrong sha256)"
     shutil.copy(real, tmp_path)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from importlib import metadata
 
 import pytest
 
@@ -151,3 +152,23 @@ def test_all_models_are_looked_up_before_the_first_stage_runs(tmp_path, monkeypa
     until = Build.start(override(MINI, caption={"model": "maker/none"}), tmp_path / "some")
     until.run(until="select", progress=False)
     assert ran == ["select"], "models of stages that do not run are not needed"
+
+
+def test_a_missing_package_is_named_before_the_first_stage_runs(tmp_path, monkeypatch):
+    ran: list[str] = []
+    monkeypatch.setattr("handdata.stages.select.run", lambda *_: ran.append("select") or StageReport())
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "transformers":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr("handdata.assets.cache_folder", lambda: REAL)
+    build = Build.start(MINI, tmp_path / "build")
+    with pytest.raises(UserError, match=r"stage caption needs transformers: pip install 'hand1000\[data\]'"):
+        build.run(progress=False)
+    assert not ran
+    build.run(until="select", progress=False)
+    assert ran == ["select"], "packages of stages that do not run are not needed"

@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from handdata.builds.build import Build
@@ -22,8 +25,10 @@ from handdata.recipe import RenderOptions
 from handdata.stages import assemble
 from handdata.world.render import draw
 from handtrain.app import hands, page
-from handtrain.app.models import NO_POSE, Drawing, Models
+from handtrain.app.drawing import NO_POSE, Drawing
+from handtrain.app.models import Models
 from handtrain.app.rows import Rows
+from handtrain.generation.poses import read_pose
 from tests import ROOT
 from tests.finished import QUIET, finished_build
 from tests.handtrain.training.test_pose_training import PLUS
@@ -64,6 +69,62 @@ def test_both_models_draw_the_same_noise_and_the_pose_changes_only_the_trained_o
     assert [np.array_equal(*pair) for pair in zip(first, again, strict=True)] == [True, True]
     assert [np.array_equal(*pair) for pair in zip(first, posed, strict=True)] == [True, False]
     assert models.poses[:2] == [NO_POSE, "call 1"] and models.phrases == {"call": "making phone call hand gesture"}
+
+
+@pytest.mark.slow
+def test_the_pose_of_a_photograph_is_that_of_the_command(models: Models, palm: Path, tmp_path: Path) -> None:
+    """As `generate --pose PHOTO`, also for a photograph that its EXIF turns."""
+    with Image.open(palm) as upright:
+        exif = upright.getexif()
+        exif[0x0112] = 6  # to be turned by 90 degrees
+        upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+        upright.save(tmp_path / "upright.png")
+    poses = [read_pose(tmp_path / name) for name in ("upright.png", "turned.png")]
+    assert np.array_equal(*poses)
+    chosen, left_open = (
+        models.draw(Drawing("a person", seed=1, steps=2, pose=pose, photograph=photograph))
+        for pose, photograph in ((models.poses[1], str(tmp_path / "turned.png")), (NO_POSE, None))
+    )
+    assert [np.array_equal(*pair) for pair in zip(chosen, left_open, strict=True)] == [True, False]
+    expected = models._tuned(
+        "a person", poses=torch.from_numpy(poses[0]), pose_guidance=2.0, num_inference_steps=2, guidance_scale=3.0,
+        mu=1.0, generator=torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    assert np.array_equal(chosen[1], expected.images[0])
+
+
+def test_the_hand_of_a_photograph_is_shown_in_its_square_and_a_wall_has_none(palm: Path, tmp_path: Path) -> None:
+    with Image.open(palm) as image:
+        wide = Image.new("RGB", (image.width * 2, image.height), image.getpixel((2, 2)))
+        wide.paste(image, (image.width // 2, 0))
+        wide.save(tmp_path / "wide.png")
+    shown = hands.posed(tmp_path / "wide.png")
+    assert shown.size == (512, 512) and (np.asarray(shown) == (0x22, 0xAA, 0x88)).all(axis=2).sum() > 500
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "wall.png")
+    with pytest.raises(UserError, match="the photograph: no hand is found"):
+        hands.posed(tmp_path / "wall.png")
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(UserError, match="the photograph cannot be read as an image"):
+        hands.posed(tmp_path / "text.png")
+
+
+@pytest.mark.slow
+def test_the_page_shows_the_fields_of_a_pose_for_models_with_pose_layers_only() -> None:
+    for poses, fields in (([], 0), ([NO_POSE, "call 1"], 4)):
+        models = SimpleNamespace(phrases={"call": "c"}, poses=poses, guidance=3.0, mu=1.0, name="m", base_name="b")
+        config = page.build(models, None).config  # type: ignore[arg-type]
+        parts = {part["id"]: part for part in config["components"]}
+        shown = [label for label in _labels(config["layout"], parts) if re.search("[Pp]ose|photograph", label)]
+        assert len(shown) == fields, shown
+
+
+def _labels(layout: dict[str, Any], parts: dict[int, Any]) -> Iterator[str]:
+    """Yield the labels of the visible fields below a node of Gradio's layout."""
+    properties = parts[layout["id"]]["props"] if "id" in layout and layout["id"] in parts else {}
+    if properties.get("visible", True):
+        yield from [properties["label"]] if properties.get("label") else []
+        for child in layout.get("children") or ():
+            yield from _labels(child, parts)
 
 
 def test_a_base_cannot_be_the_trained_model(base: Path) -> None:
@@ -182,10 +243,13 @@ def _use(address: str, picture: Path) -> None:
         def click(path: str) -> None:
             wait.until(lambda _: driver.find_elements(By.XPATH, path))[0].click()
 
+        find = "#{} input[type=file]".format
+        wait.until(lambda _: driver.find_elements(By.CSS_SELECTOR, find("pose")))[0].send_keys(str(picture))
+        wait.until(lambda _: len(driver.find_elements(By.CSS_SELECTOR, "img")) >= 1)
         click("//button[normalize-space()='Generate' and contains(@class, 'primary')]")
-        wait.until(lambda _: len(driver.find_elements(By.CSS_SELECTOR, "img")) >= 2)
+        wait.until(lambda _: len(driver.find_elements(By.CSS_SELECTOR, "img")) >= 3)
         click("//button[@role='tab' and contains(., 'Judge')]")
-        wait.until(lambda _: driver.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0].send_keys(str(picture))
+        wait.until(lambda _: driver.find_elements(By.CSS_SELECTOR, find("judged")))[0].send_keys(str(picture))
         wait.until(lambda _: "Right" in driver.page_source or "Left" in driver.page_source)
         click("//button[@role='tab' and contains(., 'Dataset')]")
         wait.until(lambda _: "image_id" in driver.page_source)
