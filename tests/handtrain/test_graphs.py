@@ -102,6 +102,7 @@ def taped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "captured", tape.captured)
 
 
+@pytest.mark.slow
 def test_replayed_steps_are_eager_steps(base: Path, taped: None) -> None:
     eager = Training(*_posed(base, replayed=False), replayed=False)
     model, module = _posed(base, replayed=True)
@@ -126,6 +127,7 @@ def test_a_number_outside_of_a_tensor_stays_as_it_was_captured(base: Path, taped
     assert all(torch.equal(one[name], two[name]) == (not name.startswith("average/")) for name in one)
 
 
+@pytest.mark.slow
 def test_steps_without_effect_change_nothing_and_begin_the_moments(base: Path) -> None:
     model, module = _posed(base, replayed=True, precision="bf16")
     ours = Training(model, module, replayed=True)
