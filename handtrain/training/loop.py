@@ -47,15 +47,9 @@ class Phase:
 
 
 def tune(
-    session: Session,
-    model: Diffusion,
-    module: torch.nn.Module,
-    split: EncodedSplit,
-    embeddings: torch.Tensor,
-    phase: Phase,
-    fuse: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    observer: Observer | None = None,
-) -> None:
+    session: Session, model: Diffusion, module: torch.nn.Module, split: EncodedSplit, embeddings: torch.Tensor,
+    phase: Phase, fuse: Callable[[torch.Tensor], torch.Tensor] | None = None, observer: Observer | None = None,
+) -> None:  # fmt: skip
     """Train the parameters of a module that require gradients, from the checkpoint if it is of this phase.
 
     `embeddings` (n, tokens, width) are the frozen ones of the images of the split; a trained layer `fuse` maps them to
@@ -66,7 +60,8 @@ def tune(
     total = course.order.steps if course else steps_of(len(split), phase.batch, phase.epochs)
     options = course.options if course else TrainOptions()
     optimiser, average, first = _begun(session, model, module, phase, options)
-    take = _step(model, module, optimiser, average, phase, options, processes, fuse)
+    replayed = _replayed(model, module, optimiser, average, phase, options, processes, fuse)
+    add, clip = processes.add_gradients, options.unet_clip
     session.stops.deferred = True  # until the last checkpoint
     if observer and first == 0:
         observer.observe(model, 0, total)
@@ -79,7 +74,13 @@ def tune(
     for step, (image_ids, latents, draw, inputs) in steps:
         rate = _set_rate(optimiser, phase, options, step, total)
         average.begin(step)
-        losses = processes.gather_losses(take(latents, draw, inputs, len(image_ids)), len(image_ids))
+        count = len(image_ids)
+        if replayed:
+            losses = replayed(latents, draw, inputs, count)
+        else:
+            losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, count, add, clip)
+            average.update(module)
+        losses = processes.gather_losses(losses, count)
         session.log_step(phase.stage, step, image_ids, losses, rate, part=phase.part)
         steps.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
         ended = observer is not None and _observed(observer, model, module, average, step + 1, total)
@@ -91,11 +92,13 @@ def tune(
     average.replace(module)
 
 
-def _step(
+def _replayed(
     model: Diffusion, module: torch.nn.Module, optimiser: torch.optim.Optimizer, average: Average, phase: Phase,
     options: TrainOptions, processes: Processes, fuse: Callable[[torch.Tensor], torch.Tensor] | None,
-) -> Step:  # fmt: skip
-    """Return the function that takes a step: gradients, optimizer and running mean."""
+) -> Step | None:  # fmt: skip
+    """Return the function that replays a step (gradients, optimizer and running mean), None without --graphs."""
+    if not model.replayed:
+        return None
     add, clip = processes.add_gradients, options.unet_clip
 
     def take(latents: Latents, draw: Draw, inputs: torch.Tensor, count: int) -> torch.Tensor:
@@ -103,7 +106,7 @@ def _step(
         average.update(module)
         return losses
 
-    return Replayed(take, phase.batch, model, optimiser, average) if model.replayed else take
+    return Replayed(take, phase.batch, model, optimiser, average)
 
 
 def _observed(
