@@ -30,6 +30,7 @@ from tests import ROOT
 from tests.chat_server import chat_server, says
 from tests.finished import QUIET, finished_build
 from tests.handtrain.tiny_xl import write_xl_base
+from tests.handtrain.tiny_z import write_z_base
 from tests.hub_server import HubServer
 from tests.hub_store import User
 from tests.snippets import PROGRAMS, Snippet, parse, snippets
@@ -86,6 +87,7 @@ PLACES = [
     (r"\bDATASET\b|\btrainset\b", "<<dataset>>"),
     (r"\b(BASE|MODEL)\b", "hf:CompVis/stable-diffusion-v1-4"),
     (r"hf:stabilityai/stable-diffusion-xl-base-1\.0", "./xl-base"),
+    (r"hf:Tongyi-MAI/Z-Image", "./z-base"),
     (r"\bRUN\b", "runs/call"),
     (r"^handtrain train(?=.* --preset few)", f"handtrain train {_FEW}"),
     (r"^handtrain train(?! --unet)", f"handtrain train {_TRAIN}"),
@@ -240,6 +242,7 @@ def prepare(folder: Path, stands: Stands) -> None:
     """Put files into a page's folder that its snippets take as given."""
     if folder.name == "models.md":
         write_xl_base(folder / "xl-base")
+        write_z_base(folder / "z-base")
     if folder.name == "own_gesture.md":
         _draw_photographs(folder)
     images = sorted((stands.build / "images/call").iterdir())[:2]
