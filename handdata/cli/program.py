@@ -126,7 +126,7 @@ def _sentence(error: BaseException) -> tuple[str, int] | None:
 def _missing_package(error: BaseException, program: str, argv: list[str]) -> tuple[str, int] | None:
     """Return the sentence and the exit code for a package that is not installed, None for another error."""
     name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if not name or name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+    if not name or not argv or name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
         return None
     extra = _EXTRAS.get(argv[0], "data" if program == "handdata" else "train")
     return f"{argv[0]} needs the package {name}: pip install 'hand1000[{extra}]'", 2

@@ -22,9 +22,9 @@ from handtrain.generation.generate import generate, load_pipeline
 from handtrain.model.backbones import stable_diffusion_xl
 from handtrain.model.base import open_base
 from handtrain.options import GenerateOptions
-from handtrain.training import loop
 from tests.handtrain import tiny
 from tests.handtrain.tiny_xl import POOLED, write_xl_base
+from tests.handtrain.training.killing import killed_at_the_fourth_step
 from tests.handtrain.training.test_recomputed import BATCH, COUNT, LR2, LR3, STEPS, _draws, two_stages
 
 pytestmark = pytest.mark.slow  # a minute together
@@ -117,15 +117,7 @@ def posed(xl: Path, train: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_a_run_that_was_stopped_resumes_to_the_same_weights(
     xl: Path, posed: Path, train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, steps = loop.tuning_step, []
-
-    def killed(*arguments: Any) -> Any:
-        steps.append(1)
-        if len(steps) == 4:
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    monkeypatch.setattr(loop, "tuning_step", killed)
+    steps = killed_at_the_fourth_step(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", **{**PLUS, "base": xl})
     model = train(tmp_path / "run", **{**PLUS, "base": xl}).model

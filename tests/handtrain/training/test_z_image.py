@@ -19,9 +19,9 @@ from handtrain.exporting.export import export
 from handtrain.generation.generate import generate
 from handtrain.model.backbones import z_image
 from handtrain.model.base import open_base
-from handtrain.training import loop
 from tests.handtrain import tiny
 from tests.handtrain.tiny_z import CELL_SHIFT, WIDTH, write_z_base
+from tests.handtrain.training.killing import killed_at_the_fourth_step
 from tests.handtrain.training.test_recomputed import BATCH, COUNT, LR2, LR3, STEPS, _draws, two_stages
 
 pytestmark = pytest.mark.slow  # a minute together
@@ -110,15 +110,7 @@ def whole(z: Path, texts: Path, train: Jobs, tmp_path_factory: pytest.TempPathFa
 def test_a_run_that_was_stopped_resumes_to_the_same_weights(
     z: Path, texts: Path, whole: Path, train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, steps = loop.tuning_step, []
-
-    def killed(*arguments: Any) -> Any:
-        steps.append(1)
-        if len(steps) == 4:
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    monkeypatch.setattr(loop, "tuning_step", killed)
+    steps = killed_at_the_fourth_step(monkeypatch)
     given = {**WHOLE, "base": z, "dataset": texts}
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", **given)
