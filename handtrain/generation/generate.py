@@ -28,7 +28,7 @@ from handtrain.generation import pictures
 from handtrain.generation.batches import batches, number_format, wait
 from handtrain.generation.pictures import Picture
 from handtrain.generation.poses import check_pose, chosen_pose, poses_of
-from handtrain.generation.sampling import guidance_of
+from handtrain.generation.sampling import decode_in_float32, guidance_of
 from handtrain.hashes import known_sha256
 from handtrain.method.conditioning import POSE_NUMBERS
 from handtrain.method.micro_batch import release_memory
@@ -142,7 +142,7 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
     networks = {part: base.network(part) for part in base.backbone.NETWORKS}
     for part, network in networks.items():
         if part == "vae" and base.backbone.decodes_in_float32(base.configs[part]):
-            _decode_in_float32(network)
+            decode_in_float32(network)
         else:
             torch.nn.Module.to(network, dtype=numbers)  # diffusers' own `to` warns of no modules at all
     tokenizers = {part: base.tokenizer(part) for part in base.backbone.TOKENIZERS.values()}
@@ -160,12 +160,6 @@ def load_pipeline(base: Base, about: dict[str, Any], options: GenerateOptions, d
     if options.sampler == "reference":
         pipeline.scheduler = ReferenceSchedule.from_config(pipeline.scheduler.config)  # type: ignore[no-untyped-call]
     return pipeline.to(device)
-
-
-def _decode_in_float32(vae: Any) -> None:
-    """Let a VAE in float32 take latents of other types."""
-    decode = vae.decode
-    vae.decode = lambda latents, **more: decode(latents.float(), **more)
 
 
 def embed_plainly(base: Base, pipeline: Any, prompts: Sequence[str]) -> Texts:

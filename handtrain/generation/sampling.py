@@ -1,7 +1,7 @@
 """Sample images during training: DDIM with fixed seeds, and grids of such samples."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ class Sampler:
     unconditional: Texts  # '' as a single text
     steps: int
     pose: PoseLayers | None = None  # attached to the network
+    prepared: Callable[[], AbstractContextManager[None]] = nullcontext  # in it a network of 16 bits takes float32
 
     def __call__(self, texts: Texts, seeds: Sequence[int], poses: torch.Tensor | None = None) -> list[Any]:
         """Return a Pillow image for each text (n rows), seed and, if given, pose (n, 64)."""
@@ -53,7 +54,7 @@ class Sampler:
                 drawing = guided(self.pose, poses, guidance, None)
         negative = self.unconditional.repeated(len(seeds))
         positive, negative = (each.to(device, torch.float32) for each in (texts, negative))
-        with drawing:
+        with drawing, self.prepared():
             return pipeline(
                 **backbone.call(positive, negative, guidance, 0.0),
                 height=self.base.resolution,
@@ -62,6 +63,12 @@ class Sampler:
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 output_type=kind,
             ).images
+
+
+def decode_in_float32(vae: Any) -> None:
+    """Let a VAE in float32 take latents of other types."""
+    decode = vae.decode
+    vae.decode = lambda latents, **more: decode(latents.float(), **more)
 
 
 def sample_grid(

@@ -58,6 +58,7 @@ class Diffusion:
     micro_batch: MicroBatch = field(default_factory=MicroBatch)
     pose: PoseLayers | None = None  # attached to the UNet
     half: HalfCopy | None = None  # the UNet's copy that computes
+    aside: bool = False  # whether all of the UNet but its adapters is in the computer's memory
     form: Form = UNET  # the way in which the network is called
 
     @property

@@ -7,6 +7,8 @@ Normalization layers compute their statistics in float32 in torch's kernels, wha
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,18 +17,32 @@ import torch
 class HalfCopy:
     """A copy in bfloat16 of a network in float32; it is frozen until `follow`."""
 
-    def __init__(self, network: Any) -> None:
-        self.network = copy.deepcopy(network)
-        torch.nn.Module.to(self.network, dtype=torch.bfloat16)  # diffusers' own `to` warns of layers kept in float32
-        self.network.requires_grad_(False)
+    def __init__(self, network: Any, device: torch.device | None = None) -> None:
+        """Copy a network onto a device (default: its own), where its weights are never in float32."""
+        copies: dict[int, Any] = {}
+        for tensor in (*network.parameters(), *network.buffers()):
+            kind = torch.bfloat16 if tensor.is_floating_point() else tensor.dtype
+            moved = tensor.detach().to(device or tensor.device, kind, copy=True)
+            parameter = isinstance(tensor, torch.nn.Parameter)
+            copies[id(tensor)] = torch.nn.Parameter(moved, requires_grad=False) if parameter else moved
+        self.network = copy.deepcopy(network, copies)
         self._call: Any = self.network
         self._weights: list[torch.Tensor] = []  # of the network, those that are trained
         self._copies: list[torch.Tensor] = []
 
     def __call__(self, sample: Any, timestep: Any, *others: Any, **named: Any) -> Any:
         """Return the network's answer in bfloat16; all inputs but the time are converted."""
-        converted = {name: _half(value) for name, value in named.items()}
-        return self._call(_half(sample), timestep, *map(_half, others), **converted)
+        arguments, converted = _inputs((sample, timestep, *others), named)
+        return self._call(*arguments, **converted)
+
+    @contextmanager
+    def converting(self) -> Iterator[None]:
+        """Let `network` itself convert its inputs, as a pipeline calls it."""
+        hook = self.network.register_forward_pre_hook(lambda _, *given: _inputs(*given), with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def computed_by(self, compiled: Any) -> "HalfCopy":
         """Let the compiled network compute in place of the network, and return self."""
@@ -72,6 +88,11 @@ class HalfCopy:
         """Copy the network's trained weights into the copy."""
         if self._copies:
             torch._foreach_copy_(self._copies, self._weights)
+
+
+def _inputs(arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    sample, timestep, *others = arguments
+    return (_half(sample), timestep, *map(_half, others)), {name: _half(value) for name, value in named.items()}
 
 
 def _half(value: Any) -> Any:

@@ -181,7 +181,15 @@ def add_adapters(unet: Any, rank: int, seed: int) -> None:
     unet.requires_grad_(False)
 
 
+def move_adapters(unet: Any, device: torch.device) -> None:
+    """Move the adapters to a device, and leave the other weights where they are."""
+    for name, module in unet.named_modules():
+        if name.endswith((".lora_A", ".lora_B")):
+            module.to(device)
+
+
 def merge_adapters(unet: Any) -> None:
-    """Add the trained adapters to the weights of their layers, and remove them."""
+    """Add the trained adapters to the weights of their layers, on the CPU, and remove them."""
+    unet.to("cpu")
     unet.fuse_lora()
     unet.unload_lora()

@@ -17,6 +17,7 @@ from handtrain.method.diffusion import Diffusion
 from handtrain.method.half import HalfCopy
 from handtrain.method.micro_batch import MicroBatch
 from handtrain.method.prediction import UNET, Form
+from handtrain.method.unet import move_adapters
 from handtrain.presets import RunOptions, TrainOptions
 
 
@@ -75,14 +76,19 @@ def diffusion(
     `options` must be `resolved`, and so must `graphs`.
     """
     low, compiled = options.precision != "fp32", running.compile != "no"
-    unet = unet.to(device).requires_grad_(False).train()
+    unet = unet.requires_grad_(False).train()
     # Not in eager mode: there every norm copies its input twice, 85.7 against 80.5 images/s (docs/benchmarks.md)
     fast = low and compiled and device.type == "cuda"
     if running.channels_last == "yes" or (running.channels_last == "auto" and fast):
         unet = unet.to(memory_format=torch.channels_last)
     if running.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    reduced, half = running.compile == "cuda-graphs", HalfCopy(unet) if options.precision == "bf16" else None
+    reduced, half = running.compile == "cuda-graphs", HalfCopy(unet, device) if options.precision == "bf16" else None
+    aside = left_aside(options)
+    if aside:
+        move_adapters(unet, device)
+    else:
+        unet = unet.to(device)
     call: Any = half
     if compiled:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))  # outlives the run
@@ -93,8 +99,13 @@ def diffusion(
     autocast, micro_batch = torch.bfloat16 if low and not half else None, MicroBatch(running.micro_batch)
     return Diffusion(
         unet, schedule, scaling, device, autocast, call, reduced, running.graphs == "on", micro_batch, half=half,
-        form=form,
+        aside=aside, form=form,
     )  # fmt: skip
+
+
+def left_aside(options: TrainOptions) -> bool:
+    """Return whether the frozen weights in float32 are not on the device: beneath adapters, a copy computes."""
+    return bool(options.lora_rank) and options.precision == "bf16"
 
 
 def peak_mib(device: torch.device) -> float:

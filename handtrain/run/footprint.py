@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from handtrain.presets import OBSERVED_AT_ONCE, PRIOR_AT_ONCE, RunOptions, TrainOptions, routes
+from handtrain.run.device import left_aside
 from handtrain.run.memory import Memory, Use
 
 # Intermediate results of cuDNN and cuBLAS: peaks measured on an H100 and an H200 exceed the count of tensors
@@ -19,6 +20,7 @@ class Footprint:
     """The bytes on the device. Parts of one run are not all there at once: `peaks` has what is there in each phase."""
 
     weights: int  # of the trained network in float32, with adapters and pose layers
+    aside: int  # of the network in float32, in the computer's memory in place of the device's
     gradients: int
     moments: int  # of Adam
     copy: int  # of the network in bfloat16
@@ -48,6 +50,8 @@ class Footprint:
         }  # fmt: skip
         lines = [f"memory:    {gib(self.peak)} at most, in {largest}"]
         lines += [_line(name, size) for name, size in parts.items() if size]
+        if self.aside:
+            lines += [f"           (the frozen weights in float32, {gib(self.aside)}, stay in the computer's memory)"]
         each = "; ".join(f"{gib(size)} in {phase}" for phase, size in self.frozen.items())
         lines += [_line("frozen networks", max(self.frozen.values()), each)]
         for stage, size in self.activations.items():
@@ -69,7 +73,10 @@ def footprint(memory: Memory, options: TrainOptions, running: RunOptions, proces
     """
     sizes = memory.weights(options.lora_rank, routes(options))
     tensors = (*sizes.trained, *sizes.layers)
-    weights, trained, half = 4 * (sizes.frozen + sum(tensors)), 4 * sum(tensors), options.precision == "bf16"
+    trained, half = 4 * sum(tensors), options.precision == "bf16"
+    weights, aside = 4 * sizes.frozen + trained, 0
+    if left_aside(options):
+        weights, aside = trained, 4 * sizes.frozen
     copy, copy_gradients = (2 * size if half else 0 for size in (sizes.frozen + sum(sizes.trained), sum(sizes.trained)))
     moments, mean = moment_bytes(tensors, options.optimizer), trained if options.ema else 0
     images = _at_once(options, running, processes)
@@ -88,13 +95,14 @@ def footprint(memory: Memory, options: TrainOptions, running: RunOptions, proces
         peaks["Stage III"] = max(peaks["Stage III"], further)
     if drawn := _drawn_at_once(options, running):
         frozen["samples"] = memory.frozen("vae")
-        drawing = max(memory.peak(Use("predict"), 2 * drawn), memory.peak(Use("decode"), 1))
+        predict = Use("predict", "bf16", rank=options.lora_rank) if aside else Use("predict")
+        drawing = max(memory.peak(predict, 2 * drawn), memory.peak(Use("decode"), 1))
         standing = weights + trained + copy + moments + mean
         if running.graphs == "on":  # a captured step keeps its memory
             standing = peaks["Stage III"]
         peaks["samples"] = standing + frozen["samples"] + drawing
     peaks = {phase: size + WORKSPACE for phase, size in peaks.items()}
-    return Footprint(weights, trained, moments, copy, copy_gradients, mean, frozen, activations, images, peaks)
+    return Footprint(weights, aside, trained, moments, copy, copy_gradients, mean, frozen, activations, images, peaks)
 
 
 def images_together(side: int) -> int:

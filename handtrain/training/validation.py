@@ -12,7 +12,7 @@ from handdata.errors import UserError
 from handdata.files import whole_file
 from handdata.vision.pixels import to_rgb
 from handtrain.data.dataset import Photographs, load, splits_of
-from handtrain.generation.sampling import Sampler, sample_grid
+from handtrain.generation.sampling import Sampler, decode_in_float32, sample_grid
 from handtrain.method.diffusion import Diffusion
 from handtrain.method.micro_batch import parts
 from handtrain.method.noise import Draw, image_draws, seed_of
@@ -90,6 +90,9 @@ class Observer:
         vae, steps = self.base.vae().to(model.device), self.running.sample_steps
         if vae.device.type == "cuda":
             vae.enable_slicing()  # decodes one image at a time, which takes the least memory
+        if model.aside and (half := model.half):  # of the two the copy is on the device
+            decode_in_float32(vae)
+            return Sampler(self.base, half.network, vae, self.unconditional, steps, model.pose, half.converting)
         return Sampler(self.base, model.unet, vae, self.unconditional, steps, model.pose)
 
     def _evaluation_images(self, sampler: Sampler, split: EncodedSplit) -> list[np.ndarray]:

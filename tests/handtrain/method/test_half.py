@@ -1,6 +1,7 @@
 """A copy in bfloat16 computes, the network in float32 is trained; norms compute their statistics in float32."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +87,34 @@ def test_frozen_weights_have_no_gradients_in_the_copy() -> None:
     loss(half.network, torch.ones(1, 8)).sum().backward()  # type: ignore[no-untyped-call]
     half.collect()
     assert [weight.grad is not None for weight in ours.parameters()] == [False] * 4 + [True] * 2
+
+
+def test_the_copy_is_on_a_device_of_its_own_and_shares_what_the_network_shares() -> None:
+    ours = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 8))
+    ours[2].weight = ours[0].weight
+    here, elsewhere = HalfCopy(ours).network, HalfCopy(ours, torch.device("meta")).network
+    assert here[2].weight is here[0].weight
+    kinds = {name: tensor.dtype for name, tensor in here.state_dict().items()}
+    assert kinds.pop("1.num_batches_tracked") == torch.int64
+    assert set(kinds.values()) == {torch.bfloat16}
+    assert {tensor.device.type for tensor in elsewhere.state_dict().values()} == {"meta"}
+    assert {(tensor.device.type, tensor.requires_grad) for tensor in ours.parameters()} == {("cpu", True)}
+    assert not any(tensor.requires_grad for tensor in here.parameters())
+
+
+def test_a_pipeline_may_call_the_copy_with_float32() -> None:
+    class Timed(torch.nn.Linear):
+        def forward(self, sample: torch.Tensor, timestep: torch.Tensor, more: Any = None) -> torch.Tensor:
+            assert timestep.dtype == more["ids"].dtype == torch.int64
+            return super().forward(sample)
+
+    half, sample = HalfCopy(Timed(8, 8)), torch.ones(2, 8)
+    named = {"timestep": torch.tensor(7), "more": {"ids": torch.tensor([1])}}
+    expected = half(sample, **named)
+    with half.converting():
+        assert torch.equal(half.network(sample, torch.tensor(7), more=named["more"]), expected)
+    with pytest.raises(RuntimeError, match="dtype"):
+        half.network(sample, torch.tensor(7), more=named["more"])
 
 
 @pytest.mark.parametrize("norm", [torch.nn.GroupNorm(2, 8), torch.nn.LayerNorm([8, 64, 64])])

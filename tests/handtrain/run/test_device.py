@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from handdata.errors import UserError
@@ -14,7 +16,7 @@ from handdata.limits.numbers import require_ranges
 from handtrain.method.diffusion import Diffusion, Latents
 from handtrain.method.micro_batch import MicroBatch
 from handtrain.method.noise import image_draws
-from handtrain.method.unet import adam, tuning_step
+from handtrain.method.unet import adam, add_adapters, tuning_step
 from handtrain.model.base import open_base
 from handtrain.presets import RunOptions, TrainOptions, check, options_of
 from handtrain.run import device as compute
@@ -108,12 +110,13 @@ def test_the_layout_is_contiguous_where_nothing_is_compiled(monkeypatch: pytest.
             return self
 
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    monkeypatch.setattr(compute, "HalfCopy", lambda *_: None)  # there is a GPU in name only
     precision: Any
     compiled: Any
     for precision, compiled in (("bf16", "no"), ("bf16", "yes"), ("fp32", "yes"), ("bf16-autocast", "no")):
         options, running = TrainOptions(precision=precision), RunOptions(compile=compiled)
         compute.diffusion(Unet(1, 1, 1), None, 1.0, options, running, torch.device("cuda"))
-    assert layouts == [None, None, torch.channels_last, None, None]
+    assert layouts == [None, torch.channels_last, None, None, None]  # None: to the GPU
 
 
 @pytest.mark.parametrize("changes", [{}, {"pose": "map,time", "unet_lr": 1e-3}], ids=["unet", "pose"])
@@ -152,6 +155,33 @@ def test_a_run_in_bf16_with_adapters_leaves_a_plain_model(train: Jobs, base: Pat
     assert all("attn" in name and "to_" in name for name in moved)
     kept = load_file(next((tmp_path / "run" / "checkpoints").glob("*/00000.safetensors")))
     assert all("lora_" in name for name in kept)
+
+
+def test_beneath_adapters_in_bf16_the_frozen_weights_stay_in_the_computers_memory(base: Path) -> None:
+    opened, running = open_base(base), RunOptions()
+    places = {}
+    for precision in ("bf16", "fp32"):
+        unet = opened.denoiser()
+        add_adapters(unet, 2, seed=0)
+        options, device = TrainOptions(lora_rank=2, precision=precision), torch.device("meta")
+        model = compute.diffusion(unet, opened.training_schedule(), opened.scaling(), options, running, device)
+        kinds = {"lora_" in name: parameter.device.type for name, parameter in model.unet.named_parameters()}
+        copies = {parameter.device.type for parameter in model.half.network.parameters()} if model.half else set()
+        places[precision] = kinds[True], kinds[False], copies
+    assert places == {"bf16": ("meta", "cpu", {"meta"}), "fp32": ("meta", "meta", set())}
+
+
+@pytest.mark.slow
+def test_samples_of_adapters_in_bf16_are_drawn_by_the_copy(train: Jobs, tmp_path: Path) -> None:
+    pictures = {}
+    for precision in ("bf16", "fp32"):
+        changes = {"lora_rank": 2, "precision": precision, "pose": "map", "ema": 0.9, "unet_batch": 2}
+        train(tmp_path / precision, **changes, sample_every=100, validate_every=100, unet_lr=1e-3)
+        files = sorted((tmp_path / precision / "samples").glob("*.png"))
+        assert len(files) == 2  # before the first step and after the last
+        pictures[precision] = [np.asarray(Image.open(file).convert("RGB")).astype(int) for file in files]
+    for rough, exact in zip(pictures["bf16"], pictures["fp32"], strict=True):
+        assert 0 < np.abs(rough - exact).mean() < 3  # rounded, and otherwise the same
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,9 @@ def test_the_parts_are_exact(tiny: Memory) -> None:
     assert (whole.weights, whole.gradients, whole.moments, whole.copy) == (4 * count, 4 * count, 8 * count, 0)
     assert (half.weights, half.copy, half.copy_gradients) == (4 * count, 2 * count, 2 * count)
     assert adapters.weights == 4 * count + adapters.gradients and 0 < adapters.gradients < whole.gradients / 10
+    both = parts(precision="bf16", lora_rank=2)  # of the network in float32, only the adapters are on the device
+    assert (both.weights, both.aside, both.copy) == (both.gradients, 4 * count, 2 * count + both.gradients // 2)
+    assert "stay in the computer's memory" in str(both) and "stay" not in str(half)
     assert parts(ema=0.9).mean == 4 * count
     assert moment_bytes([100, 10_000], "adam8bit") == 8 * 100 + 2 * (10_000 + 4 * 40)
 

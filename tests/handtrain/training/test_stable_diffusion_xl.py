@@ -168,6 +168,19 @@ def test_the_vae_decodes_in_float32_where_the_other_networks_compute_in_16_bits(
     assert pipeline.vae.dtype == torch.bfloat16
 
 
+def test_samples_of_adapters_in_bf16_are_those_of_float32_but_for_rounding(
+    xl: Path, train: Jobs, tmp_path: Path
+) -> None:
+    samples = []
+    for precision in ("fp32", "bf16"):
+        changes = {"base": xl, "lora_rank": 2, "precision": precision, "unet_lr": 1e-3, "sample_every": 100}
+        run = train(tmp_path / precision, **{**PLUS, **changes})
+        samples.append([_pixels(Image.open(file)) for file in sorted((run.path / "samples").glob("*.png"))])
+    assert len(samples[0]) == 2
+    for exact, rough in zip(*samples, strict=True):
+        assert 0 < np.abs(exact - rough).mean() < 3
+
+
 def test_a_model_with_poses_draws_them_and_loads_again(posed: Path, tmp_path: Path) -> None:
     first = Hand1000XLPipeline.from_pretrained(posed)
     first.set_progress_bar_config(disable=True)

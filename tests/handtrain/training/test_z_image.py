@@ -136,11 +136,15 @@ def test_both_kinds_of_bf16_train_as_fp32_does(
     runs = []
     for name in ("fp32", precision):
         given = {"base": z, "dataset": texts, "lam": 1.0, "precision": name, "gradient_checkpointing": name != "fp32"}
-        run = train(tmp_path / name, "smoke", **given, unet_batch=2, unet_epochs=2, unet_lr=1e-2)
+        run = train(tmp_path / name, "smoke", **given, unet_batch=2, unet_epochs=2, unet_lr=1e-2, sample_every=100)
         lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
         runs.append([line["loss"] for line in lines if "loss" in line])
     assert len(runs[0]) == len(runs[1]) > 3 and runs[0] != runs[1]
     np.testing.assert_allclose(runs[0], runs[1], rtol=0.05)
+    samples = [sorted((tmp_path / name / "samples").glob("*.png")) for name in ("fp32", precision)]
+    assert len(samples[0]) == 2
+    for exact, rough in zip(*samples, strict=True):
+        assert np.abs(_pixels(Image.open(exact)) - _pixels(Image.open(rough))).mean() < 3
 
 
 def test_adapters_are_trained_unless_it_is_said_otherwise(z: Path, whole: Path) -> None:
