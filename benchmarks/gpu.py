@@ -91,7 +91,7 @@ def parts(out: Path, small: bool) -> list[Part]:
     model, bench = "tiny" if small else "sd14", out / "bench.json"
     timed = _module("handtrain", "bench", model=model, steps=20, batch=32, json=bench, minutes="{minutes}")
     if choose_device("auto").type == "cuda":
-        timed.append("--graphs")
+        timed += ["--graphs", "--compile", "blocks", "yes"]  # those that compile are timed last
     if small:
         train += ["--limit", "4", "--unet-epochs", "2", "--sample-steps", "2"]
         generate += ["--steps", "2"]

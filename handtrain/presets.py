@@ -93,8 +93,9 @@ class RunOptions:
     # batch, halved when memory runs out
     micro_batch: int | Literal["auto"] = 0
     gradient_checkpointing: bool = False  # compute activations twice to save memory; changes nothing else
-    # torch.compile for the UNet; cuda-graphs: replay one CUDA graph per step (CUDA only)
-    compile: Literal["no", "yes", "cuda-graphs"] = "no"
+    # torch.compile: blocks: the repeated blocks alone, which compile sooner and may have poses; yes: the whole network;
+    # cuda-graphs: the whole, replayed as one CUDA graph per step (CUDA only)
+    compile: Literal["no", "blocks", "yes", "cuda-graphs"] = "no"
     # replay every step of Stage III as one CUDA graph, without a compiler; auto: on a CUDA GPU, where it works (off by
     # default until it has been measured on one)
     graphs: Literal["auto", "on", "off"] = "off"
@@ -185,8 +186,10 @@ def check(options: TrainOptions) -> None:
 def check_running(running: RunOptions, options: TrainOptions) -> None:
     """Raise `UserError` for an option of a run that is out of range, or that the options of training do not support."""
     require_ranges(running)
-    if running.compile != "no" and options.pose != "none":
-        raise UserError("--compile does not support pose layers yet: leave it at no, or give --pose none")
+    if running.compile not in ("no", "blocks") and options.pose != "none":
+        raise UserError(
+            f"--compile {running.compile} does not support pose layers: use --compile blocks, or --pose none"
+        )
 
 
 def routes(options: TrainOptions) -> tuple[str, ...]:

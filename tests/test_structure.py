@@ -25,7 +25,8 @@ ORDER = {
     ],
     "handtrain": [
         "options seals hashes trackers", "tensor_cache", "presets data", "method",
-        "model graphs",  # `graphs` replays whole steps of the method, for training and for bench
+        # `graphs` replays whole steps of the method, `compiling` compiles its network, for training and for bench
+        "model graphs compiling",
         "run networks landmark_network", "generation evaluation", "training raters", "reporting",
         "judging publish bench mini exporting",
         "app reproduce", "cli",

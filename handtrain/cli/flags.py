@@ -83,7 +83,7 @@ class Bench:
     model: Literal["auto", "sd14", "small", "tiny"] = "auto"  # auto: sd14 on a GPU, small (5 million weights) elsewhere
     presets: tuple[str, ...] = ("paper", "fast")  # presets to time; see docs/training.md
     batch: tuple[int, ...] = ()  # images per step of further contenders: every preset with each of these batches
-    compile: tuple[Literal["yes", "cuda-graphs"], ...] = ()  # further contenders: every preset with torch.compile
+    compile: tuple[Literal["blocks", "yes", "cuda-graphs"], ...] = ()  # further contenders: presets with torch.compile
     graphs: bool = False  # further contenders: every preset with the steps of Stage III replayed as CUDA graphs
     steps: int = 200  # timed steps of every contender in each stage, a multiple of 20
     warmup: int = 3  # number of steps of each stage before the timed ones

@@ -53,6 +53,7 @@ class Diffusion:
     device: torch.device
     autocast: torch.dtype | None = None  # of matrix products and convolutions; the weights stay float32
     call: Any = None  # what computes in place of the UNet: its copy in bfloat16, or the compiled one
+    compiled: bool = False  # whether `call`, or blocks of it, are compiled
     graphs: bool = False  # whether the compiled UNet replays CUDA graphs
     replayed: bool = False  # whether whole steps are replayed, see `handtrain.graphs`
     micro_batch: MicroBatch = field(default_factory=MicroBatch)

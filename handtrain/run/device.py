@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import os
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from handdata.assets import cache_folder
 from handdata.errors import UserError
+from handtrain.compiling import compiled
 from handtrain.method.diffusion import Diffusion
 from handtrain.method.half import HalfCopy
 from handtrain.method.micro_batch import MicroBatch
@@ -75,10 +74,10 @@ def diffusion(
 
     `options` must be `resolved`, and so must `graphs`.
     """
-    low, compiled = options.precision != "fp32", running.compile != "no"
+    low, compiling = options.precision != "fp32", running.compile != "no"
     unet = unet.requires_grad_(False).train()
     # Not in eager mode: there every norm copies its input twice, 85.7 against 80.5 images/s (docs/benchmarks.md)
-    fast = low and compiled and device.type == "cuda"
+    fast = low and compiling and device.type == "cuda"
     if running.channels_last == "yes" or (running.channels_last == "auto" and fast):
         unet = unet.to(memory_format=torch.channels_last)
     if running.gradient_checkpointing:
@@ -90,16 +89,14 @@ def diffusion(
     else:
         unet = unet.to(device)
     call: Any = half
-    if compiled:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))  # outlives the run
-        computing = half.network if half else unet
-        call = torch.compile(computing, dynamic=False, mode="reduce-overhead" if reduced else None)
+    if compiling:
+        call = compiled(half.network if half else unet, running.compile)
         if half:
             call = half.computed_by(call)
     autocast, micro_batch = torch.bfloat16 if low and not half else None, MicroBatch(running.micro_batch)
     return Diffusion(
-        unet, schedule, scaling, device, autocast, call, reduced, running.graphs == "on", micro_batch, half=half,
-        aside=aside, form=form,
+        unet, schedule, scaling, device, autocast, call, compiling, reduced, running.graphs == "on", micro_batch,
+        half=half, aside=aside, form=form,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from handdata.errors import Stopped, Unfinished, UserError
 from handdata.files import remove
 from handdata.machine import STOP_SIGNALS, raise_stop
 from handtrain import tensor_cache
+from handtrain.compiling import compared
 from handtrain.presets import RunOptions, TrainOptions, trackers_of
 from handtrain.run import checkpoint
 from handtrain.run.checkpoint import Checkpoint
@@ -61,6 +62,13 @@ class Session:
         if step % 100 == 0:
             more |= {"peak_mib": peak_mib(self.device), "ideal": self.ideal.get(stage) if step else None}
         self.run.log_step(stage, step, image_ids, float(values.mean()), lr, **more)
+
+    def compare_compiling(self, stage: str, passes: int, one_pass: Callable[[], object]) -> None:
+        """Compile a stage's pass, which must have no effect, and print what that cost and what its passes save."""
+        with self.phases.inside("compile"):
+            comparison = compared(one_pass, self.device)
+        if self.progress:
+            print(f"handtrain: {comparison.text(stage, passes)}", file=sys.stderr)
 
     def restore(
         self,

@@ -67,10 +67,11 @@ def tune(
         observer.observe(model, 0, total)
     elif observer and observer.ended(first, total):
         total = first  # stopped early, before the run was interrupted
-    steps = bar(
-        ahead(partial(_batch, split, embeddings, phase, model, processes), range(first, total), model.device),
-        desc=f"Stage {'I' * phase.stage}", unit="step", initial=first, total=total, show=session.progress,
-    )  # fmt: skip
+    batches = partial(_batch, split, embeddings, phase, model, processes)
+    if model.compiled and first < total:
+        _compare_compiling(session, model, module, phase, fuse, batches(first), total - first)
+    coming, stage = ahead(batches, range(first, total), model.device), f"Stage {'I' * phase.stage}"
+    steps = bar(coming, desc=stage, unit="step", initial=first, total=total, show=session.progress)
     for step, (image_ids, latents, draw, inputs) in steps:
         rate = _set_rate(optimiser, phase, options, step, total)
         average.begin(step)
@@ -90,6 +91,26 @@ def tune(
         if ended:
             break
     average.replace(module)
+
+
+def _compare_compiling(
+    session: Session, model: Diffusion, module: torch.nn.Module, phase: Phase,
+    fuse: Callable[[torch.Tensor], torch.Tensor] | None, batch: tuple[list[str], Latents, Draw, torch.Tensor],
+    steps: int,
+) -> None:  # fmt: skip
+    """Compile the forward and the backward pass of the first part of a batch, without effect, and print the cost."""
+    _, latents, draw, inputs = batch
+
+    def one_pass() -> None:
+        for part in model.micro_batch.parts(len(latents))[:1]:  # a process may have no image of a batch
+            texts = fuse(inputs[part]) if fuse else inputs[part]
+            model.losses(latents[part], draw[part], texts).sum().backward()  # type: ignore[no-untyped-call]
+        module.zero_grad(set_to_none=True)
+        if model.half:
+            model.half.forget()
+
+    passes = steps * len(model.micro_batch.parts(-(-phase.batch // session.processes.count)))
+    session.compare_compiling("Stage III" if phase.course else "fusion", passes, one_pass)
 
 
 def _replayed(

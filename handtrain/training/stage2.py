@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,6 +38,10 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
     for number, shard in finished.items():
         embeddings[batches[number]] = shard
     missing = [number for number in range(len(batches)) if number not in finished]
+    if model.compiled and missing:
+        part = batches[missing[0]]
+        passes = -(-len(missing) // processes.count) * steps * len(model.micro_batch.parts(part.stop - part.start))
+        session.compare_compiling("Stage II", passes, partial(_pass, model, split, part, options))
     shown = bar(total=len(batches), initial=len(finished), desc="Stage II", unit="batch", show=session.progress)
     for start in range(0, len(missing), processes.count):
         turn = missing[start : start + processes.count]
@@ -60,6 +65,14 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
         session.stop_if(session.stopping, f"batch {turn[-1]} of Stage II")
     shown.close()
     return embeddings
+
+
+def _pass(model: Diffusion, split: EncodedSplit, batch: slice, options: TrainOptions) -> None:
+    """Make the forward and the backward pass of the first part of a batch, without effect."""
+    latents, draw = split.latents[batch], next(_draws(model, split, batch, options))
+    part = model.micro_batch.parts(len(latents))[0]
+    embeddings = split.mixed[batch][part].to(model.device, copy=True).requires_grad_(True)
+    model.losses(latents[part], draw[part], embeddings).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _read(

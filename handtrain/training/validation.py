@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from handdata.errors import UserError
 from handdata.files import whole_file
 from handdata.vision.pixels import to_rgb
+from handtrain.compiling import eager
 from handtrain.data.dataset import Photographs, load, splits_of
 from handtrain.generation.sampling import Sampler, decode_in_float32, sample_grid
 from handtrain.method.diffusion import Diffusion
@@ -55,30 +57,34 @@ class Observer:
         """
         if self.split is None:
             return self
+        with eager() if model.compiled else nullcontext():  # other sizes of batches are not worth compiling
+            self._observe(model, self.split, step, total)
+        return self
+
+    def _observe(self, model: Diffusion, split: EncodedSplit, step: int, total: int) -> None:
         validating = is_due(self.running.validate_every, step, total)
         judge = self.judge if self.judge and self.judge.due(step, total) else None
         loss = float("nan")
         if validating or judge:
-            draw = validation_draw(self.options.seed, self.split, model.timesteps)
+            draw = validation_draw(self.options.seed, split, model.timesteps)
             with torch.no_grad(), self.session.phases.inside("validation"):
                 losses = [
-                    model.losses(self.split.latents[part], draw[part], self.split.mixed[part].to(model.device))
-                    for part in parts(len(self.split), OBSERVED_AT_ONCE)
+                    model.losses(split.latents[part], draw[part], split.mixed[part].to(model.device))
+                    for part in parts(len(split), OBSERVED_AT_ONCE)
                 ]
                 loss = float(torch.cat(losses).double().mean())
         if validating:
             self.session.run.log(stage=3, step=step, validation_loss=loss)
         if is_due(self.running.sample_every, step, total):
             with self.session.phases.inside("samples"):
-                self._write_grid(self._sampler(model), self.split, step)
+                self._write_grid(self._sampler(model), split, step)
         if judge:
             with self.session.phases.inside("evaluation"):
-                pixels = self._evaluation_images(self._sampler(model), self.split)
+                pixels = self._evaluation_images(self._sampler(model), split)
                 gesture = self.session.run.record["config"]["gesture"]
                 judge.score(
                     step, {"validation_loss": loss, **hand_metrics(pixels, gesture, judge)}, trained_module(model)
                 )
-        return self
 
     def ended(self, step: int, total: int) -> bool:
         """Return whether Stage III stops early after this step; all processes return the first one's decision."""

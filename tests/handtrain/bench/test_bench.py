@@ -35,7 +35,7 @@ def test_numbers_out_of_range_are_one_sentence() -> None:
         bench(steps=30)
     with pytest.raises(UserError, match="--batch 0 must be at least 1"):
         bench(batch=(8, 0))
-    with pytest.raises(UserError, match="--compile maybe: choose of yes, cuda-graphs"):
+    with pytest.raises(UserError, match="--compile maybe: choose of blocks, yes, cuda-graphs"):
         bench(compile=("maybe",))
 
 

@@ -1,5 +1,6 @@
 """Precision, adapters, micro-batches and compilation: the effect of each on a training step."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from handtrain.method.micro_batch import MicroBatch
 from handtrain.method.noise import image_draws
 from handtrain.method.unet import adam, add_adapters, tuning_step
 from handtrain.model.base import open_base
-from handtrain.presets import RunOptions, TrainOptions, check, options_of
+from handtrain.presets import RunOptions, TrainOptions, check, check_running, options_of
 from handtrain.run import device as compute
 from handtrain.training import loop
 
@@ -202,8 +203,35 @@ def test_fast_is_fp32_on_a_cpu_and_wrong_values_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_unet_makes_the_same_step(base: Path) -> None:
-    plain, compiled = (_model(base, RunOptions(compile=way)) for way in ("no", "yes"))  # type: ignore[arg-type]
-    assert compiled.call is not None
+@pytest.mark.parametrize("way", ["yes", "blocks"])
+def test_a_compiled_unet_makes_the_same_step(base: Path, way: Any) -> None:
+    plain, compiled = (_model(base, RunOptions(compile=name)) for name in ("no", way))
+    assert compiled.call is not None and compiled.compiled and not plain.compiled
     expected = _stepped(plain, MicroBatch())
     assert _apart(_stepped(compiled, MicroBatch()), expected, base) <= 1e-3
+
+
+@pytest.mark.slow
+def test_blocks_are_compiled_with_poses_and_adapters_and_the_cost_is_printed(
+    train: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = []
+    for way in ("no", "blocks"):
+        changes = {"lora_rank": 2, "precision": "bf16", "pose": "map", "unet_batch": 2, "unet_lr": 1e-3}
+        run = train(tmp_path / way, **changes, compile=way, validate_every=100, sample_every=100)
+        lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+        printed = capsys.readouterr().err
+        for stage in ("Stage II", "Stage III"):
+            assert (f"compiling for {stage} took" in printed) == (way == "blocks")
+        phases = json.loads((run.path / "run.json").read_text())["sessions"][-1]["phases"]
+        assert ("compile" in phases) == (way == "blocks")
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.02)
+    assert len(losses[0]) > 3 and losses[0] != losses[1]
+
+
+def test_poses_need_compiled_blocks_in_place_of_a_whole() -> None:
+    for way in ("yes", "cuda-graphs"):
+        with pytest.raises(UserError, match=f"--compile {way} does not support pose layers: use --compile blocks"):
+            check_running(RunOptions(compile=way), TrainOptions(pose="map"))  # type: ignore[arg-type]
+    check_running(RunOptions(compile="blocks"), TrainOptions(pose="map"))
