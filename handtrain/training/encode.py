@@ -1,7 +1,7 @@
 """Encode photographs and texts once; the results are cached by the hash of all their inputs."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -73,11 +73,12 @@ def encode_texts(texts: Sequence[str], base: Base, device: torch.device, cache: 
 
 def fuse_flat(
     layer: Any, text: torch.Tensor, feature: torch.Tensor, cache: TensorCache, progress: bool,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", check: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:  # fmt: skip
     """Return F (n, tokens, width) of the flat layer on the CPU; it is drawn once for all prompts not in the cache.
 
     `device` computes the products. The entries of a GPU differ from those of a CPU by rounding and have other keys.
+    `check` is called after every block of the layer; an error of it ends the call.
     """
     digests = [hashlib.sha256(embedding.numpy().tobytes()).hexdigest() for embedding in text]
     common = {"what": "flat", **asdict(layer), "first_block": layer.first_block_sha256(), "feature": feature.tolist()}
@@ -88,7 +89,12 @@ def fuse_flat(
     missing = [index for index, entry in enumerate(entries) if entry is None]
     if missing:
         with bar(total=layer.tokens * layer.width, desc="fusion", unit="row", show=progress) as shown:
-            results = layer(text[missing], feature, advance=shown.update, device=device)
+
+            def advance(rows: int) -> None:
+                check()
+                shown.update(rows)
+
+            results = layer(text[missing], feature, advance=advance, device=device)
         for index, fused in zip(missing, results, strict=True):
             entries[index] = {"fused": fused}
             cache.put(keys[index], {"fused": fused.clone()})

@@ -1,8 +1,12 @@
 """The tensors that Stages II and III train on: latents, loss weights and embeddings of the images and texts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from threading import Event
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +25,8 @@ from handtrain.presets import TrainOptions, routes
 from handtrain.run.phases import Phases
 from handtrain.tensor_cache import TensorCache
 from handtrain.training.encode import encode_images, encode_texts, fuse_flat
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -77,22 +83,28 @@ def encode_splits(
 ) -> tuple[list[EncodedSplit], Texts]:
     """Encode splits; return them and '' as a single text.
 
-    The VAE, the text encoder and the flat layer are loaded one after the other, each for all splits.
+    The text encoder and the VAE are loaded one after the other, each for all splits. With a GPU a CPU core draws the
+    flat layer meanwhile.
     """
     phases.begin("encode")
-    with phases.inside("load"):
-        vae = base.vae().to(device)
-    latents = [_latents(split, vae, base, options, cache, progress) for split in splits]
-    del vae
     texts = [[row.text for row in split.rows] for split in splits]
     all_texts = [text for of_split in texts for text in of_split] + [""]
     encoded = encode_texts(all_texts, base, device, cache, progress)
     prompts, count = encoded.embedding[:-1], len(all_texts) - 1
-    mixed = prompts
-    if options.fusion == "flat" and options.lam < 1:
+
+    def mixture(check: Callable[[], None]) -> torch.Tensor:
+        if options.fusion != "flat" or options.lam == 1:
+            return prompts
         layer = FlatFusion(options.seed, base.sizes.tokens, base.sizes.width, NUMBERS)
+        return mix(prompts, fuse_flat(layer, prompts, feature, cache, progress, device, check), options.lam)
+
+    with begun(mixture, device.type == "cuda") as mixed_texts:
+        with phases.inside("load"):
+            vae = base.vae().to(device)
+        latents = [_latents(split, vae, base, options, cache, progress) for split in splits]
+        del vae
         with phases.inside("fusion"):
-            mixed = mix(prompts, fuse_flat(layer, prompts, feature, cache, progress, device), options.lam)
+            mixed = mixed_texts()
     names, sizes = [[row.image_id for row in split.rows] for split in splits], [len(of_split) for of_split in texts]
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
     latents = [
@@ -101,6 +113,29 @@ def encode_splits(
     ]
     columns = (names, texts, latents, torch.split(prompts, sizes), torch.split(mixed, sizes))
     return [EncodedSplit(*values) for values in zip(*columns, strict=True)], encoded[count:]
+
+
+@contextmanager
+def begun(compute: Callable[[Callable[[], None]], Result], in_thread: bool) -> Iterator[Callable[[], Result]]:
+    """Yield a function that returns a result: computed when it is called, or begun in a thread of its own at once.
+
+    A block that is left early ends the thread too, at the next call of the function that `compute` is given.
+    """
+    left = Event()
+
+    def check() -> None:
+        if left.is_set():
+            raise CancelledError
+
+    if not in_thread:
+        yield partial(compute, check)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(compute, check)
+        try:
+            yield future.result
+        finally:
+            left.set()
 
 
 def recomputed_landmarks(photographs: Photographs, progress: bool) -> list[Row]:

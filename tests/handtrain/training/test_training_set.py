@@ -1,13 +1,22 @@
 import io
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from handtrain.data.dataset import load
-from handtrain.training.training_set import recomputed_landmarks
+from handtrain.model.base import open_base
+from handtrain.presets import TrainOptions
+from handtrain.run.phases import Phases
+from handtrain.tensor_cache import TensorCache
+from handtrain.training import training_set
+from handtrain.training.training_set import begun, encode_splits, recomputed_landmarks
 
 
 def test_recomputed_landmarks_are_those_of_the_hand_in_the_box(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +55,57 @@ def test_recomputed_landmarks_are_those_of_the_hand_in_the_box(dataset: Path, mo
     assert second.box != first.box
     assert not (second.landmarks and second.box[0] > here[0, 0])  # None if no hand is in its own box
     assert first.landmarks != photographs.rows[0].landmarks
+
+
+def test_a_flat_layer_that_is_drawn_while_images_are_encoded_is_the_same(
+    base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs, feature = [load(dataset, "call", limit=3)], torch.linspace(-1, 1, 63)
+    threads: list[bool] = []
+
+    def encoded(name: str) -> Any:
+        cache, options = TensorCache(tmp_path / name), TrainOptions(lam=0.5)
+        device = torch.device("cpu")
+        (split,), _ = encode_splits(photographs, open_base(base), options, feature, device, cache, False, Phases())
+        return split
+
+    def in_a_thread(compute: Callable[[Callable[[], None]], torch.Tensor], in_thread: bool) -> Any:
+        threads.append(in_thread)
+        return begun(compute, True)
+
+    in_turn = encoded("in turn")
+    monkeypatch.setattr(training_set, "begun", in_a_thread)
+    meanwhile = encoded("meanwhile")
+    assert threads == [False], "a CPU has no core to spare"
+    assert torch.equal(meanwhile.mixed, in_turn.mixed) and not torch.equal(meanwhile.mixed, meanwhile.text)
+    assert torch.equal(meanwhile.latents.mean, in_turn.latents.mean)
+
+
+def test_what_is_begun_in_a_thread_ends_with_the_block() -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def endless(check: Callable[[], None]) -> None:
+        started.set()
+        try:
+            while True:
+                check()
+        finally:
+            ended.set()
+
+    with pytest.raises(ZeroDivisionError), begun(endless, in_thread=True):
+        assert started.wait(60)
+        _ = 1 / 0
+    assert ended.is_set()
+
+
+def test_without_a_thread_nothing_begins_before_it_is_needed() -> None:
+    order: list[str] = []
+
+    def compute(check: Callable[[], None]) -> int:
+        order.append("computed")
+        return 7
+
+    with begun(compute, in_thread=False) as result:
+        order.append("before")
+        assert result() == 7
+    assert order == ["before", "computed"]
