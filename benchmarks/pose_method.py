@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -101,10 +102,9 @@ def encode(row: Row, folder: Path, device: str, threads: int) -> str:
     import torch
 
     torch.set_num_threads(threads)
-    run = folder / "runs" / "encode"
-    shutil.rmtree(run, ignore_errors=True)
-    _train(row, folder, run, device, samples=row.options["unet_batch"])
-    shutil.rmtree(run, ignore_errors=True)
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="encode-", dir=folder / "runs") as run:  # another call may do the same
+        _train(row, folder, Path(run), device, samples=row.options["unet_batch"])
     return "encoded"
 
 
