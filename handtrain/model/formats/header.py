@@ -101,6 +101,11 @@ def left_out(about: Mapping[str, Any]) -> list[str]:
         )
     if about.get("pose"):
         sentences.append("The pose layers (pose.safetensors) are left out: poses need hand1000.")
+        if about.get("training", {}).get("options", {}).get("pose_dropout") == 0:
+            sentences.append(
+                "No image of the training was without its pose, so this model draws about what its base draws "
+                "without one: for programs that know no poses train with --pose none."
+            )
     return sentences
 
 

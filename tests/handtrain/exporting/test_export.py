@@ -192,9 +192,12 @@ def test_a_weight_that_half_precision_cannot_hold_is_named(base: Path, tmp_path:
 def test_pose_layers_are_left_out_in_a_sentence() -> None:
     about = {"gestures": {"ok": {"phrase": "an ok sign"}}, "fusion": {"kind": "none"}, "lam": 1.0}
     assert left_out(about) == []
-    assert left_out({**about, "pose": {"routes": ["map"]}}) == [
-        "The pose layers (pose.safetensors) are left out: poses need hand1000."
-    ]
+    posed = {**about, "pose": {"routes": ["map"]}}
+    sentence = "The pose layers (pose.safetensors) are left out: poses need hand1000."
+    assert left_out(posed) == [sentence]
+    assert left_out({**posed, "training": {"options": {"pose_dropout": 0.1}}}) == [sentence]
+    always = left_out({**posed, "training": {"options": {"pose_dropout": 0.0}}})
+    assert always[0] == sentence and always[1].endswith("for programs that know no poses train with --pose none.")
 
 
 @pytest.mark.parametrize(
