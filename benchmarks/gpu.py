@@ -1,4 +1,4 @@
-"""Measure one GPU: its ceilings, the steps of all presets, the phases of a run, and generation.
+"""Measure one GPU: its ceilings, a run, generation, what fits smaller cards, and the steps of all presets.
 
     benchmarks/gpu.sh --out FOLDER --minutes 9
 
@@ -9,11 +9,13 @@ row with the reason. The table is written to FOLDER/gpu.md, all figures to FOLDE
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,15 @@ from handdata.machine import choose_device, end_with_parent
 from handdata.markdown import markdown_table
 from handdata.shipped import resource, version, versions
 from handtrain.bench.bench import table as bench_table
+from handtrain.presets import options_of
+from handtrain.run.device import peak_mib
+from handtrain.run.footprint import CONTEXT
 from handtrain.run.phases import rows
+from handtrain.training.train import train
 from tests.handtrain import tiny
 
 IMAGES, GENERATED = 200, 32  # of the run and of the generation
+CARDS = (12, 24)  # GiB: `--fit` is tried with so much of the GPU's memory
 SHORTEST = 20.0  # seconds: no part is begun with less
 
 
@@ -49,12 +56,15 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny models in place of the full-size ones")
     parser.add_argument("--ceilings", action="store_true", help=argparse.SUPPRESS)  # the parts that this file computes
     parser.add_argument("--base", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--card", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.ceilings:
         write_json(given.out / "ceilings.json", ceilings(1024 if given.small else 8192))
     elif given.base:
         write_base(given.out, given.small)
+    elif given.card:
+        write_json(given.out / f"card-{given.card}.json", fitted(given.out, given.card))
     else:
         sys.exit(measure(given.out, time.monotonic() + 60 * given.minutes, given.small))
 
@@ -99,6 +109,7 @@ def parts(out: Path, small: bool) -> list[Part]:
         Part("ceilings", [[*own, "--ceilings"]], 0.2, lambda _: read(out / "ceilings.json")),
         Part("run", [[*own, "--base"], train], 0.5, lambda took: {"seconds": took, "phases": phases(run)}),
         Part("generation", [generate], 0.4, lambda took: {"seconds": took, **generated(images)}),
+        *(Part(f"card of {card} GiB", [[*own, "--card", str(card)]], 0.3, partial(_card, out, card)) for card in CARDS),
         Part("bench", [timed], 1.0, lambda _: read(bench)),
     ]
 
@@ -130,6 +141,26 @@ def ceilings(side: int) -> dict[str, float]:
     large, other = (torch.empty(side * side * 4, device=device) for _ in range(2))
     product, copy = _seconds(lambda: left @ right, device), _seconds(lambda: large.copy_(other), device)
     return {"bf16_tflops": 2 * side**3 / product / 1e12, "copy_tb_per_s": 2 * large.nbytes / copy / 1e12}
+
+
+def fitted(out: Path, card: int) -> dict[str, Any]:
+    """Train two steps with `--fit` in the memory of a card of a size in GiB; return the choice and both peaks."""
+    device = choose_device("auto")
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (card * 2**30 - CONTEXT) / total), device)
+    run = out / f"card-{card}"
+    shutil.rmtree(run, ignore_errors=True)
+    train(
+        out / "dataset", gesture="call", base=out / "base", preset="fast", out=run, cache=out / "cache",
+        fit=f"{card}GiB", limit=2 * options_of("fast").unet_batch, embedding_steps=2, unet_epochs=1, sample_steps=2,
+        progress=False, tensorboard=False,
+    )  # fmt: skip
+    chosen = read(run / "run.json")["sessions"][-1]["fit"]
+    shutil.rmtree(run)
+    return {
+        "changes": chosen["changes"], "predicted_gib": chosen["peak_gib"], "peak_gib": round(peak_mib(device) / 1024, 2)
+    }  # fmt: skip
 
 
 def write_base(out: Path, small: bool) -> None:
@@ -183,6 +214,11 @@ def table(about: dict[str, Any], done: dict[str, dict[str, Any]]) -> str:
         lines.append(("generation, without the start", f"{speed:.2f} images/s"))
     for name, *cells in rows(done["run"]["phases"]) if "phases" in done["run"] else ():
         lines.append((f"run, {name}", ", ".join(cell for cell in cells if cell)))
+    for name, figures in done.items():
+        if "predicted_gib" in figures:
+            options = ", ".join(f"{name} {value}" for name, value in figures["changes"].items()) or "no change"
+            peaks = f"peak {figures['peak_gib']} GiB, predicted {figures['predicted_gib']}"
+            lines.append((f"{name}, --fit", f"{options}: {peaks}"))
     text.append(markdown_table(["", ""], lines))
     if "contenders" in done["bench"]:
         text += ["", bench_table(done["bench"])]
@@ -193,6 +229,10 @@ def read(file: Path) -> dict[str, Any]:
     """Return a JSON file."""
     value: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return value
+
+
+def _card(out: Path, card: int, _: float) -> dict[str, Any]:
+    return read(out / f"card-{card}.json")
 
 
 def _module(name: str, *words: str, **flags: Any) -> list[str]:

@@ -48,16 +48,26 @@ def test_the_table_has_all_figures() -> None:
         "ceilings": {"bf16_tflops": 784.0, "copy_tb_per_s": 3.0},
         "run": {"seconds": 160.0, "phases": {"export": {"seconds": 4.0, "read": 0, "written": 2**32}}},
         "generation": {"seconds": 50.0, "images": 32, "session_seconds": 16.0},
+        "card of 12 GiB": {"changes": {"micro_batch": 4}, "predicted_gib": 10.5, "peak_gib": 9.75},
         "bench": bench,
     }
     text = gpu.table({"device": "H100", "version": "1", "torch": "2", "diffusers": "0"}, done)
-    for cell in ("784 TFLOP/s", "160.0 s", "2.00 images/s", "| run, export | 4.0 s, 100%, 4,096 MiB |", "| fast |"):
+    for cell in ("784 TFLOP/s", "160.0 s", "2.00 images/s", "| run, export | 4.0 s, 100%, 4,096 MiB |", "| fast |",
+                 "| card of 12 GiB, --fit | micro_batch 4: peak 9.75 GiB, predicted 10.5 |"):  # fmt: skip
         assert cell in text, cell
 
 
 def test_the_ceilings_are_measured() -> None:
     figures = gpu.ceilings(64)
     assert all(value > 0 for value in figures.values())
+
+
+@pytest.mark.slow
+def test_a_smaller_card_is_tried(tmp_path: Path) -> None:
+    gpu.write_base(tmp_path, small=True)
+    figures = gpu.fitted(tmp_path, 12)
+    assert figures["changes"] == {} and 0 < figures["predicted_gib"] < 2 and figures["peak_gib"] > 0
+    assert not (tmp_path / "card-12").exists()
 
 
 def test_the_commands_exist(tmp_path: Path) -> None:
