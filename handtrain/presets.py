@@ -99,7 +99,7 @@ class RunOptions:
     # replay every step of Stage III as one CUDA graph, without a compiler; auto: on a CUDA GPU, where it works (off by
     # default until it has been measured on one)
     graphs: Literal["auto", "on", "off"] = "off"
-    # channels_last layout of the UNet's weights; auto: on a GPU that computes in bf16 and compiles
+    # channels_last layout of the UNet's weights; auto: on a GPU that computes in bf16 and compiles the whole
     channels_last: Literal["auto", "yes", "no"] = "auto"
     checkpoint_minutes: float = 10.0  # minutes between checkpoints
     keep_checkpoints: bool = False  # keep the newest two, and one of the last step, when the run is finished

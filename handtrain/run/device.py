@@ -76,8 +76,8 @@ def diffusion(
     """
     low, compiling = options.precision != "fp32", running.compile != "no"
     unet = unet.requires_grad_(False).train()
-    # Not in eager mode: there every norm copies its input twice, 85.7 against 80.5 images/s (docs/benchmarks.md)
-    fast = low and compiling and device.type == "cuda"
+    # Not where norms are eager: every one copies its input twice there, 85.7 against 80.5 images/s (docs/benchmarks.md)
+    fast = low and running.compile in ("yes", "cuda-graphs") and device.type == "cuda"
     if running.channels_last == "yes" or (running.channels_last == "auto" and fast):
         unet = unet.to(memory_format=torch.channels_last)
     if running.gradient_checkpointing:

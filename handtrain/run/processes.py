@@ -102,11 +102,12 @@ class Processes:
                 gradient.copy_(numbers.view(gradient.shape))
 
     def broadcast(self, module: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Copy the first process's weights and optimizer state to all processes."""
+        """Copy the first process's trained weights and optimizer state to all processes."""
         if self.count == 1:
             return
-        for tensor in module.state_dict().values():
-            _broadcast(tensor)
+        for weight in module.parameters():
+            if weight.requires_grad:
+                _broadcast(weight.data)
         for group in optimiser.param_groups:
             for parameter in group["params"]:
                 self._broadcast_state(optimiser.state[parameter], parameter)

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from handdata.progress import bar
+from handtrain.compiling import eager
 from handtrain.graphs import Replayed, Step
 from handtrain.method.batches import Order, ahead, batch_of, steps_of
 from handtrain.method.diffusion import Diffusion, Latents, snr_weights
@@ -63,10 +64,7 @@ def tune(
     replayed = _replayed(model, module, optimiser, average, phase, options, processes, fuse)
     add, clip = processes.add_gradients, options.unet_clip
     session.stops.deferred = True  # until the last checkpoint
-    if observer and first == 0:
-        observer.observe(model, 0, total)
-    elif observer and observer.ended(first, total):
-        total = first  # stopped early, before the run was interrupted
+    total = _observed_at_first(observer, model, first, total)
     batches = partial(_batch, split, embeddings, phase, model, processes)
     if model.compiled and first < total:
         _compare_compiling(session, model, module, phase, fuse, batches(first), total - first)
@@ -79,7 +77,8 @@ def tune(
         if replayed:
             losses = replayed(latents, draw, inputs, count)
         else:
-            losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, count, add, clip)
+            with eager(model.compiled and count < phase.batch):
+                losses = tuning_step(model, optimiser, latents, draw, inputs, fuse, count, add, clip)
             average.update(module)
         losses = processes.gather_losses(losses, count)
         session.log_step(phase.stage, step, image_ids, losses, rate, part=phase.part)
@@ -102,12 +101,14 @@ def _compare_compiling(
     _, latents, draw, inputs = batch
 
     def one_pass() -> None:
-        for part in model.micro_batch.parts(len(latents))[:1]:  # a process may have no image of a batch
-            texts = fuse(inputs[part]) if fuse else inputs[part]
-            model.losses(latents[part], draw[part], texts).sum().backward()  # type: ignore[no-untyped-call]
-        module.zero_grad(set_to_none=True)
-        if model.half:
-            model.half.forget()
+        try:
+            for part in model.micro_batch.parts(len(latents))[:1]:  # a process may have no image of a batch
+                texts = fuse(inputs[part]) if fuse else inputs[part]
+                model.losses(latents[part], draw[part], texts).sum().backward()  # type: ignore[no-untyped-call]
+        finally:
+            module.zero_grad(set_to_none=True)
+            if model.half:
+                model.half.forget()
 
     passes = steps * len(model.micro_batch.parts(-(-phase.batch // session.processes.count)))
     session.compare_compiling("Stage III" if phase.course else "fusion", passes, one_pass)
@@ -128,6 +129,15 @@ def _replayed(
         return losses
 
     return Replayed(take, phase.batch, model, optimiser, average)
+
+
+def _observed_at_first(observer: Observer | None, model: Diffusion, first: int, total: int) -> int:
+    """Observe the model before the first step; return the number of steps, fewer if an earlier go ended early."""
+    if observer and first == 0:
+        observer.observe(model, 0, total)
+    elif observer and observer.ended(first, total):
+        return first
+    return total
 
 
 def _observed(

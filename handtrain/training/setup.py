@@ -73,6 +73,15 @@ class Setup:
             "base": {**_place(self.base_place, self.base.commit), **base},
         }
 
+    def _require_same_base(self, config: dict[str, Any]) -> None:
+        # Frozen weights in float32 are maps of the base's file until the export, other parts are read then
+        now = {"fingerprint": self.base.fingerprint(), "rest": self.base.rest_fingerprint()}
+        if any(config["base"][name] != value for name, value in now.items()):
+            raise UserError(
+                f"--base {self.requested['base']} has changed since the run began: put its files back, and start the "
+                "same command again"
+            )
+
     def session(self, processes: int) -> dict[str, Any]:
         """Return the entry of run.json that describes this process."""
         return {
@@ -92,8 +101,10 @@ class Setup:
     ) -> dict[str, Any]:  # fmt: skip
         """Return the content of hand1000.json; `kept` is the step of the best weights, if they are the model's.
 
-        `poses` (n, 64) are those of each gesture's images, None for a model without pose layers.
+        `poses` (n, 64) are those of each gesture's images, None for a model without pose layers. Raises `UserError` if
+        the base's files have changed since the run began.
         """
+        self._require_same_base(config)
         rows, card = [row for each in self.photographs for row in each.rows], readme(self.photographs[0].place)
         training = {
             **config,
@@ -163,7 +174,7 @@ def set_up(
     names = _gestures(place, names, options)  # before a base of gigabytes is fetched
     opened = open_base(base_place, prediction_type=prediction_type)
     options = _with_adapters(opened, options, given, processes.first)
-    _require_supported(opened, options)
+    _require_supported(opened, options, running)
     if processes.first:
         report_left_out(opened, running.safety_checker)
     opened = replace(opened, resolution=opened.check_resolution(options.resolution))
@@ -196,7 +207,7 @@ def _with_adapters(base: Base, options: TrainOptions, given: Collection[str], fi
     return replace(options, lora_rank=rank, unet_lr=rate)
 
 
-def _require_supported(base: Base, options: TrainOptions) -> None:
+def _require_supported(base: Base, options: TrainOptions, running: RunOptions) -> None:
     """Raise `UserError` for options that this kind of base has no place for."""
     kind, fusions = base.backbone.PIPELINE, base.backbone.FUSIONS
     if options.lam < 1 and options.fusion not in fusions:
@@ -207,6 +218,8 @@ def _require_supported(base: Base, options: TrainOptions) -> None:
         raise UserError(f"--fusion {options.fusion} is not for a {kind}{size}: use {instead}")
     if routes(options) and not base.backbone.POSES:
         raise UserError(f"--pose is not for a {kind}, which has no place for the joints: use --pose none")
+    if running.compile != "no" and base.backbone.FLOW:
+        raise UserError(f"--compile is not for a {kind}, which would compile anew for every length of a text: use no")
     if options.min_snr and base.backbone.FLOW:
         raise UserError(f"--min-snr is not for a {kind}: flow matching has no signal-to-noise weights; use --min-snr 0")
 

@@ -3,13 +3,13 @@
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from handdata.progress import bar
 from handtrain import tensor_cache
+from handtrain.compiling import eager
 from handtrain.method.batches import ahead
 from handtrain.method.diffusion import Diffusion
 from handtrain.method.embedding import optimise_embeddings
@@ -39,9 +39,7 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
         embeddings[batches[number]] = shard
     missing = [number for number in range(len(batches)) if number not in finished]
     if model.compiled and missing:
-        part = batches[missing[0]]
-        passes = -(-len(missing) // processes.count) * steps * len(model.micro_batch.parts(part.stop - part.start))
-        session.compare_compiling("Stage II", passes, partial(_pass, model, split, part, options))
+        _compare_compiling(session, model, split, batches[missing[0]], options, -(-len(missing) // processes.count))
     shown = bar(total=len(batches), initial=len(finished), desc="Stage II", unit="batch", show=session.progress)
     for start in range(0, len(missing), processes.count):
         turn = missing[start : start + processes.count]
@@ -49,7 +47,8 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
         if processes.rank < len(turn):
             part = batches[turn[processes.rank]]
             draws = _draws(model, split, part, options)
-            result = optimise_embeddings(model, split.latents[part], split.mixed[part], draws, lr)
+            with eager(model.compiled and part.stop - part.start < options.embedding_batch):
+                result = optimise_embeddings(model, split.latents[part], split.mixed[part], draws, lr)
         results = [result for result in processes.all_gather(result) if result]
         speed = sum(losses.numel() for _, losses in results) / (time.monotonic() - began)
         for number, (optimised, losses) in zip(turn, results, strict=True):
@@ -67,12 +66,22 @@ def stage2(session: Session, model: Diffusion, split: EncodedSplit, options: Tra
     return embeddings
 
 
-def _pass(model: Diffusion, split: EncodedSplit, batch: slice, options: TrainOptions) -> None:
-    """Make the forward and the backward pass of the first part of a batch, without effect."""
-    latents, draw = split.latents[batch], next(_draws(model, split, batch, options))
-    part = model.micro_batch.parts(len(latents))[0]
-    embeddings = split.mixed[batch][part].to(model.device, copy=True).requires_grad_(True)
-    model.losses(latents[part], draw[part], embeddings).sum().backward()  # type: ignore[no-untyped-call]
+def _compare_compiling(
+    session: Session, model: Diffusion, split: EncodedSplit, batch: slice, options: TrainOptions, batches: int
+) -> None:
+    """Compile the forward and the backward pass of the first part of a batch, without effect, and print the cost."""
+    latents, draw = split.latents[batch].to(model.device), next(_draws(model, split, batch, options))
+    embeddings = split.mixed[batch].to(model.device, copy=True).requires_grad_(True)
+    parts_of_batch = model.micro_batch.parts(len(latents))
+
+    def one_pass() -> None:
+        part = parts_of_batch[0]
+        try:
+            model.losses(latents[part], draw[part], embeddings[part]).sum().backward()  # type: ignore[no-untyped-call]
+        finally:
+            embeddings.grad = None
+
+    session.compare_compiling("Stage II", batches * options.embedding_steps * len(parts_of_batch), one_pass)
 
 
 def _read(

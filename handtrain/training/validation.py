@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +56,7 @@ class Observer:
         """
         if self.split is None:
             return self
-        with eager() if model.compiled else nullcontext():  # other sizes of batches are not worth compiling
+        with eager(model.compiled):  # other sizes of batches are not worth compiling
             self._observe(model, self.split, step, total)
         return self
 

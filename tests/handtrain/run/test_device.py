@@ -110,11 +110,11 @@ def test_the_layout_is_contiguous_where_nothing_is_compiled(monkeypatch: pytest.
             layouts.append(named.get("memory_format"))
             return self
 
-    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    monkeypatch.setattr(compute, "compiled", lambda network, _: network)
     monkeypatch.setattr(compute, "HalfCopy", lambda *_: None)  # there is a GPU in name only
     precision: Any
     compiled: Any
-    for precision, compiled in (("bf16", "no"), ("bf16", "yes"), ("fp32", "yes"), ("bf16-autocast", "no")):
+    for precision, compiled in (("bf16", "no"), ("bf16", "yes"), ("fp32", "yes"), ("bf16", "blocks")):
         options, running = TrainOptions(precision=precision), RunOptions(compile=compiled)
         compute.diffusion(Unet(1, 1, 1), None, 1.0, options, running, torch.device("cuda"))
     assert layouts == [None, torch.channels_last, None, None, None]  # None: to the GPU
@@ -235,3 +235,23 @@ def test_poses_need_compiled_blocks_in_place_of_a_whole() -> None:
         with pytest.raises(UserError, match=f"--compile {way} does not support pose layers: use --compile blocks"):
             check_running(RunOptions(compile=way), TrainOptions(pose="map"))  # type: ignore[arg-type]
     check_running(RunOptions(compile="blocks"), TrainOptions(pose="map"))
+
+
+def test_a_comparison_without_memory_is_left_out_and_the_training_halves(
+    base: Path, train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, tried = Diffusion.losses, []
+
+    def small_card(self: Diffusion, latents: Latents, *rest: Any) -> torch.Tensor:
+        tried.append(len(latents))
+        if len(latents) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, latents, *rest)
+
+    monkeypatch.setattr(Diffusion, "losses", small_card)
+    monkeypatch.setattr(compute, "compiled", lambda network, _: network)
+    changes = {"unet_batch": 2, "micro_batch": "auto", "compile": "yes", "embedding_batch": 2}
+    run = train(tmp_path / "run", **changes)
+    assert run.model.is_dir() and set(tried) == {1, 2}
+    message = "was not compared with eager passes, for which memory is short"
+    assert f"compiling for Stage II {message}" in capsys.readouterr().err

@@ -130,6 +130,19 @@ def test_a_run_resumes_with_another_number_of_processes(
     assert [line["step"] for line in _log(tmp_path / "run") if line["stage"] == 3] == list(range(10))
 
 
+@pytest.mark.slow
+def test_adapters_in_bf16_resume_in_two_processes(
+    common: list[str], launcher: Launcher, base: Path, tmp_path: Path
+) -> None:
+    flags = [*common, "--lora-rank", "2", "--precision", "bf16", "--unet-lr", "1e-3", "--checkpoint-minutes", "0"]
+    assert launcher([*flags, "--out", str(tmp_path / "alone")], 1) == [0], launcher.errors.read_text()
+    again = [*flags, "--out", str(tmp_path / "run")]
+    assert 9 in launcher(again, 2, "killed-at-step-3")
+    assert launcher(again, 2) == [0, 0], launcher.errors.read_text()
+    assert [line["step"] for line in _log(tmp_path / "run") if line["stage"] == 3] == list(range(10))
+    assert 0 < _apart(tmp_path / "run", tmp_path / "alone", base) <= 0.2  # gradients of bf16 are summed in parts
+
+
 @pytest.mark.parametrize("alone", ["1e-3"], indirect=True)
 def test_a_mistake_ends_all_processes(alone: tuple[list[str], Path], launcher: Launcher) -> None:
     flags, single = alone

@@ -1,6 +1,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from handdata.errors import Unfinished, UserError
 from handdata.machine import choose_device
 from handtrain.presets import RunOptions, options_of
 from handtrain.training import loop
+from handtrain.training.stage2 import stage2
 from handtrain.training.train import plan_run
 
 Jobs = Callable[..., Any]
@@ -307,3 +309,21 @@ def test_log_lines_have_the_speed_and_some_the_peak_memory(train: Jobs, tmp_path
     steps = [line for line in _log(tmp_path) if line["stage"] in (2, 3)]
     assert all(line["images_per_s"] > 0 for line in steps)
     assert any(line.get("peak_mib", 0) > 1 for line in steps)
+
+
+def test_a_base_that_changes_during_the_run_is_noticed(
+    train: Jobs, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(base, tmp_path / "base")
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+
+    def changing(*arguments: Any, **named: Any) -> Any:
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(bytes(data))
+        return stage2(*arguments, **named)
+
+    monkeypatch.setattr("handtrain.training.train.stage2", changing)
+    with pytest.raises(UserError, match=r"--base .* has changed since the run began: put its files back"):
+        train(tmp_path / "run", base=copy, lora_rank=2, precision="bf16")
+    assert not (tmp_path / "run" / "model").exists()

@@ -252,6 +252,7 @@ def test_half_precision_is_a_folder_of_the_same_kind(whole: Path, tmp_path: Path
         ({"preset": "paper"}, "--fusion flat is not for a ZImagePipeline.*use --lam 1"),
         ({"preset": "smoke", "lam": 1.0, "min_snr": 5.0}, "--min-snr is not for a ZImagePipeline"),
         ({"preset": "plus", "lam": 1.0}, "--pose is not for a ZImagePipeline"),
+        ({"preset": "smoke", "lam": 1.0, "compile": "blocks"}, "--compile is not for a ZImagePipeline"),
     ],
 )
 def test_options_without_a_place_in_this_kind_are_refused(
