@@ -2,7 +2,7 @@
 
 A stage repeats one forward and one backward pass. Before its first step they are made without effect, in eager mode and
 compiled: the first compiled passes wait for the compiler, the faster one of the last two of each kind is the time.
-Batches of other sizes, such as the last one, are computed in eager mode: each size would be compiled anew.
+Batches of other sizes, such as the last one, are computed in eager mode: each size would be compiled by itself.
 """
 
 import os
