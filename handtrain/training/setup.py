@@ -219,7 +219,7 @@ def _require_supported(base: Base, options: TrainOptions, running: RunOptions) -
     if routes(options) and not base.backbone.POSES:
         raise UserError(f"--pose is not for a {kind}, which has no place for the joints: use --pose none")
     if running.compile != "no" and base.backbone.FLOW:
-        raise UserError(f"--compile is not for a {kind}, which would be compiled again for every length of a text: use no")
+        raise UserError(f"--compile is not for a {kind}, which has a graph for every length of a text: use no")
     if options.min_snr and base.backbone.FLOW:
         raise UserError(f"--min-snr is not for a {kind}: flow matching has no signal-to-noise weights; use --min-snr 0")
 
