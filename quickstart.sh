@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 out=${OUT:-./quickstart}
+case $out in /* | ./* | ../*) ;; *) out=./$out ;; esac  # NAME/dataset would be a name on the Hub
 gesture=palm
 build=$out/build
 dataset=$out/dataset
