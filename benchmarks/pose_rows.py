@@ -125,6 +125,7 @@ def final(samples: int, winner: dict[str, Any], baseline: dict[str, Any], seeds:
     free = Part("free", EVERY, 24)
     six = (Part("own", PAPER, 400), Part("rows", PAPER), Part("words", PAPER), free)
     yield Row("final", "winner", PAPER, winner, 2 * samples, six, drawing=POSED)
+    yield Row("final", "all routes", PAPER, {**winner, "pose": ROUTES}, 2 * samples, six, drawing=POSED)
     fifteen = (Part("rows", HELD, 100), Part("rows", TRAINED), Part("own", SHOWN, 100), Part("words", SHOWN), free)
     yield Row("final", "winner", TRAINED, winner, max(samples, 65536), fifteen, keep=True, drawing=POSED)
     for seed in range(seeds):
