@@ -19,7 +19,7 @@ from handdata.errors import UserError
 
 PASSES = 4  # of each kind: kernels are chosen in the first, the CUDA graphs of `reduce-overhead` recorded in the second
 # Kinds of a repeated block that are compiled, each for one size of its input. A UNet has four sizes of blocks, in both
-# stages, and the last batch may be smaller; torch's own limit of 8 would leave the others in eager mode.
+# stages, and --micro-batch may leave a rest; torch's own limit of 8 would leave the others in eager mode.
 _KINDS = 64
 
 

@@ -70,9 +70,7 @@ class Contender:
         if not self.preset:
             return f"plain loop, {'with' if self.checkpointing else 'without'} checkpointing"
         batch = f", batch {self.batch}" if self.batch else ""
-        compiled = {"no": "", "yes": ", compiled", "blocks": ", blocks compiled"}.get(
-            self.compile, f", compile {self.compile}"
-        )
+        compiled = {"no": "", "yes": ", compiled"}.get(self.compile, f", compile {self.compile}")
         return f"preset {self.preset}{batch}{compiled}{', graphs' if self.graphs else ''}"
 
     def ready(self, scene: "Scene") -> "Plain | Ours":

@@ -64,8 +64,15 @@ class Session:
             more |= {"peak_mib": peak_mib(self.device), "ideal": self.ideal.get(stage) if step else None}
         self.run.log_step(stage, step, image_ids, float(values.mean()), lr, **more)
 
-    def compare_compiling(self, stage: str, passes: int, one_pass: Callable[[], object]) -> None:
-        """Compile a stage's pass, which must have no effect, and print what that cost and what its passes save."""
+    def compare_compiling(self, stage: str, whole: bool, passes: int, one_pass: Callable[[], object]) -> None:
+        """Compile a stage's pass, which must have no effect, and print what that cost and what its passes save.
+
+        A stage without a `whole` batch is not compiled, see `handtrain.compiling`.
+        """
+        if not whole:
+            if self.progress:
+                print(f"handtrain: {stage} has fewer images than a batch and is not compiled", file=sys.stderr)
+            return
         text = f"compiling for {stage} was not compared with eager passes, for which memory is short"
         with self.phases.inside("compile"):
             try:

@@ -98,7 +98,7 @@ def _compare_compiling(
     steps: int,
 ) -> None:  # fmt: skip
     """Compile the forward and the backward pass of the first part of a batch, without effect, and print the cost."""
-    _, latents, draw, inputs = batch
+    image_ids, latents, draw, inputs = batch
 
     def one_pass() -> None:
         try:
@@ -111,7 +111,8 @@ def _compare_compiling(
                 model.half.forget()
 
     passes = steps * len(model.micro_batch.parts(-(-phase.batch // session.processes.count)))
-    session.compare_compiling("Stage III" if phase.course else "fusion", passes, one_pass)
+    whole, stage = len(image_ids) == phase.batch, "Stage III" if phase.course else "fusion"
+    session.compare_compiling(stage, whole, passes, one_pass)
 
 
 def _replayed(

@@ -81,7 +81,8 @@ def _compare_compiling(
         finally:
             embeddings.grad = None
 
-    session.compare_compiling("Stage II", batches * options.embedding_steps * len(parts_of_batch), one_pass)
+    passes, whole = batches * options.embedding_steps * len(parts_of_batch), len(latents) == options.embedding_batch
+    session.compare_compiling("Stage II", whole, passes, one_pass)
 
 
 def _read(

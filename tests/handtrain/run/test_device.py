@@ -218,7 +218,7 @@ def test_blocks_are_compiled_with_poses_and_adapters_and_the_cost_is_printed(
     losses = []
     for way in ("no", "blocks"):
         changes = {"lora_rank": 2, "precision": "bf16", "pose": "map", "unet_batch": 2, "unet_lr": 1e-3}
-        run = train(tmp_path / way, **changes, compile=way, validate_every=100, sample_every=100)
+        run = train(tmp_path / way, **changes, embedding_batch=2, compile=way, validate_every=100, sample_every=100)
         lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines if "loss" in line])
         printed = capsys.readouterr().err
@@ -255,3 +255,13 @@ def test_a_comparison_without_memory_is_left_out_and_the_training_halves(
     assert run.model.is_dir() and set(tried) == {1, 2}
     message = "was not compared with eager passes, for which memory is short"
     assert f"compiling for Stage II {message}" in capsys.readouterr().err
+
+
+def test_a_stage_without_a_whole_batch_is_not_compiled(
+    train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compute, "compiled", lambda network, _: network)
+    train(tmp_path / "run", compile="yes", embedding_batch=8, unet_batch=2)
+    printed = capsys.readouterr().err
+    assert "Stage II has fewer images than a batch and is not compiled" in printed
+    assert "compiling for Stage III took" in printed
