@@ -55,7 +55,7 @@ def rows_of(given: argparse.Namespace) -> list[Row]:
     return [row for row in rows if not given.only or row.stage == "base" or any(o in row.name for o in given.only)]
 
 
-def make(row: Row, folder: Path, device: str, threads: int) -> str:
+def make(row: Row, folder: Path, device: str, threads: int, base: str = BASE) -> str:
     """Train a row and draw its images into FOLDER/images; return a line about it. It runs in a process of its own."""
     import torch
 
@@ -64,9 +64,9 @@ def make(row: Row, folder: Path, device: str, threads: int) -> str:
     if target.is_file():
         return f"{row.name}: drawn before"
     start, run = time.monotonic(), folder / "runs" / row.name
-    model: str | Path = BASE
+    model: str | Path = base
     if row.gestures:
-        model = _train(row, folder, run, device)
+        model = _train(row, folder, run, device, base=base)
     trained = time.monotonic()
     columns = real(row, folder, device) if row.stage == "ceiling" else drawn(row, model, folder, device)
     about = {
@@ -83,11 +83,13 @@ def make(row: Row, folder: Path, device: str, threads: int) -> str:
     return f"{row.name}: trained in {about['train_s']} s, drawn in {about['draw_s']} s"
 
 
-def _train(row: Row, folder: Path, run: Path, device: str, samples: int | None = None) -> Path:
+def _train(
+    row: Row, folder: Path, run: Path, device: str, samples: int | None = None, base: str = BASE
+) -> Path:  # fmt: skip
     from handtrain.training.train import train
 
     finished = train(
-        folder / "dataset", gesture=row.gestures, base=BASE, out=run, device=device, cache=folder / "cache",
+        folder / "dataset", gesture=row.gestures, base=base, out=run, device=device, cache=folder / "cache",
         progress=False, seed=row.seed,
         **{"unet_samples": row.samples if samples is None else samples, "prior_images": 512, **row.options},
         sample_every=0, validate_every=0, tensorboard=False, safety_checker=False, checkpoint_minutes=60.0,

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-NO_POSE, FREE = "left open", "none"  # of the choices of a pose; of the gestures in a prompt
+# of the choices of a pose: one of the gesture in the prompt, by the seed, and none; of the gestures in a prompt
+OWN_POSE, NO_POSE, FREE = "the gesture's own", "left open", "none"
 
 
 @dataclass
@@ -14,6 +15,6 @@ class Drawing:
     steps: int = 20
     guidance: float = 3.0
     mu: float = 1.0  # share of the plain text embedding in the trained model
-    pose: str = NO_POSE  # one of `Models.poses`
+    pose: str = OWN_POSE  # one of `Models.poses`
     photograph: str | None = None  # path of a photograph whose hand gives the pose, instead of `pose`
     pose_guidance: float = 2.0

@@ -8,7 +8,7 @@ import torch
 from handdata.errors import UserError
 from handdata.huggingface import parse_model
 from handdata.machine import choose_device
-from handtrain.app.drawing import NO_POSE, Drawing
+from handtrain.app.drawing import NO_POSE, OWN_POSE, Drawing
 from handtrain.generation.generate import load_pipeline
 from handtrain.generation.poses import pose_of_photograph
 from handtrain.generation.sampling import guidance_of
@@ -53,7 +53,7 @@ class Models:
         if "pose" not in self.about:
             return []
         table = self.about["gestures"].items()
-        return [NO_POSE, *(f"{name} {n + 1}" for name, entry in table for n in range(len(entry["poses"])))]
+        return [OWN_POSE, NO_POSE, *(f"{name} {n + 1}" for name, entry in table for n in range(len(entry["poses"])))]
 
     def draw(self, asked: Drawing) -> tuple[Any, Any]:
         """Return the pictures of the base and of the trained model.
@@ -62,20 +62,19 @@ class Models:
         """
         common = {"num_inference_steps": asked.steps, "guidance_scale": asked.guidance}
         more: dict[str, Any] = {"mu": asked.mu}
-        pose = self._pose(asked) if self.poses else None
-        if pose is not None:
-            more |= {"poses": pose, "pose_guidance": asked.pose_guidance}
+        if self.poses:
+            more |= {"poses": self._pose(asked), "pose_guidance": asked.pose_guidance}
         pictures = [
             pipeline(asked.prompt, generator=torch.Generator().manual_seed(asked.seed), **common, **extra).images[0]
             for pipeline, extra in ((self._base, {}), (self._tuned, more))
         ]
         return pictures[0], pictures[1]
 
-    def _pose(self, asked: Drawing) -> torch.Tensor | None:
-        """Return the requested pose (64,), None if it is left open."""
+    def _pose(self, asked: Drawing) -> torch.Tensor | str | None:
+        """Return the requested pose (64,) or `own`, None if it is left open."""
         if asked.photograph is not None:
             return torch.from_numpy(pose_of_photograph(Path(asked.photograph))[0])
-        if asked.pose == NO_POSE:
-            return None
+        if asked.pose in (OWN_POSE, NO_POSE):
+            return "own" if asked.pose == OWN_POSE else None
         gesture, _, number = asked.pose.rpartition(" ")
         return cast(torch.Tensor, self._tuned.gesture.own_poses(gesture)[int(number) - 1])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from handdata.errors import UserError
 from handtrain.app import hands
-from handtrain.app.drawing import FREE, NO_POSE, Drawing
+from handtrain.app.drawing import FREE, OWN_POSE, Drawing
 from handtrain.app.rows import Rows
 
 if TYPE_CHECKING:  # needs diffusers; judging does not
@@ -71,7 +71,7 @@ def _generate(gradio: Any, models: "Models") -> None:
         mu = gradio.Slider(0, 1, models.mu, step=0.05, label="mu (plain text)")
     with gradio.Row(visible=bool(models.poses)):
         with gradio.Column():
-            pose = gradio.Dropdown(models.poses or [NO_POSE], value=NO_POSE, label="Pose of the hand")
+            pose = gradio.Dropdown(models.poses or [OWN_POSE], value=OWN_POSE, label="Pose of the hand")
             strength = gradio.Slider(0, 12, 2, step=0.5, label="Guidance towards the pose")
         photograph = _file(gradio, "Or that of a photograph", "pose")
         found = gradio.Image(label="Hand of the photograph", height=220, **_SHOWN)

@@ -101,18 +101,19 @@ def _use_of_poses(about: dict[str, Any], ours: str) -> str:
     name, entry = next(iter(about["gestures"].items()))
     phrases = "\n".join(f"- {name}: `{entry['phrase']}`" for name, entry in about["gestures"].items())
     guidance = 2.0 if about.get("pose") else 3.0
-    drawn = f', poses=pipeline.gesture.own_poses("{name}")[0]' if about.get("pose") else ""
-    poses = """
+    poses = f"""
 
-`poses` are 64 numbers for each image: 21 joints (x, y, z) in sides of the square image, then 1 for a left hand or -1
-for a right one. Without them the pose is left open. `pose_guidance` is their scale of guidance."""
+Each image gets one of the gesture's own poses, by the seed of its generator; `pipeline.gesture.own_poses("{name}")`
+returns them all. Others are given as `poses=`, 64 numbers for each image: 21 joints (x, y, z) in sides of the square
+image, then 1 for a left hand or -1 for a right one. `poses=None` leaves the pose open. `pose_guidance` is the scale of
+guidance by poses."""
     return f"""## Use
 
 ```python
 from handtrain import {ours}
 
 pipeline = {ours}.from_pretrained("THIS MODEL")
-image = pipeline("a woman {entry["phrase"]}", guidance_scale={guidance}{drawn}).images[0]
+image = pipeline("a woman {entry["phrase"]}", guidance_scale={guidance}).images[0]
 ```
 
 Name a gesture in the prompt as in the training texts:

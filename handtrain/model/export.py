@@ -15,6 +15,7 @@ import torch
 
 import handtrain.method.conditioning
 import handtrain.method.fusion
+import handtrain.method.noise
 import handtrain.model.gesture_file
 import handtrain.model.gesture_mixin
 from handdata.errors import UserError
@@ -120,8 +121,8 @@ def write_texts(folder: Path, about: dict[str, Any], metrics: str = "") -> None:
 def one_file(kind: str = "StableDiffusionPipeline") -> str:
     """Return our pipeline for a kind of model as one self-contained source file, for diffusers' `custom_pipeline`."""
     ground = (
-        handtrain.method.fusion, handtrain.method.conditioning, handtrain.model.gesture_file,
-        handtrain.model.gesture_mixin,
+        handtrain.method.fusion, handtrain.method.conditioning, handtrain.method.noise,
+        handtrain.model.gesture_file, handtrain.model.gesture_mixin,
     )  # fmt: skip
     ours = BACKBONES[kind].TUNED_PIPELINE
     assert ours is not None

@@ -12,6 +12,7 @@ import torch
 
 from handtrain.method.conditioning import POSE_NUMBERS
 from handtrain.method.fusion import FlatFusion, TokenFusion
+from handtrain.method.noise import seed_of
 
 ABOUT_FILE, FUSION_FILE, POSE_FILE = "hand1000.json", "fusion.safetensors", "pose.safetensors"
 NEWEST_FORMAT = 2  # of hand1000.json; 2 has poses and several gestures
@@ -59,6 +60,16 @@ class Gesture:
                              f"the model has several gestures: choose one of {known}")  # fmt: skip
         lines = table.get(name, {}).get("poses", [])
         return torch.tensor([[float(value) for value in line.split()] for line in lines]).reshape(-1, 64)
+
+    def pose_for(self, prompt: str, noise_seed: int) -> torch.Tensor | None:
+        """Return the pose (64,) of an image of a prompt that names a gesture, by the seed of its noise; None without.
+
+        `handtrain generate` chooses the same.
+        """
+        for name, entry in self.about.get("gestures", {}).items():
+            if entry["phrase"] in prompt and len(poses := self.own_poses(name)):
+                return poses[seed_of("pose", noise_seed) % len(poses)]
+        return None
 
     def fuse(self, text: torch.Tensor) -> torch.Tensor:
         """Return F (n, tokens, width) of T in float32 on the CPU; the flat layer's results are cached."""

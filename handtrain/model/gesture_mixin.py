@@ -12,6 +12,7 @@ import torch
 
 from handtrain.method.conditioning import PoseLayers, attach, guided, make_pose_layers
 from handtrain.method.fusion import TokenFusion, mix
+from handtrain.method.noise import seed_of
 from handtrain.model.gesture_file import ABOUT_FILE, FUSION_FILE, POSE_FILE, Gesture, layer_weights
 
 # ours by the class in model_index.json
@@ -80,7 +81,7 @@ class WithGesture:
         self,
         *args: Any,
         mu: float | None = None,
-        poses: torch.Tensor | None = None,
+        poses: torch.Tensor | str | None = "own",
         pose_guidance: float | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -88,12 +89,18 @@ class WithGesture:
 
         `mu` in 0..1 is the text's share of the prompt embedding, by default the lam of the training; at 1 the gesture
         is left out. The negative prompt is encoded without the gesture. `prompt_embeds` are used unchanged.
-        `poses` (64,) or one for each image (n, 64) are those of the hands, such as `gesture.own_poses("ok")`; a row of
-        NaN, or none at all, leaves the pose open. `pose_guidance` is their scale, by default the `guidance_scale`.
+        `poses` are those of the hands: `own` gives an image whose prompt has a gesture's phrase one of that gesture's,
+        by the seed of its generator as `handtrain generate` does; a tensor (64,), or (n, 64) for each image, any other,
+        such as those of `gesture.own_poses("ok")`; a row of NaN, or None for all, leaves the pose open. `pose_guidance`
+        is their scale, by default the `guidance_scale`.
         """
         if mu is not None and not 0 <= mu <= 1:
             raise ValueError(f"mu is {mu}, it must be in 0 to 1")
-        if poses is not None and self.pose_layers is None:
+        if isinstance(poses, str):
+            if poses != "own":
+                raise ValueError(f"poses are {poses!r}, they must be 'own', a tensor or None")
+            poses = self._own_poses(args, kwargs)
+        elif poses is not None and self.pose_layers is None:
             raise ValueError("this model was trained without poses: leave poses out")
         self._mu = mu
         unet: Any = self.unet  # type: ignore[attr-defined]
@@ -109,6 +116,19 @@ class WithGesture:
                 return super().__call__(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._mu = None
+
+    def _own_poses(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+        """Return a pose (n, 64) for every image of a call, NaN where its prompt names no gesture; None if none does."""
+        prompt = kwargs.get("prompt", args[0] if args else None)
+        if self.pose_layers is None or self.gesture is None or prompt is None:
+            return None
+        prompts, each = [prompt] if isinstance(prompt, str) else prompt, int(kwargs.get("num_images_per_prompt", 1))
+        texts = [text for text in prompts for _ in range(each)]
+        seeds = _noise_seeds(kwargs.get("generator"), len(texts), torch.device(self.unet.device))  # type: ignore[attr-defined]
+        poses = [self.gesture.pose_for(text, seed) for text, seed in zip(texts, seeds, strict=True)]
+        if all(pose is None for pose in poses):
+            return None
+        return torch.stack([torch.full((64,), torch.nan) if pose is None else pose for pose in poses])
 
     def with_gesture(self, text: torch.Tensor, mu: float | None = None) -> torch.Tensor:
         """Return E (n, tokens, width) of plain text embeddings T; `mu` as in the call.
@@ -150,6 +170,19 @@ def _one_per_image(poses: Any, count: int) -> torch.Tensor:
     if count % len(every):
         raise ValueError(f"{len(every)} poses for {count} images: give one, or one for each image")
     return every.repeat_interleave(count // len(every), 0)
+
+
+def _noise_seeds(generator: Any, count: int, device: torch.device) -> list[int]:
+    """Return a number for each image: the seed of its generator, or one of the state of torch's own generator."""
+    several = generator if isinstance(generator, list) else [generator]
+    if len(several) == count and generator is not None:
+        return [int(one.initial_seed()) for one in several]
+    if several[0] is not None:
+        first = int(several[0].initial_seed())
+    else:
+        state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+        first = seed_of(state.numpy().tobytes())
+    return [first + number for number in range(count)]
 
 
 def _images(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -25,7 +25,7 @@ from handdata.recipe import RenderOptions
 from handdata.stages import assemble
 from handdata.world.render import draw
 from handtrain.app import hands, page
-from handtrain.app.drawing import NO_POSE, Drawing
+from handtrain.app.drawing import NO_POSE, OWN_POSE, Drawing
 from handtrain.app.models import Models
 from handtrain.app.rows import Rows
 from handtrain.generation.poses import read_pose
@@ -63,12 +63,15 @@ def palm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_both_models_draw_the_same_noise_and_the_pose_changes_only_the_trained_one(models: Models) -> None:
-    first, again, posed = (
-        models.draw(Drawing("a person", seed=1, steps=2, pose=pose)) for pose in (NO_POSE, NO_POSE, models.poses[1])
+    prompt = f"a person {models.phrases['call']}"
+    assert models.poses[:3] == [OWN_POSE, NO_POSE, "call 1"] and models.phrases == {"call": prompt[9:]}
+    first, again, posed, own = (
+        models.draw(Drawing(prompt, seed=1, steps=2, pose=pose))
+        for pose in (NO_POSE, NO_POSE, models.poses[2], OWN_POSE)
     )
     assert [np.array_equal(*pair) for pair in zip(first, again, strict=True)] == [True, True]
     assert [np.array_equal(*pair) for pair in zip(first, posed, strict=True)] == [True, False]
-    assert models.poses[:2] == [NO_POSE, "call 1"] and models.phrases == {"call": "making phone call hand gesture"}
+    assert [np.array_equal(*pair) for pair in zip(first, own, strict=True)] == [True, False]
 
 
 @pytest.mark.slow
@@ -83,7 +86,7 @@ def test_the_pose_of_a_photograph_is_that_of_the_command(models: Models, palm: P
     assert np.array_equal(*poses)
     chosen, left_open = (
         models.draw(Drawing("a person", seed=1, steps=2, pose=pose, photograph=photograph))
-        for pose, photograph in ((models.poses[1], str(tmp_path / "turned.png")), (NO_POSE, None))
+        for pose, photograph in ((models.poses[2], str(tmp_path / "turned.png")), (NO_POSE, None))
     )
     assert [np.array_equal(*pair) for pair in zip(chosen, left_open, strict=True)] == [True, False]
     expected = models._tuned(
@@ -110,7 +113,7 @@ def test_the_hand_of_a_photograph_is_shown_in_its_square_and_a_wall_has_none(pal
 
 @pytest.mark.slow
 def test_the_page_shows_the_fields_of_a_pose_for_models_with_pose_layers_only() -> None:
-    for poses, fields in (([], 0), ([NO_POSE, "call 1"], 4)):
+    for poses, fields in (([], 0), ([OWN_POSE, NO_POSE, "call 1"], 4)):
         models = SimpleNamespace(phrases={"call": "c"}, poses=poses, guidance=3.0, mu=1.0, name="m", base_name="b")
         config = page.build(models, None).config  # type: ignore[arg-type]
         parts = {part["id"]: part for part in config["components"]}

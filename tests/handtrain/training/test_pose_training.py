@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from handdata.errors import UserError
 from handtrain.generation.generate import generate
 from handtrain.generation.sampling import Sampler
 from handtrain.method.batches import Order, batch_of
+from handtrain.method.noise import seed_of
 from handtrain.model.pipeline import Hand1000Pipeline
 from handtrain.training import prior, validation
 from handtrain.training.early_stopping import BEST_FILE
@@ -228,3 +230,65 @@ def test_the_pipeline_saves_and_loads_the_pose_layers(posed: Path, tmp_path: Pat
         images.append(loaded("a person", poses=pose, generator=generator, **size).images)
     assert np.array_equal(images[0], images[1])
     assert not np.array_equal(images[1], images[2])
+
+
+def _draw(pipeline: Any, prompt: str | list[str], seeds: int | list[int], **more: Any) -> np.ndarray:
+    pipeline.set_progress_bar_config(disable=True)
+    several = seeds if isinstance(seeds, list) else [seeds]
+    generators = [torch.Generator().manual_seed(seed) for seed in several]
+    size = {"height": 16, "width": 16, "num_inference_steps": 2, "output_type": "np"}
+    drawn: np.ndarray = pipeline(
+        prompt, generator=generators if isinstance(seeds, list) else generators[0], **size, **more
+    ).images
+    return drawn
+
+
+def test_the_pipeline_draws_a_gesture_of_the_prompt_with_one_of_its_own_poses(posed: Path) -> None:
+    pipeline: Any = Hand1000Pipeline.from_pretrained(posed, safety_checker=None)
+    own = pipeline.gesture.own_poses("call")
+    named, free = f"a person {pipeline.gesture.about['gestures']['call']['phrase']}", "a person"
+    chosen = [int(seed_of("pose", seed) % len(own)) for seed in range(8)]
+    assert len(set(chosen)) > 2, "seeds choose among the poses"
+    for seed in (0, 1, 2):
+        assert np.array_equal(_draw(pipeline, named, seed), _draw(pipeline, named, seed, poses=own[chosen[seed]]))
+        assert not np.array_equal(_draw(pipeline, named, seed), _draw(pipeline, named, seed, poses=None))
+        assert np.array_equal(_draw(pipeline, free, seed), _draw(pipeline, free, seed, poses=None))
+    mixed = _draw(pipeline, [free, named], [3, 1])
+    nothing = torch.full((64,), torch.nan)
+    assert np.array_equal(mixed, _draw(pipeline, [free, named], [3, 1], poses=torch.stack([nothing, own[chosen[1]]])))
+    several = _draw(pipeline, named, 4, num_images_per_prompt=2)  # one generator: its seed, and the one behind it
+    given = own[[seed_of("pose", seed) % len(own) for seed in (4, 5)]]
+    assert np.array_equal(several, _draw(pipeline, named, 4, num_images_per_prompt=2, poses=given))
+
+
+def test_without_a_generator_the_pose_follows_the_state_of_torchs_own(posed: Path) -> None:
+    pipeline: Any = Hand1000Pipeline.from_pretrained(posed, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    size = {"height": 16, "width": 16, "num_inference_steps": 2, "output_type": "np"}
+    named = f"a person {pipeline.gesture.about['gestures']['call']['phrase']}"
+    poses: list[torch.Tensor] = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        for _ in range(6):
+            poses.append(pipeline._own_poses((named,), {}))
+            pipeline(named, **size)
+    assert all(torch.equal(first, second) for first, second in zip(poses[:6], poses[6:], strict=True))
+    assert len({tuple(pose.flatten().tolist()) for pose in poses}) > 1, "not the same one every time"
+
+
+def test_the_command_and_the_pipeline_draw_the_same_image(posed: Path, tmp_path: Path) -> None:
+    pipeline: Any = Hand1000Pipeline.from_pretrained(posed, safety_checker=None)
+    prompt = f"a person {pipeline.gesture.about['gestures']['call']['phrase']}"
+    generate(posed, out=tmp_path / "images", prompt=prompt, seeds=[5], device="cpu", steps=2)
+    with Image.open(tmp_path / "images" / "image-s5.png") as drawn:
+        difference = np.asarray(drawn, dtype=float) - 255 * _draw(pipeline, prompt, 5)[0]
+    assert np.abs(difference).max() <= 1
+
+
+def test_another_word_than_own_is_refused_and_models_without_poses_need_none(posed: Path, model: Path) -> None:
+    pipeline: Any = Hand1000Pipeline.from_pretrained(posed, safety_checker=None)
+    with pytest.raises(ValueError, match="'rows', they must be 'own'"):
+        _draw(pipeline, "a person", 0, poses="rows")
+    plain: Any = Hand1000Pipeline.from_pretrained(model, safety_checker=None)
+    phrase = plain.gesture.about["gesture_phrase"]
+    assert np.array_equal(_draw(plain, f"a person {phrase}", 0), _draw(plain, f"a person {phrase}", 0, poses=None))
