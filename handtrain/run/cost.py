@@ -102,7 +102,7 @@ def plan(gesture: str, rows: Sequence[Row], base: Base, options: TrainOptions) -
     embeddings = count * base.sizes.tokens * base.sizes.width * _FLOAT
     order = stage3_order(options, (count,))
     steps = count * options.unet_epochs if by_image else order.steps
-    token = options.fusion == "token"
+    token = options.fusion == "token" and options.lam < 1
     return Plan(
         gesture=gesture,
         images=count,

@@ -128,7 +128,7 @@ def gib(size: float) -> str:
 
 def _at_once(options: TrainOptions, running: RunOptions, processes: int) -> dict[str, int]:
     """Return the images in one pass of each stage; 0 for a stage that is left out."""
-    fused = -(-options.fusion_batch // processes) if options.fusion == "token" else 0
+    fused = -(-options.fusion_batch // processes) if options.fusion == "token" and options.lam < 1 else 0
     batches = {
         "Stage II": max(fused, options.embedding_batch if options.embedding_steps else 0),
         "Stage III": -(-options.unet_batch // processes),

@@ -40,7 +40,7 @@ from handtrain.training.prior import gesture_free, prior_split, with_prior
 from handtrain.training.released_order import released_order
 from handtrain.training.setup import set_up, stage1_record
 from handtrain.training.stage2 import stage2
-from handtrain.training.training_set import encode_splits, merged, recomputed_landmarks
+from handtrain.training.training_set import encode_splits, in_turns, merged, recomputed_landmarks
 from handtrain.training.validation import Observer, validation_split
 
 
@@ -125,14 +125,14 @@ def train(
 
             # Token fusion, before Stage II: one trained layer in place of the flat one
             layer = None
-            if options.fusion == "token" and len(features) == 1:
+            if options.fusion == "token" and options.lam < 1:
                 layer, fuse = fusion_layer(setup.base.sizes.width, g, options.lam, model.device)
                 if not load_layer(session, layer):
                     tune(session, model, layer, splits[0], splits[0].text, fusion_phase(options), fuse)
                     save_layer(session, layer)
                 splits = [each.fused(layer.requires_grad_(False), g, options.lam, model.device) for each in splits]
 
-            split, observed_split = splits[0], splits[1] if len(splits) > 1 else None
+            split, observed_split = splits[0], in_turns(splits[1]) if len(splits) > 1 else None
             observer = Observer(session, setup.base, options, running, unconditional, observed_split, judge)
             if options.order == "images":
                 # Stages II and III of one image after the other, as in the released code

@@ -65,6 +65,16 @@ def merged(splits: Sequence[EncodedSplit]) -> EncodedSplit:
     )
 
 
+def in_turns(split: EncodedSplit) -> EncodedSplit:
+    """Return a split of several gestures with their rows in turns, so that its first rows are of all of them."""
+    if not split.groups:
+        return split
+    turns = [(turn, number) for number, size in enumerate(split.groups) for turn in range(size)]
+    rows = sorted(range(len(turns)), key=lambda row: turns[row])
+    names, texts = ([values[row] for row in rows] for values in (split.image_ids, split.texts))
+    return EncodedSplit(names, texts, split.latents[rows], split.text[rows], split.mixed[rows])
+
+
 def joined_embeddings(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return embeddings (n, tokens, width) one behind the other, padded to as many tokens as the longest has."""
     longest = max(part.shape[1] for part in parts)
@@ -112,7 +122,19 @@ def encode_splits(
         for of_split, start, size in zip(latents, starts, sizes, strict=True)
     ]
     columns = (names, texts, latents, torch.split(prompts, sizes), torch.split(mixed, sizes))
-    return [EncodedSplit(*values) for values in zip(*columns, strict=True)], encoded[count:]
+    return [_of_own_length(EncodedSplit(*values)) for values in zip(*columns, strict=True)], encoded[count:]
+
+
+def _of_own_length(split: EncodedSplit) -> EncodedSplit:
+    """Return a split whose embeddings are as long as its longest text.
+
+    The other splits' texts change nothing: only the first process has those of `validation`.
+    """
+    lengths = split.latents.more.get("length")
+    if lengths is None:
+        return split
+    longest = int(lengths.max())
+    return replace(split, text=split.text[:, :longest], mixed=split.mixed[:, :longest])
 
 
 @contextmanager

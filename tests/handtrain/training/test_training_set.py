@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 import torch
 
 from handtrain.data.dataset import load
+from handtrain.method.diffusion import Latents
 from handtrain.model.base import open_base
 from handtrain.presets import TrainOptions
 from handtrain.run.phases import Phases
 from handtrain.tensor_cache import TensorCache
 from handtrain.training import training_set
-from handtrain.training.training_set import begun, encode_splits, recomputed_landmarks
+from handtrain.training.training_set import EncodedSplit, begun, encode_splits, in_turns, recomputed_landmarks
 
 
 def test_recomputed_landmarks_are_those_of_the_hand_in_the_box(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +115,20 @@ def test_without_a_thread_nothing_begins_before_it_is_needed() -> None:
         order.append("before")
         assert result() == 7
     assert order == ["before", "computed"]
+
+
+def test_the_first_rows_of_a_split_in_turns_are_of_all_gestures() -> None:
+    names = ["a0", "a1", "a2", "b0", "c0", "c1"]
+    numbers = torch.arange(6.0).reshape(6, 1, 1)
+    latents = Latents(numbers[..., None], numbers[..., None], None, numbers[:, 0], {"ids": numbers})
+    split = EncodedSplit(names, [name.upper() for name in names], latents, numbers, numbers + 10, (3, 1, 2))
+    turned = in_turns(split)
+    order = [0, 3, 4, 1, 5, 2]
+    assert turned.image_ids == [names[row] for row in order] and turned.texts == [
+        name.upper() for name in turned.image_ids
+    ]
+    assert turned.text.flatten().tolist() == order and turned.mixed.flatten().tolist() == [10 + row for row in order]
+    of_rows = (turned.latents.mean, turned.latents.poses, turned.latents.more["ids"])
+    assert all(column is not None and column.flatten().tolist() == order for column in of_rows)
+    single = replace(split, groups=())
+    assert in_turns(single) is single

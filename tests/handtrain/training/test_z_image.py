@@ -330,3 +330,21 @@ def test_the_network_of_the_published_configuration_has_its_number_of_weights() 
     }  # fmt: skip
     network = z_image.NETWORKS["transformer"].empty(config)
     assert sum(weight.numel() for weight in network.parameters()) == 6_154_908_736
+
+
+def test_texts_of_the_validation_split_change_nothing_of_stage_2(
+    z: Path, train: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process without that split, or a run resumed without it, has shards of the same shape."""
+    dataset = tiny.write_dataset(tmp_path / "dataset", train=2, validation=4, longer=LONGER)
+    given = {"base": z, "dataset": dataset, "lam": 1.0, "lora_rank": 2, "preset": "smoke", "embedding_batch": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("handtrain.training.train.export", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", **given, validate_every=1)
+    train(tmp_path / "run", **given, validate_every=0)
+    assert "damaged" not in capsys.readouterr().err
+    whole = train(tmp_path / "without", **given, validate_every=0).model
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    first, second = load_file(whole / name), load_file(tmp_path / "run" / "model" / name)
+    assert all(torch.equal(first[key], second[key]) for key in first)
