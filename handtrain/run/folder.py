@@ -125,8 +125,9 @@ class RunFolder:
         self, stage: int, step: int, image_ids: list[str], loss: float, lr: float, speed: float | None = None,
         ideal: float | None = None, **more: Any,
     ) -> None:  # fmt: skip
-        """Add the line of a training step, with its speed in images/s: by default that since the previous line.
+        """Add the line of a training step, with its speed in images/s.
 
+        By default the speed is that since the previous line, or since `restart_clock`.
         `ideal` is the seconds per image at the peak of all GPUs: with it the line has an `mfu`.
         """
         now = time.monotonic()
@@ -136,6 +137,10 @@ class RunFolder:
         self._clock = now
         images: dict[str, Any] = {"image_id": image_ids[0]} if len(image_ids) == 1 else {"image_ids": image_ids}
         self.log(stage=stage, step=step, **images, loss=loss, lr=lr, images_per_s=round(speed, 3), **more)
+
+    def restart_clock(self) -> None:
+        """Begin to time the next step: what came after the last line is not part of it."""
+        self._clock = time.monotonic()
 
     def sync(self) -> None:
         """Flush the log to the disk, before a checkpoint records its number of lines."""

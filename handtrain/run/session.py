@@ -107,6 +107,7 @@ class Session:
         """Resume without the checkpoint, from Stage II's shards; in the first process, which decides for all."""
         print(f"handtrain: {reason}; Stage III starts again", file=sys.stderr)
         self.resume = None
+        remove(self.run.path / "checkpoints")  # of later steps, next to which new ones would not be kept
         self.run.start_log(_finished_lines(self.run, None), trackers_of(self.running))
 
     def save_when_due(
@@ -133,6 +134,7 @@ class Session:
         self.stop_if(stopping, name)
         if last:
             self.stops.deferred = False
+        self.run.restart_clock()
 
     def finish(self) -> None:
         """Record that the run is finished, with its phases, and print them; remove checkpoints that are not kept."""

@@ -63,12 +63,12 @@ def tune(
     optimiser, average, first = _begun(session, model, module, phase, options)
     replayed = _replayed(model, module, optimiser, average, phase, options, processes, fuse)
     add, clip = processes.add_gradients, options.unet_clip
-    session.stops.deferred = True  # until the last checkpoint
     total = _observed_at_first(observer, model, first, total)
     batches = partial(_batch, split, embeddings, phase, model, processes)
     if model.compiled and first < total:
         _compare_compiling(session, model, module, phase, fuse, batches(first), total - first)
     coming, stage = ahead(batches, range(first, total), model.device), f"Stage {'I' * phase.stage}"
+    session.run.restart_clock()
     steps = bar(coming, desc=stage, unit="step", initial=first, total=total, show=session.progress)
     for step, (image_ids, latents, draw, inputs) in steps:
         rate = _set_rate(optimiser, phase, options, step, total)
@@ -89,6 +89,7 @@ def tune(
         session.save_when_due(f"stage{phase.stage}-{step + 1:08d}", tensors, state, last=ended or step + 1 == total)
         if ended:
             break
+    session.stops.deferred = False  # a run that is resumed after its last step has none
     average.replace(module)
 
 
@@ -167,6 +168,7 @@ def _begun(
     first = session.restore(phase.part, module, optimiser, average.weights)
     if model.half:
         model.half.follow(model.unet)
+    session.stops.deferred = True  # until the last checkpoint
     return optimiser, average, first
 
 

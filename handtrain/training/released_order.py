@@ -53,3 +53,4 @@ def released_order(
         observer.observe(model, index + 1, count)
         tensors, state = checkpoint.training_state(unet), {"images": index + 1}
         session.save_when_due(f"images-{index + 1:08d}", tensors, state, last=index + 1 == count)
+    session.stops.deferred = False  # a run that is resumed after its last image has none

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -116,6 +117,34 @@ def test_lost_best_weights_are_one_sentence(train: Callable[..., Any], tmp_path:
     monkeypatch.setattr(early_stopping.Judge, "restore", lost)
     with pytest.raises(Unfinished, match="of step 1 is damaged or missing"):
         train(tmp_path, best_by="hand_found", keep="best", **JUDGED)
+
+
+def test_a_stage_that_starts_again_without_its_best_weights_keeps_its_new_checkpoints(
+    train: Callable[..., Any], tmp_path: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    options: dict[str, Any] = {"best_by": "hand_found", "keep": "best", "checkpoint_minutes": 0.0, **JUDGED}
+    score, cuts = Judge.score, []
+
+    def dying(self: Judge, step: int, *arguments: Any) -> None:
+        if step == cuts[-1]:
+            raise KeyboardInterrupt
+        score(self, step, *arguments)
+
+    monkeypatch.setattr(Judge, "score", dying)
+    for cut in (4, 3):
+        cuts.append(cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, **options)
+        if cut == 4:
+            shutil.rmtree(tmp_path / "best")
+    assert "Stage III starts again" in capsys.readouterr().err
+    names = sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir())
+    assert names == ["stage3-00000001", "stage3-00000002"]
+    cuts.append(-1)
+    train(tmp_path, **options)
+    assert not re.search("starts again|lost", capsys.readouterr().err)
+    assert [line["step"] for line in _evaluations(tmp_path)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("name", "best"), [("validation_loss", 2), ("hand_found", 4)])

@@ -3,15 +3,17 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from handdata.errors import Unfinished, UserError
-from handdata.machine import choose_device
+from handdata.machine import Terminated, choose_device
 from handtrain.presets import RunOptions, options_of
 from handtrain.training import loop
 from handtrain.training.stage2 import stage2
@@ -309,6 +311,56 @@ def test_log_lines_have_the_speed_and_some_the_peak_memory(train: Jobs, tmp_path
     steps = [line for line in _log(tmp_path) if line["stage"] in (2, 3)]
     assert all(line["images_per_s"] > 0 for line in steps)
     assert any(line.get("peak_mib", 0) > 1 for line in steps)
+
+
+def test_the_speed_of_a_step_is_without_what_came_before_it(
+    train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock that an observation and the encoding move by 1,000 seconds."""
+    from handtrain.run import folder
+    from handtrain.training import train as stages
+    from handtrain.training import validation
+
+    late: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 1000 * len(late))
+    monkeypatch.setattr(folder, "time", clock)
+    observe, encode = validation.Observer._observe, stages.encode_splits
+
+    def observed(*arguments: Any) -> None:
+        late.append(1)
+        observe(*arguments)
+
+    def encoded(*arguments: Any) -> Any:
+        late.append(1)
+        return encode(*arguments)
+
+    monkeypatch.setattr(validation.Observer, "_observe", observed)
+    monkeypatch.setattr(stages, "encode_splits", encoded)
+    train(tmp_path, unet_epochs=4, validate_every=2, validation_images=1, fusion="token", embedding_steps=0)
+    steps = [line for line in _log(tmp_path) if "loss" in line]
+    assert len(late) == 4 and len(steps) == 5
+    assert all(line["images_per_s"] > 0.1 for line in steps)
+
+
+def test_a_run_that_only_lacks_its_export_is_ended_by_a_signal_at_once(
+    train: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from handtrain.training import train as stages
+
+    def killed(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(stages, "export", killed)
+    for _ in range(2):  # the second has no step to make
+        with pytest.raises(Terminated):
+            train(tmp_path, keep_checkpoints=True)
+
+
+def test_a_fusion_layer_that_is_mixed_in_by_no_share_is_not_trained(train: Jobs, tmp_path: Path) -> None:
+    run = train(tmp_path, fusion="token", lam=1.0)
+    assert not [line for line in run.log if line.get("part") == "fusion"]
+    assert not (run.model / "fusion.safetensors").exists()
 
 
 def test_a_base_that_changes_during_the_run_is_noticed(
