@@ -46,9 +46,8 @@ class TrainOptions:
     text_dropout: float = 0.0  # Stage III: share of images trained without their text, for guidance
     # Stage III: density of the diffusion times; late: more of the noisy times, at which the composition forms
     times: Literal["uniform", "late", "middle", "early"] = "uniform"
-    min_snr: float = (
-        0.0  # Stage III: limit of the signal-to-noise ratio in the loss weights (5 is usual); 0: weights of 1
-    )
+    # Stage III: limit of the signal-to-noise ratio in the loss weights (5 is usual); 0: weights of 1
+    min_snr: float = 0.0
     ema: float = 0.0  # Stage III: decay of the running mean of the weights, which is the result; 0: the last weights
     # Stage III: share of every batch that are the base model's own pictures of the texts without the gesture
     prior: float = 0.0
@@ -81,7 +80,8 @@ OBSERVED_AT_ONCE = 8  # images of a validation loss, and of an evaluation
 
 ROUTES = ("map", "time", "tokens")  # choices of --pose; `method.conditioning` has the layers
 _NOT_RELEASED = (
-    "unet_decay", "unet_samples", "unet_clip", "pose", "text_dropout", "times", "min_snr", "ema", "prior",
+    "unet_warmup", "unet_decay", "unet_samples", "unet_clip", "pose", "text_dropout", "times", "min_snr", "ema",
+    "prior",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from handtrain.evaluation.records import fault_of
 from handtrain.generation import generate as generation
 from handtrain.generation.sampling import guidance_of
 from handtrain.options import EvaluateOptions, GenerateOptions, recorded
-from handtrain.presets import RunOptions, TrainOptions, options_of
+from handtrain.presets import RunOptions, TrainOptions, options_of, routes
 from handtrain.reporting.report import report
 from handtrain.run.cost import Cost, training_flop, work_of_base, work_of_vae
 from handtrain.run.footprint import footprint, gib
@@ -63,7 +63,7 @@ def reproduce(
         run, real = out / gesture, f"{dataset}:{split}"
         make = partial(generation.generate, prompts=real, gesture=gesture, seeds=seeds, limit=limit, batch=batch)
         _note(gesture, "images of the base model")
-        untuned = make(base, out=run / "images" / "base", device=device, options=replace(generate, mu=None), **stated)
+        untuned = make(base, out=run / "images" / "base", device=device, options=_plainly(generate), **stated)
         _note(gesture, "training")
         model = train(dataset, gesture=gesture, out=run, **training).model
         _note(gesture, "images of the tuned model")
@@ -99,6 +99,8 @@ def planned(
     lines, flop, disk, total = [], 0.0, 0, 0
     for gesture in gestures:
         setup = _set_up(dataset, gesture, **training)
+        if not routes(setup.options) and (generate.pose != "own" or generate.pose_guidance is not None):
+            raise UserError("--generate.pose and --generate.pose-guidance need a training with --pose: leave them out")
         prompts = len(load(parse_dataset(str(dataset), "--dataset"), gesture, split, limit).rows)
         images = 2 * prompts * len(seeds)
         passes = images * generation.steps_of(generate) * 2  # with and without the prompt
@@ -120,6 +122,11 @@ def _set_up(
     return set_up(
         str(dataset), gesture, str(base), preset, options, running, device, changes, None, prediction_type, fit, given
     )
+
+
+def _plainly(generate: GenerateOptions) -> GenerateOptions:
+    """Return the options for the base, which has neither a gesture feature nor poses."""
+    return replace(generate, mu=None, pose="own", pose_guidance=None)
 
 
 def _note(gesture: str, part: str) -> None:

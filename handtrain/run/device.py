@@ -33,6 +33,8 @@ def resolved(options: TrainOptions, running: RunOptions, device: torch.device, p
             raise UserError(f"--optimizer adam8bit needs a CUDA GPU, this is {device}: use --optimizer adam")
         if find_spec("bitsandbytes") is None:
             raise UserError("--optimizer adam8bit needs bitsandbytes: pip install 'hand1000[cuda]'")
+    if options.noise_device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--noise-device cuda needs a CUDA GPU, which this machine has not: use cpu")
     if running.track != "none" and find_spec(running.track) is None:
         raise UserError(f"--track {running.track} needs {running.track}: pip install {running.track}")
     if running.compile == "cuda-graphs" and not gpu:

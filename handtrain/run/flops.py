@@ -1,5 +1,6 @@
 """The FLOP of a training step, counted without computing it, and the peak speed of the hardware."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ import torch
 
 from handtrain.method.prediction import UNET, Form, Inputs
 
-# Dense bf16 FLOP/s from the makers' data sheets, by a part of torch's device name; the first match counts.
+# Dense bf16 FLOP/s from the makers' data sheets, by words of torch's device name; the first match counts.
 PEAKS = {
+    "GB200": 2500e12,
     "B200": 2250e12,
+    "GH200": 989e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
@@ -81,7 +84,7 @@ def known_peak(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    return next((peak for words, peak in PEAKS.items() if re.search(rf"\b{re.escape(words)}\b", name)), None)
 
 
 def measured_peak(device: torch.device, side: int = 2048, tries: int = 5) -> float:

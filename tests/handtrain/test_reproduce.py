@@ -69,3 +69,12 @@ def test_a_missing_gesture_is_an_error_before_the_first_image(arguments):
     assert not arguments["out"].exists()
     with pytest.raises(UserError, match="--gestures is empty"):
         reproduce(**{**arguments, "gestures": ()})
+
+
+def test_the_base_of_a_training_with_poses_is_drawn_without_one(arguments):
+    generate = GenerateOptions(steps=2, pose="none", pose_guidance=1.5)
+    with pytest.raises(UserError, match=r"--generate.pose and --generate.pose-guidance need a training with --pose"):
+        reproduce(**{**arguments, "generate": generate})
+    assert not arguments["out"].exists()
+    reproduce(**{**arguments, "generate": generate}, pose="map", lam=1.0)
+    assert (arguments["out"] / "report.html").is_file()

@@ -265,3 +265,11 @@ def test_a_stage_without_a_whole_batch_is_not_compiled(
     printed = capsys.readouterr().err
     assert "Stage II has fewer images than a batch and is not compiled" in printed
     assert "compiling for Stage III took" in printed
+
+
+def test_the_order_of_the_released_code_has_no_warm_up_and_its_noise_needs_the_gpu_that_draws_it() -> None:
+    with pytest.raises(UserError, match="lacks --unet-warmup"):
+        check(replace(options_of("reference"), unet_warmup=50))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="--noise-device cuda needs a CUDA GPU"):
+            compute.resolved(replace(options_of("reference"), noise_device="cuda"), RunOptions(), CPU)

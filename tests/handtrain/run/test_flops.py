@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from handtrain.model.base import open_base
-from handtrain.run.flops import work_of
+from handtrain.run.flops import known_peak, work_of
 
 
 def test_work_equals_torchs_count_of_a_real_step(base: Path) -> None:
@@ -27,3 +27,16 @@ def test_work_of_stable_diffusion() -> None:
     )
     assert work.stage2 == pytest.approx(1.669e12, rel=1e-3)
     assert work.stage3 == pytest.approx(2.407e12, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA L4", 121e12), ("NVIDIA L40S", 362e12), ("NVIDIA A10G", 70e12), ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA RTX A1000", None), ("NVIDIA L40", None),
+    ],
+)  # fmt: skip
+def test_a_peak_is_that_of_the_whole_word(monkeypatch: pytest.MonkeyPatch, name: str, peak: float | None) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert known_peak(torch.device("cuda")) == peak
