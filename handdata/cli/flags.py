@@ -229,9 +229,13 @@ class Drop:
         opened = BuildFolder.open(self.build)
         dropped = drop(opened, self.image_id, self.subject, self.note)
         rows = "" if dropped.rows is None else f"; the dataset has {dropped.rows:,} rows now"
+        rows = rows if dropped.rows != 0 else "; no row is left to publish, and the folder dataset/ is deleted"
         print(f"{dropped.images} images are removed from {opened.store.place}{rows}")
         for place in dropped.elsewhere:
             print(f"{place} may still hold these images or their annotations: delete them there where needed")
+        if dropped.rows == 0:
+            print("If the dataset was published: delete its repository by hand, since an empty one is not published.")
+            return 0
         print(
             "If the dataset was published: publish it again. The repository's history still holds the old files;"
             " `handdata publish ... --purge-history` deletes them there."

@@ -32,10 +32,15 @@ from handdata.stages import STAGES, Execution, StageReport, needs, stage_named, 
 VERSION = 1  # raised when a change of the code changes the dataset
 
 
+class EmptyDataset(UserError):
+    """No row of a build can be published."""
+
+
 def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     """Bring `dataset/` up to date; report its number of rows. Files of it that were damaged or changed count as absent.
 
-    Raises `UserError` if a stage has not been run, `Unfinished` if an image changed after it was measured.
+    Raises `UserError` if a stage has not been run, `EmptyDataset` if no row can be published, `Unfinished` if an image
+    changed after it was measured.
     """
     summary = read_summary(build)
     stale = summary is None or not is_current(build, recipe) or bool(changed_files(build, summary))
@@ -107,7 +112,7 @@ def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
         selected = Counter(zip(rows["gesture"].to_pylist(), rows["split"].to_pylist(), strict=True))
         choice.requested = {key: selected[key] for key in choice.requested}
     if not any(choice.rows.values()):
-        raise UserError(f"no row of {build} can be published: `handdata status {build}` lists the reasons")
+        raise EmptyDataset(f"no row of {build} can be published: `handdata status {build}` lists the reasons")
     rows = _published(rows, decided, recipe.select.gestures)
     with whole_folder(build / "dataset") as staging:
         files = write_data(build, staging, rows, choice, recipe.assemble, progress)
