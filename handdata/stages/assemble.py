@@ -7,7 +7,7 @@ import hashlib
 import sys
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -113,10 +113,13 @@ def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
         choice.requested = {key: selected[key] for key in choice.requested}
     if not any(choice.rows.values()):
         raise EmptyDataset(f"no row of {build} can be published: `handdata status {build}` lists the reasons")
+    manifest = _manifest(build, choice)
+    if recipe.source.kind == "photos":
+        rows, manifest = _without_names(rows), _without_names(manifest)
     rows = _published(rows, decided, recipe.select.gestures)
     with whole_folder(build / "dataset") as staging:
         files = write_data(build, staging, rows, choice, recipe.assemble, progress)
-        pq.write_table(_manifest(build, choice), staging / "manifest.parquet", compression="zstd")
+        pq.write_table(manifest, staging / "manifest.parquet", compression="zstd")
         summary = _summary(key, choice, files)
         values = {"seed": recipe.select.seed, "short_side": recipe.image.short_side}
         steps = {stage.columns or stage.name: stage.card.format(**values) for stage in stages_for(recipe) if stage.card}
@@ -146,6 +149,13 @@ def _published(rows: pa.Table, decided: decisions.Decisions, names: tuple[str, .
 
 def _cast(column: Any, kind: pa.DataType) -> Any:
     return column.cast(kind) if isinstance(column, pa.ChunkedArray) else pa.array(column, kind)
+
+
+def _without_names(rows: pa.Table) -> pa.Table:
+    """Return rows of photographs whose members are called by image id: folders and files may have persons' names."""
+    pairs = zip(rows["image_id"].to_pylist(), rows["member"].to_pylist(), strict=True)
+    members = [f"{image_id}{PurePosixPath(member).suffix.lower()}" for image_id, member in pairs]
+    return rows.set_column(rows.schema.get_field_index("member"), "member", pa.array(members, pa.string()))
 
 
 def _manifest(build: Path, choice: Choice) -> pa.Table:
@@ -188,7 +198,7 @@ def _input_key(build: Path, recipe: Recipe) -> str:
     digest.update(decisions.content(build))
     tables: tuple[Any, ...] = (recipe.select, recipe.image, recipe.assemble, recipe.publish)
     if recipe.source.kind == "photos":
-        tables = (*tables, recipe.photos, recipe.gesture)
+        tables = (*tables, recipe.photos, recipe.gesture, "members without names")
     digest.update(repr((recipe.name, *tables, fingerprints(build))).encode())
     rows = read_manifest(build)
     digest.update((build / "manifest.parquet").read_bytes())

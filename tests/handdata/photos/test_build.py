@@ -49,6 +49,19 @@ def test_a_folder_of_photographs_becomes_a_dataset_of_its_own_gesture(build):
     assert all(row["landmarks_in_box"] == 1 for row in rows)
 
 
+def test_neither_the_names_of_folders_nor_those_of_files_are_published(build):
+    data = list(build.path.glob("dataset/data/vulcan/*.parquet"))
+    for path in [*data, build.path / "dataset" / "manifest.parquet"]:
+        for row in pq.read_table(path, columns=["image_id", "member"]).to_pylist():
+            assert row["member"] == f"{row['image_id']}.jpg"
+    assert {name.split("/")[0] for name in pq.read_table(build.path / "manifest.parquet")["member"].to_pylist()} == {
+        "ann",
+        "bob",
+        "eve",
+        "joe",
+    }  # the build keeps them, since it reads the files by these names
+
+
 def test_the_card_claims_nothing_of_hagrids_and_names_the_owner(build):
     card = (build.path / "dataset" / "README.md").read_text()
     croissant = json.loads((build.path / "dataset" / "croissant.json").read_text())
