@@ -70,10 +70,9 @@ def resolve(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> So
 def names(images: tuple[Archive, ...]) -> list[str]:
     """Return the archives' values of the column `source`, each once.
 
-    Local files with the same name are named by their whole paths, URLs with the same public form are numbered.
+    Local files with the same name are numbered (`images.zip#2`), and so are URLs with the same public form.
     """
-    given = [source.name for source in images]
-    local = [source.places[0] if given.count(source.name) > 1 else source.name for source in images]
+    local = _numbered([source.name for source in images])
     remote = public_names([next(filter(is_remote, source.places), "") for source in images])
     return [url or name for url, name in zip(remote, local, strict=True)]
 
@@ -104,6 +103,18 @@ def safe_member(name: str) -> bool:
     """Return whether a member's name stays inside its archive: relative, without `..` or other systems' roots."""
     path = PurePosixPath(name)
     return not (path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name)
+
+
+def _numbered(given: list[str]) -> list[str]:
+    """Return names that differ: the second `images.zip` becomes `images.zip#2`. No file's own name is taken."""
+    named: list[str] = []
+    for name in given:
+        number, other = 1, name
+        while other in named or (number > 1 and other in given):
+            number += 1
+            other = f"{name}#{number}"
+        named.append(other)
+    return named
 
 
 def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) -> list[Archive]:

@@ -134,6 +134,8 @@ def input_key(sources: Sources, recipe: Recipe) -> str:
             local[place] = [status.st_size, status.st_mtime_ns]
     options = [_without_secrets(dataclasses.asdict(sources)), dataclasses.asdict(recipe.select)]
     parts = [VERSION, annotations.VERSION, *options, local, dataclasses.asdict(recipe.image)]
+    numbered = [name for name in names(sources.images) if "#" in name and not is_remote(name)]
+    parts += [numbered] if numbered else []  # these were called by their paths before they were numbered
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
