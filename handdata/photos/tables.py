@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -75,31 +76,52 @@ def metadata_rows(path: Path, option: str) -> dict[Path, dict[str, Any]]:
 def in_tar(path: Path, copies: Path, option: str) -> Iterator[Item]:
     """Yield the images of a WebDataset tar: members of one key belong together (`0001.jpg`, `0001.txt`, `0001.json`).
 
-    Raises `UserError` for a damaged tar.
+    A key is a name up to its first dot. Names of photographs may have more dots: all images of one key are kept, and a
+    text with an image's whole name belongs to that image. Raises `UserError` for a damaged tar.
     """
-    samples: dict[str, Item] = {}
-    texts: dict[str, dict[str, Any]] = {}
+    images: dict[str, Item] = {}  # by the member's name
+    texts: dict[str, dict[str, Any]] = {}  # by the member's name up to its last dot
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
-                folder, _, base = member.name.rpartition("/")
-                stem, _, ending = base.partition(".")
-                key, ending = f"{folder}/{stem}", ending.lower().rpartition(".")[2]
-                if not member.isfile() or base.startswith(".") or member.size > _LARGEST:
+                base = member.name.rpartition("/")[2]
+                stem, _, ending = member.name.rpartition(".")
+                ending = ending.lower()
+                if not member.isfile() or base.startswith(".") or "." not in base or member.size > _LARGEST:
                     continue
                 opened = archive.extractfile(member)
                 if opened is None:
                     continue
                 if f".{ending}" in (*_ENDINGS.values(), ".jpeg", ".heic", ".heif"):
-                    samples[key] = Item(member.name, _written(opened.read(), copies, f".{ending}"), copied=True)
+                    images[member.name] = Item(member.name, _written(opened.read(), copies, f".{ending}"), copied=True)
                 elif ending in ("txt", "caption", "json") and member.size <= _LARGEST_TEXT:
                     data = opened.read().decode("utf-8", "replace")
                     row = _object(data, f"{option} {path}, {member.name}") if ending == "json" else {"text": data}
-                    texts.setdefault(key, {}).update(row)
+                    texts.setdefault(stem, {}).update(row)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{option} {path} is not a whole tar ({str(error)[:100]}): copy it again") from None
-    for key, item in samples.items():
-        yield taken(item, texts.get(key, {}))
+    yield from _with_texts(images, texts)
+
+
+def _with_texts(images: dict[str, Item], texts: dict[str, dict[str, Any]]) -> Iterator[Item]:
+    """Yield images by member name with the texts of their own name, else of their key.
+
+    Where a key has several images, only a text whose name is the key belongs to all of them.
+    """
+    shared = Counter(map(_key, images))
+    by_key: dict[str, dict[str, Any]] = {}
+    for stem, row in texts.items():
+        if shared[_key(stem)] == 1 or stem == _key(stem):
+            by_key.setdefault(_key(stem), {}).update(row)
+    for name, item in images.items():
+        own = texts.get(name.rpartition(".")[0], {})
+        yield taken(item, {**by_key.get(_key(name), {}), **own})
+
+
+def _key(name: str) -> str:
+    """Return a member's name up to the first dot of its last part."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
 
 
 def in_parquet(path: Path, copies: Path, option: str) -> Iterator[Item]:

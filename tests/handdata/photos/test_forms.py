@@ -1,6 +1,8 @@
 """Equal photographs give equal rows in whichever form they come; what cannot be used is named in one sentence."""
 
+import io
 import json
+import tarfile
 
 import pytest
 from PIL import Image
@@ -55,6 +57,25 @@ def test_a_dataset_on_the_hub_is_its_snapshot_with_the_hubs_name(tmp_path, monke
     table = made(HubName("someone/hands", "0" * 40), tmp_path).table
     assert set(table["source"].to_pylist()) == {"hf:someone/hands (copied)"}
     assert all(len(name) == 36 for name in table["member"].to_pylist())  # the hash of the bytes, and .jpg
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_photographs_of_a_tar_with_dots_in_their_names_are_all_kept_with_their_texts(tmp_path):
+    names = [f"a/WhatsApp Image 2024-05-01 at 10.15.{second}" for second in range(30, 36)]
+    members = {f"{name}.jpeg": draw_jpeg(number, size=80) for number, name in enumerate(names)}
+    members |= {f"{names[2]}.txt": b"a person at a wall", "a/b.0.jpg": draw_jpeg(7, size=80), "a/b.txt": b"a wall"}
+    found = forms.read(write_tar(tmp_path / "a.tar", members), ("vulcan",), tmp_path / "copies", "--photos").photos
+    assert {photo.name: photo.text for photo in found} == {
+        **{f"{name}.jpeg": "" for name in names}, f"{names[2]}.jpeg": "a person at a wall", "a/b.0.jpg": "a wall"
+    }  # fmt: skip
 
 
 def test_an_image_id_is_the_hash_of_the_pixels(tmp_path):
