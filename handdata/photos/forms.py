@@ -59,6 +59,12 @@ def resolved(place: str, option: str) -> Place:
     return Path(place)
 
 
+def require_outside(place: Place, build: Path, option: str) -> None:
+    """Raise `UserError` for a place inside the build folder, or the folder itself: its images are copies."""
+    if isinstance(place, Path) and place.resolve().is_relative_to(build.resolve()):
+        raise UserError(f"{option} {place} is in the build folder {build}: give --out a folder of its own")
+
+
 def state(place: Place) -> list[list[str | int]]:
     """Return the name, size and time of each file of a place, or the commit on the Hub."""
     if isinstance(place, HubName):
@@ -124,11 +130,17 @@ def _items(folder: Path, copies: Path, option: str) -> Iterator[Item]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and its folders, except hidden ones."""
-    for path in folder.rglob("*"):
+    """Yield the files of a folder and its folders, except hidden ones and those of builds, whose images are copies."""
+    paths = list(folder.rglob("*"))
+    builds = {path.parent for path in paths if path.name == "recipe.toml" and _is_build(path.parent)} - {folder}
+    for path in paths:
         hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file():
+        if not hidden and builds.isdisjoint(path.parents) and path.is_file():
             yield path
+
+
+def _is_build(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (".lock", "manifest.parquet"))
 
 
 def _parts(item: Item) -> list[str]:

@@ -75,6 +75,7 @@ def _photographs(build: Path, recipe: Recipe, execution: Execution) -> StageRepo
     if len(recipe.source.images) != 1:
         raise UserError(f"{photos.OPTION} lists {len(recipe.source.images)} places: the kind 'photos' needs one")
     place = forms.resolved(with_gesture(recipe.source.images[0], GESTURE), photos.OPTION)
+    forms.require_outside(place, build, photos.OPTION)
     tables = (recipe.select, recipe.photos, recipe.image, recipe.landmarks, recipe.fetch, recipe.gesture)
     parts = [photos.VERSION, forms.state(place), repr(tables)]
     key = hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -95,6 +95,19 @@ def test_a_dropped_photograph_stays_out_when_the_photographs_are_selected_again(
     assert image_id not in pq.read_table(build.path / "manifest.parquet")["image_id"].to_pylist()
 
 
+def test_a_build_inside_the_folder_of_photographs_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "HandFinder", Finder)
+    folder = plain(tmp_path / "photos")
+    flags = Photos(str(folder), folder / "build", ("vulcan",), (PHRASE,))
+    for _ in range(2):
+        report = Build.start(flags.recipe(), flags.out).run("fetch", progress=False)
+        assert report["select"].rows == len(NAMES) and len(list(flags.out.rglob("*.jpg"))) == len(NAMES)
+    assert "selection" not in report["select"].notes, "the build's own files changed the selection"
+    inside = Photos(str(folder), folder, ("vulcan",), (PHRASE,))
+    with pytest.raises(UserError, match=r"is in the build folder .*: give --out a folder of its own"):
+        Build.start(inside.recipe(), inside.out).run("fetch", progress=False)
+
+
 @pytest.mark.parametrize(
     ("gestures", "phrases", "fault"),
     [
