@@ -119,7 +119,9 @@ def _items(folder: Path, copies: Path, option: str) -> Iterator[Item]:
             continue  # an `imagefolder` has the images that its metadata lists
         sidecar = path.with_suffix(".txt")
         text = read_text(sidecar, option) if not tables and sidecar.is_file() else ""
-        yield taken(Item(path.relative_to(folder).as_posix(), path, text=" ".join(text.split())), row)
+        yield taken(
+            Item(path.relative_to(folder).as_posix(), path, text=" ".join(text.split())), row, f"{option} {folder}"
+        )
     if images:
         return
     for path in files:

@@ -34,18 +34,30 @@ class Item:
     subject: str = ""
 
 
-def taken(item: Item, row: dict[str, Any]) -> Item:
-    """Return an image with the text, gesture and person in a row of metadata; values of other types count as absent."""
+def taken(item: Item, row: dict[str, Any], where: str) -> Item:
+    """Return an image with the text, gesture and person in a row of metadata; a person's number becomes its digits.
 
-    def first(names: tuple[str, ...], otherwise: str) -> str:
-        values = (row.get(name) for name in names)
-        return next((" ".join(value.split()) for value in values if isinstance(value, str) and value), otherwise)
+    Raises `UserError`, beginning with `where`, for a person or gesture of another type: without it one person could be
+    in several splits.
+    """
 
+    def first(names: tuple[str, ...], otherwise: str, kinds: tuple[type, ...] = (str,)) -> str:
+        for name in names:
+            value = row.get(name)
+            if value is not None and type(value) not in kinds:
+                expected = "text or an integer" if int in kinds else "text"
+                raise UserError(f"{where}: '{name}' of {item.name} is {str(value)[:40]!r}, not {expected}: correct it")
+            if text := " ".join(str(value).split()) if value is not None else "":
+                return text
+        return otherwise
+
+    texts = {name: value for name in _TEXTS if isinstance(value := row.get(name), str)}
+    row = {**row, **dict.fromkeys(_TEXTS), **texts}  # of other types: absent
     return replace(
         item,
         text=first(_TEXTS, item.text),
         gesture=first(_GESTURES, item.gesture),
-        subject=first(_SUBJECTS, item.subject),
+        subject=first(_SUBJECTS, item.subject, (str, int)),
     )
 
 
@@ -100,10 +112,10 @@ def in_tar(path: Path, copies: Path, option: str) -> Iterator[Item]:
                     texts.setdefault(stem, {}).update(row)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{option} {path} is not a whole tar ({str(error)[:100]}): copy it again") from None
-    yield from _with_texts(images, texts)
+    yield from _with_texts(images, texts, f"{option} {path}")
 
 
-def _with_texts(images: dict[str, Item], texts: dict[str, dict[str, Any]]) -> Iterator[Item]:
+def _with_texts(images: dict[str, Item], texts: dict[str, dict[str, Any]], where: str) -> Iterator[Item]:
     """Yield images by member name with the texts of their own name, else of their key.
 
     Where a key has several images, only a text whose name is the key belongs to all of them.
@@ -115,7 +127,7 @@ def _with_texts(images: dict[str, Item], texts: dict[str, dict[str, Any]]) -> It
             by_key.setdefault(_key(stem), {}).update(row)
     for name, item in images.items():
         own = texts.get(name.rpartition(".")[0], {})
-        yield taken(item, {**by_key.get(_key(name), {}), **own})
+        yield taken(item, {**by_key.get(_key(name), {}), **own}, where)
 
 
 def _key(name: str) -> str:
@@ -146,10 +158,10 @@ def in_parquet(path: Path, copies: Path, option: str) -> Iterator[Item]:
                 if not data:
                     raise UserError(f"{option} {path}: row {number} holds no image: embed the images' bytes")
                 for column, kind in features.items():
-                    if isinstance(kind, ClassLabel) and isinstance(row[column], int) and row[column] >= 0:
-                        row[column] = kind.int2str(row[column])
+                    if isinstance(kind, ClassLabel) and isinstance(row[column], int):
+                        row[column] = kind.int2str(row[column]) if row[column] >= 0 else None  # -1: unknown
                 name, written = f"{path.name} row {number:06d}", _written(data, copies, _ending(data))
-                yield taken(Item(name, written, copied=True), row)
+                yield taken(Item(name, written, copied=True), row, f"{option} {path}")
                 number += 1
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise UserError(f"{option} {path} cannot be read as Parquet ({str(error)[:100]}): copy it again") from None

@@ -140,6 +140,30 @@ def test_folders_of_other_gestures_are_not_taken_for_persons(tmp_path):
         made(plain(tmp_path / "b"), tmp_path, gestures=("vulcan", "call"))
 
 
+def numbered(folder, name, values):
+    """Write an `imagefolder` whose metadata.jsonl has these values in a column."""
+    folder = folders.metadata_jsonl(folder)
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    lines = [{**line, "subject": None, name: value} for line, value in zip(lines, values, strict=True)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["subject", "user_id"])
+def test_persons_may_be_numbers(name, tmp_path):
+    persons = [row["subject"] for row in rows(numbered(tmp_path / "a", name, [0, 0, 0, 0, 1, 1, 1, 1]), tmp_path)]
+    assert len(set(persons)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("subject", True), ("user_id", 1.5), ("person", {"id": 1}), ("gesture", 3)]
+)
+def test_a_person_or_gesture_of_another_type_is_refused(name, value, tmp_path):
+    folder = numbered(tmp_path / "a", name, [value] * len(NAMES))
+    with pytest.raises(UserError, match=rf"'{name}' of images/0000.jpg is .*, not text"):
+        made(folder, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../outside.jpg", "/etc/passwd", "missing.jpg"])
 def test_metadata_names_only_files_of_its_folder(name, tmp_path):
     folder = folders.metadata_jsonl(tmp_path / "a")
