@@ -17,7 +17,7 @@ from handdata.gestures import gestures as all_gestures
 from handdata.huggingface import HubName, Place, at_commit, parse, snapshot
 from handdata.photos.tables import TAR_NAMES, Item, in_parquet, in_tar, metadata_rows, taken
 from handdata.readers import read_text
-from handdata.sources.places import normal_gesture, safe_member
+from handdata.sources.places import is_build, normal_gesture, safe_member
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif")
 _SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test", "data", "images")  # neither gestures nor persons
@@ -134,15 +134,11 @@ def _items(folder: Path, copies: Path, option: str) -> Iterator[Item]:
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder and its folders, except hidden ones and those of builds, whose images are copies."""
     paths = list(folder.rglob("*"))
-    builds = {path.parent for path in paths if path.name == "recipe.toml" and _is_build(path.parent)} - {folder}
+    builds = {path.parent for path in paths if path.name == "recipe.toml" and is_build(path.parent)} - {folder}
     for path in paths:
         hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
         if not hidden and builds.isdisjoint(path.parents) and path.is_file():
             yield path
-
-
-def _is_build(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (".lock", "manifest.parquet"))
 
 
 def _parts(item: Item) -> list[str]:

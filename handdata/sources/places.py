@@ -105,6 +105,11 @@ def safe_member(name: str) -> bool:
     return not (path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name)
 
 
+def is_build(folder: Path) -> bool:
+    """Return whether a folder is a build: its images are copies of those of a source."""
+    return (folder / "recipe.toml").is_file() and any((folder / f).is_file() for f in (".lock", "manifest.parquet"))
+
+
 def _numbered(given: list[str]) -> list[str]:
     """Return names that differ: the second `images.zip` becomes `images.zip#2`. No file's own name is taken."""
     named: list[str] = []

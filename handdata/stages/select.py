@@ -24,7 +24,7 @@ from handdata.sources import annotations
 from handdata.sources.archive import ENCRYPTED
 from handdata.sources.download import download_all
 from handdata.sources.http import Client
-from handdata.sources.index import FolderIndex, ZipIndex, gesture_fits, open_place, read_index
+from handdata.sources.index import FolderIndex, ZipIndex, folder_state, gesture_fits, open_place, read_index
 from handdata.sources.places import Archive, Sources, names, resolve
 from handdata.stages import Execution, StageReport
 from handdata.web.urls import identity_url, is_remote
@@ -128,11 +128,12 @@ def input_key(sources: Sources, recipe: Recipe) -> str:
 
     A remote archive that was replaced is noticed when it is fetched from (If-Range).
     """
-    local = {}
+    local: dict[str, list[Any]] = {}
     for place in (*sources.annotations.places, *(place for source in sources.images for place in source.places)):
         if not is_remote(place) and Path(place).exists():
             status = Path(place).stat()
-            local[place] = [status.st_size, status.st_mtime_ns]
+            files = Path(place).is_dir()
+            local[place] = folder_state(Path(place)) if files else [status.st_size, status.st_mtime_ns]
     options = [_without_secrets(dataclasses.asdict(sources)), dataclasses.asdict(recipe.select)]
     parts = [VERSION, annotations.VERSION, *options, local, dataclasses.asdict(recipe.image)]
     numbered = [name for name in names(sources.images) if "#" in name and not is_remote(name)]

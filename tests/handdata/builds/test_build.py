@@ -58,6 +58,24 @@ def test_a_build_from_local_archives_stores_every_chosen_image(tmp_path, method)
     assert (facts["width"][0].as_py(), facts["height"][0].as_py()) == (96, 64)
 
 
+def test_files_of_a_folder_that_change_are_selected_again_and_a_build_in_it_is_not_read(tmp_path):
+    folder = tmp_path / "folder"
+    hagrid.world().write_folder(folder)
+    out = build_of(tmp_path, {"kind": "folder", "images": "folder"}, "folder/build")
+    first = (out / "manifest.parquet").read_bytes()
+    build_of(tmp_path, {"kind": "folder", "images": "folder"}, "folder/build")
+    assert (out / "manifest.parquet").read_bytes() == first
+    rows = read_manifest(out).to_pylist()
+    assert not any(row["member"].startswith("build/") for row in rows)
+    changed, removed = rows[0], rows[1]
+    (folder / changed["member"]).write_bytes((folder / removed["member"]).read_bytes() + b" ")
+    (folder / removed["member"]).unlink()
+    build_of(tmp_path, {"kind": "folder", "images": "folder"}, "folder/build")
+    after = {row["image_id"]: row for row in read_manifest(out).to_pylist()}
+    assert after[changed["image_id"]]["crc32"] != changed["crc32"] and removed["image_id"] not in after
+    assert set(pq.read_table(shard_path(out, "fetch", 0))["reason"].to_pylist()) == {None}
+
+
 def test_archives_and_folders_in_every_layout_give_the_same_images(tmp_path):
     world = hagrid.world()
     world.write_annotations(tmp_path / "annotations.zip")
