@@ -5,6 +5,7 @@ The commands of stages are made from the table of stages (`handdata/stages/__ini
 
 import dataclasses
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -131,7 +132,13 @@ class Fetch:
     @classmethod
     def defaults(cls, argv: list[str]) -> "Fetch | None":
         if not _has_positional(argv):
-            return None
+            if _value_of("--manifest", argv) and any(word.startswith("--image.") for word in argv):
+                raise UserError(
+                    "--image.* needs a build folder: with --manifest, images have the format of the manifest"
+                )
+            out = _value_of("--out", argv)
+            recipe = BuildFolder.of_manifest(Path(out)) if out else None
+            return cls(options=recipe.fetch) if recipe else None
         recipe = BuildFolder.open(argv[0]).recipe
         return cls(Path(argv[0]), None, None, recipe.fetch, recipe.image)
 
@@ -297,6 +304,14 @@ class Evaluate:
 
 def _has_positional(argv: list[str]) -> bool:
     return bool(argv) and not argv[0].startswith("-")
+
+
+def _value_of(flag: str, argv: list[str]) -> str | None:
+    """Return the value of a flag, given as `--flag VALUE` or `--flag=VALUE`."""
+    for word, following in pairwise([*argv, ""]):
+        if word == flag or word.startswith(f"{flag}="):
+            return (following if word == flag else word.removeprefix(f"{flag}=")) or None
+    return None
 
 
 def _shown(recipe: Recipe, argv: list[str]) -> Recipe:

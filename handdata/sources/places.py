@@ -52,19 +52,11 @@ def resolve(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> So
     """
     if not options.images:
         raise UserError("the recipe's [source] lacks 'images': give an archive, a folder or a name of sources.toml")
-    images = options.images
-    annotations = options.annotations or (images if options.kind == "folder" else ())
+    annotations = options.annotations or (options.images if options.kind == "folder" else ())
     if not annotations:
         raise UserError("the recipe's [source] lacks 'annotations': give annotations.zip or a folder")
-    _check_kind(options.kind, (*annotations, *images))
-    sources = Sources(
-        annotations=_archives(annotations, gestures, base)[0],
-        images=tuple(_archives(images, gestures, base)),
-    )
-    for archive in (sources.annotations, *sources.images):
-        for place in archive.places:
-            require_url(place, "[source]")
-    return sources
+    images = _archives(options.kind, options.images, gestures, base)
+    return Sources(_archives(options.kind, annotations, gestures, base)[0], images)
 
 
 def names(images: tuple[Archive, ...]) -> list[str]:
@@ -80,11 +72,12 @@ def names(images: tuple[Archive, ...]) -> list[str]:
 def addresses(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> dict[str, dict[str, str]]:
     """Return the addresses to request, by the value of the column `source` and by their public form.
 
-    A manifest holds no passwords and signatures; the recipe does. The result is empty for a recipe without `images`.
+    A manifest holds no passwords and signatures; the recipe does. The result is empty for a recipe without `images`;
+    annotations are not needed, since a build that began with a manifest has none.
     """
     if options.kind in ("render", "photos") or not options.images:
         return {}
-    images = resolve(options, gestures, base).images
+    images = _archives(options.kind, options.images, gestures, base)
     return {
         name: dict(zip(source.public, source.places, strict=True))
         for name, source in zip(names(images), images, strict=True)
@@ -122,7 +115,8 @@ def _numbered(given: list[str]) -> list[str]:
     return named
 
 
-def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) -> list[Archive]:
+def _archives(kind: str, places: tuple[str, ...], gestures: tuple[str, ...], base: Path) -> tuple[Archive, ...]:
+    _check_kind(kind, places)
     known = [place for place in places if place in known_archives()]
     if known and len(places) > 1:
         raise UserError(f"[source] mixes '{known[0]}' of sources.toml with other places: use that name alone")
@@ -135,8 +129,10 @@ def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) ->
         inside = [gesture for gesture in gestures if gesture in group.get("gestures", gestures)]
         for gesture in inside if separate else [None]:
             named = tuple(with_gesture(place, gesture) for place in where)
+            for place in named:
+                require_url(place, "[source]")
             archives.append(Archive(named, gesture, image_bytes))
-    return archives
+    return tuple(archives)
 
 
 def _check_kind(kind: str, places: tuple[str, ...]) -> None:

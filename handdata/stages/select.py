@@ -43,7 +43,7 @@ def run(build: Path, recipe: Recipe, execution: Execution, again: bool = False) 
     report = StageReport()
     if recipe.source.kind == "photos":
         return _photographs(build, recipe, execution)
-    if recipe.source.images or recipe.source.kind == "render" or not path.exists():
+    if not began_with_manifest(build, recipe):
         source = _rendered(build, recipe, execution) if recipe.source.kind == "render" else recipe.source
         sources = resolve(source, recipe.select.gestures, build)
         key = input_key(sources, recipe)
@@ -64,6 +64,18 @@ def run(build: Path, recipe: Recipe, execution: Execution, again: bool = False) 
             report.notes["selection"], report.made_rows = manifest.notes(), manifest.table.num_rows
     report.rows = read_manifest(build, columns=["image_id"]).num_rows
     return report
+
+
+def began_with_manifest(build: Path, recipe: Recipe) -> bool:
+    """Return whether a build has a manifest that was made elsewhere: its recipe cannot choose the images.
+
+    `[source] images` of such a recipe may name the addresses to request.
+    """
+    path, source = build / "manifest.parquet", recipe.source
+    if source.kind in ("render", "photos") or not path.exists():
+        return False
+    alone = not source.annotations and source.kind != "folder"
+    return not source.images or (alone and stored_key(path) is None)
 
 
 def _photographs(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
