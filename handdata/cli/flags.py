@@ -17,7 +17,7 @@ from handdata.cli.photos import Photos as Photos
 from handdata.cli.this_machine import Assets as Assets
 from handdata.cli.this_machine import Doctor as Doctor
 from handdata.errors import UserError
-from handdata.recipe import EvaluateOptions, FetchOptions, ImageOptions, Recipe, RenderOptions, find, load
+from handdata.recipe import EvaluateOptions, FetchOptions, ImageOptions, Recipe, RenderOptions, find, load, override
 from handdata.stages import STAGES, StageSpec, stage_named, stages_until
 from handdata.web.urls import public_url
 
@@ -42,7 +42,7 @@ class Plan:
     def __call__(self) -> int:
         from handdata.builds import plan
 
-        print(plan.report(plan.plan(self.tables, self.offline), self.json))
+        print(plan.report(plan.plan(override(self.tables), self.offline), self.json))
         return 0
 
 
@@ -75,7 +75,7 @@ class Build:
         if self.join and (self.part or self.until):
             raise UserError("--join checks all parts and all stages: leave out --part and --until")
         if self.dry_run:
-            print(status.dry_run(self.out, self.tables, stages))
+            print(status.dry_run(self.out, override(self.tables), stages))
             return 0
         if self.join:
             started = build.Build.open(self.out)
