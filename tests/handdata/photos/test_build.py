@@ -6,11 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from handdata.builds.build import Build
+from handdata.cli import COMMANDS
 from handdata.cli.photos import Photos
+from handdata.cli.program import main
 from handdata.dataset.checksums import CHECKSUMS
 from handdata.errors import UserError
 from handdata.photos import measure
-from handdata.recipe import PhotoOptions
+from handdata.recipe import PhotoOptions, dump
 from handdata.stages import landmarks
 from tests.handdata.photos.folders import NAMES, SUBJECTS, Finder, plain
 
@@ -106,6 +108,14 @@ def test_a_build_inside_the_folder_of_photographs_is_not_read(tmp_path, monkeypa
     inside = Photos(str(folder), folder, ("vulcan",), (PHRASE,))
     with pytest.raises(UserError, match=r"is in the build folder .*: give --out a folder of its own"):
         Build.start(inside.recipe(), inside.out).run("fetch", progress=False)
+
+
+def test_a_dry_run_of_photographs_names_their_place(tmp_path, capsys):
+    recipe = Photos(str(tmp_path / "photos"), tmp_path / "build", ("vulcan",), (PHRASE,)).recipe()
+    (tmp_path / "recipe.toml").write_text(dump(recipe))
+    arguments = ["build", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "build"), "--dry-run"]
+    assert main("handdata", "", COMMANDS, arguments) == 0
+    assert f"all photographs of {tmp_path / 'photos'} with a hand are taken" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
