@@ -43,10 +43,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class Photos:
-    """The photographs of a place, in the order of their names, and the number of those of other gestures."""
+    """The photographs of a place, in the order of their names, and the names of those without one of the gestures."""
 
     photos: list[Photo]
-    left_out: int = 0
+    left_out: list[str]
 
 
 def resolved(place: str, option: str) -> Place:
@@ -97,7 +97,7 @@ def read(place: Place, gestures: tuple[str, ...], copies: Path, option: str) -> 
     photos = [photo for photo in placed if photo]
     if not photos:
         raise UserError(f"{option} {place} has no photographs of {', '.join(gestures)}: check the names of its folders")
-    return Photos(photos, len(placed) - len(photos))
+    return Photos(photos, [item.name for item, photo in zip(items, placed, strict=True) if not photo])
 
 
 def _items(folder: Path, copies: Path, option: str) -> Iterator[Item]:

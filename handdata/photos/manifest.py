@@ -57,7 +57,7 @@ def make_manifest(place: Place, recipe: Recipe, folder: Path, decisions: Decisio
     _check_texts(found.photos, recipe.photos.texts)
     measured = measure(found.photos, recipe, folder / "photos.parquet", progress)
     odd = Oddities()
-    odd.add_many("photo-of-other-gesture", [], found.left_out)
+    _note("photo-of-other-gesture", found.left_out, odd, progress)
     rows = _usable(found.photos, measured, odd, progress)
     if not any(len(row.measured.landmarks) for row in rows):
         raise UserError(

@@ -100,6 +100,14 @@ def test_damaged_and_handless_photographs_are_named_and_left_out(tmp_path, capsy
     assert "no hand is found: left out: dark.png" in capsys.readouterr().err
 
 
+def test_photographs_outside_the_gestures_folders_are_named(tmp_path, capsys):
+    folder = folders.by_gesture(tmp_path / "a")
+    (folder / "loose.jpg").write_bytes(draw_jpeg(60, 80))
+    found = made(folder, tmp_path, progress=True)
+    assert found.table.num_rows == len(NAMES) and found.odd.counts["photo-of-other-gesture"] == 2
+    assert "or of another gesture: left out: fist/9999.jpg, loose.jpg" in capsys.readouterr().err
+
+
 def test_a_folder_without_hands_or_photographs_is_one_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no photographs"):
