@@ -68,7 +68,10 @@ def metadata_rows(path: Path, option: str) -> dict[Path, dict[str, Any]]:
     """
     text = read_text(path, option)
     if path.suffix == ".csv":
-        rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
+        try:
+            rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise UserError(f"{option} {path} cannot be read as CSV ({error}): correct it") from None
     else:
         rows = [_object(line, f"{option} {path}, line {n}") for n, line in enumerate(lines_of(text), 1) if line.strip()]
     found = {}

@@ -180,6 +180,14 @@ def test_metadata_names_only_files_of_its_folder(name, tmp_path):
         made(folder, tmp_path)
 
 
+def test_a_csv_with_an_overlong_field_is_one_sentence(tmp_path):
+    folder = folders.metadata_csv(tmp_path / "a")
+    with (folder / "metadata.csv").open("a") as file:
+        file.write(f"\nimages/0000.jpg,{'x' * 140_000},ann\n")
+    with pytest.raises(UserError, match=r"metadata.csv cannot be read as CSV \(field larger than field limit"):
+        made(folder, tmp_path)
+
+
 def test_heic_without_its_package_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     (tmp_path / "a").mkdir()
