@@ -82,6 +82,7 @@ def _photographs(build: Path, recipe: Recipe, execution: Execution) -> StageRepo
     """Write the manifest of a folder of photographs, unless the existing one was made from the same files."""
     from handdata.photos import forms
     from handdata.photos import manifest as photos
+    from handdata.photos.persons import salt_of
 
     path, report = build / "manifest.parquet", StageReport()
     if len(recipe.source.images) != 1:
@@ -94,7 +95,9 @@ def _photographs(build: Path, recipe: Recipe, execution: Execution) -> StageRepo
     if path.exists():
         read_manifest(build, columns=["image_id"])  # raises if it is damaged: it is not replaced without a word
     if stored_key(path) != key:
-        manifest = photos.make_manifest(place, recipe, build / "source", replay(build), execution.progress)
+        decided = replay(build)
+        salt = salt_of(build, decided)
+        manifest = photos.make_manifest(place, recipe, build / "source", decided, execution.progress, salt)
         metadata = {**(manifest.table.schema.metadata or {}), KEY: key.encode()}
         write_table(manifest.table.replace_schema_metadata(metadata), path)
         report.notes["selection"] = manifest.notes()

@@ -1,6 +1,9 @@
 """A build of photographs from folder to dataset: its texts, its card and its review, with nothing of HaGRID's."""
 
+import hashlib
 import json
+import os
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +15,9 @@ from handdata.cli.program import main
 from handdata.dataset.checksums import CHECKSUMS
 from handdata.errors import UserError
 from handdata.photos import measure
+from handdata.photos.persons import SALT
 from handdata.recipe import PhotoOptions, dump
+from handdata.rows.shards import read_table, write_table
 from handdata.stages import landmarks
 from tests.handdata.photos.folders import NAMES, SUBJECTS, Finder, plain
 
@@ -80,7 +85,40 @@ def test_the_same_command_keeps_what_is_finished_and_the_review_page_knows_the_g
     assert PHRASE in build.review().read_text()
 
 
+def test_the_names_of_persons_depend_on_a_salt_that_the_build_keeps_and_does_not_publish(build):
+    first = pq.read_table(build.path / "manifest.parquet")["subject"].to_pylist()
+    salt = (build.path / "source" / "salt").read_text().strip()
+    guessed = {hashlib.sha256(f"person\0{name}".encode()).hexdigest()[:16] for name in SUBJECTS.values()}
+    assert len(set(first)) == 4 and not guessed & set(first)
+    published = [path for path in (build.path / "dataset").rglob("*") if path.is_file()]
+    assert len(salt) == 32 and not any(salt.encode() in path.read_bytes() for path in published)
+    (build.path / "source" / "salt").unlink()
+    assert persons_after(build, 1) == first  # from the manifest
+    (build.path / "source" / "salt").write_text(salt)
+    (build.path / "manifest.parquet").unlink()
+    assert persons_after(build, 2) == first  # from the file
+
+
+def test_a_build_from_before_the_salt_keeps_the_names_of_its_persons(build):
+    path = build.path / "manifest.parquet"
+    table = read_table(path)
+    kept = {name: value for name, value in table.schema.metadata.items() if name != SALT}
+    write_table(table.replace_schema_metadata(kept), path)
+    (build.path / "source" / "salt").unlink()
+    guessed = {hashlib.sha256(f"person\0{name}".encode()).hexdigest()[:16] for name in SUBJECTS.values()}
+    assert set(persons_after(build, 3)) == guessed
+
+
+def persons_after(build, seconds):
+    """Return the persons in the manifest after a photograph was written again, so that all are selected again."""
+    os.utime(build.path.parent / "photos" / "ann" / "0000.jpg", (seconds, seconds))
+    build.run("select", progress=False)
+    return pq.read_table(build.path / "manifest.parquet")["subject"].to_pylist()
+
+
 def test_parts_that_are_joined_give_the_dataset_of_a_whole_build(build, tmp_path):
+    (tmp_path / "parts" / "source").mkdir(parents=True)
+    shutil.copy(build.path / "source" / "salt", tmp_path / "parts" / "source")
     for part in ("2/2", "1/2"):  # the first of them chooses the images, and has no shard of its own
         Build.start(build.recipe, tmp_path / "parts", part).run(progress=False)
     joined = Build.open(tmp_path / "parts")
