@@ -33,7 +33,7 @@ class Dropped:
     """Result of a removal."""
 
     images: int  # number of removed images
-    rows: int | None  # rows of the dataset now, None before it was first assembled
+    rows: int | None  # rows of the dataset now, None before it was first assembled; with 0 it has been deleted
     elsewhere: tuple[str, ...] = ()  # files and folders that the build reads, and that may still hold the images
 
 
@@ -64,11 +64,27 @@ def drop(
         remove(build.path / "review.html")  # it shows the texts; `handdata review` writes a new page
         _reduce(build.path, rows)
         build.store.mirror(everything)
-        if assemble.read_summary(build.path) is None:
-            return Dropped(len(rows), None, elsewhere)
+        return Dropped(len(rows), _assembled_again(build, progress), elsewhere)
+
+
+def _assembled_again(build: BuildFolder, progress: bool) -> int | None:
+    """Return the number of rows of the dataset that replaces the old one, None if it was never assembled.
+
+    The old one holds the removed images, and is deleted whether or not another one can be assembled.
+    """
+    dataset, summary = build.path / "dataset", build.path / "assembled.json"
+    if not dataset.exists() and not summary.exists():
+        return None
+    for folder in (dataset, *(dataset.with_name(f".{dataset.name}.{suffix}") for suffix in ("old", "partial"))):
+        remove(folder)
+        if folder.exists():
+            raise UserError(f"{folder} still holds the removed images: delete it, then repeat this command")
+    try:
         with also(build.recipe.gesture):
-            report = assemble.run(build.path, build.recipe, Execution(progress=progress))
-        return Dropped(len(rows), report.rows, elsewhere)
+            return assemble.run(build.path, build.recipe, Execution(progress=progress)).rows
+    except assemble.EmptyDataset:
+        remove(summary)
+        return 0
 
 
 def _rows(build: Path, image_id: str | None, subject: str | None) -> dict[int, dict[str, str]]:

@@ -50,6 +50,7 @@ class BuildFolder:
     def from_manifest(cls, manifest: Path, out: Path, **tables: Any) -> Self:
         """Create a build folder from a manifest alone; its images are stored in the format that the manifest names.
 
+        The rest of the recipe of a folder that began with a manifest is kept: it may have addresses with passwords.
         Raises `UserError` for a file that is not a manifest.
         """
         from handdata.rows.manifest import image_options, read_foreign
@@ -58,7 +59,7 @@ class BuildFolder:
         table = read_foreign(manifest)
         image = image_options(table.schema, f"--manifest {manifest}")
         select = {"gestures": tuple(dict.fromkeys(table["gesture"].to_pylist()))}
-        build = cls.start(Recipe(out.name), out, select=select, image=image, **tables)
+        build = cls.start(cls.of_manifest(out) or Recipe(out.name), out, select=select, image=image, **tables)
         path = build.path / "manifest.parquet"
         with build.lock():
             build.store.bring(path)
@@ -67,6 +68,16 @@ class BuildFolder:
                 write_table(table, path)
                 build.store.put(path)
         return build
+
+    @staticmethod
+    def of_manifest(out: Path) -> Recipe | None:
+        """Return the recipe of a folder that began with a manifest, None for another folder."""
+        store = open_store(out)
+        path = store.folder / "recipe.toml"
+        store.bring(path)
+        recipe = load(path) if path.is_file() else None
+        chooses = recipe is not None and (recipe.source.annotations or recipe.source.kind not in ("zip", "hub"))
+        return None if chooses else recipe
 
     @classmethod
     def open(cls, path: str | Path) -> Self:

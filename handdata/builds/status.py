@@ -72,7 +72,9 @@ def dry_run(out: Path, recipe: Recipe, stages: tuple[StageSpec, ...]) -> str:
     store.bring(store.folder / "recipe.toml", store.folder / "manifest.parquet")
     if (store.folder / "recipe.toml").is_file():
         lines += [text(status(BuildFolder.open(out))), ""]
-    if not (store.folder / "manifest.parquet").exists():
+    if recipe.source.kind == "photos":
+        lines += [f"all photographs of {', '.join(recipe.source.images)} with a hand are taken", ""]
+    elif not (store.folder / "manifest.parquet").exists():
         lines += [plan.report(plan.plan(recipe, offline=True)), ""]
     names = ", ".join(stage.name for stage in stages)
     return "\n".join([*lines, f"would run in {store.place}: {names} (finished and unchanged rows are kept)"])

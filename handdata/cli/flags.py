@@ -5,6 +5,7 @@ The commands of stages are made from the table of stages (`handdata/stages/__ini
 
 import dataclasses
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from handdata.cli.photos import Photos as Photos
 from handdata.cli.this_machine import Assets as Assets
 from handdata.cli.this_machine import Doctor as Doctor
 from handdata.errors import UserError
-from handdata.recipe import EvaluateOptions, FetchOptions, ImageOptions, Recipe, RenderOptions, find, load
+from handdata.recipe import EvaluateOptions, FetchOptions, ImageOptions, Recipe, RenderOptions, find, load, override
 from handdata.stages import STAGES, StageSpec, stage_named, stages_until
 from handdata.web.urls import public_url
 
@@ -41,7 +42,7 @@ class Plan:
     def __call__(self) -> int:
         from handdata.builds import plan
 
-        print(plan.report(plan.plan(self.tables, self.offline), self.json))
+        print(plan.report(plan.plan(override(self.tables), self.offline), self.json))
         return 0
 
 
@@ -74,7 +75,7 @@ class Build:
         if self.join and (self.part or self.until):
             raise UserError("--join checks all parts and all stages: leave out --part and --until")
         if self.dry_run:
-            print(status.dry_run(self.out, self.tables, stages))
+            print(status.dry_run(self.out, override(self.tables), stages))
             return 0
         if self.join:
             started = build.Build.open(self.out)
@@ -131,7 +132,13 @@ class Fetch:
     @classmethod
     def defaults(cls, argv: list[str]) -> "Fetch | None":
         if not _has_positional(argv):
-            return None
+            if _value_of("--manifest", argv) and any(word.startswith("--image.") for word in argv):
+                raise UserError(
+                    "--image.* needs a build folder: with --manifest, images have the format of the manifest"
+                )
+            out = _value_of("--out", argv)
+            recipe = BuildFolder.of_manifest(Path(out)) if out else None
+            return cls(options=recipe.fetch) if recipe else None
         recipe = BuildFolder.open(argv[0]).recipe
         return cls(Path(argv[0]), None, None, recipe.fetch, recipe.image)
 
@@ -229,9 +236,13 @@ class Drop:
         opened = BuildFolder.open(self.build)
         dropped = drop(opened, self.image_id, self.subject, self.note)
         rows = "" if dropped.rows is None else f"; the dataset has {dropped.rows:,} rows now"
+        rows = rows if dropped.rows != 0 else "; no row is left to publish, and the folder dataset/ is deleted"
         print(f"{dropped.images} images are removed from {opened.store.place}{rows}")
         for place in dropped.elsewhere:
             print(f"{place} may still hold these images or their annotations: delete them there where needed")
+        if dropped.rows == 0:
+            print("If the dataset was published: delete its repository by hand, since an empty one is not published.")
+            return 0
         print(
             "If the dataset was published: publish it again. The repository's history still holds the old files;"
             " `handdata publish ... --purge-history` deletes them there."
@@ -293,6 +304,14 @@ class Evaluate:
 
 def _has_positional(argv: list[str]) -> bool:
     return bool(argv) and not argv[0].startswith("-")
+
+
+def _value_of(flag: str, argv: list[str]) -> str | None:
+    """Return the value of a flag, given as `--flag VALUE` or `--flag=VALUE`."""
+    for word, following in pairwise([*argv, ""]):
+        if word == flag or word.startswith(f"{flag}="):
+            return (following if word == flag else word.removeprefix(f"{flag}=")) or None
+    return None
 
 
 def _shown(recipe: Recipe, argv: list[str]) -> Recipe:

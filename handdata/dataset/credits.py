@@ -99,7 +99,7 @@ _PHOTO_COLUMNS = {
     "orig_height": "height of the photograph, upright",
     "bboxes": "boxes around the landmarks of the hands, with a margin: [x, y, width, height] in fractions of the image",
     "source": "folder or dataset that the photograph came from",
-    "member": "name of its file there, or the hash of a file that was copied",
+    "member": "`image_id` with the ending of its file: the file's own name is not published",
     "crc32": "CRC-32 of that file",
 }
 

@@ -17,7 +17,7 @@ from handdata.gestures import gestures as all_gestures
 from handdata.huggingface import HubName, Place, at_commit, parse, snapshot
 from handdata.photos.tables import TAR_NAMES, Item, in_parquet, in_tar, metadata_rows, taken
 from handdata.readers import read_text
-from handdata.sources.places import normal_gesture, safe_member
+from handdata.sources.places import is_build, normal_gesture, safe_member
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif")
 _SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test", "data", "images")  # neither gestures nor persons
@@ -43,10 +43,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class Photos:
-    """The photographs of a place, in the order of their names, and the number of those of other gestures."""
+    """The photographs of a place, in the order of their names, and the names of those without one of the gestures."""
 
     photos: list[Photo]
-    left_out: int = 0
+    left_out: list[str]
 
 
 def resolved(place: str, option: str) -> Place:
@@ -57,6 +57,12 @@ def resolved(place: str, option: str) -> Place:
     if not Path(place).exists():
         raise UserError(f"{option} {place} does not exist: name a folder of photographs, a tar or hf:USER/NAME")
     return Path(place)
+
+
+def require_outside(place: Place, build: Path, option: str) -> None:
+    """Raise `UserError` for a place inside the build folder, or the folder itself: its images are copies."""
+    if isinstance(place, Path) and place.resolve().is_relative_to(build.resolve()):
+        raise UserError(f"{option} {place} is in the build folder {build}: give --out a folder of its own")
 
 
 def state(place: Place) -> list[list[str | int]]:
@@ -91,7 +97,7 @@ def read(place: Place, gestures: tuple[str, ...], copies: Path, option: str) -> 
     photos = [photo for photo in placed if photo]
     if not photos:
         raise UserError(f"{option} {place} has no photographs of {', '.join(gestures)}: check the names of its folders")
-    return Photos(photos, len(placed) - len(photos))
+    return Photos(photos, [item.name for item, photo in zip(items, placed, strict=True) if not photo])
 
 
 def _items(folder: Path, copies: Path, option: str) -> Iterator[Item]:
@@ -113,7 +119,9 @@ def _items(folder: Path, copies: Path, option: str) -> Iterator[Item]:
             continue  # an `imagefolder` has the images that its metadata lists
         sidecar = path.with_suffix(".txt")
         text = read_text(sidecar, option) if not tables and sidecar.is_file() else ""
-        yield taken(Item(path.relative_to(folder).as_posix(), path, text=" ".join(text.split())), row)
+        yield taken(
+            Item(path.relative_to(folder).as_posix(), path, text=" ".join(text.split())), row, f"{option} {folder}"
+        )
     if images:
         return
     for path in files:
@@ -124,10 +132,12 @@ def _items(folder: Path, copies: Path, option: str) -> Iterator[Item]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and its folders, except hidden ones."""
-    for path in folder.rglob("*"):
+    """Yield the files of a folder and its folders, except hidden ones and those of builds, whose images are copies."""
+    paths = list(folder.rglob("*"))
+    builds = {path.parent for path in paths if path.name == "recipe.toml" and is_build(path.parent)} - {folder}
+    for path in paths:
         hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file():
+        if not hidden and builds.isdisjoint(path.parents) and path.is_file():
             yield path
 
 

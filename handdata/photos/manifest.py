@@ -20,6 +20,7 @@ from handdata.photos import forms, splits
 from handdata.photos.forms import Photo
 from handdata.photos.hands import FEWEST, Agreement, agreement, box_of
 from handdata.photos.measure import Measured, measure
+from handdata.photos.persons import SALT, pseudonym
 from handdata.recipe import Recipe
 from handdata.rows.decisions import Decisions
 from handdata.rows.manifest import IMAGE, SOURCES, Manifest, SourceFacts
@@ -29,7 +30,7 @@ from handdata.sources.archive import FOLDER
 from handdata.texts.checks import explain, failures
 from handdata.texts.clip_tokens import CONTEXT, clip_tokens
 
-VERSION = 1  # increased when a change of the code changes the rows
+VERSION = 2  # increased when a change of the code changes the rows
 OPTION = "[source] images"
 
 _COLUMNS = pa.schema([*MANIFEST, ("given", pa.string()), ("remarks", pa.list_(pa.string()))])
@@ -48,16 +49,19 @@ class _Row:
     group: str = ""
 
 
-def make_manifest(place: Place, recipe: Recipe, folder: Path, decisions: Decisions, progress: bool) -> Manifest:
+def make_manifest(
+    place: Place, recipe: Recipe, folder: Path, decisions: Decisions, progress: bool, salt: str = ""
+) -> Manifest:
     """Read, measure and split the photographs of a place; `folder` is the build's own for copies and measurements.
 
+    `salt` enters the names of persons (`persons.pseudonym`), and nothing else.
     Raises `UserError` for a place without usable photographs or without hands, and for a text that cannot be used.
     """
     found = forms.read(place, recipe.select.gestures, folder / "copies", OPTION)
     _check_texts(found.photos, recipe.photos.texts)
     measured = measure(found.photos, recipe, folder / "photos.parquet", progress)
     odd = Oddities()
-    odd.add_many("photo-of-other-gesture", [], found.left_out)
+    _note("photo-of-other-gesture", found.left_out, odd, progress)
     rows = _usable(found.photos, measured, odd, progress)
     if not any(len(row.measured.landmarks) for row in rows):
         raise UserError(
@@ -68,8 +72,14 @@ def make_manifest(place: Place, recipe: Recipe, folder: Path, decisions: Decisio
         _choose_hands([row for row in rows if row.photo.gesture == gesture], gesture, odd, progress)
     rows = [row for row in rows if row.hand >= 0]
     _split(rows, recipe, progress)
+    for row in rows:
+        row.group = pseudonym(row.group, salt)
     rows = [row for row in rows if decisions.about(str(row.measured.image_id), row.group) != "dropped"]
-    metadata = {SOURCES: json.dumps(_facts(rows)).encode(), IMAGE: json.dumps(asdict(recipe.image)).encode()}
+    metadata = {
+        SALT: salt.encode(),
+        SOURCES: json.dumps(_facts(rows)).encode(),
+        IMAGE: json.dumps(asdict(recipe.image)).encode(),
+    }
     return Manifest(_table(rows, recipe).replace_schema_metadata(metadata), odd, len(found.photos))
 
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -33,18 +34,30 @@ class Item:
     subject: str = ""
 
 
-def taken(item: Item, row: dict[str, Any]) -> Item:
-    """Return an image with the text, gesture and person in a row of metadata; values of other types count as absent."""
+def taken(item: Item, row: dict[str, Any], where: str) -> Item:
+    """Return an image with the text, gesture and person in a row of metadata; a person's number becomes its digits.
 
-    def first(names: tuple[str, ...], otherwise: str) -> str:
-        values = (row.get(name) for name in names)
-        return next((" ".join(value.split()) for value in values if isinstance(value, str) and value), otherwise)
+    Raises `UserError`, beginning with `where`, for a person or gesture of another type: without it one person could be
+    in several splits.
+    """
 
+    def first(names: tuple[str, ...], otherwise: str, kinds: tuple[type, ...] = (str,)) -> str:
+        for name in names:
+            value = row.get(name)
+            if value is not None and type(value) not in kinds:
+                expected = "text or an integer" if int in kinds else "text"
+                raise UserError(f"{where}: '{name}' of {item.name} is {str(value)[:40]!r}, not {expected}: correct it")
+            if text := " ".join(str(value).split()) if value is not None else "":
+                return text
+        return otherwise
+
+    texts = {name: value for name in _TEXTS if isinstance(value := row.get(name), str)}
+    row = {**row, **dict.fromkeys(_TEXTS), **texts}  # of other types: absent
     return replace(
         item,
         text=first(_TEXTS, item.text),
         gesture=first(_GESTURES, item.gesture),
-        subject=first(_SUBJECTS, item.subject),
+        subject=first(_SUBJECTS, item.subject, (str, int)),
     )
 
 
@@ -55,7 +68,10 @@ def metadata_rows(path: Path, option: str) -> dict[Path, dict[str, Any]]:
     """
     text = read_text(path, option)
     if path.suffix == ".csv":
-        rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
+        try:
+            rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise UserError(f"{option} {path} cannot be read as CSV ({error}): correct it") from None
     else:
         rows = [_object(line, f"{option} {path}, line {n}") for n, line in enumerate(lines_of(text), 1) if line.strip()]
     found = {}
@@ -75,31 +91,52 @@ def metadata_rows(path: Path, option: str) -> dict[Path, dict[str, Any]]:
 def in_tar(path: Path, copies: Path, option: str) -> Iterator[Item]:
     """Yield the images of a WebDataset tar: members of one key belong together (`0001.jpg`, `0001.txt`, `0001.json`).
 
-    Raises `UserError` for a damaged tar.
+    A key is a name up to its first dot. Names of photographs may have more dots: all images of one key are kept, and a
+    text with an image's whole name belongs to that image. Raises `UserError` for a damaged tar.
     """
-    samples: dict[str, Item] = {}
-    texts: dict[str, dict[str, Any]] = {}
+    images: dict[str, Item] = {}  # by the member's name
+    texts: dict[str, dict[str, Any]] = {}  # by the member's name up to its last dot
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
-                folder, _, base = member.name.rpartition("/")
-                stem, _, ending = base.partition(".")
-                key, ending = f"{folder}/{stem}", ending.lower().rpartition(".")[2]
-                if not member.isfile() or base.startswith(".") or member.size > _LARGEST:
+                base = member.name.rpartition("/")[2]
+                stem, _, ending = member.name.rpartition(".")
+                ending = ending.lower()
+                if not member.isfile() or base.startswith(".") or "." not in base or member.size > _LARGEST:
                     continue
                 opened = archive.extractfile(member)
                 if opened is None:
                     continue
                 if f".{ending}" in (*_ENDINGS.values(), ".jpeg", ".heic", ".heif"):
-                    samples[key] = Item(member.name, _written(opened.read(), copies, f".{ending}"), copied=True)
+                    images[member.name] = Item(member.name, _written(opened.read(), copies, f".{ending}"), copied=True)
                 elif ending in ("txt", "caption", "json") and member.size <= _LARGEST_TEXT:
                     data = opened.read().decode("utf-8", "replace")
                     row = _object(data, f"{option} {path}, {member.name}") if ending == "json" else {"text": data}
-                    texts.setdefault(key, {}).update(row)
+                    texts.setdefault(stem, {}).update(row)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{option} {path} is not a whole tar ({str(error)[:100]}): copy it again") from None
-    for key, item in samples.items():
-        yield taken(item, texts.get(key, {}))
+    yield from _with_texts(images, texts, f"{option} {path}")
+
+
+def _with_texts(images: dict[str, Item], texts: dict[str, dict[str, Any]], where: str) -> Iterator[Item]:
+    """Yield images by member name with the texts of their own name, else of their key.
+
+    Where a key has several images, only a text whose name is the key belongs to all of them.
+    """
+    shared = Counter(map(_key, images))
+    by_key: dict[str, dict[str, Any]] = {}
+    for stem, row in texts.items():
+        if shared[_key(stem)] == 1 or stem == _key(stem):
+            by_key.setdefault(_key(stem), {}).update(row)
+    for name, item in images.items():
+        own = texts.get(name.rpartition(".")[0], {})
+        yield taken(item, {**by_key.get(_key(name), {}), **own}, where)
+
+
+def _key(name: str) -> str:
+    """Return a member's name up to the first dot of its last part."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
 
 
 def in_parquet(path: Path, copies: Path, option: str) -> Iterator[Item]:
@@ -124,10 +161,10 @@ def in_parquet(path: Path, copies: Path, option: str) -> Iterator[Item]:
                 if not data:
                     raise UserError(f"{option} {path}: row {number} holds no image: embed the images' bytes")
                 for column, kind in features.items():
-                    if isinstance(kind, ClassLabel) and isinstance(row[column], int) and row[column] >= 0:
-                        row[column] = kind.int2str(row[column])
+                    if isinstance(kind, ClassLabel) and isinstance(row[column], int):
+                        row[column] = kind.int2str(row[column]) if row[column] >= 0 else None  # -1: unknown
                 name, written = f"{path.name} row {number:06d}", _written(data, copies, _ending(data))
-                yield taken(Item(name, written, copied=True), row)
+                yield taken(Item(name, written, copied=True), row, f"{option} {path}")
                 number += 1
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise UserError(f"{option} {path} cannot be read as Parquet ({str(error)[:100]}): copy it again") from None

@@ -290,9 +290,10 @@ def dump(recipe: Recipe) -> str:
 
 
 def _checked(recipe: Recipe, folder: Path) -> Recipe:
-    """Return the recipe with absolute paths. A model, prompt or template is a path only if it exists in the folder.
+    """Return the recipe with absolute paths, and each gesture once.
 
-    Raises `UserError` for a gesture without a definition.
+    A model, prompt or template is a path only if it exists in the folder. Raises `UserError` for a gesture without a
+    definition.
     """
     gestures.require_own(recipe.gesture)
     gestures.require(recipe.select.gestures, recipe.gesture)
@@ -306,8 +307,10 @@ def _checked(recipe: Recipe, folder: Path) -> Recipe:
             annotations=tuple(absolute_place(place, folder) for place in source.annotations),
             images=tuple(absolute_place(place, folder) for place in source.images),
         ),
+        select=replace(recipe.select, gestures=tuple(dict.fromkeys(recipe.select.gestures))),
         render=replace(
             recipe.render,
+            gestures=tuple(dict.fromkeys(recipe.render.gestures)),
             gesture_file=tuple(existing(name, folder, os.path.isfile) for name in recipe.render.gesture_file),
         ),
         caption=replace(caption, model=existing(caption.model, folder, os.path.isdir)),

@@ -22,7 +22,7 @@ ODDITIES = {
     "photo-repeated": "the same pixels as another photograph: left out",
     "photo-without-hand": "no hand is found: left out",
     "photo-differs": "no hand is like those of the other photographs: the nearest one is taken, with a remark",
-    "photo-of-other-gesture": "of a gesture that the recipe does not have: left out",
+    "photo-of-other-gesture": "outside the folders of the recipe's gestures, or of another gesture: left out",
 }
 
 

@@ -12,7 +12,7 @@ from handdata.gestures import gestures as all_gestures
 from handdata.sources import archive, cache
 from handdata.sources.archive import FOLDER, Entry, LocalFile
 from handdata.sources.http import Client, RemoteFile
-from handdata.sources.places import Archive, normal_gesture
+from handdata.sources.places import Archive, is_build, normal_gesture
 from handdata.web.client import Refused, TransientError
 from handdata.web.urls import is_remote, public_url
 
@@ -56,16 +56,11 @@ class FolderIndex:
 
     def find(self, wanted: Mapping[bytes, int]) -> Iterator[tuple[int, int, bytes]]:
         """Yield (wanted's value, position, member name) for every file whose stem is wanted."""
-        for folder, folders, files in os.walk(self.root):
-            folders.sort()
-            for file in sorted(files):
-                value = wanted.get(os.fsencode(file.rpartition(".")[0]))
-                if value is None:
-                    continue
-                path = Path(folder) / file
-                if _is_text(path) and path.is_file():
-                    self.names.append(path.relative_to(self.root).as_posix())
-                    yield value, len(self.names) - 1, os.fsencode(self.names[-1])
+        for path in _walk(self.root):
+            value = wanted.get(os.fsencode(path.name.rpartition(".")[0]))
+            if value is not None and _is_text(path) and path.is_file():
+                self.names.append(path.relative_to(self.root).as_posix())
+                yield value, len(self.names) - 1, os.fsencode(self.names[-1])
 
     def entry(self, position: int) -> Entry:
         data = (self.root / self.names[position]).read_bytes()
@@ -76,6 +71,16 @@ class FolderIndex:
         paths = [path for path in self.root.rglob("*.json") if _is_text(path) and path.is_file()]
         sizes = {path.relative_to(self.root).as_posix(): path.stat().st_size for path in paths}
         return [Entry(name, FOLDER, 0, size, size, FOLDER) for name, size in sizes.items()]
+
+
+def folder_state(root: Path) -> list[list[str | int]]:
+    """Return the path below the folder, the size and the time of each file that a selection from a folder may read."""
+    state: list[list[str | int]] = []
+    for path in _walk(root):
+        if path.suffix.lower() in (".json", ".jpg", ".jpeg") and path.is_file():
+            status = path.stat()
+            state.append([path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns])
+    return sorted(state)
 
 
 def open_place(source: Archive, client: Client) -> LocalFile | RemoteFile | Path:
@@ -125,6 +130,14 @@ def read_index(opened: LocalFile | RemoteFile | Path) -> ZipIndex | FolderIndex:
             if isinstance(opened, RemoteFile):
                 opened.tail = b""
     raise UserError(f"{opened.place} is not a readable zip archive: {cause}")
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield the files of a folder in order, except those of builds in it."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not is_build(Path(folder) / name))
+        for file in sorted(files):
+            yield Path(folder) / file
 
 
 def _remote_directory(opened: RemoteFile) -> archive.Directory:

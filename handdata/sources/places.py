@@ -52,28 +52,19 @@ def resolve(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> So
     """
     if not options.images:
         raise UserError("the recipe's [source] lacks 'images': give an archive, a folder or a name of sources.toml")
-    images = options.images
-    annotations = options.annotations or (images if options.kind == "folder" else ())
+    annotations = options.annotations or (options.images if options.kind == "folder" else ())
     if not annotations:
         raise UserError("the recipe's [source] lacks 'annotations': give annotations.zip or a folder")
-    _check_kind(options.kind, (*annotations, *images))
-    sources = Sources(
-        annotations=_archives(annotations, gestures, base)[0],
-        images=tuple(_archives(images, gestures, base)),
-    )
-    for archive in (sources.annotations, *sources.images):
-        for place in archive.places:
-            require_url(place, "[source]")
-    return sources
+    images = _archives(options.kind, options.images, gestures, base)
+    return Sources(_archives(options.kind, annotations, gestures, base)[0], images)
 
 
 def names(images: tuple[Archive, ...]) -> list[str]:
     """Return the archives' values of the column `source`, each once.
 
-    Local files with the same name are named by their whole paths, URLs with the same public form are numbered.
+    Local files with the same name are numbered (`images.zip#2`), and so are URLs with the same public form.
     """
-    given = [source.name for source in images]
-    local = [source.places[0] if given.count(source.name) > 1 else source.name for source in images]
+    local = _numbered([source.name for source in images])
     remote = public_names([next(filter(is_remote, source.places), "") for source in images])
     return [url or name for url, name in zip(remote, local, strict=True)]
 
@@ -81,11 +72,12 @@ def names(images: tuple[Archive, ...]) -> list[str]:
 def addresses(options: SourceOptions, gestures: tuple[str, ...], base: Path) -> dict[str, dict[str, str]]:
     """Return the addresses to request, by the value of the column `source` and by their public form.
 
-    A manifest holds no passwords and signatures; the recipe does. The result is empty for a recipe without `images`.
+    A manifest holds no passwords and signatures; the recipe does. The result is empty for a recipe without `images`;
+    annotations are not needed, since a build that began with a manifest has none.
     """
     if options.kind in ("render", "photos") or not options.images:
         return {}
-    images = resolve(options, gestures, base).images
+    images = _archives(options.kind, options.images, gestures, base)
     return {
         name: dict(zip(source.public, source.places, strict=True))
         for name, source in zip(names(images), images, strict=True)
@@ -106,7 +98,25 @@ def safe_member(name: str) -> bool:
     return not (path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name)
 
 
-def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) -> list[Archive]:
+def is_build(folder: Path) -> bool:
+    """Return whether a folder is a build: its images are copies of those of a source."""
+    return (folder / "recipe.toml").is_file() and any((folder / f).is_file() for f in (".lock", "manifest.parquet"))
+
+
+def _numbered(given: list[str]) -> list[str]:
+    """Return names that differ: the second `images.zip` becomes `images.zip#2`. No file's own name is taken."""
+    named: list[str] = []
+    for name in given:
+        number, other = 1, name
+        while other in named or (number > 1 and other in given):
+            number += 1
+            other = f"{name}#{number}"
+        named.append(other)
+    return named
+
+
+def _archives(kind: str, places: tuple[str, ...], gestures: tuple[str, ...], base: Path) -> tuple[Archive, ...]:
+    _check_kind(kind, places)
     known = [place for place in places if place in known_archives()]
     if known and len(places) > 1:
         raise UserError(f"[source] mixes '{known[0]}' of sources.toml with other places: use that name alone")
@@ -119,8 +129,10 @@ def _archives(places: tuple[str, ...], gestures: tuple[str, ...], base: Path) ->
         inside = [gesture for gesture in gestures if gesture in group.get("gestures", gestures)]
         for gesture in inside if separate else [None]:
             named = tuple(with_gesture(place, gesture) for place in where)
+            for place in named:
+                require_url(place, "[source]")
             archives.append(Archive(named, gesture, image_bytes))
-    return archives
+    return tuple(archives)
 
 
 def _check_kind(kind: str, places: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import sys
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -28,14 +28,21 @@ from handdata.rows.schema import MANIFEST, SPLITS, STAGE_COLUMNS, features
 from handdata.rows.shards import SHARD_ROWS, read_shard, shard_count, shard_path
 from handdata.rows.shortfalls import of_dataset
 from handdata.stages import STAGES, Execution, StageReport, needs, stage_named, stages_for
+from handdata.texts.checks import require_fit
 
-VERSION = 1  # raised when a change of the code changes the dataset
+VERSION = 2  # raised when a change of the code changes the dataset
+_WITHOUT_TEXT = ("caption-empty", "text-impossible")  # reasons that a person's own text removes
+
+
+class EmptyDataset(UserError):
+    """No row of a build can be published."""
 
 
 def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     """Bring `dataset/` up to date; report its number of rows. Files of it that were damaged or changed count as absent.
 
-    Raises `UserError` if a stage has not been run, `Unfinished` if an image changed after it was measured.
+    Raises `UserError` if a stage has not been run or a person's text fails the checks, `EmptyDataset` if no row can be
+    published, `Unfinished` if an image changed after it was measured.
     """
     summary = read_summary(build)
     stale = summary is None or not is_current(build, recipe) or bool(changed_files(build, summary))
@@ -81,6 +88,8 @@ def read_rows(build: Path, decided: decisions.Decisions) -> pa.Table:
         why = [old if old and old != "failed-earlier" else new or old for old, new in zip(why, reasons, strict=True)]
         for name in schema.names:
             table = table.append_column(name, columns[name])
+    edited = [verdict == "edited" for verdict in verdicts]
+    why = [None if new and old in _WITHOUT_TEXT else old for new, old in zip(edited, why, strict=True)]
     return table.append_column("why", pa.array(why, pa.string()))
 
 
@@ -99,6 +108,7 @@ def _read_stage(build: Path, stage: str, image_ids: list[str]) -> pa.Table:
 def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
     key, decided = _input_key(build, recipe), decisions.replay(build)
     rows = read_rows(build, decided)
+    _check_edited(build, rows, decided)
     counts = {split: getattr(recipe.select, split) for split in SPLITS}
     if recipe.source.kind == "photos":  # all of them, in the splits of the manifest
         counts = dict.fromkeys(SPLITS, rows.num_rows)
@@ -107,11 +117,14 @@ def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
         selected = Counter(zip(rows["gesture"].to_pylist(), rows["split"].to_pylist(), strict=True))
         choice.requested = {key: selected[key] for key in choice.requested}
     if not any(choice.rows.values()):
-        raise UserError(f"no row of {build} can be published: `handdata status {build}` lists the reasons")
+        raise EmptyDataset(f"no row of {build} can be published: `handdata status {build}` lists the reasons")
+    manifest = _manifest(build, choice)
+    if recipe.source.kind == "photos":
+        rows, manifest = _without_names(rows), _without_names(manifest)
     rows = _published(rows, decided, recipe.select.gestures)
     with whole_folder(build / "dataset") as staging:
         files = write_data(build, staging, rows, choice, recipe.assemble, progress)
-        pq.write_table(_manifest(build, choice), staging / "manifest.parquet", compression="zstd")
+        pq.write_table(manifest, staging / "manifest.parquet", compression="zstd")
         summary = _summary(key, choice, files)
         values = {"seed": recipe.select.seed, "short_side": recipe.image.short_side}
         steps = {stage.columns or stage.name: stage.card.format(**values) for stage in stages_for(recipe) if stage.card}
@@ -122,6 +135,17 @@ def _assemble(build: Path, recipe: Recipe, progress: bool) -> dict[str, Any]:
     return summary
 
 
+def _check_edited(build: Path, rows: pa.Table, decided: decisions.Decisions) -> None:
+    """Raise `UserError` for the first text of a person that fails the checks: lines may have been added by hand."""
+    columns = (rows[name].to_pylist() for name in ("image_id", "subject", "caption", "gesture"))
+    for image_id, subject, caption, gesture in zip(*columns, strict=True):
+        if decided.about(image_id, subject) == "edited":
+            try:
+                require_fit(image_id, caption or "", gesture, decided.text(image_id) or "")
+            except UserError as error:
+                raise UserError(f"{build / decisions.FILE}: {error}") from None
+
+
 def _published(rows: pa.Table, decided: decisions.Decisions, names: tuple[str, ...]) -> pa.Table:
     """Return the rows with the published columns except `image`, and with `bytes`."""
     by_name = gestures.gestures()
@@ -130,6 +154,8 @@ def _published(rows: pa.Table, decided: decisions.Decisions, names: tuple[str, .
     columns = {name: rows[name] for name in rows.column_names}
     columns |= {
         "text": [new or old for new, old in zip(edited, rows["text"].to_pylist(), strict=True)],
+        "caption": [caption or "" for caption in rows["caption"].to_pylist()],
+        "checks": [checks or [] for checks in rows["checks"].to_pylist()],
         "rewrite": ["edited" if new else old for new, old in zip(edited, rows["rewrite"].to_pylist(), strict=True)],
         "gesture": [names.index(gesture) if gesture in names else None for gesture in row_gestures],
         "gesture_phrase": [by_name[gesture].phrase for gesture in row_gestures],
@@ -141,6 +167,13 @@ def _published(rows: pa.Table, decided: decisions.Decisions, names: tuple[str, .
 
 def _cast(column: Any, kind: pa.DataType) -> Any:
     return column.cast(kind) if isinstance(column, pa.ChunkedArray) else pa.array(column, kind)
+
+
+def _without_names(rows: pa.Table) -> pa.Table:
+    """Return rows of photographs whose members are called by image id: folders and files may have persons' names."""
+    pairs = zip(rows["image_id"].to_pylist(), rows["member"].to_pylist(), strict=True)
+    members = [f"{image_id}{PurePosixPath(member).suffix.lower()}" for image_id, member in pairs]
+    return rows.set_column(rows.schema.get_field_index("member"), "member", pa.array(members, pa.string()))
 
 
 def _manifest(build: Path, choice: Choice) -> pa.Table:

@@ -58,7 +58,7 @@ def run(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
                 f"{replaced}: when no part is running, run `handdata fetch {build}`, which selects the images again,"
                 " then all parts"
             ) from None
-        if not recipe.source.images:
+        if not recipe.source.images or select.began_with_manifest(build, recipe):
             raise Unfinished(
                 f"{replaced}: this build was started from a manifest, so it needs the manifest of the new archive"
             ) from None

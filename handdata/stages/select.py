@@ -24,7 +24,7 @@ from handdata.sources import annotations
 from handdata.sources.archive import ENCRYPTED
 from handdata.sources.download import download_all
 from handdata.sources.http import Client
-from handdata.sources.index import FolderIndex, ZipIndex, gesture_fits, open_place, read_index
+from handdata.sources.index import FolderIndex, ZipIndex, folder_state, gesture_fits, open_place, read_index
 from handdata.sources.places import Archive, Sources, names, resolve
 from handdata.stages import Execution, StageReport
 from handdata.web.urls import identity_url, is_remote
@@ -43,7 +43,7 @@ def run(build: Path, recipe: Recipe, execution: Execution, again: bool = False) 
     report = StageReport()
     if recipe.source.kind == "photos":
         return _photographs(build, recipe, execution)
-    if recipe.source.images or recipe.source.kind == "render" or not path.exists():
+    if not began_with_manifest(build, recipe):
         source = _rendered(build, recipe, execution) if recipe.source.kind == "render" else recipe.source
         sources = resolve(source, recipe.select.gestures, build)
         key = input_key(sources, recipe)
@@ -66,22 +66,38 @@ def run(build: Path, recipe: Recipe, execution: Execution, again: bool = False) 
     return report
 
 
+def began_with_manifest(build: Path, recipe: Recipe) -> bool:
+    """Return whether a build has a manifest that was made elsewhere: its recipe cannot choose the images.
+
+    `[source] images` of such a recipe may name the addresses to request.
+    """
+    path, source = build / "manifest.parquet", recipe.source
+    if source.kind in ("render", "photos") or not path.exists():
+        return False
+    alone = not source.annotations and source.kind != "folder"
+    return not source.images or (alone and stored_key(path) is None)
+
+
 def _photographs(build: Path, recipe: Recipe, execution: Execution) -> StageReport:
     """Write the manifest of a folder of photographs, unless the existing one was made from the same files."""
     from handdata.photos import forms
     from handdata.photos import manifest as photos
+    from handdata.photos.persons import salt_of
 
     path, report = build / "manifest.parquet", StageReport()
     if len(recipe.source.images) != 1:
         raise UserError(f"{photos.OPTION} lists {len(recipe.source.images)} places: the kind 'photos' needs one")
     place = forms.resolved(with_gesture(recipe.source.images[0], GESTURE), photos.OPTION)
+    forms.require_outside(place, build, photos.OPTION)
     tables = (recipe.select, recipe.photos, recipe.image, recipe.landmarks, recipe.fetch, recipe.gesture)
     parts = [photos.VERSION, forms.state(place), repr(tables)]
     key = hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogateescape")).hexdigest()
     if path.exists():
         read_manifest(build, columns=["image_id"])  # raises if it is damaged: it is not replaced without a word
     if stored_key(path) != key:
-        manifest = photos.make_manifest(place, recipe, build / "source", replay(build), execution.progress)
+        decided = replay(build)
+        salt = salt_of(build, decided)
+        manifest = photos.make_manifest(place, recipe, build / "source", decided, execution.progress, salt)
         metadata = {**(manifest.table.schema.metadata or {}), KEY: key.encode()}
         write_table(manifest.table.replace_schema_metadata(metadata), path)
         report.notes["selection"] = manifest.notes()
@@ -127,13 +143,16 @@ def input_key(sources: Sources, recipe: Recipe) -> str:
 
     A remote archive that was replaced is noticed when it is fetched from (If-Range).
     """
-    local = {}
+    local: dict[str, list[Any]] = {}
     for place in (*sources.annotations.places, *(place for source in sources.images for place in source.places)):
         if not is_remote(place) and Path(place).exists():
             status = Path(place).stat()
-            local[place] = [status.st_size, status.st_mtime_ns]
+            files = Path(place).is_dir()
+            local[place] = folder_state(Path(place)) if files else [status.st_size, status.st_mtime_ns]
     options = [_without_secrets(dataclasses.asdict(sources)), dataclasses.asdict(recipe.select)]
     parts = [VERSION, annotations.VERSION, *options, local, dataclasses.asdict(recipe.image)]
+    numbered = [name for name in names(sources.images) if "#" in name and not is_remote(name)]
+    parts += [numbered] if numbered else []  # these were called by their paths before they were numbered
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 
+from handdata.errors import UserError
 from handdata.gestures import gestures
 from handdata.texts.answers import LONGEST
 from handdata.texts.clip_tokens import CONTEXT, clip_tokens
@@ -104,6 +105,15 @@ def failures(caption: str, gesture: str, text: str) -> dict[str, Evidence]:
         "too-long": _too_long(text),
     }
     return {name: verdict for name in FAILURES if (verdict := verdicts.get(name)) is not None}
+
+
+def require_fit(image_id: str, caption: str, gesture: str, text: str) -> None:
+    """Raise `UserError` for a person's text that fails a check; a person may describe what the caption does not."""
+    failed = {n: found for n, found in failures(caption, gesture, text).items() if n not in ALLOWED_TO_PEOPLE}
+    if failed:
+        raise UserError(
+            f"the text of {image_id} fails the checks: {explain(failed, gesture)}; correct the text of this decision"
+        )
 
 
 def sentence_ends(text: str) -> list[tuple[int, int]]:

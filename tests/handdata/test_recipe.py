@@ -85,6 +85,13 @@ def test_overriding_is_as_strict_as_a_file_and_keeps_the_other_keys():
         recipe.override(mini, selct={"train": 3})
 
 
+def test_a_gesture_that_is_named_twice_counts_once(tmp_path):
+    text = 'name = "two"\n[select]\ngestures = ["ok", "call", "ok"]\n[render]\ngestures = ["call", "call"]\n'
+    loaded = recipe.load(write(tmp_path, text))
+    assert loaded.select.gestures == ("ok", "call") and loaded.render.gestures == ("call",)
+    assert recipe.override(loaded, select={"gestures": ("call", "call")}).select.gestures == ("call",)
+
+
 def test_every_field_of_every_table_is_a_flag_whose_help_is_its_comment():
     text = " ".join(tyro.extras.get_parser(recipe.Recipe).format_help().replace("│", " ").split())
     tables = [(field.name, field.default_factory) for field in dataclasses.fields(recipe.Recipe)]

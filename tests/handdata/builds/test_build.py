@@ -18,7 +18,7 @@ from handdata.builds.build import Build
 from handdata.cli import COMMANDS
 from handdata.cli.program import main
 from handdata.errors import UserError
-from handdata.recipe import RewriteOptions, find, load
+from handdata.recipe import RewriteOptions, dump, find, load, override
 from handdata.rows import decisions
 from handdata.rows.manifest import read_manifest
 from handdata.rows.schema import STAGE_COLUMNS
@@ -28,6 +28,7 @@ from handdata.stages.caption import Captions
 from handdata.stages.rewrite import Rewriting
 from tests import ROOT, hagrid
 from tests.photos import PHOTOS, needs_photos
+from tests.range_server import serve
 
 
 def handdata(*arguments: object) -> int:
@@ -56,6 +57,24 @@ def test_a_build_from_local_archives_stores_every_chosen_image(tmp_path, method)
     facts = pq.read_table(shard_path(out, "facts", 0))
     assert facts["reason"].null_count == len(rows)
     assert (facts["width"][0].as_py(), facts["height"][0].as_py()) == (96, 64)
+
+
+def test_files_of_a_folder_that_change_are_selected_again_and_a_build_in_it_is_not_read(tmp_path):
+    folder = tmp_path / "folder"
+    hagrid.world().write_folder(folder)
+    out = build_of(tmp_path, {"kind": "folder", "images": "folder"}, "folder/build")
+    first = (out / "manifest.parquet").read_bytes()
+    build_of(tmp_path, {"kind": "folder", "images": "folder"}, "folder/build")
+    assert (out / "manifest.parquet").read_bytes() == first
+    rows = read_manifest(out).to_pylist()
+    assert not any(row["member"].startswith("build/") for row in rows)
+    changed, removed = rows[0], rows[1]
+    (folder / changed["member"]).write_bytes((folder / removed["member"]).read_bytes() + b" ")
+    (folder / removed["member"]).unlink()
+    build_of(tmp_path, {"kind": "folder", "images": "folder"}, "folder/build")
+    after = {row["image_id"]: row for row in read_manifest(out).to_pylist()}
+    assert after[changed["image_id"]]["crc32"] != changed["crc32"] and removed["image_id"] not in after
+    assert set(pq.read_table(shard_path(out, "fetch", 0))["reason"].to_pylist()) == {None}
 
 
 def test_archives_and_folders_in_every_layout_give_the_same_images(tmp_path):
@@ -92,6 +111,35 @@ def test_a_manifest_alone_fetches_the_same_images(tmp_path):
     assert handdata("fetch", "--manifest", out / "manifest.parquet", "--out", tmp_path / "again") == 0
     assert stored(tmp_path / "again") == stored(out)
     assert handdata("build", tmp_path / "again" / "recipe.toml", "--out", tmp_path / "again", "--until", "fetch") == 0
+
+
+def test_the_format_of_a_manifests_images_cannot_be_changed_by_flags(tmp_path, capsys):
+    flags = ("--out", tmp_path / "again", "--image.short-side", 64)
+    assert handdata("fetch", "--manifest", tmp_path / "manifest.parquet", *flags) == 2
+    assert "--image.* needs a build folder" in capsys.readouterr().err and not (tmp_path / "again").exists()
+
+
+def test_a_build_of_a_manifest_keeps_its_recipe_and_requests_the_addresses_in_it(tmp_path):
+    (tmp_path / "served").mkdir()
+    world = hagrid.world()
+    world.write_annotations(tmp_path / "served" / "annotations.zip")
+    world.write_images(tmp_path / "served" / "images.zip")
+    with serve(tmp_path / "served") as server:
+        private = server.url("images.zip").replace("://", "://ann:s3cret@")
+        out = build_of(tmp_path, {"annotations": server.url("annotations.zip"), "images": private})
+        command = ("fetch", "--manifest", out / "manifest.parquet", "--out", tmp_path / "again")
+        assert handdata(*command, "--attempts", 3) == 0
+        recipe = tmp_path / "again" / "recipe.toml"
+        recipe.write_text(dump(override(load(recipe), source={"images": (private,)})))
+        next((tmp_path / "again").glob("images/*/*.jpg")).unlink()
+        server.log.clear()
+        assert handdata(*command) == 0
+        assert server.log and all("Authorization" in request.headers for request in server.log)
+        assert load(recipe).source.images == (private,) and load(recipe).fetch.attempts == 3
+        before = (tmp_path / "again" / "manifest.parquet").read_bytes()
+        assert handdata("build", recipe, "--out", tmp_path / "again", "--until", "fetch") == 0
+        assert (tmp_path / "again" / "manifest.parquet").read_bytes() == before
+    assert stored(tmp_path / "again") == stored(out)
 
 
 def test_building_again_keeps_manifest_images_and_shards(tmp_path):

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from handdata.builds.build import Build
+from handdata.cli.flags import Drop
 from handdata.errors import UserError
 from handdata.rows import decisions
 from handdata.rows.shards import image_path, read_table, shard_path, write_table
@@ -61,3 +62,23 @@ def test_mistakes_are_one_sentence_and_change_nothing(build):
     with pytest.raises(UserError, match="--subject nobody: no row of"):
         Build.open(build).drop(subject="nobody")
     assert not (build / "decisions.jsonl").exists()
+
+
+def test_without_a_row_left_the_dataset_is_deleted_and_the_repository_is_mentioned(build, capsys):
+    for person in pq.read_table(build / "manifest.parquet")["subject"].to_pylist():
+        assert Drop(build, subject=person)() == 0
+    printed = capsys.readouterr().out
+    assert not (build / "dataset").exists() and not (build / "assembled.json").exists()
+    assert "no row is left to publish" in printed and "delete its repository by hand" in printed
+    assert not list(build.rglob("*.jpg")) and str(build) in printed
+
+
+@pytest.mark.parametrize("damaged", ["assembled.json", "captions/00000.parquet"])
+def test_the_old_dataset_goes_also_where_a_file_of_the_build_is_damaged(build, damaged):
+    row = pq.read_table(build / "dataset/data/call/train-00000-of-00001.parquet").to_pylist()[0]
+    (build / damaged).write_bytes((build / damaged).read_bytes()[:-9])
+    try:
+        assert Build.open(build).drop(image_id=row["image_id"], progress=False).rows == 10
+    except UserError:
+        assert damaged == "captions/00000.parquet"
+    assert not any(row["image"]["bytes"] in path.read_bytes() for path in build.rglob("*") if path.is_file())

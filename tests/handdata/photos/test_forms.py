@@ -1,6 +1,8 @@
 """Equal photographs give equal rows in whichever form they come; what cannot be used is named in one sentence."""
 
+import io
 import json
+import tarfile
 
 import pytest
 from PIL import Image
@@ -57,6 +59,25 @@ def test_a_dataset_on_the_hub_is_its_snapshot_with_the_hubs_name(tmp_path, monke
     assert all(len(name) == 36 for name in table["member"].to_pylist())  # the hash of the bytes, and .jpg
 
 
+def write_tar(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_photographs_of_a_tar_with_dots_in_their_names_are_all_kept_with_their_texts(tmp_path):
+    names = [f"a/WhatsApp Image 2024-05-01 at 10.15.{second}" for second in range(30, 36)]
+    members = {f"{name}.jpeg": draw_jpeg(number, size=80) for number, name in enumerate(names)}
+    members |= {f"{names[2]}.txt": b"a person at a wall", "a/b.0.jpg": draw_jpeg(7, size=80), "a/b.txt": b"a wall"}
+    found = forms.read(write_tar(tmp_path / "a.tar", members), ("vulcan",), tmp_path / "copies", "--photos").photos
+    assert {photo.name: photo.text for photo in found} == {
+        **{f"{name}.jpeg": "" for name in names}, f"{names[2]}.jpeg": "a person at a wall", "a/b.0.jpg": "a wall"
+    }  # fmt: skip
+
+
 def test_an_image_id_is_the_hash_of_the_pixels(tmp_path):
     folder = plain(tmp_path / "a")
     before = {row["image_id"] for row in rows(folder, tmp_path)}
@@ -77,6 +98,14 @@ def test_damaged_and_handless_photographs_are_named_and_left_out(tmp_path, capsy
     assert found.odd.examples["photo-unreadable"][0].startswith("half.jpg (image-")
     assert found.odd.examples["photo-without-hand"] == ["dark.png"]
     assert "no hand is found: left out: dark.png" in capsys.readouterr().err
+
+
+def test_photographs_outside_the_gestures_folders_are_named(tmp_path, capsys):
+    folder = folders.by_gesture(tmp_path / "a")
+    (folder / "loose.jpg").write_bytes(draw_jpeg(60, 80))
+    found = made(folder, tmp_path, progress=True)
+    assert found.table.num_rows == len(NAMES) and found.odd.counts["photo-of-other-gesture"] == 2
+    assert "or of another gesture: left out: fist/9999.jpg, loose.jpg" in capsys.readouterr().err
 
 
 def test_a_folder_without_hands_or_photographs_is_one_sentence(tmp_path):
@@ -119,11 +148,43 @@ def test_folders_of_other_gestures_are_not_taken_for_persons(tmp_path):
         made(plain(tmp_path / "b"), tmp_path, gestures=("vulcan", "call"))
 
 
+def numbered(folder, name, values):
+    """Write an `imagefolder` whose metadata.jsonl has these values in a column."""
+    folder = folders.metadata_jsonl(folder)
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    lines = [{**line, "subject": None, name: value} for line, value in zip(lines, values, strict=True)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["subject", "user_id"])
+def test_persons_may_be_numbers(name, tmp_path):
+    persons = [row["subject"] for row in rows(numbered(tmp_path / "a", name, [0, 0, 0, 0, 1, 1, 1, 1]), tmp_path)]
+    assert len(set(persons)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("subject", True), ("user_id", 1.5), ("person", {"id": 1}), ("gesture", 3)]
+)
+def test_a_person_or_gesture_of_another_type_is_refused(name, value, tmp_path):
+    folder = numbered(tmp_path / "a", name, [value] * len(NAMES))
+    with pytest.raises(UserError, match=rf"'{name}' of images/0000.jpg is .*, not text"):
+        made(folder, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../outside.jpg", "/etc/passwd", "missing.jpg"])
 def test_metadata_names_only_files_of_its_folder(name, tmp_path):
     folder = folders.metadata_jsonl(tmp_path / "a")
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name}) + "\n")
     with pytest.raises(UserError, match=r"metadata.jsonl, row 1"):
+        made(folder, tmp_path)
+
+
+def test_a_csv_with_an_overlong_field_is_one_sentence(tmp_path):
+    folder = folders.metadata_csv(tmp_path / "a")
+    with (folder / "metadata.csv").open("a") as file:
+        file.write(f"\nimages/0000.jpg,{'x' * 140_000},ann\n")
+    with pytest.raises(UserError, match=r"metadata.csv cannot be read as CSV \(field larger than field limit"):
         made(folder, tmp_path)
 
 

@@ -10,7 +10,7 @@ from handdata.errors import UserError
 from handdata.gestures import PAPER_GESTURES, gestures
 from handdata.recipe import SourceOptions
 from handdata.shipped import known_archives
-from handdata.sources.places import normal_gesture, resolve, safe_member
+from handdata.sources.places import Archive, names, normal_gesture, resolve, safe_member
 
 HERE = Path("/data")
 
@@ -53,6 +53,13 @@ def test_a_folder_brings_its_own_annotations_and_paths_start_at_the_recipe():
     sources = resolve(SourceOptions(kind="folder", images=("photos",)), ("call",), HERE)
     assert sources.annotations.places == ("/data/photos",)
     assert sources.images[0].name == "photos", "no path of a machine is published"
+
+
+def test_local_files_of_one_name_are_numbered_and_never_called_by_their_paths():
+    places = ("/home/ann/a/images.zip", "/home/ann/b/images.zip", "/home/ann/images.zip#2", "https://host/images.zip")
+    assert names(tuple(Archive((place,)) for place in places)) == [
+        "images.zip", "images.zip#3", "images.zip#2", "https://host/images.zip"
+    ]  # fmt: skip
 
 
 def test_places_are_mirrors_and_the_first_url_names_the_source():

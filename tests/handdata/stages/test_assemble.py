@@ -136,6 +136,30 @@ def test_an_edited_text_is_published_and_a_rejected_row_replaced(build, tmp_path
     assert second["image_id"] not in rows and len(rows) == COUNTS["train"]
 
 
+@pytest.mark.parametrize(
+    ("failure", "published"),
+    [(("texts", "text-impossible"), True), (("captions", "caption-empty"), True), (("fetch", "wrong-crc"), False)],
+)
+def test_a_persons_text_takes_the_place_of_one_that_could_not_be_made(failure, published, tmp_path):
+    build = finished_build(tmp_path, failed={0: failure})
+    row = read_manifest(build).to_pylist()[0]
+    text = f"a man {gestures()[row['gesture']].phrase} outside."
+    decisions.append(build, [decisions.Decision("edited", image_id=row["image_id"], text=text)])
+    rows = {found["image_id"]: found for found in rows_of(assembled(build), row["gesture"], row["split"])}
+    assert (row["image_id"] in rows) is published
+    assert not published or (rows[row["image_id"]]["text"], rows[row["image_id"]]["checks"]) == (text, [])
+
+
+def test_a_text_that_was_added_by_hand_is_checked_before_anything_is_written(tmp_path):
+    build = finished_build(tmp_path)
+    image_id = read_manifest(build)["image_id"][0].as_py()
+    line = json.dumps({"what": "edited", "image_id": image_id, "text": "a man at a wall"})
+    (build / decisions.FILE).write_text(line + "\n")
+    with pytest.raises(UserError, match=rf"decisions.jsonl: the text of {image_id} fails the checks: .*missing"):
+        assembled(build)
+    assert not (build / "dataset").exists()
+
+
 def test_near_duplicates_do_not_cross_the_splits(tmp_path):
     build = finished_build(tmp_path, like={0: 2})  # call/train shows the picture of call/test
     dataset = assembled(build)
