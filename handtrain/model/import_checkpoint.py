@@ -22,12 +22,13 @@ def import_checkpoint(
     """Write a model folder with the UNet of a released-code checkpoint and everything else of the base.
 
     Its random fusion layer, 14 GB of weights without a seed, is left out: the model folder has fusion `none`.
-    `model.*` is read, never the untrained copy in `model_ema.*`. Raises `UserError` for other files.
+    `model.*` is read, never the untrained copy in `model_ema.*`. Raises `UserError` for other files, and for an `out`
+    that exists already.
     """
     require((gesture,))
+    _require_new(out)
     opened = open_base(parse_model(str(base), "--base"), prediction_type=prediction_type)
     report_left_out(opened, True)
-    require_writable_folder(out, "--out")
     unet = opened.denoiser()
     converted = _convert(_read(checkpoint), unet, checkpoint)
     shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (converted, unet.state_dict())]
@@ -39,6 +40,13 @@ def import_checkpoint(
     unet.load_state_dict(converted)
     export(out, opened, unet, _about(checkpoint, opened, gesture), None, safety_checker=True)
     return out
+
+
+def _require_new(out: Path) -> None:
+    """Raise `UserError` unless `out` can be written and nothing is there: the export replaces a folder of its name."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out {out} exists already: remove it, or choose another place")
+    require_writable_folder(out.parent, "--out")
 
 
 def _read(checkpoint: Path) -> Mapping[str, torch.Tensor]:

@@ -100,3 +100,18 @@ def test_another_layout_or_size_is_one_sentence(sd_like_base: Path, base: Path, 
         import_checkpoint(tmp_path / "large.ckpt", base, "call", tmp_path / "out")
     with pytest.raises(UserError, match="is not a file"):
         import_checkpoint(tmp_path / "absent.ckpt", base, "call", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["notes", "notes/thesis.txt"])
+def test_a_folder_of_the_user_is_not_replaced(sd_like_base: Path, tmp_path: Path, name: str) -> None:
+    from diffusers import UNet2DConditionModel
+
+    weights = _original_layout(UNet2DConditionModel.from_pretrained(sd_like_base, subfolder="unet"))
+    torch.save({"state_dict": weights}, tmp_path / "last.ckpt")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("hands")
+    with pytest.raises(UserError, match="exists already"):
+        import_checkpoint(tmp_path / "last.ckpt", sd_like_base, "call", tmp_path / name)
+    assert (tmp_path / "notes" / "thesis.txt").read_text() == "hands"
+    (tmp_path / "empty").mkdir()
+    assert (import_checkpoint(tmp_path / "last.ckpt", sd_like_base, "call", tmp_path / "empty") / "unet").is_dir()
