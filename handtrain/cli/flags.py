@@ -154,7 +154,7 @@ class Export:
     base: str | None = None  # lora: the base that the model was trained from; default: that of hand1000.json on the Hub
     rank: int | None = None  # lora: rank of the factors of a model that was trained in full; default: 32
     layers: Literal["attention", "all"] | None = None  # lora: layers of the UNet that are factored; default: all
-    lora_format: Literal["diffusers", "kohya"] | None = None  # lora: names of the weights; default: diffusers
+    lora_format: Literal["diffusers", "kohya"] | None = None  # lora: default diffusers; kohya for ComfyUI and A1111
     lora_precision: Literal["fp32", "fp16"] | None = None  # lora: number format of the file; default: fp32
     images: int = 4  # lora: number of pictures that are compared with the full model's; 0: none
     device: str = "auto"  # lora: device of these pictures: auto, cpu, cuda, cuda:1

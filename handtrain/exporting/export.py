@@ -98,7 +98,8 @@ def _trained_adapters(opened: Base, about: dict[str, Any], out: Path, form: Form
     adapters = read_adapters(opened.folder, about, opened.backbone.TRAINED)
     _write(opened, about, out, form, adapters)
     rank = len(next(iter(adapters.values()))[0])
-    return Exported(out, (f"the adapters of the run, rank {rank} on {len(adapters)} layers", *_notes(about)))
+    remark = f"the adapters of the run, rank {rank} on {len(adapters)} layers"
+    return Exported(out, (remark, *_notes(opened, about, form)))
 
 
 def _factored(
@@ -120,7 +121,7 @@ def _factored(
         phrases, size = phrases_of(about), about["resolution"]
         difference = pixel_difference(opened, both, phrases, images, size, device)
         remarks.append(f"{images} pictures differ from the full model's by {difference:.2f} of 255 in the mean")
-    return Exported(out, (*remarks, *_notes(about)))
+    return Exported(out, (*remarks, *_notes(opened, about, form)))
 
 
 def _write(opened: Base, about: dict[str, Any], out: Path, form: Form, factors: Factors) -> None:
@@ -131,8 +132,11 @@ def _write(opened: Base, about: dict[str, Any], out: Path, form: Form, factors: 
     write_lora(out, factors, form[0], trained, opened.configs[trained], metadata)
 
 
-def _notes(about: dict[str, Any]) -> list[str]:
-    return [f"Name the gesture in the prompt: {', '.join(phrases_of(about))}.", *left_out(about)]
+def _notes(opened: Base, about: dict[str, Any], form: Form) -> list[str]:
+    notes = [f"Name the gesture in the prompt: {', '.join(phrases_of(about))}.", *left_out(about)]
+    if form[0] == "diffusers" and opened.backbone.TRAINED == "unet":
+        notes.append("ComfyUI and A1111 read the names of --lora-format kohya.")
+    return notes
 
 
 def _base_of(about: dict[str, Any], base: str | Path | None, prediction_type: str | None) -> Base:

@@ -47,6 +47,7 @@ def test_a_runs_adapters_give_the_merged_models_images(lora_run: Path, base: Pat
 
     done = export(lora_run, to="lora", out=tmp_path / "hand.safetensors", lora_format=form)
     assert "the adapters of the run, rank 2" in str(done)
+    assert ("ComfyUI and A1111 read the names of --lora-format kohya." in str(done)) == (form == "diffusers")
     plain = StableDiffusionPipeline.from_pretrained(base)
     merged_model = StableDiffusionPipeline.from_pretrained(lora_run / "model")
     plain.scheduler = DDIMScheduler.from_config(merged_model.scheduler.config)
