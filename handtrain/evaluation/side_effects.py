@@ -131,8 +131,13 @@ def pose_entry(folder: Path, images: ImageSet, rows: Rows | str) -> dict[str, En
 
 
 def _distance_entry(prepare: Preparation, drawn: ImageSet, of_base: ImageSet) -> Entry:
-    pixels = [[prepare(images.read(m), m.box) for m in images.members] for images in (drawn, of_base)]
-    return {**_of(mean(distances(*(np.stack(side) for side in pixels)))), "unit": "images"}
+    moved = []
+    for pair in zip(drawn.members, of_base.members, strict=True):
+        pixels = [prepare(images.read(m), m.box)[None] for images, m in zip((drawn, of_base), pair, strict=True)]
+        if pixels[0].shape != pixels[1].shape:
+            return {"not_computed": f"{pair[0].name} has different sizes in --free and --free-base: use --prepare auto"}
+        moved.append(distances(*pixels))
+    return {**_of(mean(np.concatenate(moved))), "unit": "images"}
 
 
 def _share_entry(values: np.ndarray, base: np.ndarray | None) -> Entry:

@@ -127,3 +127,16 @@ def test_a_gesture_that_the_judge_does_not_know_has_a_reason_instead_of_a_share_
     assert entries[UNASKED]["fake"]["value"] == 0.5
     for name in (INSTEAD, OTHERS):
         assert entries[name]["not_computed"].startswith("there are no training hands of rock: ")
+
+
+def test_the_distance_of_images_as_they_are_takes_pairs_of_any_size(tmp_path: Path) -> None:
+    sides = [_folder(tmp_path / name, shade) for name, shade in (("free", 0), ("base", 51))]
+    for folder, shade in zip(sides, (51, 153), strict=True):
+        Image.new("RGB", (6, 4), (shade,) * 3).save(folder / "wide.png")
+    entry = Further.open(*sides, ()).entries("no hands", AS_THEY_ARE, "palm", "no judge")[DISTANCE]
+    assert entry["fake"]["value"] == pytest.approx(0.3) and entry["n"] == {"fake": 2}
+    Image.new("RGB", (6, 5)).save(sides[1] / "wide.png")
+    entry = Further.open(*sides, ()).entries("no hands", AS_THEY_ARE, "palm", "no judge")[DISTANCE]
+    assert entry["not_computed"].startswith("wide.png has different sizes in --free and --free-base: ")
+    entry = Further.open(*sides, ()).entries("no hands", Preparation(4, "center"), "palm", "no judge")[DISTANCE]
+    assert entry["n"] == {"fake": 2}
