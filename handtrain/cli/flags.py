@@ -156,8 +156,8 @@ class Export:
     layers: Literal["attention", "all"] | None = None  # lora: layers of the UNet that are factored; default: all
     lora_format: Literal["diffusers", "kohya"] | None = None  # lora: default diffusers; kohya for ComfyUI and A1111
     lora_precision: Literal["fp32", "fp16"] | None = None  # lora: number format of the file; default: fp32
-    images: int = 4  # lora: number of pictures that are compared with the full model's; 0: none
-    device: str = "auto"  # lora: device of these pictures: auto, cpu, cuda, cuda:1
+    images: int | None = None  # lora: number of pictures that are compared with the full model's; 0: none; default: 4
+    device: str | None = None  # lora: device of these pictures: auto, cpu, cuda, cuda:1; default: auto
     prediction_type: _PredictionType = None  # prediction type of a single file that does not state it
 
     def __call__(self) -> int:

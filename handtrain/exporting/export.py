@@ -27,6 +27,7 @@ Target: TypeAlias = Literal["diffusers", "fp16", "single-file", "lora"]
 
 Form: TypeAlias = tuple[Format, Precision]
 
+_IMAGES = 4
 _RANK = 32  # python -m benchmarks.lora_ranks measures what ranks keep
 _FILES = ("single-file", "lora")
 
@@ -45,22 +46,24 @@ class Exported:
 def export(
     model: str | Path, *, to: Target, out: str | Path, base: str | Path | None = None, rank: int | None = None,
     layers: Layers | None = None, lora_format: Format | None = None, lora_precision: Precision | None = None,
-    images: int = 4, device: str = "auto", prediction_type: str | None = None,
+    images: int | None = None, device: str | None = None, prediction_type: str | None = None,
 ) -> Exported:  # fmt: skip
     """Write a trained model or a base in another format to `out`, a new folder, or a new file for the last two formats.
 
     `diffusers` and `fp16` are folders in float32 and float16, `single-file` has the original names, `lora` the change
     of the UNet alone: the adapters of a LoRA run, else the difference to `base` (default: the one on the Hub that
-    hand1000.json names), factored to a `rank` (32) for `layers` (all) and compared with the full model in `images`
-    pictures; its numbers are stored in `lora_precision` (fp32). `prediction_type` is for a file of weights that does
-    not state it. Raises `UserError` for a mistake.
+    hand1000.json names), factored to a `rank` (32) for `layers` (all) and compared with the full model in `images` (4)
+    pictures on a `device` (auto); its numbers are stored in `lora_precision` (fp32). `prediction_type` is for a file of
+    weights that does not state it. Raises `UserError` for a mistake.
     """
     out = Path(out)
     _require_new(out, to)
-    of_lora = {"--rank": rank, "--layers": layers, "--lora-format": lora_format,
-               "--lora-precision": lora_precision, "--base": base}  # fmt: skip
+    of_lora = {"--rank": rank, "--layers": layers, "--lora-format": lora_format, "--images": images,
+               "--lora-precision": lora_precision, "--base": base, "--device": device}  # fmt: skip
     if to != "lora" and (given := next((name for name, value in of_lora.items() if value is not None), None)):
         raise UserError(f"{given} is for --to lora: leave it out")
+    if rank is not None and rank < 1:
+        raise UserError(f"--rank {rank} must be at least 1")
     if is_pickled(Path(model)):
         return _unpickled(Path(model), to, out)
     opened = open_base(parse_model(str(model), "MODEL"), "MODEL", None if to == "lora" else prediction_type)
@@ -72,11 +75,12 @@ def export(
     if to == "lora":
         if not about:
             raise UserError(f"MODEL {model} was not trained by handtrain: a LoRA is the change of a trained model")
-        form, chosen = (lora_format or "diffusers", lora_precision or "fp32"), choose_device(device)
+        form, chosen = (lora_format or "diffusers", lora_precision or "fp32"), choose_device(device or "auto")
         if "adapters_sha256" in about and rank is None and layers is None:
             return _trained_adapters(opened, about, out, form)
         before = _base_of(about, base, prediction_type)
-        return _factored(opened, about, out, form, before, rank or _RANK, layers or "all", images, chosen)
+        rank, images = _RANK if rank is None else rank, _IMAGES if images is None else images
+        return _factored(opened, about, out, form, before, rank, layers or "all", images, chosen)
     if to == "single-file":
         write_single_file(out, opened, about)
         return Exported(out, tuple(left_out(about)))

@@ -12,8 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from handdata.cli import program
 from handdata.errors import UserError
 from handtrain import Hand1000Pipeline
+from handtrain.cli import COMMANDS
 from handtrain.exporting.export import export
 from handtrain.exporting.factors import approximate, factored, merged
 from handtrain.model.backbones.stable_diffusion import NETWORKS
@@ -210,6 +212,9 @@ def test_pose_layers_are_left_out_in_a_sentence() -> None:
             "is not the base that the model was trained from",
         ),
         ({"to": "fp16", "rank": 4}, "--rank is for --to lora"),
+        ({"to": "fp16", "images": 0}, "--images is for --to lora"),
+        ({"to": "fp16", "device": "cpu"}, "--device is for --to lora"),
+        ({"to": "lora", "rank": 0}, "--rank 0 must be at least 1"),
         ({"to": "single-file", "out": "folder"}, "must end with .safetensors"),
         ({"to": "diffusers", "out": "there"}, "exists already"),
     ],
@@ -220,6 +225,16 @@ def test_mistakes_are_named(model: Path, tmp_path: Path, arguments: dict[str, An
     out = tmp_path / arguments.pop("out", "new.safetensors")
     with pytest.raises(UserError, match=message):
         export(model, out=out, **arguments)
+
+
+def test_the_command_takes_no_pictures_and_refuses_rank_0(model: Path, base: Path, tmp_path: Path, capsys: Any) -> None:
+    argv = ["export", str(model), "--to", "lora", "--base", str(base), "--layers", "attention"]
+    given = [*argv, "--out", str(tmp_path / "new.safetensors")]
+    assert program.main("handtrain", "", COMMANDS, [*given, "--rank", "0"]) == 2
+    assert "--rank 0 must be at least 1" in capsys.readouterr().err
+    assert program.main("handtrain", "", COMMANDS, [*given, "--images", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "rank 32 on" in printed and "pictures differ" not in printed
 
 
 def test_adapters_of_another_run_are_refused(lora_run: Path, tmp_path: Path) -> None:
