@@ -262,18 +262,18 @@ class Judge:
         from handtrain.judging.judge import judge
         from handtrain.raters import people
 
-        flags = dict(vars(self))
-        ask, answers = flags.pop("ask"), flags.pop("answers")
-        if (ask or answers) and self.csv is None:
+        flags = {name: value for name, value in vars(self).items() if name not in ("ask", "answers")}
+        if (self.ask or self.answers) and self.csv is None:
             raise UserError("--ask and --answers need --csv FILE, the hands that they are about")
         judgement = judge(flags.pop("folders"), judges=flags.pop("judge"), **flags)
-        hands = people.hands_from_csv(self.csv) if self.csv and (ask or answers) else []
-        if ask:
-            print(people.ask(hands, ask, 0, self.out.with_name(f"{self.out.stem}-people.html")))
-        if answers:
-            print(people.describe(people.agreement(answers, hands)))
-        print(judgement)
-        print(self.out)
+        print(judgement, self.out, sep="\n")  # before a mistake in the answers
+        hands = people.hands_from_csv(self.csv) if self.csv and (self.ask or self.answers) else []
+        if self.ask > len(hands):
+            print(f"--ask {self.ask}: only {len(hands)} hands were found")
+        if self.ask and hands:
+            print(people.ask(hands, min(self.ask, len(hands)), 0, self.out.with_name(f"{self.out.stem}-people.html")))
+        if self.answers:
+            print(people.describe(people.agreement(self.answers, hands)))
         return 0
 
 
