@@ -12,6 +12,7 @@ from handdata.gestures import gestures, require
 from handdata.huggingface import Place, parse_model
 from handtrain.model.base import Base, open_base, report_left_out
 from handtrain.model.export import export
+from handtrain.model.formats.pickled import read_pickled
 
 _UNET = "model.diffusion_model."
 
@@ -50,15 +51,12 @@ def _require_new(out: Path) -> None:
 
 
 def _read(checkpoint: Path) -> Mapping[str, torch.Tensor]:
-    from pickle import UnpicklingError
-
     if not checkpoint.is_file():
         raise UserError(f"--checkpoint {checkpoint} is not a file")
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--checkpoint {checkpoint} cannot be read as weights alone ({reason})") from None
+        content = read_pickled(checkpoint)
+    except ValueError as error:
+        raise UserError(f"--checkpoint {checkpoint} cannot be read as weights alone ({error})") from None
     weights: Any = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not any(name.startswith(_UNET) for name in weights):
         raise UserError(f"--checkpoint {checkpoint} has no {_UNET}*: it is not in the released code's layout")

@@ -254,6 +254,10 @@ def test_pickles_are_converted_without_running_code(base: Path, tmp_path: Path) 
     export(tmp_path / "model.ckpt", to="single-file", out=tmp_path / "model.safetensors")
     converted = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(converted[name], weights[name]) for name in weights)
+    torch.save({"state_dict": weights}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)  # torch below 1.6
+    export(tmp_path / "old.ckpt", to="single-file", out=tmp_path / "old.safetensors")
+    converted = load_file(tmp_path / "old.safetensors")
+    assert all(torch.equal(converted[name], weights[name]) for name in weights)
     torch.save({"state_dict": weights, "callback": Harmful()}, tmp_path / "bad.ckpt")
     with pytest.raises(UserError, match="cannot be read as weights alone"):
         export(tmp_path / "bad.ckpt", to="single-file", out=tmp_path / "bad.safetensors")
