@@ -18,6 +18,7 @@ from handdata.errors import UserError, first_line
 from handdata.files import sha256_of
 from handdata.huggingface import model_folder
 from handdata.vision.clip import Clip
+from handtrain.model.formats.pickled import read_pickled
 from handtrain.tensor_cache import fingerprint
 
 BATCH = 16  # images per forward pass; changes the features by rounding only
@@ -176,9 +177,9 @@ def _use_published_positions(network: Any) -> None:
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:
     try:
-        state: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise UserError(f"{file} does not hold weights that can be read safely: {str(error).splitlines()[0]}") from None
+        state: dict[str, torch.Tensor] = read_pickled(file)
+    except ValueError as error:
+        raise UserError(f"{file} does not hold weights that can be read safely: {error}") from None
     return state
 
 

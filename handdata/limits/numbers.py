@@ -62,6 +62,7 @@ RANGES: dict[str, Range] = {
     "pose_dropout": _SHARE, "text_dropout": _SHARE, "ema": _SHARE,
     "bootstrap": Range(2, 1_000_000), "pictures": Range(0, 10_000), "Judge.workers": Range(0, _PROCESSES),
     "Judge.crops": Range(0, 10_000), "Judge.ask": Range(0, 100_000),
+    "Export.images": Range(0, 10_000), "Export.rank": Range(1, 65_536),
 }  # fmt: skip
 
 

@@ -9,11 +9,11 @@ from handdata.errors import UserError
 from handdata.huggingface import parse_model
 from handdata.machine import choose_device
 from handtrain.app.drawing import NO_POSE, OWN_POSE, Drawing
-from handtrain.generation.generate import load_pipeline
+from handtrain.generation.generate import embed_plainly, load_pipeline
 from handtrain.generation.poses import pose_of_photograph
 from handtrain.generation.sampling import guidance_of
 from handtrain.model.about import require_whole
-from handtrain.model.base import open_base
+from handtrain.model.base import Base, open_base
 from handtrain.model.gesture_file import ABOUT_FILE
 from handtrain.options import GenerateOptions
 
@@ -36,6 +36,8 @@ class Models:
         chosen, options = choose_device(device), GenerateOptions()
         before = open_base(parse_model(place, "--base"), "--base")
         self.name, self.base_name = model, place
+        self._opened, self._before = opened, before
+        self._side = opened.check_resolution(self.about.get("resolution", 0))  # pixels
         self._tuned = load_pipeline(opened, self.about, options, chosen)
         self._base = load_pipeline(before, {}, options, chosen)
         self.guidance = guidance_of("pose" in self.about)
@@ -56,17 +58,19 @@ class Models:
         return [OWN_POSE, NO_POSE, *(f"{name} {n + 1}" for name, entry in table for n in range(len(entry["poses"])))]
 
     def draw(self, asked: Drawing) -> tuple[Any, Any]:
-        """Return the pictures of the base and of the trained model.
+        """Return the pictures of the base and of the trained model, both of the side that the model was trained with.
 
         Raises `ValueError` for an impossible request, `UserError` for a photograph without a hand.
         """
-        common = {"num_inference_steps": asked.steps, "guidance_scale": asked.guidance}
-        more: dict[str, Any] = {"mu": asked.mu}
+        common = {"num_inference_steps": asked.steps, "height": self._side, "width": self._side}
+        more: dict[str, Any] = {"mu": asked.mu} if self._opened.backbone.TUNED_PIPELINE else {}
         if self.poses:
             more |= {"poses": self._pose(asked), "pose_guidance": asked.pose_guidance}
         pictures = [
-            pipeline(asked.prompt, generator=torch.Generator().manual_seed(asked.seed), **common, **extra).images[0]
-            for pipeline, extra in ((self._base, {}), (self._tuned, more))
+            pipeline(
+                **_words(base, pipeline, asked), generator=torch.Generator().manual_seed(asked.seed), **common, **extra
+            ).images[0]
+            for base, pipeline, extra in ((self._before, self._base, {}), (self._opened, self._tuned, more))
         ]
         return pictures[0], pictures[1]
 
@@ -78,3 +82,12 @@ class Models:
             return "own" if asked.pose == OWN_POSE else None
         gesture, _, number = asked.pose.rpartition(" ")
         return cast(torch.Tensor, self._tuned.gesture.own_poses(gesture)[int(number) - 1])
+
+
+def _words(base: Base, pipeline: Any, asked: Drawing) -> dict[str, Any]:
+    """Return the arguments of a pipeline's call for the prompt and its guidance."""
+    if base.backbone.TUNED_PIPELINE:
+        return {"prompt": asked.prompt, "guidance_scale": asked.guidance}
+    texts = [embed_plainly(base, pipeline, [text]) for text in (asked.prompt, "")]
+    positive, negative = (each.to(pipeline.device, pipeline.text_encoder.dtype) for each in texts)
+    return base.backbone.call(positive, negative, asked.guidance, 0.0)

@@ -154,10 +154,10 @@ class Export:
     base: str | None = None  # lora: the base that the model was trained from; default: that of hand1000.json on the Hub
     rank: int | None = None  # lora: rank of the factors of a model that was trained in full; default: 32
     layers: Literal["attention", "all"] | None = None  # lora: layers of the UNet that are factored; default: all
-    lora_format: Literal["diffusers", "kohya"] | None = None  # lora: names of the weights; default: diffusers
+    lora_format: Literal["diffusers", "kohya"] | None = None  # lora: default diffusers; kohya for ComfyUI and A1111
     lora_precision: Literal["fp32", "fp16"] | None = None  # lora: number format of the file; default: fp32
-    images: int = 4  # lora: number of pictures that are compared with the full model's; 0: none
-    device: str = "auto"  # lora: device of these pictures: auto, cpu, cuda, cuda:1
+    images: int | None = None  # lora: number of pictures that are compared with the full model's; 0: none; default: 4
+    device: str | None = None  # lora: device of these pictures: auto, cpu, cuda, cuda:1; default: auto
     prediction_type: _PredictionType = None  # prediction type of a single file that does not state it
 
     def __call__(self) -> int:
@@ -262,18 +262,18 @@ class Judge:
         from handtrain.judging.judge import judge
         from handtrain.raters import people
 
-        flags = dict(vars(self))
-        ask, answers = flags.pop("ask"), flags.pop("answers")
-        if (ask or answers) and self.csv is None:
+        flags = {name: value for name, value in vars(self).items() if name not in ("ask", "answers")}
+        if (self.ask or self.answers) and self.csv is None:
             raise UserError("--ask and --answers need --csv FILE, the hands that they are about")
         judgement = judge(flags.pop("folders"), judges=flags.pop("judge"), **flags)
-        hands = people.hands_from_csv(self.csv) if self.csv and (ask or answers) else []
-        if ask:
-            print(people.ask(hands, ask, 0, self.out.with_name(f"{self.out.stem}-people.html")))
-        if answers:
-            print(people.describe(people.agreement(answers, hands)))
-        print(judgement)
-        print(self.out)
+        print(judgement, self.out, sep="\n")  # before a mistake in the answers
+        hands = people.hands_from_csv(self.csv) if self.csv and (self.ask or self.answers) else []
+        if self.ask > len(hands):
+            print(f"--ask {self.ask}: only {len(hands)} hands were found")
+        if self.ask and hands:
+            print(people.ask(hands, min(self.ask, len(hands)), 0, self.out.with_name(f"{self.out.stem}-people.html")))
+        if self.answers:
+            print(people.describe(people.agreement(self.answers, hands)))
         return 0
 
 

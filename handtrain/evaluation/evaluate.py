@@ -75,24 +75,21 @@ def evaluate(
 
 
 def _side_effects(
-    models: Models, fake: Path, further: Further, rows: dict[str, Rows], prepare: Preparation, gesture: str | None,
-    judge: metrics.GestureJudge | str,
+    models: Models, fake: Path, further: Further, rows: dict[str, Rows] | str, prepare: Preparation,
+    gesture: str | None, judge: metrics.GestureJudge | str,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the metrics of the poses and of the further sets; {} where MediaPipe is missing."""
+    """Return the metrics of the poses and of the further sets."""
     of_hands = models.rows["hands"]
-    if isinstance(of_hands, str):
-        return {}
-    entries = pose_entry(fake, models.images["fake"], of_hands["fake"])
+    entries = pose_entry(fake, models.images["fake"], of_hands if isinstance(of_hands, str) else of_hands["fake"])
     entries |= further.entries(rows, prepare, gesture, judge)
     return {name: {"standard": entry} for name, entry in entries.items()}
 
 
-def _further_rows(further: Further, models: Models, prepare: Preparation) -> dict[str, Rows]:
-    """Return the hands of the further sets; {} where MediaPipe is missing."""
-    if isinstance(models.rows["hands"], str):
-        return {}
+def _further_rows(further: Further, models: Models, prepare: Preparation) -> dict[str, Rows] | str:
+    """Return the hands of the further sets, or the reason why they cannot be found."""
     extractor = models.extractor("hands")
-    assert not isinstance(extractor, str)
+    if isinstance(extractor, str):
+        return extractor
     return {name: extract(images, prepare, extractor, None) for name, images in further.sets().items()}
 
 

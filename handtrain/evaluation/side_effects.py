@@ -24,7 +24,7 @@ Entry = dict[str, Any]
 
 POSE_ERROR, UNASKED, INSTEAD = "pose error", "gesture without request", "gesture instead of others"
 OTHERS, DISTANCE = "accuracy of others", "distance to the base"
-LOWER_IS_BETTER = {POSE_ERROR: True, UNASKED: True, INSTEAD: True, OTHERS: False, DISTANCE: True}
+LOWER_IS_BETTER = {POSE_ERROR: True, UNASKED: True, DISTANCE: True, INSTEAD: True, OTHERS: False}  # rows of a table
 
 
 @dataclass(frozen=True)
@@ -73,37 +73,54 @@ class Further:
         return {name: images for name, images in every.items() if images is not None}
 
     def entries(
-        self, rows: dict[str, Rows], prepare: Preparation, gesture: str | None, judge: GestureJudge | str
+        self, rows: dict[str, Rows] | str, prepare: Preparation, gesture: str | None, judge: GestureJudge | str
     ) -> dict[str, Entry]:
-        """Return the entries of the metrics whose sets are given. `rows` are the hands of each set by name."""
-        if isinstance(judge, str) or gesture is None:
-            reason = judge if isinstance(judge, str) else "the gesture of the images is not known"
-            return {UNASKED: {"not_computed": reason}} if rows else {}
+        """Return the entries of the metrics whose sets are given, with a reason for those that cannot be computed.
+
+        `rows` are the hands of each set by name, or the reason why they are not known. The distance needs neither
+        hands nor a judge.
+        """
+        if isinstance(rows, str) or isinstance(judge, str) or gesture is None:
+            reasons = [each for each in (rows, judge) if isinstance(each, str)]
+            reason = reasons[0] if reasons else "the gesture of the images is not known"
+            entries = {name: {"not_computed": reason} for name in self._judged()}
+        else:
+            entries = self._of_hands(rows, gesture, judge)
+        if self.free is not None and self.free_base is not None:
+            entries[DISTANCE] = _distance_entry(prepare, self.free, self.free_base)
+        return {name: entries[name] for name in LOWER_IS_BETTER if name in entries}
+
+    def _judged(self) -> list[str]:
+        """Return the metrics of the given sets that need a judge of gestures."""
+        return [*([UNASKED] if self.free is not None else []), *([INSTEAD, OTHERS] if self.others else [])]
+
+    def _of_hands(self, rows: dict[str, Rows], gesture: str, judge: GestureJudge) -> dict[str, Entry]:
         names = {name: [named(hands, judge) if hands else [] for hands in of.hands()] for name, of in rows.items()}
         made = {name: makes(of, gesture) for name, of in names.items()}
         entries: dict[str, Entry] = {}
         if self.free is not None:
             entries[UNASKED] = _share_entry(made["free"], made.get("free base"))
-        if self.free is not None and self.free_base is not None:
-            pixels = [
-                [prepare(images.read(m), m.box) for m in images.members] for images in (self.free, self.free_base)
-            ]
-            entries[DISTANCE] = {**_of(mean(distances(*(np.stack(side) for side in pixels)))), "unit": "images"}
-        if self.others:
-            right = [
-                makes(names[f"others {number}"], named_in_prompt)
-                for number, (named_in_prompt, _) in enumerate(self.others)
-            ]
+        if unknown := sorted({other for other, _ in self.others} - {str(name) for name in judge.names}):
+            # without them the judge calls their hands by the nearest gesture that it knows
+            reason = f"there are no training hands of {', '.join(unknown)}: name a dataset with them as --landmarks"
+            entries[INSTEAD] = entries[OTHERS] = {"not_computed": reason}
+        elif self.others:
+            right = [makes(names[f"others {number}"], other) for number, (other, _) in enumerate(self.others)]
             instead = [made[f"others {number}"] for number in range(len(self.others))]
             entries[INSTEAD], entries[OTHERS] = (_share_entry(np.concatenate(part), None) for part in (instead, right))
         return entries
 
 
-def pose_entry(folder: Path, images: ImageSet, rows: Rows) -> dict[str, Entry]:
-    """Return the entry of the pose error, over the hands found in images drawn with a pose; {} without poses."""
+def pose_entry(folder: Path, images: ImageSet, rows: Rows | str) -> dict[str, Entry]:
+    """Return the entry of the pose error, over the hands found in images drawn with a pose; {} without poses.
+
+    `rows` are the hands of the images, or the reason why they are not known.
+    """
     poses = {record["file"]: record["pose"] for record in read_records(folder) if record.get("pose")}
     if not poses:
         return {}
+    if isinstance(rows, str):
+        return {POSE_ERROR: {"not_computed": rows}}
     nothing = [np.nan] * 64
     wanted = np.array([poses.get(member.name, nothing) for member in images.members], dtype=float)
     errors = pose_errors(wanted, rows.hands())
@@ -111,6 +128,16 @@ def pose_entry(folder: Path, images: ImageSet, rows: Rows) -> dict[str, Entry]:
     if not len(found):
         return {POSE_ERROR: {"not_computed": "no hand was found in the images drawn with a pose"}}
     return {POSE_ERROR: {**_of(median(found)), "unit": f"hands of {len(poses)} posed images"}}
+
+
+def _distance_entry(prepare: Preparation, drawn: ImageSet, of_base: ImageSet) -> Entry:
+    moved = []
+    for pair in zip(drawn.members, of_base.members, strict=True):
+        pixels = [prepare(images.read(m), m.box)[None] for images, m in zip((drawn, of_base), pair, strict=True)]
+        if pixels[0].shape != pixels[1].shape:
+            return {"not_computed": f"{pair[0].name} has different sizes in --free and --free-base: use --prepare auto"}
+        moved.append(distances(*pixels))
+    return {**_of(mean(np.concatenate(moved))), "unit": "images"}
 
 
 def _share_entry(values: np.ndarray, base: np.ndarray | None) -> Entry:

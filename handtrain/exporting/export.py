@@ -27,6 +27,7 @@ Target: TypeAlias = Literal["diffusers", "fp16", "single-file", "lora"]
 
 Form: TypeAlias = tuple[Format, Precision]
 
+_IMAGES = 4
 _RANK = 32  # python -m benchmarks.lora_ranks measures what ranks keep
 _FILES = ("single-file", "lora")
 
@@ -45,22 +46,24 @@ class Exported:
 def export(
     model: str | Path, *, to: Target, out: str | Path, base: str | Path | None = None, rank: int | None = None,
     layers: Layers | None = None, lora_format: Format | None = None, lora_precision: Precision | None = None,
-    images: int = 4, device: str = "auto", prediction_type: str | None = None,
+    images: int | None = None, device: str | None = None, prediction_type: str | None = None,
 ) -> Exported:  # fmt: skip
     """Write a trained model or a base in another format to `out`, a new folder, or a new file for the last two formats.
 
     `diffusers` and `fp16` are folders in float32 and float16, `single-file` has the original names, `lora` the change
     of the UNet alone: the adapters of a LoRA run, else the difference to `base` (default: the one on the Hub that
-    hand1000.json names), factored to a `rank` (32) for `layers` (all) and compared with the full model in `images`
-    pictures; its numbers are stored in `lora_precision` (fp32). `prediction_type` is for a file of weights that does
-    not state it. Raises `UserError` for a mistake.
+    hand1000.json names), factored to a `rank` (32) for `layers` (all) and compared with the full model in `images` (4)
+    pictures on a `device` (auto); its numbers are stored in `lora_precision` (fp32). `prediction_type` is for a file of
+    weights that does not state it. Raises `UserError` for a mistake.
     """
     out = Path(out)
     _require_new(out, to)
-    of_lora = {"--rank": rank, "--layers": layers, "--lora-format": lora_format,
-               "--lora-precision": lora_precision, "--base": base}  # fmt: skip
+    of_lora = {"--rank": rank, "--layers": layers, "--lora-format": lora_format, "--images": images,
+               "--lora-precision": lora_precision, "--base": base, "--device": device}  # fmt: skip
     if to != "lora" and (given := next((name for name, value in of_lora.items() if value is not None), None)):
         raise UserError(f"{given} is for --to lora: leave it out")
+    if rank is not None and rank < 1:
+        raise UserError(f"--rank {rank} must be at least 1")
     if is_pickled(Path(model)):
         return _unpickled(Path(model), to, out)
     opened = open_base(parse_model(str(model), "MODEL"), "MODEL", None if to == "lora" else prediction_type)
@@ -72,11 +75,12 @@ def export(
     if to == "lora":
         if not about:
             raise UserError(f"MODEL {model} was not trained by handtrain: a LoRA is the change of a trained model")
-        form, chosen = (lora_format or "diffusers", lora_precision or "fp32"), choose_device(device)
+        form, chosen = (lora_format or "diffusers", lora_precision or "fp32"), choose_device(device or "auto")
         if "adapters_sha256" in about and rank is None and layers is None:
             return _trained_adapters(opened, about, out, form)
         before = _base_of(about, base, prediction_type)
-        return _factored(opened, about, out, form, before, rank or _RANK, layers or "all", images, chosen)
+        rank, images = _RANK if rank is None else rank, _IMAGES if images is None else images
+        return _factored(opened, about, out, form, before, rank, layers or "all", images, chosen)
     if to == "single-file":
         write_single_file(out, opened, about)
         return Exported(out, tuple(left_out(about)))
@@ -98,7 +102,8 @@ def _trained_adapters(opened: Base, about: dict[str, Any], out: Path, form: Form
     adapters = read_adapters(opened.folder, about, opened.backbone.TRAINED)
     _write(opened, about, out, form, adapters)
     rank = len(next(iter(adapters.values()))[0])
-    return Exported(out, (f"the adapters of the run, rank {rank} on {len(adapters)} layers", *_notes(about)))
+    remark = f"the adapters of the run, rank {rank} on {len(adapters)} layers"
+    return Exported(out, (remark, *_notes(opened, about, form)))
 
 
 def _factored(
@@ -120,7 +125,7 @@ def _factored(
         phrases, size = phrases_of(about), about["resolution"]
         difference = pixel_difference(opened, both, phrases, images, size, device)
         remarks.append(f"{images} pictures differ from the full model's by {difference:.2f} of 255 in the mean")
-    return Exported(out, (*remarks, *_notes(about)))
+    return Exported(out, (*remarks, *_notes(opened, about, form)))
 
 
 def _write(opened: Base, about: dict[str, Any], out: Path, form: Form, factors: Factors) -> None:
@@ -131,8 +136,11 @@ def _write(opened: Base, about: dict[str, Any], out: Path, form: Form, factors: 
     write_lora(out, factors, form[0], trained, opened.configs[trained], metadata)
 
 
-def _notes(about: dict[str, Any]) -> list[str]:
-    return [f"Name the gesture in the prompt: {', '.join(phrases_of(about))}.", *left_out(about)]
+def _notes(opened: Base, about: dict[str, Any], form: Form) -> list[str]:
+    notes = [f"Name the gesture in the prompt: {', '.join(phrases_of(about))}.", *left_out(about)]
+    if form[0] == "diffusers" and opened.backbone.TRAINED == "unet":
+        notes.append("ComfyUI and A1111 read the names of --lora-format kohya.")
+    return notes
 
 
 def _base_of(about: dict[str, Any], base: str | Path | None, prediction_type: str | None) -> Base:

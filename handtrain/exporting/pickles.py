@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from handdata.errors import UserError
 from handdata.files import whole_file, whole_folder
 from handdata.limits.weights import PICKLES
 from handtrain.model.base import BACKBONES
+from handtrain.model.formats.pickled import read_pickled
 
 _PARTS = sorted({part for backbone in BACKBONES.values() for part in backbone.NETWORKS})
 _STEMS = {"pytorch_model": "model", "diffusion_pytorch_model": "diffusion_pytorch_model"}  # pickled and as safetensors
@@ -67,11 +67,10 @@ def _has_safetensors(folder: Path) -> bool:
 def _load(file: Path) -> dict[str, Any]:
     """Return a checkpoint's content. Raises `UserError` if it holds more than weights."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        content = read_pickled(file)
+    except ValueError as error:
         raise UserError(
-            f"MODEL {file} cannot be read as weights alone ({reason[:120]}): convert it where its author is trusted"
+            f"MODEL {file} cannot be read as weights alone ({error}): convert it where its author is trusted"
         ) from None
     return content if isinstance(content, dict) else {}
 

@@ -78,7 +78,7 @@ class Judgement:
 
     def csv(self) -> str:
         """Return the CSV file with a row per hand (`rows.COLUMNS`, and a column per other judge)."""
-        return csv_text(self.images, [each.name for each in self.folders], self.judges)
+        return csv_text(self.images, [each.name for each in self.folders], self.judges, self.method is not None)
 
     def chosen(self) -> list[Measure]:
         """Return the measures that were computed; the first one ranks the folders."""

@@ -32,6 +32,7 @@ class Measure:
     sums: Callable[[Sequence[JudgedImage]], Sums]
     anatomy: bool = False  # whether it needs p_wrong
     share: bool = False  # whether an image is either right or wrong
+    share_of_hands: bool = False  # whether a hand is
 
 
 def _wrong_images(images: Sequence[JudgedImage]) -> Sums:
@@ -66,7 +67,7 @@ MEASURES = (
     Measure("p_wrong per hand", "hands", True, _wrong_hands, anatomy=True),
     Measure("hand-found rate", "images", False, _found, share=True),
     Measure("hands per image", "images", None, _per_image),
-    Measure("known gestures", "hands", None, _named),
+    Measure("known gestures", "hands", None, _named, share_of_hands=True),
     Measure("HAND-CONF", "hands", False, _confidence),
 )
 
@@ -117,6 +118,8 @@ def _entry(measure: Measure, images: Sequence[JudgedImage]) -> Entry:
         return {"value": None, "low": None, "high": None, "n": 0}
     if measure.share:
         interval = bootstrap.wilson(int(sums.sum()), len(images))
+    elif measure.share_of_hands:
+        interval = _around_share(sums, counts)
     else:
         interval = bootstrap.percentiles(_replicates(sums, counts))
     return _bounded(float(sums.sum() / counts.sum()), interval, counts)
@@ -129,9 +132,16 @@ def _difference(measure: Measure, first: Sequence[JudgedImage], second: Sequence
     before, after = (float(sums.sum() / counts.sum()) for sums, counts in sides)
     if measure.share:
         interval = bootstrap.share_difference(sides[1][0], sides[0][0])
+    elif measure.share_of_hands and {before, after} & {0.0, 1.0}:  # the draws of such a side do not vary
+        interval = bootstrap.square_and_add((after, *_around_share(*sides[1])), (before, *_around_share(*sides[0])))
     else:
         interval = bootstrap.percentiles(_replicates(*sides[1]) - _replicates(*sides[0]))
     return _bounded(after - before, interval, min((counts for _, counts in sides), key=np.count_nonzero))
+
+
+def _around_share(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Return the interval of a share of hands, which is not a point at 0 or at all hands."""
+    return bootstrap.share_around(float(sums.sum() / counts.sum()), _replicates(sums, counts), int(counts.sum()))
 
 
 def _replicates(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:

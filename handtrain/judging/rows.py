@@ -77,23 +77,26 @@ class JudgedImage:
         return {"image": self.name, **about, "hands": [hand.record() for hand in self.hands]}
 
 
-def csv_text(images: Iterable[JudgedImage], folders: list[str], judges: Sequence[str] = ()) -> str:
+def csv_text(
+    images: Iterable[JudgedImage], folders: list[str], judges: Sequence[str] = (), anatomy: bool = True
+) -> str:
     """Return the CSV file: a row per hand; an image without a hand has one row with an empty `hand` and p_wrong 1.
 
-    Every other judge has a column `judge_NAME` after the others. Images that could not be read have no row.
+    Without `anatomy` its p_wrong is empty. Every other judge has a column `judge_NAME` after the others. Images that
+    could not be read have no row.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(f"judge_{name}" for name in judges)])
     for image in images:
         if image.fault is None:
-            writer.writerows([folders[image.folder], image.name, *cells] for cells in _cells(image, judges))
+            writer.writerows([folders[image.folder], image.name, *cells] for cells in _cells(image, judges, anatomy))
     return text.getvalue()
 
 
-def _cells(image: JudgedImage, judges: Sequence[str]) -> Iterator[list[Any]]:
+def _cells(image: JudgedImage, judges: Sequence[str], anatomy: bool) -> Iterator[list[Any]]:
     if not image.hands:
-        yield [*[""] * 8, 1, "", "", *[""] * len(judges)]
+        yield [*[""] * 8, 1 if anatomy else "", "", "", *[""] * len(judges)]
     for number, each in enumerate(image.hands, 1):
         values = (each.p_wrong, each.fingers, each.flaw, *(each.others.get(name) for name in judges))
         judged = ["" if value is None else value for value in values]

@@ -12,6 +12,7 @@ from handdata.gestures import gestures, require
 from handdata.huggingface import Place, parse_model
 from handtrain.model.base import Base, open_base, report_left_out
 from handtrain.model.export import export
+from handtrain.model.formats.pickled import read_pickled
 
 _UNET = "model.diffusion_model."
 
@@ -22,12 +23,13 @@ def import_checkpoint(
     """Write a model folder with the UNet of a released-code checkpoint and everything else of the base.
 
     Its random fusion layer, 14 GB of weights without a seed, is left out: the model folder has fusion `none`.
-    `model.*` is read, never the untrained copy in `model_ema.*`. Raises `UserError` for other files.
+    `model.*` is read, never the untrained copy in `model_ema.*`. Raises `UserError` for other files, and for an `out`
+    that exists already.
     """
     require((gesture,))
+    _require_new(out)
     opened = open_base(parse_model(str(base), "--base"), prediction_type=prediction_type)
     report_left_out(opened, True)
-    require_writable_folder(out, "--out")
     unet = opened.denoiser()
     converted = _convert(_read(checkpoint), unet, checkpoint)
     shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (converted, unet.state_dict())]
@@ -41,16 +43,20 @@ def import_checkpoint(
     return out
 
 
-def _read(checkpoint: Path) -> Mapping[str, torch.Tensor]:
-    from pickle import UnpicklingError
+def _require_new(out: Path) -> None:
+    """Raise `UserError` unless `out` can be written and nothing is there: the export replaces a folder of its name."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out {out} exists already: remove it, or choose another place")
+    require_writable_folder(out.parent, "--out")
 
+
+def _read(checkpoint: Path) -> Mapping[str, torch.Tensor]:
     if not checkpoint.is_file():
         raise UserError(f"--checkpoint {checkpoint} is not a file")
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--checkpoint {checkpoint} cannot be read as weights alone ({reason})") from None
+        content = read_pickled(checkpoint)
+    except ValueError as error:
+        raise UserError(f"--checkpoint {checkpoint} cannot be read as weights alone ({error})") from None
     weights: Any = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not any(name.startswith(_UNET) for name in weights):
         raise UserError(f"--checkpoint {checkpoint} has no {_UNET}*: it is not in the released code's layout")

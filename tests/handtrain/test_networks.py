@@ -129,6 +129,13 @@ def test_a_model_of_another_kind_or_size_is_an_error_and_not_random_numbers(clip
         networks.dinov2(str(damaged), CPU)
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights"], ids=["empty", "text"])
+def test_a_damaged_inception_is_one_sentence(tmp_path, content):
+    (tmp_path / "inception.pth").write_bytes(content)
+    with pytest.raises(UserError, match="does not hold weights that can be read safely"):
+        networks.inception_torchvision(tmp_path / "inception.pth", CPU)
+
+
 def test_evaluate_computes_the_modern_distances_with_intervals(dino_folder, clip_folder, tmp_path):
     sides = {side: write_images(tmp_path / side, 8, seed) for seed, side in enumerate(("real", "fake", "base"))}
     options = {"clip": "none", "variants": "standard", "bootstrap": 5, "device": "cpu", "cache": tmp_path / "cache"}

@@ -28,9 +28,12 @@ from handtrain.app import hands, page
 from handtrain.app.drawing import NO_POSE, OWN_POSE, Drawing
 from handtrain.app.models import Models
 from handtrain.app.rows import Rows
+from handtrain.generation.generate import generate
 from handtrain.generation.poses import read_pose
 from tests import ROOT
 from tests.finished import QUIET, finished_build
+from tests.handtrain.tiny import SIDE
+from tests.handtrain.tiny_z import write_z_base
 from tests.handtrain.training.test_pose_training import PLUS
 
 
@@ -128,6 +131,24 @@ def _labels(layout: dict[str, Any], parts: dict[int, Any]) -> Iterator[str]:
         yield from [properties["label"]] if properties.get("label") else []
         for child in layout.get("children") or ():
             yield from _labels(child, parts)
+
+
+def test_pictures_have_the_side_of_the_training(train: Callable[..., Any], base: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", resolution=SIDE * 2)
+    models = Models(str(run.model), str(base), "cpu")
+    assert [picture.size for picture in models.draw(Drawing("a person", steps=2))] == [(SIDE * 2, SIDE * 2)] * 2
+
+
+def test_a_z_image_draws_as_the_command_does(train: Callable[..., Any], tmp_path: Path) -> None:
+    """It has neither mu nor poses, and its pipeline's scale of guidance counts from 0."""
+    z = write_z_base(tmp_path / "base")
+    model = str(train(tmp_path / "run", base=z, lam=1.0).model)
+    drawn = Models(model, str(z), "cpu").draw(Drawing("a person", seed=3, steps=2, guidance=4.0))
+    for place, picture in zip((z, model), drawn, strict=True):
+        out = generate(place, prompt="a person", seeds=(3,), steps=2, guidance=4.0, out=tmp_path / str(place is z),
+                       device="cpu")  # fmt: skip
+        with Image.open(out / "image-s3.png") as saved:
+            assert np.array_equal(saved, picture)
 
 
 def test_a_base_cannot_be_the_trained_model(base: Path) -> None:

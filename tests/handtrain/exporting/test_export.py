@@ -12,8 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from handdata.cli import program
 from handdata.errors import UserError
 from handtrain import Hand1000Pipeline
+from handtrain.cli import COMMANDS
 from handtrain.exporting.export import export
 from handtrain.exporting.factors import approximate, factored, merged
 from handtrain.model.backbones.stable_diffusion import NETWORKS
@@ -47,6 +49,7 @@ def test_a_runs_adapters_give_the_merged_models_images(lora_run: Path, base: Pat
 
     done = export(lora_run, to="lora", out=tmp_path / "hand.safetensors", lora_format=form)
     assert "the adapters of the run, rank 2" in str(done)
+    assert ("ComfyUI and A1111 read the names of --lora-format kohya." in str(done)) == (form == "diffusers")
     plain = StableDiffusionPipeline.from_pretrained(base)
     merged_model = StableDiffusionPipeline.from_pretrained(lora_run / "model")
     plain.scheduler = DDIMScheduler.from_config(merged_model.scheduler.config)
@@ -209,6 +212,9 @@ def test_pose_layers_are_left_out_in_a_sentence() -> None:
             "is not the base that the model was trained from",
         ),
         ({"to": "fp16", "rank": 4}, "--rank is for --to lora"),
+        ({"to": "fp16", "images": 0}, "--images is for --to lora"),
+        ({"to": "fp16", "device": "cpu"}, "--device is for --to lora"),
+        ({"to": "lora", "rank": 0}, "--rank 0 must be at least 1"),
         ({"to": "single-file", "out": "folder"}, "must end with .safetensors"),
         ({"to": "diffusers", "out": "there"}, "exists already"),
     ],
@@ -219,6 +225,16 @@ def test_mistakes_are_named(model: Path, tmp_path: Path, arguments: dict[str, An
     out = tmp_path / arguments.pop("out", "new.safetensors")
     with pytest.raises(UserError, match=message):
         export(model, out=out, **arguments)
+
+
+def test_the_command_takes_no_pictures_and_refuses_rank_0(model: Path, base: Path, tmp_path: Path, capsys: Any) -> None:
+    argv = ["export", str(model), "--to", "lora", "--base", str(base), "--layers", "attention"]
+    given = [*argv, "--out", str(tmp_path / "new.safetensors")]
+    assert program.main("handtrain", "", COMMANDS, [*given, "--rank", "0"]) == 2
+    assert "--rank 0 must be at least 1" in capsys.readouterr().err
+    assert program.main("handtrain", "", COMMANDS, [*given, "--images", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "rank 32 on" in printed and "pictures differ" not in printed
 
 
 def test_adapters_of_another_run_are_refused(lora_run: Path, tmp_path: Path) -> None:
@@ -237,6 +253,10 @@ def test_pickles_are_converted_without_running_code(base: Path, tmp_path: Path) 
     torch.save({"state_dict": weights, "global_step": 3}, tmp_path / "model.ckpt")
     export(tmp_path / "model.ckpt", to="single-file", out=tmp_path / "model.safetensors")
     converted = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(converted[name], weights[name]) for name in weights)
+    torch.save({"state_dict": weights}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)  # torch below 1.6
+    export(tmp_path / "old.ckpt", to="single-file", out=tmp_path / "old.safetensors")
+    converted = load_file(tmp_path / "old.safetensors")
     assert all(torch.equal(converted[name], weights[name]) for name in weights)
     torch.save({"state_dict": weights, "callback": Harmful()}, tmp_path / "bad.ckpt")
     with pytest.raises(UserError, match="cannot be read as weights alone"):

@@ -80,7 +80,7 @@ def test_without_anatomy_its_columns_are_empty_and_hands_found_rank_the_folders(
     assert "not computed" in str(result) and "not computed" in files["out"].read_text(encoding="utf-8")
     assert "not_computed" in json.loads(files["json"].read_text())["anatomy"]
     assert [(row["p_wrong"], row["fingers"], row["flaw"]) for row in rows_of(files["csv"])] == [
-        ("1", "", ""),
+        ("", "", ""),
         ("", "", ""),
     ]
 
@@ -265,6 +265,28 @@ def test_the_command_asks_people_about_its_hands_and_compares_their_answers(draw
     capsys.readouterr()
     assert replace(flags, answers=files)() == 0
     assert "between people: Krippendorff's alpha 1.000" in capsys.readouterr().out
+
+
+def test_the_command_asks_about_all_hands_where_fewer_were_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(judging, "open_finder", Finder)
+    write_image(tmp_path / "some" / "x.png", 80, 90)
+    write_image(tmp_path / "none" / "x.png")
+    for name, found in (("some", 2), ("none", 0)):
+        flags = Judge((tmp_path / name,), tmp_path / f"{name}.html", csv=tmp_path / "hands.csv", anatomy=False, ask=5)
+        assert flags() == 0
+        printed = capsys.readouterr().out
+        assert "hand-found rate" in printed and f"--ask 5: only {found} hands were found" in printed
+        assert (tmp_path / f"{name}-people.html").exists() == bool(found)
+
+
+def test_the_judgement_is_printed_before_a_mistake_in_the_answers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(judging, "open_finder", Finder)
+    write_image(tmp_path / "some" / "x.png", 80, 90)
+    (tmp_path / "a.json").write_text("{}")
+    flags = Judge((tmp_path / "some",), tmp_path / "page.html", csv=tmp_path / "hands.csv", anatomy=False)
+    with pytest.raises(UserError):
+        replace(flags, answers=(tmp_path / "a.json",))()
+    assert "hand-found rate" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -76,3 +76,14 @@ def test_a_paired_interval_covers_a_true_difference_and_is_narrower_than_two_sin
 def test_the_first_measure_with_and_without_anatomy_has_a_direction():
     assert MEASURES[0].lower_is_better is True
     assert next(each for each in MEASURES if not each.anatomy).lower_is_better is False
+
+
+def test_a_share_of_all_hands_or_of_none_is_not_certain():
+    every, none = ([image(str(i), (0.9, 0.1, name)) for i in range(8)] for name in ("palm", "none"))
+    rows = [summary(folder, chosen(True))["measures"]["known gestures"] for folder in (every, none)]
+    assert [row["value"] for row in rows] == [1, 0]
+    assert (rows[0]["low"], rows[0]["high"]) == (pytest.approx(0.676, abs=0.001), 1)
+    assert (rows[1]["low"], rows[1]["high"]) == (0, pytest.approx(0.324, abs=0.001))
+    for first, second, value in ((every, every, 0), (none, every, 1)):
+        row = difference(first, second, chosen(True))["measures"]["known gestures"]
+        assert row["value"] == value and row["low"] < value <= row["high"] and row["high"] - row["low"] > 0.3

@@ -58,7 +58,8 @@ def _original_layout(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
     return named
 
 
-def test_the_tuned_half_of_a_released_checkpoint_becomes_a_model(sd_like_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "before torch 1.6"])
+def test_the_tuned_half_of_a_released_checkpoint_becomes_a_model(sd_like_base: Path, tmp_path: Path, new: bool) -> None:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
     tuned = UNet2DConditionModel.from_pretrained(sd_like_base, subfolder="unet")
@@ -68,7 +69,9 @@ def test_the_tuned_half_of_a_released_checkpoint_becomes_a_model(sd_like_base: P
     weights = _original_layout(tuned)
     untouched = {f"model_ema.{name[6:].replace('.', '')}": torch.zeros_like(weight) for name, weight in weights.items()}
     other = {"first_stage_model.x": torch.zeros(2), "fusion.weight": torch.zeros(3, 3)}
-    torch.save({"state_dict": {**weights, **untouched, **other}}, tmp_path / "last.ckpt")
+    torch.save(
+        {"state_dict": {**weights, **untouched, **other}}, tmp_path / "last.ckpt", _use_new_zipfile_serialization=new
+    )
     out = import_checkpoint(tmp_path / "last.ckpt", sd_like_base, "call", tmp_path / "m")
     imported = StableDiffusionPipeline.from_pretrained(out).unet.state_dict()
     assert all(torch.equal(tensor, imported[name]) for name, tensor in tuned.state_dict().items())
@@ -98,5 +101,26 @@ def test_another_layout_or_size_is_one_sentence(sd_like_base: Path, base: Path, 
     torch.save({"state_dict": weights}, tmp_path / "large.ckpt")
     with pytest.raises(UserError, match="does not fit"):
         import_checkpoint(tmp_path / "large.ckpt", base, "call", tmp_path / "out")
+    torch.save({"state_dict": weights}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "old.ckpt").read_bytes()
+    for damaged in (b"", b"no weights", b"PK", *(old[:end] for end in (30, 1000, len(old) - 9))):
+        (tmp_path / "damaged.ckpt").write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read as weights alone"):
+            import_checkpoint(tmp_path / "damaged.ckpt", base, "call", tmp_path / "out")
     with pytest.raises(UserError, match="is not a file"):
         import_checkpoint(tmp_path / "absent.ckpt", base, "call", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["notes", "notes/thesis.txt"])
+def test_a_folder_of_the_user_is_not_replaced(sd_like_base: Path, tmp_path: Path, name: str) -> None:
+    from diffusers import UNet2DConditionModel
+
+    weights = _original_layout(UNet2DConditionModel.from_pretrained(sd_like_base, subfolder="unet"))
+    torch.save({"state_dict": weights}, tmp_path / "last.ckpt")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("hands")
+    with pytest.raises(UserError, match="exists already"):
+        import_checkpoint(tmp_path / "last.ckpt", sd_like_base, "call", tmp_path / name)
+    assert (tmp_path / "notes" / "thesis.txt").read_text() == "hands"
+    (tmp_path / "empty").mkdir()
+    assert (import_checkpoint(tmp_path / "last.ckpt", sd_like_base, "call", tmp_path / "empty") / "unet").is_dir()
