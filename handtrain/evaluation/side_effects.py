@@ -102,7 +102,7 @@ class Further:
             entries[UNASKED] = _share_entry(made["free"], made.get("free base"))
         if unknown := sorted({other for other, _ in self.others} - {str(name) for name in judge.names}):
             # without them the judge calls their hands by the nearest gesture that it knows
-            reason = f"there are no training hands of {', '.join(unknown)}: name a dataset with them as --landmarks"
+            reason = f"training hands of {', '.join(unknown)} are missing: name a dataset with them as --landmarks"
             entries[INSTEAD] = entries[OTHERS] = {"not_computed": reason}
         elif self.others:
             right = [makes(names[f"others {number}"], other) for number, (other, _) in enumerate(self.others)]

@@ -126,7 +126,7 @@ def test_a_gesture_that_the_judge_does_not_know_has_a_reason_instead_of_a_share_
     entries = _further(tmp_path / "b", other="rock").entries(rows, AS_THEY_ARE, "palm", judge)
     assert entries[UNASKED]["fake"]["value"] == 0.5
     for name in (INSTEAD, OTHERS):
-        assert entries[name]["not_computed"].startswith("there are no training hands of rock: ")
+        assert entries[name]["not_computed"].startswith("training hands of rock are missing: ")
 
 
 def test_the_distance_of_images_as_they_are_takes_pairs_of_any_size(tmp_path: Path) -> None:
