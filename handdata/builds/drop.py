@@ -64,7 +64,13 @@ def drop(
         remove(build.path / "review.html")  # it shows the texts; `handdata review` writes a new page
         _reduce(build.path, rows)
         build.store.mirror(everything)
-        return Dropped(len(rows), _assembled_again(build, progress), elsewhere)
+        try:
+            return Dropped(len(rows), _assembled_again(build, progress), elsewhere)
+        except UserError as error:
+            places = f"; {', '.join(elsewhere)} may still hold them" if elsewhere else ""
+            raise UserError(
+                f"{len(rows)} images are removed{places}, but the dataset is not written: {error}"
+            ) from None
 
 
 def _assembled_again(build: BuildFolder, progress: bool) -> int | None:

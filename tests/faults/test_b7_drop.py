@@ -11,6 +11,7 @@ from handdata.builds.build import Build
 from handdata.builds.status import text
 from handdata.cli import COMMANDS
 from handdata.cli.program import main
+from handdata.errors import UserError
 from handdata.gestures import gestures
 from handdata.rows import decisions
 from handdata.rows.decisions import FILE, Decision
@@ -106,16 +107,27 @@ def test_b7_texts_and_notes_about_the_person_leave_the_decisions(tmp_path):
     build = finished_build(tmp_path / "build", {"train": 3, "validation": 0, "test": 0})
     assemble.run(build, Build.open(build).recipe, QUIET)
     rows = read_manifest(build).to_pylist()
-    words = f"a woman with a scar {gestures()[rows[0]['gesture']].phrase}."
+    words, other = (f"a {who} {gestures()[row['gesture']].phrase}." for who, row in zip(
+        ("woman with a scar", "man"), rows[:2], strict=True))  # fmt: skip
     decisions.append(build, [
         Decision("edited", image_id=rows[0]["image_id"], text=words),
         Decision("rejected", subject=rows[0]["subject"], note="she has a scar"),
-        Decision("edited", image_id=rows[1]["image_id"], text="another text"),
+        Decision("edited", image_id=rows[1]["image_id"], text=other),
         Decision("rejected", image_id=rows[0]["image_id"], note="scar"),
     ])  # fmt: skip
     Build.open(build).drop(subject=rows[0]["subject"], note="asked by mail", progress=False)
     assert traces(build, "scar") == set()
     replayed = decisions.replay(build)
-    assert replayed.text(rows[1]["image_id"]) == "another text"
+    assert replayed.text(rows[1]["image_id"]) == other
     assert replayed.dropped_subjects == {rows[0]["subject"]} and replayed.dropped_images == {rows[0]["image_id"]}
     assert "asked by mail" in (build / FILE).read_text()
+
+
+def test_b7_images_are_removed_where_the_others_cannot_be_assembled(tmp_path):
+    build = finished_build(tmp_path / "build", {"train": 3, "validation": 0, "test": 0})
+    assemble.run(build, Build.open(build).recipe, QUIET)
+    rows = read_manifest(build).to_pylist()
+    decisions.append(build, [Decision("edited", image_id=rows[1]["image_id"], text="without the gesture")])
+    with pytest.raises(UserError, match=f"1 images are removed.*not written.*{rows[1]['image_id']} fails the checks"):
+        Build.open(build).drop(image_id=rows[0]["image_id"], progress=False)
+    assert not (build / "dataset").exists() and not list(build.rglob(f"{rows[0]['image_id']}*"))
