@@ -146,6 +146,9 @@ def map_unordered(
                 futures = [pool.submit(work, item) for item in items]
             for future in as_completed(futures):
                 yield future.result()
+            # Here, and not after the block: a signal that interrupts it kills workers that are still starting. They
+            # would find the pool's semaphores gone and print a trace.
+            pool.shutdown()
         except BrokenProcessPool:
             raise Unfinished(f"a worker of '{task}' was killed, perhaps for memory: use fewer --workers") from None
         except (KeyboardInterrupt, GeneratorExit):  # a shard may take minutes: the next run makes it again

@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.process import BaseProcess
 
 import pytest
 
@@ -39,6 +41,23 @@ def test_an_exception_of_a_worker_is_raised_unchanged():
 def test_a_killed_worker_is_one_sentence_with_the_remedy():
     with pytest.raises(Unfinished, match=r"worker of 'numbers' was killed.* fewer --workers"):
         list(map_unordered(die_at_three, range(20), 2, "numbers"))
+
+
+def test_a_signal_while_the_pool_ends_kills_workers_that_are_still_starting(monkeypatch):
+    """Else they outlive the pool's semaphores, and each prints a traceback."""
+    end, kill, ended, killed = ProcessPoolExecutor.shutdown, BaseProcess.kill, [], []
+
+    def interrupted(self, *arguments, **named):
+        ended.append(1)
+        if len(ended) == 1:
+            raise KeyboardInterrupt
+        end(self, *arguments, **named)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "shutdown", interrupted)
+    monkeypatch.setattr(BaseProcess, "kill", lambda child: (killed.append(child), kill(child)))
+    with pytest.raises(KeyboardInterrupt):
+        list(map_unordered(square, range(4), 2, "squares"))
+    assert killed and not any(child.is_alive() for child in killed)
 
 
 @pytest.mark.parametrize("signum", machine.STOP_SIGNALS)
